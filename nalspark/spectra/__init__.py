@@ -1,0 +1,1 @@
+"""What a spectrum is: grids, batches, continua, rescaling. Numpy only."""

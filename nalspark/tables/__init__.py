@@ -1,0 +1,1 @@
+"""What lies on disk: declarations, the Arrow adapter, the store, the manifest."""

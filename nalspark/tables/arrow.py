@@ -1,0 +1,96 @@
+"""The one adapter between Spark's Arrow batches and numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from nalspark.tables.table import Column, Table
+
+Columns = dict[str, Any]
+
+
+def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
+    """Binary cells to an array of shape (n, p) where all cells are equally long, else to an object array of n arrays."""
+    cells = [None if cell is None else np.frombuffer(cell, dtype=dtype) for cell in array.to_pylist()]
+    lengths = {len(cell) for cell in cells if cell is not None}
+    if len(lengths) == 1 and all(cell is not None for cell in cells):
+        return np.stack(cells)
+    ragged = np.empty(len(cells), dtype=object)
+    for row, cell in enumerate(cells):
+        ragged[row] = cell
+    return ragged
+
+
+def _decode_column(array: pa.Array, column: Column | None) -> np.ndarray:
+    if column is not None and column.pixel_dtype:
+        return _decode_pixels(array, column.pixel_dtype)
+    if pa.types.is_list(array.type) or pa.types.is_string(array.type) or pa.types.is_binary(array.type):
+        values = np.empty(len(array), dtype=object)
+        values[:] = array.to_pylist()
+        return values
+    return array.to_numpy(zero_copy_only=False)
+
+
+def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
+    """A batch as a dictionary of arrays; ``pixels`` columns come as arrays of numbers.
+
+    Nulls become NaN in floating columns and None in the others (an integer column with nulls comes as float, as pyarrow does it).
+    """
+    return {name: _decode_column(array, declared.get(name)) for name, array in zip(batch.schema.names, batch.columns, strict=True)}
+
+
+def _encode_column(values: Any, column: Column) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    if column.pixel_dtype:
+        cells = [None if cell is None else np.ascontiguousarray(cell, dtype=column.pixel_dtype).tobytes() for cell in values]
+        return pa.array(cells, type=pa.binary())
+    if column.kind.startswith("list<"):
+        return pa.array([None if cell is None else list(cell) for cell in values], type=column.arrow_type)
+    values = np.asarray(values)
+    if values.dtype.kind in "OUS":
+        return pa.array(list(values), type=column.arrow_type)
+    # NaN in a floating column means "not measured": null on disk, as every reader of Parquet understands it.
+    return pa.array(values, type=column.arrow_type, from_pandas=True)
+
+
+def encode(columns: Mapping[str, Any], table: Table) -> pa.RecordBatch:
+    """A dictionary of arrays as a batch with exactly the table's columns; a column that is absent becomes null."""
+    rows = len(next(iter(columns.values()))) if columns else 0
+    arrays = [
+        _encode_column(columns[column.name], column) if column.name in columns else pa.nulls(rows, column.arrow_type)
+        for column in table.columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=table.arrow_schema)
+
+
+def _map_partition(
+    batches: Iterator[pa.RecordBatch], function: Callable[[Columns], Columns], declared: Mapping[str, Column], target: Table
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if batch.num_rows:
+            yield encode(function(decode(batch, declared)), target)
+
+
+def map_arrays(frame: DataFrame, function: Callable[[Columns], Columns], source: Table, target: Table) -> DataFrame:
+    """Apply a numpy function to every batch of a frame.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    function : callable
+        ``dict of arrays -> dict of arrays``; it may return any number of rows. Its result for a row must not depend on the other rows of
+        the batch, because Spark chooses the batches.
+    source : Table
+        Declares which of the frame's columns hold pixels.
+    target : Table
+        Columns of the result.
+    """
+    declared = {column.name: column for column in source.columns}
+    return frame.mapInArrow(partial(_map_partition, function=function, declared=declared, target=target), target.spark_schema)

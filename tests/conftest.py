@@ -1,0 +1,27 @@
+"""Shared fixtures. The Spark session is lazy: a test run that needs none starts no JVM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[object]:
+    from nalspark.session import spark_session
+
+    session = spark_session("local[2]", "nalspark-tests", {"spark.sql.shuffle.partitions": "4"})
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real spectra and catalogues; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("NALSPARK_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "spectra").is_dir():
+        pytest.skip(f"no real data in {folder}; set NALSPARK_DATA to the folder that has it")
+    return folder
