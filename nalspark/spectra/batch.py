@@ -18,6 +18,7 @@ class PixelFlag(IntFlag):
     BRIGHT_SKY = 2  #: the survey's own flag for residuals of a bright sky line (SDSS and_mask bit 23)
     SKY_LINE = 4  #: strong sky residual at fixed observed wavelength (5577, 6300 Å)
     GALACTIC = 8  #: Milky Way absorption (Ca II H and K, Na I D)
+    FOREST = 16  #: bluewards of the quasar's Lyα emission, where no continuum can be seen
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,8 @@ def _encode_column(values: Any, column: Column) -> pa.Array:
         return pa.array(cells, type=pa.binary())
     if column.kind.startswith("list<"):
         return pa.array([None if cell is None else list(cell) for cell in values], type=column.arrow_type)
-    values = np.asarray(values)
-    if values.dtype.kind in "OUS":
-        return pa.array(list(values), type=column.arrow_type)
+    if not isinstance(values, np.ndarray) or values.dtype.kind in "OUS":
+        return pa.array(list(values), type=column.arrow_type, from_pandas=True)
     # NaN in a floating column means "not measured": null on disk, as every reader of Parquet understands it.
     return pa.array(values, type=column.arrow_type, from_pandas=True)
 

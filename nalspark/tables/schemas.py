@@ -126,6 +126,7 @@ CANDIDATES = Table(
         Column("filter_snr_secondary", "float", "Matched-filter signal-to-noise ratio of the second line", ucd="stat.snr"),
         Column("neighbour_pixels", "float", "Distance to the nearest other candidate of this spectrum, grid pixels; null where alone", "pixel"),
         Column("depressed_fraction", "float", "Fraction of the pixels within 5000 km/s that lie significantly below the continuum: BAL troughs", ucd="stat"),
+        Column("crowding", "float", "Narrow features of the spectrum that this candidate does not explain, per 1000 searched pixels", ucd="stat"),
         Column("image_residual", "pixels<f4>", "1 - flux/continuum, one row per transition, one column per velocity pixel"),
         Column("image_inverse_error", "pixels<f4>", "Inverse standard error of image_residual; 0 where there is no data"),
     ),

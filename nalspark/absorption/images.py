@@ -1,0 +1,71 @@
+"""A candidate as an image: one row per transition, one column per velocity pixel, aligned by the grid's geometry.
+
+A true absorber shows the same shape in the same columns of several rows; a pair of another ion, a sky residual or a half-shifted alias does
+not. The image holds all that the measurement and a network need, so nothing downstream reads the spectrum again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nalspark.lines import LineSpecies
+
+#: Columns on either side of the line: 49 in all, ± 1650 km/s.
+HALF_WIDTH = 24
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """Where the rows of an image lie with respect to the candidate's pixel.
+
+    Attributes
+    ----------
+    offsets : ndarray of int, shape (t,)
+        Whole pixels from the candidate's pixel to the row's middle column.
+    fractions : ndarray, shape (t,)
+        What is left: pixels from the row's middle column to the line itself, between -½ and ½.
+    primary, secondary : int
+        Rows of the doublet.
+    """
+
+    offsets: NDArray[np.int64]
+    fractions: NDArray[np.float64]
+    primary: int
+    secondary: int
+
+    @classmethod
+    def of(cls, species: LineSpecies, step_dex: float) -> ImageGeometry:
+        exact = np.array([species.offset_pixels(line, step_dex) for line in species.transitions])
+        whole = np.round(exact).astype(np.int64)
+        lines = species.transitions
+        return cls(whole, exact - whole, lines.index(species.primary), lines.index(species.secondary))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (t, c)."""
+        return len(self.offsets), 2 * HALF_WIDTH + 1
+
+
+def cut_images(
+    values: NDArray[np.float32], row: NDArray[np.int64], pixel: NDArray[np.int64], geometry: ImageGeometry
+) -> NDArray[np.float32]:
+    """Cut the candidates' images out of a batch of spectra.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, p)
+    row, pixel : ndarray of int, shape (m,)
+        Spectrum and grid pixel of each candidate.
+    geometry : ImageGeometry
+
+    Returns
+    -------
+    ndarray, shape (m, t, c); 0 beyond the ends of the grid
+    """
+    column = pixel[:, None, None] + geometry.offsets[:, None] + np.arange(-HALF_WIDTH, HALF_WIDTH + 1)
+    inside = (column >= 0) & (column < values.shape[1])
+    image = values[row[:, None, None], np.where(inside, column, 0)]
+    return np.where(inside, image, 0).astype(np.float32)

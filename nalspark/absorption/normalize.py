@@ -1,0 +1,128 @@
+"""A spectrum made ready for the search: common grid, masks, rescaling, continuum, honest errors, searched redshifts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nalspark.absorption.windows import observed_mask, redshift_path, search_window, searchable
+from nalspark.lines import LineSpecies
+from nalspark.settings import Preprocess
+from nalspark.spectra.batch import PixelFlag, Spectra
+from nalspark.spectra.continuum import error_inflation, fit_continuum
+from nalspark.spectra.rescale import masked_median, rescale_factor
+
+#: Rest wavelength (Å) of the quasar's Lyα emission.
+LYMAN_ALPHA = 1215.67
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """What :func:`normalize` gives for n spectra.
+
+    Attributes
+    ----------
+    spectra : Spectra
+        Rescaled; inverse variances after inflation.
+    continuum : ndarray, shape (n, p), in the unit of the rescaled flux
+    rescale : ndarray, shape (n,)
+        The flux that everything was divided by.
+    snr : ndarray, shape (n,)
+        Median signal-to-noise ratio of the continuum per pixel in the search window.
+    z_start, z_stop : lists of n ndarrays
+        Searched redshift intervals.
+    delta_z : ndarray, shape (n,)
+    reason, detail : ndarrays of object, shape (n,)
+        Why a spectrum cannot be searched; None where it can.
+    """
+
+    spectra: Spectra
+    continuum: NDArray[np.float32]
+    rescale: NDArray[np.float64]
+    snr: NDArray[np.float64]
+    z_start: list[NDArray[np.float64]]
+    z_stop: list[NDArray[np.float64]]
+    delta_z: NDArray[np.float64]
+    reason: NDArray[np.object_]
+    detail: NDArray[np.object_]
+
+
+def residuals(
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], continuum: NDArray[np.float32], mask: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """``1 - flux/continuum`` and its inverse variance, both of shape (n, p); 0 where the pixel is not used."""
+    good = (mask == 0) & (ivar > 0) & (continuum > 0)
+    safe = np.where(good, continuum, 1.0)
+    return np.where(good, 1.0 - flux / safe, 0.0).astype(np.float32), np.where(good, ivar * safe**2, 0.0).astype(np.float32)
+
+
+def searched_pixels(
+    spectra: Spectra, continuum: NDArray[np.float32], z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess
+) -> NDArray[np.bool_]:
+    """Pixels at which the first line is searched, shape (n, p)."""
+    window = search_window(spectra.grid, species, z_qso, settings.window_blue_z)
+    good = spectra.good & (continuum > 0)
+    return searchable(window, good, round(species.offset_pixels(species.secondary, spectra.grid.step)))
+
+
+def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess) -> Normalized:
+    """Prepare a batch for the search; see the module's docstring. The result for a spectrum does not depend on the others."""
+    grid = spectra.grid
+    mask = spectra.mask | observed_mask(grid)
+    mask |= np.where(grid.wavelength < LYMAN_ALPHA * (1.0 + z_qso[:, None]), PixelFlag.FOREST, 0).astype(np.uint8)
+    masked = Spectra(spectra.flux, spectra.ivar, mask, grid)
+    factor = rescale_factor(masked, z_qso)
+    window = search_window(grid, species, z_qso, settings.window_blue_z)
+    in_window = (masked.good & window).sum(axis=1)
+    # A spectrum without a scale or without pixels is carried through as ones, so that a batch stays one array; its reason tells.
+    usable = np.isfinite(factor) & (in_window >= settings.min_good_pixels)
+    scale = np.where(usable, factor, 1.0)[:, None]
+    flux = np.where(usable[:, None], spectra.flux / scale, 1.0).astype(np.float32)
+    ivar = np.where(usable[:, None], spectra.ivar * scale**2, 1.0).astype(np.float32)
+    good = np.where(usable[:, None], masked.good, True)
+    continuum = fit_continuum(
+        flux, ivar, good, scale=settings.continuum_scale_pixels, iterations=settings.continuum_iterations,
+        significance=settings.clip_significance,
+    )  # fmt: skip
+    inflation = error_inflation((flux - continuum) * np.sqrt(ivar), good, settings.noise_window_pixels)
+    ready = Spectra(flux, (ivar / inflation**2).astype(np.float32), mask, grid)
+    continuum = continuum.astype(np.float32)
+    snr = masked_median(np.sqrt(ready.ivar) * continuum, ready.good & window)
+    searched = searched_pixels(ready, continuum, z_qso, species, settings) & usable[:, None]
+    start, stop, delta = redshift_path(grid, species, searched)
+    reason, detail = _verdicts(window.sum(axis=1), in_window, factor, snr, z_qso, species, settings)
+    nowhere = (reason == None) & ~(delta > 0)  # noqa: E711 - an element-wise comparison
+    reason[nowhere], detail[nowhere] = "no_search_path", "No pixel of the search window has usable neighbours at both lines of the doublet."
+    return Normalized(ready, continuum, factor, snr, start, stop, delta, reason, detail)
+
+
+def _verdicts(
+    window: NDArray[np.int64],
+    in_window: NDArray[np.int64],
+    factor: NDArray[np.float64],
+    snr: NDArray[np.float64],
+    z_qso: NDArray[np.float64],
+    species: LineSpecies,
+    settings: Preprocess,
+) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """Why each spectrum cannot be searched: reason and sentence, None where it can."""
+    reason, detail = np.full(len(z_qso), None, dtype=object), np.full(len(z_qso), None, dtype=object)
+    blue, red = species.window_rest
+    for row in range(len(z_qso)):
+        if window[row] == 0:
+            reason[row] = "no_search_path"
+            detail[row] = (
+                f"At z_qso = {z_qso[row]:.4f} the {species.name} window (rest {blue:g}-{red:g} Å) lies outside the wavelength grid."
+            )
+        elif in_window[row] < settings.min_good_pixels:
+            reason[row] = "too_few_good_pixels"
+            detail[row] = f"{in_window[row]} usable pixels in the search window; {settings.min_good_pixels} are needed."
+        elif not np.isfinite(factor[row]):
+            reason[row] = "no_positive_flux"
+            detail[row] = "The median flux is not positive: there is no continuum to see absorption against."
+        elif not snr[row] >= settings.min_snr:
+            reason[row] = "low_snr"
+            detail[row] = f"Median signal-to-noise ratio {snr[row]:.2f} per pixel in the search window; {settings.min_snr:g} is needed."
+    return reason, detail

@@ -1,0 +1,161 @@
+"""The command line, and the doors that the jobs open."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import nalspark
+from nalspark.absorption.completeness import compare
+from nalspark.errors import NalsparkError
+from nalspark.lines import SPECIES
+from nalspark.pipeline import STAGE_NAMES, Pipeline, StageSummary
+from nalspark.progress import Progress
+from nalspark.session import spark_session
+from nalspark.settings import Settings, load
+from nalspark.surveys.simulate import simulate_survey
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, for example search.min_significance=6")
+    parser.add_argument("--master", metavar="URL", help="Spark master; by default the one of spark-submit, or all local cores")
+    parser.add_argument("--force", action="store_true", help="make everything anew although nothing changed")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nalspark", description="Narrow absorption lines in every quasar spectrum of a survey.")
+    parser.add_argument("--version", action="version", version=f"nalspark {nalspark.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    find = commands.add_parser("find", help="find absorbers in spectra and write a catalogue")
+    find.add_argument("spectra", nargs="+", metavar="SPECTRA", help="folders, globs, files, or text files that list paths")
+    find.add_argument("--out", required=True, metavar="DIR", help="directory of the result")
+    find.add_argument("--quasars", action="append", default=[], metavar="FILE", help="quasar catalogue: its redshifts are used first")
+    find.add_argument("--absorbers", action="append", default=[], metavar="FILE", help="absorber catalogue to compare with; may be repeated")
+    find.add_argument("--species", default=None, metavar="NAME", help=f"what to search: {', '.join(SPECIES)} (MgII)")
+    _common(find)
+
+    run = commands.add_parser("run", help="run the stages that a TOML file describes")
+    run.add_argument("run", metavar="RUN.toml")
+    run.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGE_NAMES)}; all by default")
+    run.add_argument("--part", action="append", default=[], help="only this part; may be repeated")
+    _common(run)
+
+    simulate = commands.add_parser("simulate", help="write a simulated survey")
+    survey = simulate.add_subparsers(dest="what", required=True, metavar="WHAT").add_parser("survey", help="SDSS-format FITS spectra with truth")
+    survey.add_argument("--n", type=int, required=True, help="number of spectra")
+    survey.add_argument("--out", required=True, metavar="DIR")
+    survey.add_argument("--seed", type=int, default=1)
+    survey.add_argument("--from", dest="source", metavar="DIR", help="put the absorbers into these real spectra")
+
+    demo = commands.add_parser("demo", help="simulate a small survey, search it, compare with the truth")
+    demo.add_argument("--out", default="nalspark-demo", metavar="DIR")
+    demo.add_argument("--n", type=int, default=300, help="number of spectra")
+    demo.add_argument("--seed", type=int, default=1)
+    demo.add_argument("--master", metavar="URL")
+    return parser
+
+
+def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] = STAGE_NAMES) -> list[StageSummary]:
+    if not settings.out:
+        raise NalsparkError("No output directory is given: set `out` in the run file, or --out.")
+    progress = Progress()
+    spark = spark_session(options.master, "nalspark")
+    try:
+        pipeline = Pipeline(spark, settings, progress)
+        return pipeline.run(stages, getattr(options, "part", ()), force=options.force, dry_run=options.dry_run)
+    finally:
+        spark.stop()
+
+
+def _say_result(out: str) -> None:
+    root = Path(out).absolute()
+    absorbers, sightlines, rejections = (pd.read_parquet(root / f"{name}.parquet") for name in ("absorbers", "sightlines", "rejections"))
+    print(f"{len(absorbers)} absorbers in {len(sightlines)} searched spectra; {len(rejections)} rejected.")
+    print(f"catalogue  {root / 'absorbers.fits'}\nreport     {root / 'report.html'}")
+
+
+def _find(options: argparse.Namespace) -> None:
+    values = {"spectra": options.spectra, "out": options.out, "quasars": options.quasars, "absorbers": options.absorbers}
+    if options.species:
+        values["species"] = options.species
+    settings = load(overrides=options.set, **values)
+    _run(settings, options)
+    if not options.dry_run:
+        _say_result(settings.out)
+
+
+def _run_file(options: argparse.Namespace) -> None:
+    settings = load(options.run, options.set)
+    stages = options.stages or STAGE_NAMES
+    _run(settings, options, stages)
+    if not options.dry_run and "publish" in stages:
+        _say_result(settings.out)
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    progress = Progress()
+    summary = simulate_survey(
+        options.out, options.n, options.seed, options.source, lambda done, n: progress.say(f"{done} of {n} spectra written")
+    )
+    print(f"{summary.n_spectra} spectra with {summary.n_absorbers} absorbers in {summary.out}: spectra/, quasars.fits, truth.parquet")
+
+
+#: Bins of rest equivalent width (Å) in which the demonstration counts what was found.
+_EW_BINS = (0.0, 0.3, 0.6, 1.0, 2.0, np.inf)
+
+
+def completeness_table(out: Path, truth: Path) -> str:
+    """Found and missed by equivalent width, and purity, as text."""
+    comparison = compare(*(pd.read_parquet(path) for path in (out / "absorbers.parquet", out / "sightlines.parquet", truth)))
+    width = comparison.truth["ew_primary"].to_numpy()
+    lines = ["true absorbers in the searched path    found    all"]
+    for low, high in zip(_EW_BINS[:-1], _EW_BINS[1:], strict=True):
+        found, of = comparison.completeness((width >= low) & (width < high))
+        label = f"{low:.1f} <= W < {high:.1f} Å" if np.isfinite(high) else f"{low:.1f} Å <= W"
+        lines.append(f"  {label:<34} {found:>7} {of:>6}" + (f"  {found / of:>4.0%}" if of else ""))
+    true, spurious = int(comparison.truth["found"].sum()), len(comparison.spurious)
+    return "\n".join([*lines, f"catalogue rows: {true} true, {spurious} spurious; purity {comparison.purity:.1%}"])
+
+
+def _demo(options: argparse.Namespace) -> None:
+    root = Path(options.out)
+    survey, result = root / "survey", root / "result"
+    simulate_survey(survey, options.n, options.seed)
+    print(f"simulated {options.n} spectra in {survey.absolute()}")
+    settings = load(spectra=[str(survey / "spectra")], out=str(result), quasars=[str(survey / "quasars.fits")])
+    options.force = options.dry_run = False
+    _run(settings, options)
+    print(completeness_table(result, survey / "truth.parquet"))
+    _say_result(str(result))
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "find": _find,
+    "run": _run_file,
+    "simulate": _simulate,
+    "demo": _demo,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; user mistakes are printed as sentences, with exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        _COMMANDS[options.command](options)
+    except NalsparkError as error:
+        print(f"nalspark: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_job(stage: str, arguments: Sequence[str] | None = None) -> int:
+    """One stage of a run file: the door of ``spark-submit jobs/<stage>.py RUN.toml [options]``."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return main(["run", *given[:1], stage, *given[1:]])

@@ -1,0 +1,373 @@
+"""The stages in order: what each reads and writes, what must be done again, and the manifest.
+
+A part of a table has a key: the digest of its stage's revision, the settings that matter to it, and the keys of the parts it was made from.
+A part is made again when its key has changed, and only then. Parts are worked on in waves, and the manifest is written after each, so a
+crash costs one wave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+import nalspark
+from nalspark.absorption import stages as absorption
+from nalspark.errors import NalsparkError, StoreError, did_you_mean
+from nalspark.plots.stages import publish
+from nalspark.progress import Progress
+from nalspark.settings import Settings
+from nalspark.spectra.grid import SDSS_GRID
+from nalspark.surveys import stages as surveys
+from nalspark.surveys.catalogs import Catalog, open_catalog
+from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, match_counts
+from nalspark.surveys.sources import classify
+from nalspark.tables.manifest import Manifest, digest
+from nalspark.tables.schemas import CANDIDATES, FILES, MATCHES, NORMALIZED, TARGETS
+from nalspark.tables.store import Store
+from nalspark.tables.table import Table
+
+#: What of a target matters to the search: a new absorber catalogue changes labels, not spectra.
+_TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's declaration.
+
+    Attributes
+    ----------
+    name : str
+    table : str
+        The table it writes.
+    reads : tuple of str
+        Tables whose part keys are causes of its parts.
+    sections : tuple of str
+        Settings that change its result.
+    revision : int
+        Raised when the code changes the result.
+    """
+
+    name: str
+    table: str
+    reads: tuple[str, ...]
+    sections: tuple[str, ...]
+    revision: int = 1
+
+
+STAGES = (
+    Stage("ingest", "spectra", (), ("ingest",)),
+    Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species")),
+    Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species")),
+    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species")),
+    Stage("measure", "measured", ("candidates",), ("measure", "species")),
+    Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+@dataclass
+class StageSummary:
+    """What a stage did: parts made anew of all parts, rows, rejected rows, seconds."""
+
+    stage: str
+    parts_done: int
+    parts: int
+    rows: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.parts_done:
+            return f"{self.stage:<11} up to date ({self.parts} parts)"
+        rate = f", {self.rows / self.seconds:.0f}/s" if self.seconds > 0 else ""
+        rejected = f", {self.rejected} rejected" if self.rejected else ""
+        return f"{self.stage:<11} {self.parts_done} of {self.parts} parts: {self.rows} rows{rejected} in {self.seconds:.1f} s{rate}"
+
+
+class Pipeline:
+    """One run in one output directory.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    settings : Settings
+    progress : Progress
+    """
+
+    def __init__(self, spark: SparkSession, settings: Settings, progress: Progress) -> None:
+        self.spark, self.settings, self.progress = spark, settings, progress
+        self.store = Store(settings.out)
+        self.manifest = Manifest()
+        self.force: Collection[str] = ()
+        self.only_parts: Collection[str] = ()
+
+    def run(
+        self, stages: Sequence[str] = STAGE_NAMES, parts: Collection[str] = (), *, force: bool = False, dry_run: bool = False
+    ) -> list[StageSummary]:
+        """Bring the output directory up to date.
+
+        Parameters
+        ----------
+        stages : sequence of str
+            Stages to run; what they read must be there.
+        parts : collection of str
+            Only these parts; all by default.
+        force : bool
+            Make the stages' parts anew although nothing changed.
+        dry_run : bool
+            Say what would be done, and do nothing.
+
+        Raises
+        ------
+        NalsparkError
+            Of any kind; nothing that was there is lost.
+        """
+        for name in stages:
+            if name not in STAGE_NAMES:
+                raise NalsparkError(f"There is no stage '{name}'; there are {', '.join(STAGE_NAMES)}.{did_you_mean(name, STAGE_NAMES)}")
+        self.force, self.only_parts = (stages if force else ()), parts
+        with self.store.lock():
+            self.manifest = self.store.manifest()
+            self._listed: DataFrame | None = None
+            if dry_run:
+                return self._plan(stages)
+            return self._work(stages)
+
+    def _work(self, stages: Sequence[str]) -> list[StageSummary]:
+        self.manifest.settings, self.manifest.version = self.settings.model_dump(mode="json"), nalspark.__version__
+        summaries = []
+        for stage in STAGES:
+            if stage.name not in stages:
+                continue
+            self._check_inputs(stage)
+            started = time.monotonic()
+            self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}")
+            with self.progress.watch(self.spark.sparkContext, stage.name):
+                summary = getattr(self, f"_{stage.name}")(stage)
+            summary.seconds = time.monotonic() - started
+            self.progress.say(str(summary))
+            summaries.append(summary)
+        if any(summary.parts_done for summary in summaries):
+            self.manifest.runs = [*self.manifest.runs[-99:], {summary.stage: vars(summary) for summary in summaries}]
+            self.store.commit(self.manifest)
+            self.store.prune(self.manifest)
+        return summaries
+
+    def _check_inputs(self, stage: Stage) -> None:
+        for table in stage.reads:
+            if not self.manifest.parts(table):
+                earlier = next(other.name for other in STAGES if other.table == table)
+                raise NalsparkError(f"Stage '{stage.name}' reads table '{table}', which is not there yet. Run stage '{earlier}' first.")
+
+    # ---- keys
+
+    def _causes(self, stage: Stage) -> list[object]:
+        sections = [self.settings.model_dump(mode="json", include={section}) for section in stage.sections]
+        return [stage.name, stage.revision, SDSS_GRID.fingerprint, sections]
+
+    def _wanted(self, stage: Stage) -> dict[str, str]:
+        """Part → key it must have, from the tables that the stage reads."""
+        parts = [set(self.manifest.parts(table)) for table in stage.reads]
+        return {part: digest(self._causes(stage), self.manifest.key_of(stage.reads, part)) for part in sorted(set.intersection(*parts))}
+
+    def _stale(self, stage: Stage, wanted: dict[str, str]) -> list[str]:
+        have = self.manifest.parts(stage.table)
+        chosen = [part for part in wanted if not self.only_parts or part in self.only_parts]
+        return [part for part in chosen if stage.name in self.force or part not in have or have[part].key != wanted[part]]
+
+    # ---- a stage that works part by part
+
+    def _by_part(
+        self, stage: Stage, table: Table, wanted: dict[str, str], compute: Callable[[list[str]], DataFrame], expected: Callable[[list[str]], int]
+    ) -> StageSummary:
+        """Make the stale parts in waves; `expected` counts the rows that a wave must have, or is negative where any number is right."""
+        recorded = self.manifest.parts(stage.table)
+        for gone in set(recorded) - set(wanted):
+            del recorded[gone]
+        stale = self._stale(stage, wanted)
+        summary = StageSummary(stage.name, len(stale), len(wanted))
+        size = self.settings.pipeline.parts_per_wave
+        for first in range(0, len(stale), size):
+            wave = stale[first : first + size]
+            keys = {part: wanted[part] for part in wave}
+            made = self.store.write(self._partitioned(compute(wave)), table, digest(stage.name, keys), keys)
+            rows, due = sum(part.rows for part in made.values()), expected(wave)
+            if due >= 0 and rows != due:
+                raise StoreError(f"Stage '{stage.name}' wrote {rows} rows where {due} were due; the manifest is left as it was. Run it again.")
+            recorded.update(made)
+            self.store.commit(self.manifest)
+            summary.rows += rows - sum(part.rejected for part in made.values())
+            summary.rejected += sum(part.rejected for part in made.values())
+            if len(stale) > size:
+                self.progress.say(f"{stage.name:<11} {min(first + size, len(stale))} of {len(stale)} parts done, {summary.rows} rows")
+        return summary
+
+    def _partitioned(self, frame: DataFrame) -> DataFrame:
+        count = self.settings.pipeline.partitions
+        return frame.repartition(count) if count else frame
+
+    def _usable(self, table: Table, parts: list[str]) -> DataFrame:
+        frame = self.store.read(self.spark, self.manifest, table, parts)
+        return frame.where(F.col("reason").isNull()) if "reason" in table.names else frame
+
+    def _rows(self, table: str, parts: list[str], *, usable: bool) -> int:
+        recorded = self.manifest.parts(table)
+        return sum(recorded[part].rows - (recorded[part].rejected if usable else 0) for part in parts)
+
+    # ---- the stages
+
+    def _files(self) -> DataFrame:
+        """The list of files, made once a run and kept on disk."""
+        if self._listed is None:
+            listing = classify(self.settings.spectra)
+            place = self.store.scratch(FILES.name)
+            surveys.list_files(self.spark, listing, self.settings).write.mode("overwrite").parquet(place)
+            self._listed = self.spark.read.schema(FILES.spark_schema).parquet(place)
+        return self._listed
+
+    def _wanted_of_files(self, stage: Stage) -> tuple[dict[str, str], dict[str, int]]:
+        """Keys and numbers of files of the parts that the sources hold."""
+        fingerprint = F.sum(F.xxhash64("path", "size", "modified_ns").cast("decimal(38,0)")).cast("string")
+        rows = self._files().groupBy("part").agg(F.count("*").alias("n"), fingerprint.alias("content")).orderBy("part").collect()
+        if not rows:
+            raise NalsparkError("No spectrum files (*.fits, *.fit, also .gz) were found below the given spectra.")
+        keys = {row["part"]: digest(self._causes(stage), row["n"], row["content"]) for row in rows}
+        return keys, {row["part"]: row["n"] for row in rows}
+
+    def _ingest(self, stage: Stage) -> StageSummary:
+        wanted, files = self._wanted_of_files(stage)
+        cores = self.spark.sparkContext.defaultParallelism
+
+        def compute(parts: list[str]) -> DataFrame:
+            wave = self._files().where(F.col("part").isin(parts)).select("path", "part")
+            tasks = self.settings.pipeline.partitions or max(cores, sum(files[part] for part in parts) // 1000)
+            # Neighbouring paths in one task: it writes few parts and reads few folders.
+            wave = wave.repartitionByRange(tasks, "part", "path").sortWithinPartitions("part", "path")
+            remote = F.col("path").rlike("^[A-Za-z][A-Za-z0-9+.-]*:/")
+            frames = [surveys.ingest(wave.where(~remote))]
+            if classify(self.settings.spectra).remote:
+                frames.append(surveys.ingest(surveys.remote_contents(wave.where(remote))))
+            return frames[0] if len(frames) == 1 else frames[0].unionByName(frames[1])
+
+        return self._by_part(stage, surveys.SPECTRA_READ, wanted, compute, lambda parts: sum(files[part] for part in parts))
+
+    def _catalogues(self) -> dict[str, list[Catalog]]:
+        species = self.settings.species
+        return {
+            "quasars": [open_catalog(path, "quasars") for path in self.settings.quasars],
+            "absorbers": [open_catalog(path, "absorbers", species) for path in self.settings.absorbers],
+        }
+
+    def _crossmatch_key(self, stage: Stage, catalogues: dict[str, list[Catalog]]) -> str:
+        spectra = {part: record.key for part, record in self.manifest.parts("spectra").items()}
+        known = {kind: [(catalog.name, catalog.digest) for catalog in found] for kind, found in catalogues.items()}
+        return digest(self._causes(stage), spectra, known)
+
+    def _crossmatch(self, stage: Stage) -> StageSummary:
+        """All parts together: a duplicate may lie in another part. Downstream sees only the parts whose content changed."""
+        catalogues = self._catalogues()
+        key = self._crossmatch_key(stage, catalogues)
+        parts = list(self.manifest.parts("spectra"))
+        if self.manifest.keys.get(stage.name) == key and stage.name not in self.force:
+            return StageSummary(stage.name, 0, len(parts))
+        spectra = self._usable(surveys.SPECTRA_READ, parts).drop("flux", "ivar", "mask", "loglam", "reason", "detail")
+        quasars, absorbers = ([(c.name, catalog_frame(self.spark, c)) for c in catalogues[kind]] for kind in ("quasars", "absorbers"))
+        targets, matches = crossmatch(spectra, quasars, absorbers, self.settings)
+        keys = dict.fromkeys(parts, key)
+        made = self.store.write(self._partitioned(targets), TARGETS, key, keys)
+        due = self._rows("spectra", parts, usable=True)
+        if sum(part.rows for part in made.values()) != due:
+            raise StoreError(f"Stage 'crossmatch' wrote another number of rows than the {due} spectra it read. Run it again.")
+        self.manifest.tables["matches"] = self.store.write(self._partitioned(matches), MATCHES, key, keys)
+        self.manifest.tables["targets"] = made
+        written = self.store.read(self.spark, self.manifest, TARGETS)
+        content = F.sum(F.xxhash64(*_TARGET_CAUSES).cast("decimal(38,0)")).cast("string")
+        for row in written.groupBy("part").agg(content.alias("content")).collect():
+            record = made[row["part"]]
+            made[row["part"]] = type(record)(digest(record.rows, row["content"]), record.path, record.rows, record.rejected)
+        self.manifest.keys[stage.name] = key
+        self.manifest.catalogues = [row.asDict() for row in match_counts(written, quasars, absorbers, self.settings).collect()]
+        self._say_matches()
+        self.store.commit(self.manifest)
+        usable, rejected = self.manifest.rows("targets")
+        return StageSummary(stage.name, len(parts), len(parts), usable, rejected)
+
+    def _say_matches(self) -> None:
+        for counts in self.manifest.catalogues:
+            self.progress.say(
+                "  {catalogue}: {rows} rows, {rows_matched} matched, {rows_unmatched} not; spectra in it: {spectra_by_id} by id, "
+                "{spectra_on_sky} by position; not in it: {spectra_unmatched}".format(**counts)
+            )
+
+    def _preprocess(self, stage: Stage) -> StageSummary:
+        def compute(parts: list[str]) -> DataFrame:
+            spectra = self._usable(surveys.SPECTRA_READ, parts)
+            return absorption.preprocess(spectra, self._usable(TARGETS, parts), self.settings)
+
+        def due(parts: list[str]) -> int:
+            return self._rows("targets", parts, usable=True)
+
+        return self._by_part(stage, NORMALIZED, self._wanted(stage), compute, due)
+
+    def _search(self, stage: Stage) -> StageSummary:
+        def compute(parts: list[str]) -> DataFrame:
+            return absorption.search(self._usable(NORMALIZED, parts), self.settings)
+
+        return self._by_part(stage, CANDIDATES, self._wanted(stage), compute, lambda _: -1)
+
+    def _measure(self, stage: Stage) -> StageSummary:
+        def compute(parts: list[str]) -> DataFrame:
+            return absorption.measure(self._usable(CANDIDATES, parts), self.settings)
+
+        def due(parts: list[str]) -> int:
+            return self._rows("candidates", parts, usable=False)
+
+        return self._by_part(stage, absorption.measured_table(self.settings), self._wanted(stage), compute, due)
+
+    def _publish_key(self, stage: Stage) -> str:
+        made_from = {table: {part: record.key for part, record in self.manifest.parts(table).items()} for table in stage.reads}
+        return digest(self._causes(stage), self.manifest.keys.get("crossmatch"), made_from, nalspark.__version__)
+
+    def _publish(self, stage: Stage) -> StageSummary:
+        key = self._publish_key(stage)
+        complete = all(self.store.published(name).exists() for name in self.manifest.published)
+        if self.manifest.keys.get(stage.name) == key and complete and stage.name not in self.force:
+            return StageSummary(stage.name, 0, 1)
+        self.manifest.published = publish(self.spark, self.store, self.manifest, self.settings)
+        self.manifest.keys[stage.name] = key
+        self.store.commit(self.manifest)
+        return StageSummary(stage.name, 1, 1, self.manifest.published["absorbers.parquet"])
+
+    # ---- dry run
+
+    def _plan(self, stages: Sequence[str]) -> list[StageSummary]:
+        """What a run would do. Behind a stage that has work, the parts that it changes are not known yet: all that may change are counted."""
+        plan, upstream = [], False
+        for stage in STAGES:
+            if stage.name not in stages:
+                continue
+            stale, total = self._stale_count(stage)
+            plan.append(StageSummary(stage.name, stale, total))
+            work = "up to date" if not stale else f"{stale} of {total} parts to do"
+            self.progress.say(f"{stage.name:<11} {work}" + (", and what the stages before it change" if upstream else ""))
+            upstream = upstream or stale > 0
+        return plan
+
+    def _stale_count(self, stage: Stage) -> tuple[int, int]:
+        if stage.name == "ingest":
+            wanted, _ = self._wanted_of_files(stage)
+            return len(self._stale(stage, wanted)), len(wanted)
+        if not all(self.manifest.parts(table) for table in stage.reads):
+            return 1, 1
+        if stage.name == "crossmatch":
+            current = self.manifest.keys.get(stage.name) == self._crossmatch_key(stage, self._catalogues())
+            total = len(self.manifest.parts("spectra"))
+            return (0 if current and stage.name not in self.force else total), total
+        if stage.name == "publish":
+            return int(self.manifest.keys.get(stage.name) != self._publish_key(stage)), 1
+        wanted = self._wanted(stage)
+        return len(self._stale(stage, wanted)), len(wanted)

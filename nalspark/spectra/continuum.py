@@ -1,0 +1,169 @@
+"""The quasar's continuum with its emission lines, without the narrow absorption in front of it.
+
+A Whittaker smoother (Whittaker 1923; Eilers 2003, Anal. Chem. 75, 3631): the curve u that minimises
+``Σ snr² (f/c - u)² + λ Σ (second difference of u)²`` about an earlier continuum c; then c is replaced by c·u. The weights are signal-to-noise
+ratios, so the smoothing length is ``(λ / snr²)^¼`` pixels: a bright emission line is followed closely, a faint stretch is averaged over more
+pixels. Gaps are bridged by straight lines. Narrow features are found in the residuals and set aside before each round.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solveh_banded
+from scipy.ndimage import uniform_filter1d
+
+from nalspark.spectra.rescale import masked_median
+
+#: Boxes, in pixels, over which residuals are averaged to see unresolved lines, resolved lines and strong doublets.
+_BOXES = (1, 5, 11)
+#: Longest runs that can be narrow absorption (a doublet of strong lines) or a narrow spike; longer ones are the quasar's own shape.
+_LONGEST_DEFICIT, _LONGEST_EXCESS = 45, 15
+
+
+#: Signal-to-noise ratio per pixel at which the smoothing length is the one asked for, and the highest one that shortens it further.
+_SNR_OF_SCALE, _SNR_MOST = 10.0, 40.0
+
+
+def whittaker(values: NDArray[np.float64], weights: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Smooth each row.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, p)
+    weights : ndarray, shape (n, p), not negative; at least two positive ones in every row
+    scale : float
+        Smoothing length in pixels where the weight is 1; it goes with weight^-¼.
+
+    Returns
+    -------
+    ndarray, shape (n, p)
+    """
+    n_pixels = values.shape[1]
+    penalty = np.zeros((3, n_pixels))  # lower band storage of D'D, D the second difference
+    penalty[0] = 6.0
+    penalty[0, [0, -1]], penalty[0, [1, -2]] = 1.0, 5.0
+    penalty[1, :-1] = -4.0
+    penalty[1, [0, -2]] = -2.0
+    penalty[2, :-2] = 1.0
+    penalty *= scale**4
+    smooth = np.empty_like(values)
+    band = np.empty_like(penalty)
+    for row, (value, weight) in enumerate(zip(values, weights, strict=True)):
+        band[:] = penalty
+        band[0] += weight
+        smooth[row] = solveh_banded(band, weight * value, lower=True, overwrite_ab=True, check_finite=False)
+    return smooth
+
+
+def _runs_no_longer_than(marked: NDArray[np.bool_], longest: int) -> NDArray[np.bool_]:
+    """Of the marked pixels, those in runs of at most `longest`."""
+    edges = np.diff(np.pad(marked, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    _, stops = np.nonzero(edges == -1)
+    short = (stops - starts) <= longest
+    steps = np.zeros((marked.shape[0], marked.shape[1] + 1), dtype=np.int8)
+    np.add.at(steps, (rows[short], starts[short]), 1)
+    np.add.at(steps, (rows[short], stops[short]), -1)
+    return np.cumsum(steps[:, :-1], axis=1, dtype=np.int8) > 0
+
+
+def _grow(marked: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    return uniform_filter1d(marked.astype(np.float32), 2 * by + 1, axis=1, mode="constant") > 0.5 / (2 * by + 1)
+
+
+def stands_out(
+    deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pixels of narrow deficits and of narrow excesses.
+
+    Parameters
+    ----------
+    deviation : ndarray, shape (n, p)
+        (flux - continuum) / σ.
+    good : ndarray of bool, shape (n, p)
+    significance : float
+        Threshold, in σ of the averaged deviation.
+
+    Returns
+    -------
+    deficit, excess : ndarrays of bool, shape (n, p)
+    """
+    deficit = np.zeros(deviation.shape, dtype=bool)
+    excess = np.zeros(deviation.shape, dtype=bool)
+    value = np.where(good, deviation, 0.0)
+    for box in _BOXES:
+        total = uniform_filter1d(value, box, axis=1, mode="constant") * box
+        count = uniform_filter1d(good.astype(float), box, axis=1, mode="constant") * box
+        score = total / np.sqrt(np.maximum(count, 1.0))
+        # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself.
+        reach = box // 2
+        deficit |= _grow(score < -significance, reach) & (deviation < -0.5)
+        excess |= _grow(score > significance, reach) & (deviation > 0.5)
+    deficit, excess = _grow(deficit, 2), _grow(excess, 1)
+    return _runs_no_longer_than(deficit, _LONGEST_DEFICIT), _runs_no_longer_than(excess, _LONGEST_EXCESS)
+
+
+def _refine(
+    value: NDArray[np.float64], weight: NDArray[np.float64], continuum: NDArray[np.float64], scale: float
+) -> NDArray[np.float64]:
+    """One round: smooth flux/continuum with weights of (signal-to-noise ratio)²."""
+    # Where an earlier round dipped to zero or below, its typical level stands in, or the ratio would explode.
+    level = np.maximum(continuum, 0.1 * np.median(np.abs(continuum), axis=1, keepdims=True))
+    snr = np.minimum(np.sqrt(weight) * level, _SNR_MOST) / _SNR_OF_SCALE
+    return level * whittaker(value / level, snr**2, scale)
+
+
+def fit_continuum(
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: NDArray[np.bool_], *, scale: float, iterations: int, significance: float
+) -> NDArray[np.float64]:
+    """Continuum of each spectrum.
+
+    Parameters
+    ----------
+    flux, ivar : ndarray, shape (n, p), in one unit and its inverse square
+    good : ndarray of bool, shape (n, p)
+        Pixels that may be used; at least two in every row.
+    scale : float
+        Smoothing length at a signal-to-noise ratio of 10 per pixel, pixels.
+    iterations : int
+        Rounds of setting aside and fitting.
+    significance : float
+        What stands out by more is set aside.
+
+    Returns
+    -------
+    ndarray, shape (n, p), the unit of flux
+    """
+    value = np.where(good, flux, 0.0).astype(float)
+    weight = np.where(good, ivar, 0.0).astype(float)
+    root = np.sqrt(weight)
+    typical = np.sqrt(masked_median(weight, good))[:, None]
+    continuum = whittaker(value, np.minimum(weight / typical**2, _SNR_MOST), 2.0 * scale)
+    # One round without setting aside: the flanks of emission lines are reached before anything is taken for absorption.
+    continuum = _refine(value, weight, continuum, scale)
+    for _ in range(iterations):
+        deficit, excess = stands_out((value - continuum) * root, good, significance)
+        kept = np.where(deficit | excess, 0.0, weight)
+        # A row that would lose nearly everything keeps all: its errors, not its features, are at fault.
+        lost = (kept > 0).sum(axis=1) < 0.5 * good.sum(axis=1)
+        kept[lost] = weight[lost]
+        continuum = _refine(value, kept, continuum, scale)
+    return continuum
+
+
+def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
+    """Factor by which the errors must be multiplied for the residuals to scatter as they should: at least 1, shape (n, p).
+
+    Only residuals above the continuum are used, where absorption cannot lie: sky residuals scatter both ways. They are capped at 6 σ, so that
+    one cosmic ray does not blind a whole window.
+    """
+    above = good & (deviation > 0)
+    square = np.where(above, np.minimum(deviation, 6.0) ** 2, 0.0)
+    half = window // 2
+    total = np.cumsum(np.pad(square, ((0, 0), (half + 1, half)), mode="constant"), axis=1)
+    count = np.cumsum(np.pad(above.astype(float), ((0, 0), (half + 1, half)), mode="constant"), axis=1)
+    total = total[:, window:] - total[:, :-window]
+    count = count[:, window:] - count[:, :-window]
+    # Thirty unit residuals are added as a prior: a window with few pixels says little.
+    return np.sqrt(np.maximum((total + 30.0) / (count + 30.0), 1.0))

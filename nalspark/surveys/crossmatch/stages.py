@@ -1,0 +1,495 @@
+"""The crossmatch on Spark frames: spectra × quasar catalogues × absorber catalogues -> targets and matches.
+
+A catalogue is first grouped to *sightlines*: its rows with one plate-mjd-fiber, or, where it has none, with one position. A spectrum
+knows a sightline by plate-mjd-fiber, else as the nearest on the sky within the radius. Of equals the smallest row wins, so the result
+depends neither on the order nor on the partitioning of any frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial, reduce
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from nalspark.errors import CatalogError
+from nalspark.settings import Crossmatch, Settings
+from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, canonical_columns, read_rows
+from nalspark.surveys.crossmatch import sky
+from nalspark.tables import table as tables
+from nalspark.tables.arrow import encode
+from nalspark.tables.schemas import MATCHES, SPECTRA, TARGETS
+
+Named = Sequence[tuple[str, DataFrame]]
+Batches = Iterator[pa.RecordBatch]
+
+_IDENTITY = (
+    tables.Column("row", "long", "Row of the catalogue, counted from 0", ucd="meta.record"),
+    *SPECTRA.select(*ID_COLUMNS, "ra", "dec"),
+)
+QUASARS = tables.Table(
+    "quasars",
+    "A quasar catalogue in canonical columns, one row per row of the file.",
+    (*_IDENTITY, tables.Column("z", "double", "Redshift of the quasar", ucd="src.redshift")),
+)
+ABSORBERS = tables.Table(
+    "absorbers",
+    "An absorber catalogue in canonical columns, one row per row of the file.",
+    (
+        *_IDENTITY,
+        tables.Column("z_qso", "double", "Redshift of the quasar", ucd="src.redshift"),
+        tables.Column("z_abs", "double", "Absorption redshift", ucd="src.redshift"),
+        tables.Column("ew_primary", "double", "Rest equivalent width of the first line", "Angstrom", "spect.line.eqWidth"),
+        tables.Column("ew_primary_err", "double", "Standard error of ew_primary", "Angstrom", "stat.error;spect.line.eqWidth"),
+        tables.Column("ew_secondary", "double", "Rest equivalent width of the second line", "Angstrom", "spect.line.eqWidth"),
+        tables.Column("ew_secondary_err", "double", "Standard error of ew_secondary", "Angstrom", "stat.error;spect.line.eqWidth"),
+    ),
+)
+COUNTS = tables.Table(
+    "counts",
+    "One row per catalogue: how much of it is among the spectra, and how many spectra are in it.",
+    (
+        tables.Column("kind", "string", "quasars or absorbers", ucd="meta.code"),
+        tables.Column("catalogue", "string", "Name of the catalogue: its file name", ucd="meta.id"),
+        tables.Column("rows", "long", "Rows of the catalogue", ucd="meta.number"),
+        tables.Column("rows_matched", "long", "Of these, rows whose sightline is that of a spectrum", ucd="meta.number"),
+        tables.Column("rows_unmatched", "long", "The others, those that cannot match included", ucd="meta.number"),
+        tables.Column("spectra_by_id", "long", "Spectra found in it by plate, mjd and fiber", ucd="meta.number"),
+        tables.Column("spectra_on_sky", "long", "Spectra found in it by position only", ucd="meta.number"),
+        tables.Column("spectra_unmatched", "long", "Spectra that are not in it", ucd="meta.number"),
+    ),
+)
+#: What a crossmatch needs of a spectrum: all but the pixels.
+_METADATA = [column.name for column in SPECTRA.columns if not column.pixel_dtype and column.name != "first_pixel"]
+#: Rows that are worked on at once: batches come in hundreds, which numpy is too fast for.
+_ROWS_AT_ONCE = 65_536
+
+
+# --- catalogues as frames ------------------------------------------------------------------------------------------------------------
+
+
+def _read_chunks(batches: Batches, catalog: Catalog) -> Batches:
+    target = QUASARS if catalog.kind == "quasars" else ABSORBERS
+    for batch in batches:
+        for chunk in batch.column(0).to_pylist():
+            start = chunk * catalog.rows_per_read
+            rows = read_rows(catalog, start, start + catalog.rows_per_read)
+            arrays = {name: rows[name] for name in canonical_columns(catalog.kind)}
+            arrays |= {name: pa.array(rows[name], pa.int32(), mask=rows[name] < 0) for name in ID_COLUMNS}
+            whole = encode(arrays, target)
+            for first in range(0, whole.num_rows, _ROWS_AT_ONCE):
+                yield whole.slice(first, _ROWS_AT_ONCE)
+
+
+def catalog_frame(spark: SparkSession, catalog: Catalog) -> DataFrame:
+    """A catalogue as a frame; the workers read it, each some ranges of rows, so its path must be seen by all of them.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    catalog : Catalog
+        From :func:`nalspark.surveys.catalogs.open_catalog`.
+
+    Returns
+    -------
+    DataFrame
+        With the columns of `QUASARS` or `ABSORBERS`.
+    """
+    chunks = -(-catalog.n_rows // catalog.rows_per_read)
+    ids = spark.range(0, chunks, 1, numPartitions=min(chunks, 4 * spark.sparkContext.defaultParallelism))
+    target = QUASARS if catalog.kind == "quasars" else ABSORBERS
+    return ids.mapInArrow(partial(_read_chunks, catalog=catalog), target.spark_schema)
+
+
+# --- matching two frames -------------------------------------------------------------------------------------------------------------
+
+
+def match_by_id(left: DataFrame, right: DataFrame) -> DataFrame:
+    """Rows with the same plate, mjd and fiber; null matches nothing.
+
+    Parameters
+    ----------
+    left : DataFrame
+        ``left_id`` (unique), ``plate``, ``mjd``, ``fiber``.
+    right : DataFrame
+        ``row`` (long), ``plate``, ``mjd``, ``fiber``. Of several rows with the same three the smallest is taken.
+
+    Returns
+    -------
+    DataFrame
+        ``left_id``, ``right_row``: the rows of `left` that have a partner.
+    """
+    known = right.dropna(subset=list(ID_COLUMNS)).groupBy(*ID_COLUMNS).agg(F.min("row").alias("right_row"))
+    return left.select("left_id", *ID_COLUMNS).join(known, list(ID_COLUMNS)).select("left_id", "right_row")
+
+
+def _gather(batches: Batches) -> Batches:
+    """The same rows in batches that are worth a call of numpy."""
+    kept: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        kept.append(batch)
+        rows += batch.num_rows
+        if rows >= _ROWS_AT_ONCE:
+            yield _joined(kept)
+            kept, rows = [], 0
+    if kept:
+        yield _joined(kept)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    table = pa.Table.from_batches(batches).combine_chunks()
+    return table.to_batches()[0] if table.num_rows else batches[0]
+
+
+def _positions(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+    return batch["ra"].to_numpy(zero_copy_only=False), batch["dec"].to_numpy(zero_copy_only=False)
+
+
+def _put_in_buckets(batches: Batches, order: int) -> Batches:
+    """Add the bucket of every row to be matched, and copies of every catalogue row for all the buckets that it may be needed in."""
+    for batch in _gather(batches):
+        ra, dec = _positions(batch)
+        pixels = sky.fine_pixels(ra, dec, order)
+        catalogue = batch["right_row"].is_valid().to_numpy(zero_copy_only=False)
+        ours, theirs = np.flatnonzero(~catalogue), np.flatnonzero(catalogue)
+        copies, touched = sky.buckets_with_margin(pixels[theirs], order)
+        chosen = batch.take(pa.array(np.concatenate([ours, theirs[copies]])))
+        bucket = np.concatenate([sky.buckets(pixels[ours], order), touched])
+        yield pa.RecordBatch.from_arrays([*chosen.columns, pa.array(bucket, pa.int32())], [*chosen.schema.names, "bucket"])
+
+
+def _match_buckets(batches: Batches, radius_arcsec: float) -> Batches:
+    """Match what is in one partition: whole buckets, so whatever is near a row is here too."""
+    kept = list(batches)
+    if not kept:
+        return
+    whole = _joined(kept)
+    catalogue = whole["right_row"].is_valid().to_numpy(zero_copy_only=False)
+    ours, theirs = np.flatnonzero(~catalogue), np.flatnonzero(catalogue)
+    ra, dec = _positions(whole)
+    right_rows = whole["right_row"].take(pa.array(theirs)).to_numpy()
+    rows, separations = sky.nearest((ra[ours], dec[ours]), (ra[theirs], dec[theirs]), right_rows, radius_arcsec)
+    matched = np.flatnonzero(rows >= 0)
+    found = [whole["left_id"].take(pa.array(ours[matched])), pa.array(rows[matched]), pa.array(separations[matched])]
+    result = pa.RecordBatch.from_arrays(found, ["left_id", "right_row", "separation_arcsec"])
+    for first in range(0, result.num_rows, _ROWS_AT_ONCE):
+        yield result.slice(first, _ROWS_AT_ONCE)
+
+
+def _is_position() -> Column:
+    """`sky.is_position` in Spark; NaN is greater than any number there."""
+    return (F.col("ra") >= 0) & (F.col("ra") <= 360) & (F.abs("dec") <= 90)
+
+
+def match_on_sky(left: DataFrame, right: DataFrame, radius_arcsec: float) -> DataFrame:
+    """The nearest row within a radius, exactly as a search over the whole sky finds it.
+
+    Every row of `left` goes to its HEALPix bucket, every row of `right` to all buckets within the radius of it, and each partition searches
+    its buckets with a tree. Rows without a valid position match nothing; of equally near rows the smallest is taken.
+
+    Parameters
+    ----------
+    left : DataFrame
+        ``left_id`` (unique, string or long), ``ra``, ``dec`` (deg).
+    right : DataFrame
+        ``row`` (long), ``ra``, ``dec`` (deg).
+    radius_arcsec : float
+        Largest separation, itself included.
+
+    Returns
+    -------
+    DataFrame
+        ``left_id``, ``right_row``, ``separation_arcsec``: the rows of `left` that have a partner.
+    """
+    left_type = left.schema["left_id"].dataType
+    ours = left.where(_is_position()).select("left_id", F.lit(None).cast("long").alias("right_row"), "ra", "dec")
+    theirs = right.where(_is_position()).select(F.lit(None).cast(left_type).alias("left_id"), F.col("row").alias("right_row"), "ra", "dec")
+    both = ours.unionByName(theirs)
+    bucketed = T.StructType([*both.schema.fields, T.StructField("bucket", T.IntegerType())])
+    matched = T.StructType(
+        [
+            T.StructField("left_id", left_type),
+            T.StructField("right_row", T.LongType()),
+            T.StructField("separation_arcsec", T.DoubleType()),
+        ]
+    )
+    return (
+        both.mapInArrow(partial(_put_in_buckets, order=sky.fine_order(radius_arcsec)), bucketed)
+        .repartition("bucket")
+        .mapInArrow(partial(_match_buckets, radius_arcsec=radius_arcsec), matched)
+    )
+
+
+# --- spectra and catalogues ----------------------------------------------------------------------------------------------------------
+
+
+def _finite(name: str) -> Column:
+    """Neither null nor NaN nor infinite; never null itself."""
+    return F.coalesce(F.abs(name) < float("inf"), F.lit(False))
+
+
+def _sightlines(catalogue: DataFrame, *payload: Column) -> DataFrame:
+    """The sightlines of a catalogue: ``row`` (its smallest), plate, mjd, fiber, ra, dec, ``n_rows`` and what is asked for besides."""
+    has_id = F.col("plate").isNotNull() & F.col("mjd").isNotNull() & F.col("fiber").isNotNull()
+    usable = catalogue.where(has_id | _is_position())
+    keys = [F.when(has_id, F.col(name)).alias(name) for name in ID_COLUMNS]
+    keys += [F.when(~has_id, F.col(name)).alias(f"key_{name}") for name in ("ra", "dec")]
+    place = F.min(F.when(_is_position(), F.struct("row", "ra", "dec")))
+    return (
+        usable.groupBy(*keys)
+        .agg(F.min("row").alias("row"), F.count(F.lit(1)).alias("n_rows"), place.alias("place"), *payload)
+        .withColumns({"ra": F.col("place.ra"), "dec": F.col("place.dec")})
+        .drop("key_ra", "key_dec", "place")
+    )
+
+
+def _quasar_sightlines(catalogue: DataFrame) -> DataFrame:
+    return _sightlines(catalogue, F.min(F.struct("row", "z"))["z"].alias("z"))
+
+
+def _absorber_sightlines(catalogue: DataFrame, settings: Crossmatch) -> DataFrame:
+    """Sightlines with their systems, by rising redshift. A row without a redshift is no system, so it matches nothing."""
+
+    def significant(line: str) -> Column:
+        error = F.col(f"ew_{line}_err")
+        good = _finite(f"ew_{line}") & _finite(f"ew_{line}_err") & (error > 0)
+        return good & (F.col(f"ew_{line}") >= settings.label_significance * error)
+
+    systems = F.sort_array(F.collect_list(F.struct("z_abs", "ew_primary", "row")))
+    strong = F.sum(F.when(significant("primary") & significant("secondary"), 1).otherwise(0))
+    return _sightlines(catalogue.where(_finite("z_abs")), systems.alias("systems"), strong.cast("int").alias("n_strong"))
+
+
+def _great_circle(ra: str, dec: str, other_ra: str, other_dec: str) -> Column:
+    """Separation in arcsec by the haversine formula, accurate at small angles; null where a position is missing."""
+    delta, other = F.radians(dec), F.radians(other_dec)
+    half_ra, half_dec = F.radians(F.col(ra) - F.col(other_ra)) / 2, (delta - other) / 2
+    haversine = F.pow(F.sin(half_dec), 2) + F.cos(delta) * F.cos(other) * F.pow(F.sin(half_ra), 2)
+    return F.degrees(2 * F.asin(F.least(F.sqrt(haversine), F.lit(1.0)))) * 3600
+
+
+def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> DataFrame:
+    """Every spectrum that knows a sightline: spectrum_id, right_row, match ('id' or 'sky'), separation_arcsec."""
+    left = spectra.select(F.col("spectrum_id").alias("left_id"), *ID_COLUMNS, "ra", "dec")
+    by_id = match_by_id(left, sightlines).withColumn("match", F.lit("id"))
+    places = sightlines.select(F.col("row").alias("right_row"), F.col("ra").alias("right_ra"), F.col("dec").alias("right_dec"))
+    located = left.where(_is_position()).select("left_id", "ra", "dec")
+    by_id = (
+        by_id.join(located, "left_id", "left")
+        .join(places, "right_row", "left")
+        .withColumn("separation_arcsec", _great_circle("ra", "dec", "right_ra", "right_dec"))
+    )
+    others = left.join(by_id.select("left_id"), "left_id", "left_anti")
+    on_sky = match_on_sky(others, sightlines, radius_arcsec).withColumn("match", F.lit("sky"))
+    both = by_id.select("left_id", "right_row", "match", "separation_arcsec").unionByName(on_sky)
+    return both.withColumnRenamed("left_id", "spectrum_id")
+
+
+def _distinct(spectra: DataFrame) -> DataFrame:
+    """`spectra` with ``kept_path``: null for the row of a spectrum_id that is kept, the kept row's path for the others."""
+    of_one = Window.partitionBy("spectrum_id").orderBy("path", *[name for name in _METADATA if name not in ("spectrum_id", "path")])
+    ranked = spectra.select(*_METADATA, F.row_number().over(of_one).alias("rank"), F.first("path").over(of_one).alias("first_path"))
+    return ranked.withColumn("kept_path", F.when(F.col("rank") > 1, F.col("first_path"))).drop("rank", "first_path")
+
+
+def _quasars_of(spectra: DataFrame, catalogues: Named, radius_arcsec: float) -> DataFrame:
+    """The quasar of each spectrum from the first catalogue that knows it."""
+    found = []
+    for rank, (name, frame) in enumerate(catalogues):
+        sightlines = _quasar_sightlines(frame)
+        redshifts = sightlines.select(F.col("row").alias("right_row"), "z")
+        best = F.struct(
+            F.lit(rank).alias("rank"),
+            F.lit(name).alias("z_source"),
+            F.col("z").alias("z_catalogue"),
+            F.col("match").alias("z_match"),
+            F.when(F.col("match") == "sky", F.col("separation_arcsec")).alias("z_separation_arcsec"),
+        )
+        found.append(_hits(spectra, sightlines, radius_arcsec).join(redshifts, "right_row").select("spectrum_id", best.alias("best")))
+    return _union(found).groupBy("spectrum_id").agg(F.min("best").alias("best")).select("spectrum_id", "best.*").drop("rank")
+
+
+def _matches_of(spectra: DataFrame, name: str, catalogue: DataFrame, settings: Crossmatch) -> DataFrame:
+    sightlines = _absorber_sightlines(catalogue, settings)
+    systems = sightlines.select(F.col("row").alias("right_row"), "systems", "n_strong")
+    parts = spectra.select("spectrum_id", "part")
+    return (
+        _hits(spectra, sightlines, settings.match_radius_arcsec)
+        .join(systems, "right_row")
+        .join(parts, "spectrum_id")
+        .withColumns(
+            {
+                "catalogue": F.lit(name),
+                "n_systems": F.size("systems"),
+                "z_abs": F.col("systems.z_abs"),
+                "ew_primary": F.col("systems.ew_primary"),
+            }
+        )
+    )
+
+
+def _shaped(frame: DataFrame, target: tables.Table) -> DataFrame:
+    """Exactly the columns of a table, in its order and types."""
+    return frame.select(*[F.col(column.name).cast(column.spark_type).alias(column.name) for column in target.columns])
+
+
+def _nothing(frame: DataFrame, target: tables.Table) -> DataFrame:
+    """No rows, in the columns of a table."""
+    return frame.where(F.lit(False)).select(*[F.lit(None).cast(column.spark_type).alias(column.name) for column in target.columns])
+
+
+def _union(frames: Sequence[DataFrame]) -> DataFrame:
+    return reduce(DataFrame.unionByName, frames)
+
+
+def _check_names(*groups: Named) -> None:
+    for group in groups:
+        names = [name for name, _ in group]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise CatalogError(f"Two catalogues are called {', '.join(twice)}; results are told apart by these names, so rename one file.")
+
+
+def _sentence(*pieces: Column | str) -> Column:
+    """Literal text and columns in one string."""
+    return F.concat(*[F.lit(piece) if isinstance(piece, str) else piece for piece in pieces])
+
+
+def _verdict(settings: Crossmatch) -> tuple[Column, Column]:
+    """Reason and detail of a rejection, null for a target. The catalogue's word on what is a quasar overrules the pipeline's class."""
+    object_class = F.upper(F.trim(F.coalesce("object_class", F.lit(""))))
+    shown_class = F.when(object_class == "", F.lit("empty")).otherwise(object_class)
+    shown_warning = F.coalesce(F.col("z_warning").cast("string"), F.lit("missing"))
+    shown_z = F.coalesce(F.col("z_qso").cast("string"), F.lit("missing"))
+    warned = F.coalesce(F.col("z_warning").bitwiseAND(1) == 1, F.lit(False))
+    unknown = F.col("z_source") == "pipeline"
+    bad = ~_finite("z_qso") | (F.col("z_qso") < settings.z_min) | (F.col("z_qso") > settings.z_max)
+    allowed = f"; expected {settings.z_min:g} to {settings.z_max:g}"
+    duplicate = _sentence("the same spectrum is also in ", F.col("kept_path"), ", which is kept")
+    sky_fiber = _sentence(
+        "no quasar catalogue has it, its class is ", shown_class, " and z_warning is ", shown_warning, ": a fiber on blank sky"
+    )
+    no_quasar = _sentence("no quasar catalogue has it and the class from the pipeline is ", shown_class, "; expected QSO")
+    bad_z = _sentence("the redshift from ", F.col("z_source"), " is ", shown_z, allowed)
+    cases = [
+        (F.col("kept_path").isNotNull(), "duplicate_spectrum_id", duplicate),
+        (unknown & (warned | (object_class == "SKY")), "sky_fiber", sky_fiber),
+        (unknown & (object_class != "QSO"), "not_a_quasar", no_quasar),
+        (bad, "bad_redshift", bad_z),
+    ]
+    reason, detail = F.lit(None).cast("string"), F.lit(None).cast("string")
+    for condition, name, sentence in reversed(cases):
+        reason, detail = F.when(condition, F.lit(name)).otherwise(reason), F.when(condition, sentence).otherwise(detail)
+    return reason, detail
+
+
+def _labelled(targets: DataFrame, matches: DataFrame | None, settings: Crossmatch) -> DataFrame:
+    """Add ``label`` and ``catalogues``."""
+    nothing = F.array().cast("array<string>")
+    if matches is None:
+        return targets.withColumns({"label": F.lit(None).cast("int"), "catalogues": nothing})
+    known = matches.groupBy("spectrum_id").agg(
+        F.max("n_strong").alias("most_strong"), F.sort_array(F.collect_set("catalogue")).alias("catalogues")
+    )
+    weak = F.lit(0 if settings.weak == "negative" else None).cast("int")
+    label = F.when(F.col("most_strong").isNull(), 0).when(F.col("most_strong") > 0, 1).otherwise(weak)
+    return targets.join(known, "spectrum_id", "left").withColumns({"label": label, "catalogues": F.coalesce("catalogues", nothing)})
+
+
+def crossmatch(spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> tuple[DataFrame, DataFrame]:
+    """Whose spectrum is it, at which redshift, and what do the catalogues know of it?
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        The columns of `SPECTRA` that are not pixels (others are ignored).
+    quasars, absorbers : sequence of (str, DataFrame)
+        Names and frames of :func:`catalog_frame`. The first quasar catalogue that knows a spectrum gives its redshift.
+    settings : Settings
+
+    Returns
+    -------
+    targets : DataFrame
+        `TARGETS`: one row per row of `spectra`; those with a ``reason`` are rejected.
+    matches : DataFrame
+        `MATCHES`: one row per spectrum and absorber catalogue that has it.
+
+    Raises
+    ------
+    CatalogError
+        Where two catalogues of a kind have the same name.
+    """
+    _check_names(quasars, absorbers)
+    rules = settings.crossmatch
+    ranked = _distinct(spectra)
+    unique = ranked.where(F.col("kept_path").isNull())
+    if quasars:
+        known = ranked.join(_quasars_of(unique, quasars, rules.match_radius_arcsec), "spectrum_id", "left")
+    else:
+        known = ranked.withColumns(dict.fromkeys(("z_source", "z_catalogue", "z_match", "z_separation_arcsec"), F.lit(None)))
+    by_pipeline = F.col("z_source").isNull()
+    z_qso = F.when(by_pipeline, F.col("z_pipeline")).otherwise(F.col("z_catalogue"))
+    known = known.withColumns({"z_qso": z_qso, "z_source": F.coalesce("z_source", F.lit("pipeline"))})
+    reason, detail = _verdict(rules)
+    judged = known.withColumns({"reason": reason, "detail": detail})
+    found = [_shaped(_matches_of(unique, name, frame, rules), MATCHES) for name, frame in absorbers]
+    matches = _union(found) if found else None
+    targets = _shaped(_labelled(judged, matches, rules), TARGETS)
+    if matches is None:
+        matches = _nothing(spectra, MATCHES)
+    return targets, matches
+
+
+def _count(unique: DataFrame, kind: str, name: str, catalogue: DataFrame, settings: Crossmatch) -> DataFrame:
+    sightlines = _quasar_sightlines(catalogue) if kind == "quasars" else _absorber_sightlines(catalogue, settings)
+    hits = _hits(unique, sightlines, settings.match_radius_arcsec)
+    matched = sightlines.join(hits, F.col("row") == F.col("right_row"), "left_semi").agg(F.sum("n_rows").alias("matched"))
+    by_id, on_sky = (F.count_if(F.col("match") == how) for how in ("id", "sky"))
+    counts = (
+        catalogue.agg(F.count(F.lit(1)).alias("rows"))
+        .crossJoin(matched)
+        .crossJoin(hits.agg(by_id.alias("spectra_by_id"), on_sky.alias("spectra_on_sky")))
+        .crossJoin(unique.agg(F.count(F.lit(1)).alias("spectra")))
+    )
+    rows_matched = F.coalesce("matched", F.lit(0))
+    return _shaped(
+        counts.withColumns(
+            {
+                "kind": F.lit(kind),
+                "catalogue": F.lit(name),
+                "rows_matched": rows_matched,
+                "rows_unmatched": F.col("rows") - rows_matched,
+                "spectra_unmatched": F.col("spectra") - F.col("spectra_by_id") - F.col("spectra_on_sky"),
+            }
+        ),
+        COUNTS,
+    )
+
+
+def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> DataFrame:
+    """How much of each catalogue is among the spectra, and how many spectra are in it.
+
+    Parameters
+    ----------
+    targets : DataFrame
+        `TARGETS`, the rejected rows included: a spectrum that cannot be used is matched all the same.
+    quasars, absorbers : sequence of (str, DataFrame)
+    settings : Settings
+
+    Returns
+    -------
+    DataFrame
+        `COUNTS`: one row per catalogue, quasars first, each in the order given. It is for printing: a handful of rows.
+    """
+    unique = targets.where(F.coalesce("reason", F.lit("")) != "duplicate_spectrum_id")
+    found = [
+        _count(unique, kind, name, frame, settings.crossmatch)
+        for kind, catalogues in (("quasars", quasars), ("absorbers", absorbers))
+        for name, frame in catalogues
+    ]
+    return _union(found) if found else _nothing(targets, COUNTS)

@@ -1,0 +1,135 @@
+"""From a file, or the bytes of one, to a spectrum: the door through which every survey file comes.
+
+Whatever is wrong with a file becomes an :class:`~nalspark.errors.UnusableSpectrum` with a reason: one bad file never stops a survey.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, cast
+
+from nalspark.errors import UnusableSpectrum
+from nalspark.surveys.fits_table import printable
+from nalspark.surveys.sdss import SurveySpectrum, read_sdss
+
+#: Largest file after decompression: the longest per-exposure SDSS files have some 20 MB.
+MAX_DECOMPRESSED_BYTES = 256 * 2**20
+_GZIP = b"\x1f\x8b"
+_CHUNK = 2**18
+
+
+def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
+    """The spectrum in a file of the local file system, plain or compressed with gzip.
+
+    Parameters
+    ----------
+    path : path-like
+        Its name does not matter: what it is follows from its content.
+
+    Raises
+    ------
+    UnusableSpectrum
+        Whatever is wrong. Of the file: ``file_missing``, ``permission_denied``, ``is_a_directory``, ``not_a_regular_file``, ``io_error``.
+        Of its content: see :func:`parse_spectrum`.
+    """
+    text = os.fspath(path)
+    with _faults_accounted(text):
+        _check_kind(text)
+        # Unbuffered: the reader asks for whole headers and whole tables, a buffer would only copy them once more.
+        with open(text, "rb", buffering=0) as stream:
+            return _read(cast(BinaryIO, stream), text)
+
+
+def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
+    """The spectrum in the bytes of a file, as a remote file system gives them.
+
+    Parameters
+    ----------
+    content : bytes
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    UnusableSpectrum
+        ``empty``, ``truncated``, ``not_fits``, ``corrupt_gzip``, ``truncated_gzip``, ``too_large``; those of
+        :mod:`nalspark.surveys.fits_table` and :mod:`nalspark.surveys.sdss`; ``unreadable`` for what nobody foresaw.
+    """
+    with _faults_accounted(name):
+        return _read(io.BytesIO(content), name)
+
+
+def _read(stream: BinaryIO, name: str) -> SurveySpectrum:
+    if stream.read(2) == _GZIP:
+        stream.seek(0)
+        stream = _gunzip(stream, name)
+    return read_sdss(stream, name)
+
+
+def _check_kind(path: str) -> None:
+    """Refuse what is no file before it is opened: opening a named pipe would wait for ever."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise UnusableSpectrum("permission_denied", f"{_shown(path)} is a folder that may not be listed.")
+        raise UnusableSpectrum("is_a_directory", f"{_shown(path)} is a folder; expected a FITS file.")
+    if not stat.S_ISREG(mode):
+        raise UnusableSpectrum("not_a_regular_file", f"{_shown(path)} is a pipe, socket or device; expected a FITS file.")
+
+
+def _gunzip(stream: BinaryIO, name: str) -> BinaryIO:
+    """All members of a gzip file, as far as the limit allows."""
+    content = io.BytesIO()
+    member = zlib.decompressobj(31)
+    data = stream.read(_CHUNK)
+    while data:
+        try:
+            content.write(member.decompress(data, MAX_DECOMPRESSED_BYTES + 1 - content.tell()))
+        except zlib.error as error:
+            raise UnusableSpectrum("corrupt_gzip", f"{_shown(name)} is damaged gzip data: {printable(str(error), 120)}.") from None
+        if content.tell() > MAX_DECOMPRESSED_BYTES:
+            limit = MAX_DECOMPRESSED_BYTES >> 20
+            raise UnusableSpectrum("too_large", f"{_shown(name)} is larger than {limit} MB when decompressed; no spectrum file is.")
+        if not member.eof:
+            data = member.unconsumed_tail or stream.read(_CHUNK)
+            continue
+        data = member.unused_data + stream.read(_CHUNK)
+        if not data.startswith(_GZIP):
+            return content  # what follows the last member is padding
+        member = zlib.decompressobj(31)
+    if not member.eof:
+        raise UnusableSpectrum("truncated_gzip", f"{_shown(name)} ends before its gzip data do, after {content.tell()} decompressed bytes.")
+    return content
+
+
+def _shown(path: str) -> str:
+    return printable(os.path.basename(path.rstrip("/")) or path, 120)
+
+
+@contextmanager
+def _faults_accounted(path: str) -> Iterator[None]:
+    """Turn what the operating system, numpy, zlib or astropy raise into reasons."""
+    try:
+        yield
+    except UnusableSpectrum:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnusableSpectrum("file_missing", f"There is no file {_shown(path)} (any more).") from None
+    except PermissionError:
+        raise UnusableSpectrum("permission_denied", f"{_shown(path)} may not be read by the user that runs this job.") from None
+    except IsADirectoryError:
+        raise UnusableSpectrum("is_a_directory", f"{_shown(path)} is a folder; expected a FITS file.") from None
+    except OSError as error:
+        raise UnusableSpectrum("io_error", f"{_shown(path)} cannot be read: {printable(str(error.strerror or error), 200)}.") from None
+    except (
+        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
+        struct.error, zlib.error,
+    ) as error:  # fmt: skip
+        what = f"{type(error).__name__}: {printable(str(error), 200)}"
+        raise UnusableSpectrum("unreadable", f"{_shown(path)} cannot be understood ({what}).") from None

@@ -1,0 +1,420 @@
+"""SDSS, BOSS and eBOSS spectra: ``spec-PLATE-MJD-FIBER.fits``, and ``spSpec-MJD-PLATE-FIBER.fit`` of DR7 and before.
+
+What a file is follows from what it holds, never from its name. What the two formats hide:
+
+* The RA and DEC cards of both primary headers are the telescope's, that is the plate's. The object's are PLUG_RA, PLUG_DEC; RAOBJ, DECOBJ.
+* Many eBOSS files name none of their HDUs, so the coadded spectrum is known by its columns.
+* spSpec's fourth image row is the AND mask written as float32: its low bits are rounded away, spectro1d sets bit 30 of some pixels and
+  bit 23 of a few more. Only bit 23 is used. (The masks as they were are in HDU 6.) A fifth row, where there is one, is not documented.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nalspark.errors import UnusableSpectrum
+from nalspark.spectra.batch import PixelFlag
+from nalspark.surveys.fits_table import FitsFile, Hdu, Header, printable, shown_list
+
+#: Dex per pixel of the lattice on which SDSS writes its spectra.
+LATTICE_STEP = 1e-4
+#: float32 log10 λ near 4 is exact to 2.4e-7; a fiftieth of a pixel is well above that and far below a shift that would matter.
+LATTICE_TOLERANCE = 2e-6
+#: Observed wavelengths that an optical spectrograph can have, Å.
+WAVELENGTH_RANGE = (1000.0, 30000.0)
+MIN_PIXELS = 100
+_BRIGHT_SKY_BIT = 23
+_SKY_FIBER = 1  # bit 0 of ZWARNING
+
+_PIXEL_COLUMNS = ("flux", "loglam", "ivar", "and_mask")
+_IDENTITY = {"plate": "PLATEID", "mjd": "MJD", "fiberid": "FIBERID"}  # column of SPECOBJ or SPALL -> card of the primary header
+_MAX_PLATE, _MAX_MJD, _MAX_FIBER = 99_999, 99_999, 9_999
+
+#: SPEC_CLN of spectro1d: unknown, star, galaxy, quasar, quasar beyond z = 2.3, sky, late star, emission-line galaxy.
+_SPECTRO1D_CLASS = {0: "", 1: "STAR", 2: "GALAXY", 3: "QSO", 4: "QSO", 5: "SKY", 6: "STAR", 7: "GALAXY"}
+
+
+@dataclass(frozen=True, slots=True)
+class SurveySpectrum:
+    """One spectrum as the survey published it, on its own pixels.
+
+    Attributes
+    ----------
+    spectrum_id : str
+        ``PPPP-MJD-FFFF``; plates above 9999 have five digits.
+    survey : str
+        ``sdss_spec`` or ``sdss_spspec``.
+    plate, mjd, fiber : int
+    ra, dec : float, degrees
+        Of the fiber; nan where the file has none.
+    z_pipeline : float
+        Redshift of the survey's pipeline, as it is; nan where the file has none.
+    z_warning : int
+        ZWARNING bits; bit 0 is a sky fiber. Of spSpec files bit 0 only: DR7's own bits mean other things.
+    object_class : str
+        QSO, GALAXY, STAR, SKY or empty, in upper case.
+    first_pixel : int or None
+        Index of the first pixel on the 1e-4 dex lattice; None where the wavelengths are off it.
+    loglam : ndarray of float64, shape (p,), or None
+        log10 of the vacuum wavelength in Å, where they are.
+    flux : ndarray of float32, shape (p,), 1e-17 erg/s/cm²/Å
+        0 where there is no data.
+    ivar : ndarray of float32, shape (p,), inverse variance of flux
+        0 where there is no data.
+    mask : ndarray of uint8, shape (p,)
+        NO_DATA and BRIGHT_SKY of :class:`~nalspark.spectra.batch.PixelFlag`.
+    """
+
+    spectrum_id: str
+    survey: str
+    plate: int
+    mjd: int
+    fiber: int
+    ra: float
+    dec: float
+    z_pipeline: float
+    z_warning: int
+    object_class: str
+    first_pixel: int | None
+    loglam: NDArray[np.float64] | None
+    flux: NDArray[np.float32]
+    ivar: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+
+
+def read_sdss(stream: BinaryIO, name: str) -> SurveySpectrum:
+    """A spectrum from a file of either format.
+
+    Parameters
+    ----------
+    stream : binary file, seekable
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    UnusableSpectrum
+        With the reasons of :mod:`nalspark.surveys.fits_table`, those of :func:`read_spec` and :func:`read_spspec`, and for FITS files that
+        are no SDSS spectra ``desi_coadd``, ``desi_redrock``, ``wrong_hdu`` or ``not_a_spectrum``.
+    """
+    fits = FitsFile(stream, name)
+    return _spspec(fits) if _is_spspec(_primary(fits)) else _spec(fits)
+
+
+def read_spec(stream: BinaryIO, name: str) -> SurveySpectrum:
+    """A ``spec`` file: the coadded spectrum, and redshift and class from SPECOBJ or SPALL. Later HDUs are not read.
+
+    A file without SPECOBJ is used where its primary header has plate, mjd and fiber; its redshift is nan then.
+
+    Raises
+    ------
+    UnusableSpectrum
+        ``missing_column``, ``bad_column_type``, ``too_few_pixels``, ``wavelength_invalid``, ``wavelength_descending``,
+        ``wavelength_not_monotonic``, ``flux_all_nan``, ``ivar_all_zero``, ``missing_id``, ``bad_id``; see also :func:`read_sdss`.
+    """
+    return _spec(FitsFile(stream, name))
+
+
+def read_spspec(stream: BinaryIO, name: str) -> SurveySpectrum:
+    """An ``spSpec`` file: image rows flux, flux less continuum, error, mask.
+
+    Notes
+    -----
+    spectro1d's Z_WARNIN bits (1 no spectrum, 2 no blue side, 4 no red side, 16, 32, 64 class differs from the target's, 256, 512 redshifts
+    inconsistent, …) are not ZWARNING's: bit 0 would read as a sky fiber. None is carried over; sky fibers, known by SPEC_CLN and OBJTYPE,
+    get bit 0. Where Z_STATUS says that the redshift was not measured, or that this failed, it is nan.
+
+    Raises
+    ------
+    UnusableSpectrum
+        As :func:`read_spec`, with ``bad_image`` and ``missing_keyword`` in place of the columns' reasons.
+    """
+    return _spspec(FitsFile(stream, name))
+
+
+def _primary(fits: FitsFile) -> Hdu:
+    primary = fits.hdu(0)
+    assert primary is not None  # FitsFile refuses files that have none
+    return primary
+
+
+# ---- spec ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _spec(fits: FitsFile) -> SurveySpectrum:
+    coadd, following = _find_coadd(fits)
+    first_pixel, loglam, flux, ivar, mask = _spec_pixels(fits, coadd)
+    row = _object_row(fits, following)
+    header = _primary(fits).header
+
+    def known(column: str, card: str) -> Any:
+        return row[column] if column in row else header.get(card)
+
+    plate, mjd, fiber = (_identity(fits, known(column, card), card) for column, card in _IDENTITY.items())
+    return SurveySpectrum(
+        spectrum_id=_checked_id(fits, plate, mjd, fiber),
+        survey="sdss_spec",
+        plate=plate,
+        mjd=mjd,
+        fiber=fiber,
+        ra=_angle(known("plug_ra" if "plug_ra" in row else "ra", "PLUG_RA"), 0.0, 360.0),
+        dec=_angle(known("plug_dec" if "plug_dec" in row else "dec", "PLUG_DEC"), -90.0, 90.0),
+        z_pipeline=_real(row.get("z")),
+        z_warning=int(row.get("zwarning", 0)) & 0x7FFFFFFF,
+        object_class=_text(row.get("class")),
+        first_pixel=first_pixel,
+        loglam=loglam,
+        flux=flux,
+        ivar=ivar,
+        mask=mask,
+    )
+
+
+def _find_coadd(fits: FitsFile) -> tuple[Hdu, int]:
+    """The table of the coadded spectrum, and the number of the HDU after it."""
+    for index, hdu in enumerate(fits.hdus()):
+        columns = hdu.layout.columns
+        if columns is None:
+            continue
+        if hdu.layout.name == "COADD" or ("loglam" in columns and ("flux" in columns or "ivar" in columns)):
+            return hdu, index + 1
+    _refuse(fits)
+
+
+def _refuse(fits: FitsFile) -> NoReturn:
+    """Say what a FITS file is that has no coadded spectrum."""
+    hdus = list(fits.hdus())
+    names = {hdu.layout.name for hdu in hdus}
+    if "FIBERMAP" in names and any(name.endswith("_WAVELENGTH") for name in names):
+        raise UnusableSpectrum("desi_coadd", f"{fits.name} is a DESI coadd file: DESI spectra are not read yet, only those of SDSS.")
+    if names & {"REDSHIFTS", "ZBEST"}:
+        raise UnusableSpectrum("desi_redrock", f"{fits.name} is a DESI redrock file: it has redshifts and no spectra.")
+    header = hdus[0].header
+    if len(hdus) == 1 and not hdus[0].layout.shape and header.get("EXTEND") is True:
+        raise UnusableSpectrum("truncated", f"{fits.name} ends after its primary header, which says that extensions follow.")
+    found = "; ".join(_described(index, hdu) for index, hdu in enumerate(hdus[:5])) + ("; …" if len(hdus) > 5 else "")
+    if names & {"SPECOBJ", "SPALL", "SPZLINE"} or (header.get("PLATEID") is not None and header.get("FIBERID") is not None):
+        expected = "expected a COADD table with flux and loglam"
+        raise UnusableSpectrum("wrong_hdu", f"{fits.name} looks like an SDSS spectrum, but {expected}; found {found}.")
+    expected = "expected an SDSS spec file (COADD table with flux, loglam, ivar, and_mask) or spSpec file (image with COEFF0)"
+    raise UnusableSpectrum("not_a_spectrum", f"{fits.name} is FITS but holds no spectrum: found {found}; {expected}.")
+
+
+def _described(index: int, hdu: Hdu) -> str:
+    title = f"HDU {index}" + (f" '{hdu.layout.name}'" if hdu.layout.name else "")
+    if hdu.layout.columns is not None:
+        return f"{title} with columns {shown_list([column.name for column in hdu.layout.columns.values()], 6)}"
+    shape = " × ".join(str(length) for length in reversed(hdu.layout.shape[:4]))
+    return f"{title} with an image of {shape} pixels" if shape else f"{title} without data"
+
+
+_Pixels = tuple[int | None, NDArray[np.float64] | None, NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]
+
+
+def _spec_pixels(fits: FitsFile, coadd: Hdu) -> _Pixels:
+    columns = coadd.layout.columns or {}
+    for name in _PIXEL_COLUMNS:
+        if name in columns and not columns[name].is_number:
+            raise _bad_type(fits, name, columns[name].form)
+    values = fits.columns(coadd, _PIXEL_COLUMNS)
+    for name, expected in zip(_PIXEL_COLUMNS, ("f", "f", "f", "iu"), strict=True):
+        if values[name].dtype.kind not in expected:
+            raise _bad_type(fits, name, columns[name].form)
+    first_pixel, loglam = _lattice(fits, values["loglam"].astype(np.float64))
+    return first_pixel, loglam, *_clean(fits, values["flux"], values["ivar"], values["and_mask"])
+
+
+def _bad_type(fits: FitsFile, name: str, form: str) -> UnusableSpectrum:
+    expected = {"class": "text (A)", "and_mask": "one integer per row (J)"}.get(name, "one number per row")
+    return UnusableSpectrum("bad_column_type", f"{fits.name}: column '{name}' has format '{form}'; expected {expected}.")
+
+
+_ROW_COLUMNS = (*_IDENTITY, "plug_ra", "plug_dec", "ra", "dec", "z", "zwarning", "class")
+
+
+def _object_row(fits: FitsFile, index: int) -> dict[str, Any]:
+    """What SPECOBJ or SPALL knows of the object, by lower-case column; empty where there is no such table."""
+    while (hdu := fits.hdu(index)) is not None:
+        columns = hdu.layout.columns or {}
+        named = hdu.layout.name in ("SPECOBJ", "SPALL")
+        if (named or {"z", "class", "fiberid"} <= columns.keys()) and hdu.layout.shape[0] > 0:
+            present = [name for name in _ROW_COLUMNS if name in columns]
+            for name in present:
+                if not (columns[name].code == "A" if name == "class" else columns[name].is_number):
+                    raise _bad_type(fits, name, columns[name].form)
+            return {name: values[0].item() for name, values in fits.columns(hdu, present, rows=1).items()}
+        index += 1
+    return {}
+
+
+# ---- spSpec ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _is_spspec(primary: Hdu) -> bool:
+    if not primary.layout.data_bytes:
+        return False
+    header = primary.header
+    return header.get("SPEC_CLN") is not None or (header.get("COEFF0") is not None and header.get("FIBERID") is not None)
+
+
+def _spspec(fits: FitsFile) -> SurveySpectrum:
+    primary = _primary(fits)
+    header = primary.header
+    first_pixel, loglam, flux, ivar, mask = _spspec_pixels(fits, primary)
+    plate, mjd, fiber = (_identity(fits, header.get(card), card) for card in _IDENTITY.values())
+    object_class = _SPECTRO1D_CLASS.get(_whole(header.get("SPEC_CLN")), "")
+    is_sky = object_class == "SKY" or _text(header.get("OBJTYPE")) == "SKY"
+    measured = _whole(header.get("Z_STATUS"), default=-1) not in (0, 1)
+    return SurveySpectrum(
+        spectrum_id=_checked_id(fits, plate, mjd, fiber),
+        survey="sdss_spspec",
+        plate=plate,
+        mjd=mjd,
+        fiber=fiber,
+        ra=_angle(header.get("RAOBJ"), 0.0, 360.0),
+        dec=_angle(header.get("DECOBJ"), -90.0, 90.0),
+        z_pipeline=_real(header.get("Z")) if measured else math.nan,
+        z_warning=_SKY_FIBER if is_sky else 0,
+        object_class=object_class,
+        first_pixel=first_pixel,
+        loglam=loglam,
+        flux=flux,
+        ivar=ivar,
+        mask=mask,
+    )
+
+
+def _spspec_pixels(fits: FitsFile, primary: Hdu) -> _Pixels:
+    shape = primary.layout.shape
+    if len(shape) != 2 or not 4 <= shape[0] <= 6:
+        found = " × ".join(str(length) for length in shape[:4])
+        expected = "4 or 5 rows: flux, flux less continuum, error, mask"
+        raise UnusableSpectrum("bad_image", f"{fits.name}: the primary image has shape {found}; expected {expected}.")
+    flux, _, error, and_mask = fits.image(primary)[:4]
+    start, step = (_real(_either(primary.header, card, other)) for card, other in (("COEFF0", "CRVAL1"), ("COEFF1", "CD1_1")))
+    if math.isnan(start) or math.isnan(step):
+        missing = "COEFF0" if math.isnan(start) else "COEFF1"
+        raise UnusableSpectrum("missing_keyword", f"{fits.name}: the header has no number {missing}, so the wavelengths are not known.")
+    with np.errstate(all="ignore"):
+        first_pixel, loglam = _lattice(fits, start + step * np.arange(shape[1]))
+        # Pixels without data have error 0.
+        ivar = np.where(error > 0, np.square(error, dtype=np.float64), np.inf) ** -1
+        return first_pixel, loglam, *_clean(fits, flux, ivar, and_mask.astype(np.int64))
+
+
+def _either(header: Header, card: str, other: str) -> object:
+    value = header.get(card)
+    return header.get(other) if value is None else value
+
+
+# ---- both ------------------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _steps(n_pixels: int) -> NDArray[np.float64]:
+    steps = np.arange(n_pixels) * LATTICE_STEP
+    steps.flags.writeable = False
+    return steps
+
+
+def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> tuple[int | None, NDArray[np.float64] | None]:
+    """Index of the first pixel on the lattice, or None and the wavelengths where they are off it.
+
+    Parameters
+    ----------
+    fits : FitsFile
+        For its name.
+    loglam : ndarray, shape (p,), log10 of Å
+    """
+    if len(loglam) < MIN_PIXELS:
+        raise UnusableSpectrum("too_few_pixels", f"{fits.name} has {len(loglam)} pixels; expected at least {MIN_PIXELS}.")
+    low, high = np.log10(WAVELENGTH_RANGE)
+    if low <= loglam[0] <= high and low <= loglam[-1] <= high:
+        first = round(float(loglam[0]) / LATTICE_STEP)
+        # Written so that nan fails. Each pixel is compared with its own lattice point, so that no drift along the spectrum goes unseen.
+        if np.abs(loglam - first * LATTICE_STEP - _steps(len(loglam))).max() < LATTICE_TOLERANCE:
+            return first, None
+    outside = ~((loglam >= low) & (loglam <= high))
+    if outside.any():
+        where = int(outside.argmax())
+        found = f"{outside.sum()} of {len(loglam)} pixels are not, the first is pixel {where} with log10 λ = {loglam[where]:.6g}"
+        raise UnusableSpectrum("wavelength_invalid", f"{fits.name}: wavelengths must lie between {WAVELENGTH_RANGE} Å; {found}.")
+    steps = np.diff(loglam)
+    if (steps < 0).all():
+        raise UnusableSpectrum("wavelength_descending", f"{fits.name}: wavelengths descend; expected ascending.")
+    if not (steps > 0).all():
+        where = int((steps <= 0).argmax())
+        raise UnusableSpectrum("wavelength_not_monotonic", f"{fits.name}: wavelengths must ascend, but do not after pixel {where}.")
+    return None, loglam
+
+
+def _clean(
+    fits: FitsFile, flux: NDArray[Any], ivar: NDArray[Any], and_mask: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+    """Flux, inverse variance and mask as nalspark keeps them: all shape (p,), 0 where there is no data."""
+    with np.errstate(over="ignore"):
+        flux, ivar = flux.astype(np.float32, copy=False), ivar.astype(np.float32, copy=False)
+    good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf)
+    n_good = np.count_nonzero(good)
+    if n_good == 0:
+        _refuse_pixels(fits, flux, ivar)
+    mask = ((and_mask >> _BRIGHT_SKY_BIT) & 1).astype(np.uint8) * np.uint8(PixelFlag.BRIGHT_SKY)
+    if n_good < len(flux):
+        bad = ~good
+        mask[bad] |= PixelFlag.NO_DATA
+        flux[bad] = 0
+        ivar[bad] = 0
+    return flux, ivar, mask
+
+
+def _refuse_pixels(fits: FitsFile, flux: NDArray[np.float32], ivar: NDArray[np.float32]) -> NoReturn:
+    if not np.isfinite(flux).any():
+        raise UnusableSpectrum("flux_all_nan", f"{fits.name}: no pixel of {len(flux)} has a finite flux.")
+    positive = np.count_nonzero(ivar > 0)
+    found = f"{positive} have an inverse variance above 0, none of these a finite flux"
+    raise UnusableSpectrum("ivar_all_zero", f"{fits.name}: no pixel of {len(flux)} can be used; {found}.")
+
+
+def _identity(fits: FitsFile, value: object, card: str) -> int:
+    if value is None:
+        needed = "PLATE, MJD and FIBERID in SPECOBJ, or PLATEID, MJD and FIBERID in the primary header"
+        raise UnusableSpectrum("missing_id", f"{fits.name} does not say its {card}; expected {needed}.")
+    number = _whole(value, default=-1)
+    if number < 0:
+        raise UnusableSpectrum("bad_id", f"{fits.name}: {card} is {printable(str(value), 40)}; expected a whole number above 0.")
+    return number
+
+
+def _checked_id(fits: FitsFile, plate: int, mjd: int, fiber: int) -> str:
+    if not (0 < plate <= _MAX_PLATE and 0 < mjd <= _MAX_MJD and 0 < fiber <= _MAX_FIBER):
+        limits = f"1 to {_MAX_PLATE}, {_MAX_MJD} and {_MAX_FIBER}"
+        raise UnusableSpectrum("bad_id", f"{fits.name} says plate {plate}, mjd {mjd}, fiber {fiber}; expected numbers from {limits}.")
+    return f"{plate:04d}-{mjd}-{fiber:04d}"
+
+
+def _whole(value: object, default: int = 0) -> int:
+    """A whole number from a card or a table, which may write it as a real number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value != int(value):
+        return default
+    return int(value)
+
+
+def _real(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def _angle(value: object, low: float, high: float) -> float:
+    degrees = _real(value)
+    return degrees if low <= degrees <= high else math.nan
+
+
+def _text(value: object) -> str:
+    """A short string from a file: stripped, in upper case, bounded."""
+    text = value.split(b"\0")[0].decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+    return printable(text.strip().upper(), 16)

@@ -1,0 +1,127 @@
+"""Finding and reading spectrum files, as Spark stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nalspark.errors import UnusableSpectrum
+from nalspark.settings import Settings
+from nalspark.surveys.reader import open_spectrum, parse_spectrum
+from nalspark.surveys.sdss import SurveySpectrum
+from nalspark.surveys.sources import FoundFile, Listing, describe, first_level, part_of, read_list, walk
+from nalspark.tables.arrow import Columns, map_arrays
+from nalspark.tables.schemas import FILES, SPECTRA
+from nalspark.tables.table import Column, Table
+
+SPECTRA_READ = SPECTRA.rejectable()
+#: A place to look for files: what it is (folder, file or list), and its path.
+_PLACES = Table("places", "Places to look for spectrum files.", (Column("kind", "string", ""), Column("place", "string", "")))
+_FIELDS = (
+    "spectrum_id", "survey", "plate", "mjd", "fiber", "ra", "dec", "z_pipeline", "z_warning", "object_class", "first_pixel", "loglam",
+    "flux", "ivar", "mask",
+)  # fmt: skip
+
+
+def _files_of(kind: str, place: str) -> Iterable[FoundFile]:
+    if kind == "folder":
+        yield from walk(place)
+    elif kind == "list":
+        yield from (describe(path) for path in read_list(place))
+    else:
+        yield describe(place)
+
+
+def find_files(columns: Columns, plates_per_part: int) -> Columns:
+    """Places → one row of FILES for every file found there."""
+    found = [file for kind, place in zip(columns["kind"], columns["place"], strict=True) for file in _files_of(kind, place)]
+    return {
+        "path": [file.path for file in found],
+        "size": np.array([file.size for file in found], dtype=np.int64),
+        "modified_ns": np.array([file.modified_ns for file in found], dtype=np.int64),
+        "part": [part_of(file.path, plates_per_part) for file in found],
+    }
+
+
+def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> DataFrame:
+    """Every file below the sources, each once, listed by the executors: one subfolder a task.
+
+    Returns
+    -------
+    DataFrame of FILES
+    """
+    places = [("file", path) for path in listing.files] + [("list", path) for path in listing.lists]
+    for root in listing.roots:
+        level = first_level(root)
+        places += [("folder", folder) for folder in level.folders] + [("file", file.path) for file in level.files]
+    finder = partial(find_files, plates_per_part=settings.ingest.plates_per_part)
+    frames = []
+    if places:
+        slices = max(1, min(len(places), 1000))
+        frame = spark.createDataFrame(spark.sparkContext.parallelize(places, slices), _PLACES.spark_schema)
+        frames.append(map_arrays(frame, finder, _PLACES, FILES))
+    if listing.remote:
+        frames.append(_remote_files(spark, listing.remote, settings))
+    found = frames[0]
+    for frame in frames[1:]:
+        found = found.unionByName(frame)
+    return found.dropDuplicates(["path"])
+
+
+def _binary_files(spark: SparkSession, sources: Iterable[str]) -> DataFrame:
+    reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+    return reader.load(list(sources)).where(F.lower("path").rlike(r"\.fits?(\.gz)?$"))
+
+
+def _remote_files(spark: SparkSession, sources: Iterable[str], settings: Settings) -> DataFrame:
+    return _binary_files(spark, sources).select(
+        "path",
+        F.col("length").alias("size"),
+        (F.unix_micros("modificationTime") * 1000).alias("modified_ns"),
+        F.udf(partial(part_of, plates_per_part=settings.ingest.plates_per_part), "string")("path").alias("part"),
+    )
+
+
+def _read_one(path: str, content: bytes | None) -> SurveySpectrum | UnusableSpectrum:
+    try:
+        return open_spectrum(path) if content is None else parse_spectrum(content, path)
+    except UnusableSpectrum as fault:
+        return fault
+
+
+def read_files(columns: Columns) -> Columns:
+    """Rows with ``path``, ``part`` and, for remote files, ``content`` → rows of SPECTRA, unreadable files with their reason."""
+    contents = columns.get("content", [None] * len(columns["path"]))
+    results = [_read_one(path, content) for path, content in zip(columns["path"], contents, strict=True)]
+    rows: Columns = {"path": columns["path"], "part": columns["part"]}
+    for name in _FIELDS:
+        rows[name] = [getattr(result, name, None) for result in results]
+    for name in ("reason", "detail"):
+        rows[name] = [getattr(result, name, None) for result in results]
+    return rows
+
+
+def ingest(files: DataFrame) -> DataFrame:
+    """Read every file.
+
+    Parameters
+    ----------
+    files : DataFrame
+        ``path``, ``part`` and, where the executors cannot open the path themselves, ``content``.
+
+    Returns
+    -------
+    DataFrame of SPECTRA with reasons; as many rows as files
+    """
+    return map_arrays(files, read_files, FILES, SPECTRA_READ)
+
+
+def remote_contents(files: DataFrame) -> DataFrame:
+    """Files behind a URL scheme with their bytes, read by Spark's own file systems."""
+    paths = [row["path"] for row in files.select("path").collect()]  # one wave of parts
+    contents = _binary_files(files.sparkSession, paths).select("path", "content")
+    return files.join(contents, "path", "left")

@@ -1,0 +1,133 @@
+"""The data-model page, and the words for the bits of a flag column: both come from the declarations, none is written twice."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntFlag
+
+from nalspark.tables.table import Column, Table
+
+_DOCUMENTED_MEMBER = re.compile(r"^ +(?P<name>[A-Z][A-Z0-9_]*) *=.*?#: *(?P<meaning>.+?) *$", re.MULTILINE)
+
+_KINDS = {
+    "int": "32-bit integer",
+    "long": "64-bit integer",
+    "float": "32-bit float",
+    "double": "64-bit float",
+    "bool": "true or false",
+    "string": "text",
+}
+_PIXELS = {"<f4": "32-bit floats", "<f8": "64-bit floats", "<u1": "bytes", "<i4": "32-bit integers"}
+
+#: Words of a member's name that stay in capitals when it is written as words.
+_ACRONYMS = frozenset({"BAL"})
+
+
+def bit_meanings(enum: type[IntFlag]) -> dict[str, str]:
+    """What each bit of a flag column means.
+
+    The meanings are the ``#:`` comments beside the members, read from the source as pydantic reads the docstrings of
+    :mod:`nalspark.settings`, so that a bit is described in one place only.
+
+    Parameters
+    ----------
+    enum : type of IntFlag
+
+    Returns
+    -------
+    dict
+        Member name → meaning, in the order of the bits; the meaning is empty where the member has no comment or there is no source.
+    """
+    try:
+        source = inspect.getsource(enum)
+    except (OSError, TypeError):
+        source = ""
+    found = {match["name"]: match["meaning"] for match in _DOCUMENTED_MEMBER.finditer(source)}
+    return {name: found.get(name, "") for name in enum.__members__}
+
+
+def bit_words(value: int, enum: type[IntFlag]) -> tuple[str, ...]:
+    """The bits that are set in `value`, as words for a person: ``(near quasar, sky line)``; a bit without a name as ``bit 12``."""
+    value = int(value)
+    words = [_words(name) for name, bit in enum.__members__.items() if value & bit]
+    unknown = value & ~sum(enum.__members__.values())
+    return (*words, *(f"bit {position}" for position in range(unknown.bit_length()) if unknown >> position & 1))
+
+
+def data_model_page(tables: Sequence[Table], enums: Mapping[str, type[IntFlag]]) -> str:
+    """The data model as a Markdown page.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        In the order in which the page shows them.
+    enums : mapping
+        Column name → the IntFlag that documents its bits.
+
+    Returns
+    -------
+    str
+        Ends with a newline. Depends on its arguments only, so that a committed copy can be compared with it.
+    """
+    lines = [
+        "# Data model",
+        "",
+        "Generated from the declarations in `nalspark/tables/schemas.py`; change those, not this page.",
+        "",
+        "Every table is a folder of Parquet files. Wavelengths are in vacuum, positions are ICRS, and equivalent widths are in the",
+        "absorber's rest frame. A value that could not be measured is null in Parquet, and NaN (or the column's TNULL) in FITS. A column",
+        "of *pixels* holds an array of little-endian numbers in one binary cell: decode it with `numpy.frombuffer`.",
+        "",
+        "| table | a row is |",
+        "|---|---|",
+        *(f"| [{table.name}](#{_anchor(table.name)}) | {_cell(table.description)} |" for table in tables),
+    ]
+    for table in tables:
+        lines += ["", *_table_section(table, enums)]
+    for column, enum in enums.items():
+        lines += ["", *_bits_section(column, enum)]
+    return "\n".join(lines) + "\n"
+
+
+def _table_section(table: Table, enums: Mapping[str, type[IntFlag]]) -> Iterable[str]:
+    yield from (f"## {table.name}", "", table.description, "", "| column | type | unit | UCD | meaning |", "|---|---|---|---|---|")
+    for column in table.columns:
+        meaning = _cell(column.description)
+        if column.name in enums:
+            meaning += f" ([bits](#{_anchor(_bits_title(column.name))}))"
+        yield f"| `{column.name}` | {_kind(column)} | {_cell(column.unit)} | {_cell(column.ucd)} | {meaning} |"
+
+
+def _bits_section(column: str, enum: type[IntFlag]) -> Iterable[str]:
+    yield from (f"## {_bits_title(column)}", "")
+    yield from (" ".join((enum.__doc__ or "").split("\n\n")[0].split()), "", "| bit | value | name | meaning |", "|---|---|---|---|")
+    meanings = bit_meanings(enum)
+    for name, bit in enum.__members__.items():
+        yield f"| {int(bit).bit_length() - 1} | {int(bit)} | `{name}` | {_cell(meanings[name])} |"
+
+
+def _kind(column: Column) -> str:
+    if column.pixel_dtype:
+        return f"pixels: {_PIXELS.get(column.pixel_dtype, column.pixel_dtype)}"
+    if column.kind.startswith("list<"):
+        return f"list of {_KINDS[column.kind[5:-1]]}"
+    return _KINDS[column.kind]
+
+
+def _bits_title(column: str) -> str:
+    return f"Bits of {column}"
+
+
+def _anchor(title: str) -> str:
+    """The fragment under which GitHub and Sphinx (MyST) show a heading."""
+    return title.lower().replace(" ", "-")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _words(name: str) -> str:
+    return " ".join(word if word in _ACRONYMS else word.lower() for word in name.split("_"))

@@ -1,0 +1,110 @@
+"""The manifest: what a result consists of, and from which causes. Written last and whole; readers look only at what it names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nalspark.errors import StoreError
+
+FORMAT = 1
+
+
+def digest(*causes: Any) -> str:
+    """A short digest of JSON-able causes; equal causes give equal digests on every machine."""
+    return hashlib.sha256(json.dumps(causes, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of one table on disk.
+
+    Attributes
+    ----------
+    key : str
+        Digest of everything the part was made from.
+    path : str
+        Directory of its Parquet files, relative to the output directory; empty where the part has no rows.
+    rows, rejected : int
+        Rows in all, and of these rejections.
+    """
+
+    key: str
+    path: str
+    rows: int
+    rejected: int = 0
+
+
+@dataclass
+class Manifest:
+    """What is in an output directory.
+
+    Attributes
+    ----------
+    tables : dict
+        Table name → part name → Part.
+    keys : dict
+        Stage → digest of its causes, for stages that work on all parts together.
+    catalogues : list of dict
+        Matched and unmatched counts of every catalogue.
+    published : dict
+        Published file → its digest or row count.
+    settings : dict
+        The settings of the last run.
+    runs : list of dict
+        A summary of every run: per stage rows, seconds.
+    """
+
+    tables: dict[str, dict[str, Part]] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    catalogues: list[dict[str, Any]] = field(default_factory=list)
+    published: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    version: str = ""
+    format: int = FORMAT
+
+    def parts(self, table: str) -> dict[str, Part]:
+        return self.tables.setdefault(table, {})
+
+    def rows(self, table: str) -> tuple[int, int]:
+        """Usable and rejected rows of a table."""
+        parts = self.parts(table).values()
+        rejected = sum(part.rejected for part in parts)
+        return sum(part.rows for part in parts) - rejected, rejected
+
+    def key_of(self, tables: Iterable[str], part: str) -> list[str]:
+        """Keys of one part in several tables; an absent part has an empty key."""
+        return [self.parts(table)[part].key if part in self.parts(table) else "" for table in tables]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest at `path`; an empty one where there is none.
+
+    Raises
+    ------
+    StoreError
+        Where the file is not a manifest of this format.
+    """
+    if not path.exists():
+        return Manifest()
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if tree["format"] != FORMAT:
+            raise StoreError(f"{path} has format {tree['format']}; this version of nalspark reads format {FORMAT}. Use another output directory.")
+        tables = {name: {part: Part(**record) for part, record in parts.items()} for name, parts in tree.pop("tables").items()}
+        return Manifest(tables=tables, **tree)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} is not a manifest of nalspark ({error}). Use another output directory, or remove it to start anew.") from None
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Replace the manifest in one step: a reader sees the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True, default=str), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,141 @@
+"""The output directory: where every table lies, who may write, and how a part is replaced whole.
+
+``DIR/tables/<table>/<run>/in_part=<part>/*.parquet``: a run writes a directory of its own, the manifest names it last, and what no manifest
+names is removed. No other module builds a path in here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nalspark.errors import StoreError
+from nalspark.tables.manifest import Manifest, Part, read_manifest, write_manifest
+from nalspark.tables.table import Table
+
+
+class Store:
+    """An output directory.
+
+    Parameters
+    ----------
+    root : path
+        A directory that the driver and all executors see under this path.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.root / "manifest.json"
+
+    def published(self, name: str) -> Path:
+        """Where a published file lies: ``absorbers.parquet``, ``absorbers.fits``, ``report.html``, …"""
+        return self.root / name
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for writing; released when the process ends, however it ends.
+
+        Raises
+        ------
+        StoreError
+            Where another run holds it, or it cannot be written, or holds something else than a result of nalspark.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            foreign = not self.manifest_path.exists() and not (self.root / ".lock").exists() and any(self.root.iterdir())
+            if foreign:
+                raise StoreError(f"{self.root} is not empty and holds no nalspark result. Give an empty or new directory with --out.")
+            handle = open(self.root / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the end of the run
+        except OSError as error:
+            raise StoreError(f"The output directory {self.root} cannot be written: {error.strerror}.") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+                raise StoreError(f"{self.root} is in use by {holder}. Wait until it ends, or give another --out.") from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {os.uname().nodename}")
+            handle.flush()
+            yield
+
+    def manifest(self) -> Manifest:
+        return read_manifest(self.manifest_path)
+
+    def commit(self, manifest: Manifest) -> None:
+        write_manifest(manifest, self.manifest_path)
+
+    def read(self, spark: SparkSession, manifest: Manifest, table: Table, parts: Iterable[str] | None = None) -> DataFrame:
+        """All rows of a table, or of some of its parts, rejections included."""
+        recorded = manifest.parts(table.name)
+        wanted = recorded if parts is None else [part for part in parts if part in recorded]
+        paths = [str(self.root / recorded[part].path) for part in wanted if recorded[part].path]
+        if not paths:
+            return spark.createDataFrame([], table.spark_schema)
+        return spark.read.schema(table.spark_schema).parquet(*paths)
+
+    def write(self, frame: DataFrame, table: Table, run: str, keys: Mapping[str, str]) -> dict[str, Part]:
+        """Write the parts of a table in `keys` and describe them; the manifest is not touched.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            With a column ``part``; every part of it must be in `keys`.
+        table : Table
+        run : str
+            Name of the run's directory: the same causes give the same one, so an interrupted run is overwritten by its repetition.
+        keys : mapping
+            Part → digest of its causes. A part without rows is recorded as empty.
+        """
+        relative = Path("tables") / table.name / run
+        target = self.root / relative
+        frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(str(target))
+        spark = frame.sparkSession
+        written = spark.read.schema(table.spark_schema).parquet(str(target))
+        rejected = F.count("reason") if "reason" in table.names else F.lit(0)
+        counted = written.groupBy("part").agg(F.count("*").alias("n"), rejected.alias("rejected")).collect()
+        unknown = {row["part"] for row in counted} - set(keys)
+        if unknown:
+            raise StoreError(f"Table {table.name} was written with parts that nobody asked for: {sorted(unknown)[:5]}.")
+        parts = {part: Part(key, "", 0) for part, key in keys.items()}
+        for row in counted:
+            part = row["part"]
+            parts[part] = Part(keys[part], str(relative / f"in_part={part}"), row["n"], row["rejected"])
+        return parts
+
+    def scratch(self, name: str) -> str:
+        """A directory for a table that only this run reads."""
+        return str(self.root / "tables" / name / "scratch")
+
+    def replace(self, name: str, new: Path) -> None:
+        """Put a finished file or directory in the place of a published one."""
+        target = self.published(name)
+        old = target.with_name(f".{name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if target.is_dir():
+            os.replace(target, old)
+        os.replace(new, target)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def prune(self, manifest: Manifest) -> None:
+        """Remove what the manifest does not name: the leftovers of replaced parts and of interrupted runs."""
+        named = {part.path for parts in manifest.tables.values() for part in parts.values() if part.path}
+        for run in self.root.glob("tables/*/*"):
+            kept = [child for child in run.glob("in_part=*") if str(child.relative_to(self.root)) in named]
+            if not kept:
+                shutil.rmtree(run, ignore_errors=True)
+                continue
+            for child in run.glob("in_part=*"):
+                if child not in kept:
+                    shutil.rmtree(child, ignore_errors=True)

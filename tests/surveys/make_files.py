@@ -1,0 +1,125 @@
+"""Synthetic SDSS files, written with astropy: valid ones, from which tests make broken ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+FIRST_PIXEL = 35_800
+BRIGHT_SKY = 1 << 23
+
+
+def default_pixels(n_pixels: int = 400, seed: int = 0) -> dict[str, np.ndarray]:
+    """A quasar-like flux, its inverse variance (two pixels without data), and an and_mask (one pixel of bright sky), each shape (p,)."""
+    rng = np.random.default_rng(seed)
+    error = rng.uniform(0.5, 1.5, n_pixels)
+    flux = 10 + 3 * np.sin(np.arange(n_pixels) / 50) + error * rng.standard_normal(n_pixels)
+    ivar = error**-2
+    ivar[3:5] = 0
+    and_mask = np.zeros(n_pixels, np.int32)
+    and_mask[10:11] = BRIGHT_SKY
+    and_mask[11:12] = 1 << 16
+    return {"flux": flux, "ivar": ivar, "and_mask": and_mask}
+
+
+def spec_hdus(
+    plate: int = 3655,
+    mjd: int = 55240,
+    fiber: int = 26,
+    z: float = 1.5,
+    flux: np.ndarray | None = None,
+    ivar: np.ndarray | None = None,
+    and_mask: np.ndarray | None = None,
+    loglam: np.ndarray | None = None,
+    n_pixels: int = 400,
+    first_pixel: int = FIRST_PIXEL,
+    object_class: str = "QSO",
+    z_warning: int = 0,
+    ra: float = 150.25,
+    dec: float = -1.5,
+    object_table: str = "SPECOBJ",
+) -> fits.HDUList:
+    """The HDUs of a lite spec file: primary, COADD, SPECOBJ (or SPALL), SPZLINE. Pixels that are not given are :func:`default_pixels`."""
+    given = next((pixels for pixels in (flux, ivar, and_mask, loglam) if pixels is not None), None)
+    n_pixels = n_pixels if given is None else len(given)
+    pixels = default_pixels(n_pixels, seed=fiber)
+    flux = pixels["flux"] if flux is None else flux
+    loglam = (first_pixel + np.arange(n_pixels)) * 1e-4 if loglam is None else loglam
+    coadd: dict[str, tuple[str, Any]] = {
+        "flux": ("E", flux),
+        "loglam": ("E", loglam),
+        "ivar": ("E", pixels["ivar"] if ivar is None else ivar),
+        "and_mask": ("J", pixels["and_mask"] if and_mask is None else and_mask),
+        "or_mask": ("J", np.zeros(n_pixels, np.int32)),
+        "wdisp": ("E", np.ones(n_pixels)),
+        "sky": ("E", np.full(n_pixels, 5.0)),
+        "model": ("E", np.asarray(flux)),
+    }
+    row: dict[str, tuple[str, Any]] = {
+        "SURVEY": ("6A", ["boss"]),
+        "PLATE": ("J", [plate]),
+        "MJD": ("J", [mjd]),
+        "FIBERID": ("J", [fiber]),
+        "PLUG_RA": ("D", [ra]),
+        "PLUG_DEC": ("D", [dec]),
+        "CLASS": ("6A", [object_class]),
+        "SUBCLASS": ("21A", ["BROADLINE"]),
+        "Z": ("E", [z]),
+        "ZWARNING": ("J", [z_warning]),
+        "THETA": ("10E", [np.arange(10.0)]),
+    }
+    names = ["Ly_alpha", "C_IV", "Mg_II"]
+    lines: dict[str, tuple[str, Any]] = {"PLATE": ("J", [plate] * 3), "LINENAME": ("13A", names), "LINEZ": ("E", [z] * 3)}
+    primary = fits.PrimaryHDU()
+    # RA and DEC are the plate's centre, as in the survey's own files.
+    primary.header.update({"RA": 151.0, "DEC": -2.0, "PLATEID": plate, "MJD": mjd, "FIBERID": fiber, "PLUG_RA": ra, "PLUG_DEC": dec})
+    primary.header.update({"COEFF0": first_pixel / 10_000, "COEFF1": 1e-4})
+    return fits.HDUList([primary, table("COADD", coadd), table(object_table, row), table("SPZLINE", lines)])
+
+
+def table(name: str, columns: dict[str, tuple[str, Any]]) -> fits.BinTableHDU:
+    """A binary table from {column: (format, values)}."""
+    return fits.BinTableHDU.from_columns([fits.Column(key, form, array=values) for key, (form, values) in columns.items()], name=name)
+
+
+def write_spec(path: str | Path, plate: int = 3655, mjd: int = 55240, fiber: int = 26, z: float = 1.5, **settings: Any) -> Path:
+    """Write a valid lite ``spec`` file; further settings are those of :func:`spec_hdus`."""
+    spec_hdus(plate, mjd, fiber, z, **settings).writeto(path, overwrite=True)
+    return Path(path)
+
+
+def spspec_hdus(
+    plate: int = 266,
+    mjd: int = 51630,
+    fiber: int = 53,
+    z: float = 1.5,
+    n_pixels: int = 400,
+    first_pixel: int = FIRST_PIXEL,
+    object_class: int = 3,
+    z_status: int = 3,
+    z_warning: int = 528,
+    object_type: str = "QSO",
+    rows: int = 5,
+    **cards: Any,
+) -> fits.HDUList:
+    """The HDUs of an ``spSpec`` file; further keywords are cards of the primary header, None removes one."""
+    pixels = default_pixels(n_pixels, seed=fiber)
+    with np.errstate(divide="ignore"):
+        error = np.where(pixels["ivar"] > 0, pixels["ivar"] ** -0.5, 0)
+    image = np.stack([pixels["flux"], pixels["flux"] - 10, error, pixels["and_mask"] | 1 << 30, np.full(n_pixels, 7.5)])[:rows]
+    primary = fits.PrimaryHDU(image.astype(np.float32))
+    header: dict[str, Any] = {"RA": 151.0, "DEC": -2.0, "RAOBJ": 150.25, "DECOBJ": -1.5}
+    header |= {"PLATEID": plate, "MJD": mjd, "FIBERID": fiber}
+    header |= {"COEFF0": first_pixel / 10_000, "COEFF1": 1e-4, "Z": z, "Z_STATUS": z_status, "Z_WARNIN": z_warning, "SPEC_CLN": object_class}
+    header |= {"OBJTYPE": object_type} | {card.upper(): value for card, value in cards.items()}
+    primary.header.update({card: value for card, value in header.items() if value is not None})
+    return fits.HDUList([primary, table("", {"wave": ("E", [2796.0]), "ew": ("E", [1.0])})])
+
+
+def write_spspec(path: str | Path, plate: int = 266, mjd: int = 51630, fiber: int = 53, z: float = 1.5, **settings: Any) -> Path:
+    """Write a valid ``spSpec`` file; further settings are those of :func:`spspec_hdus`."""
+    spspec_hdus(plate, mjd, fiber, z, **settings).writeto(path, overwrite=True)
+    return Path(path)

@@ -1,0 +1,353 @@
+"""Catalogues: every format gives the same rows, every map its columns, every fault a sentence."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from nalspark.errors import CatalogError
+from nalspark.surveys import catalogs
+from nalspark.surveys.catalogs import Catalog, canonical_columns, conf_dir, load_maps, open_catalog, read_rows
+
+QUASARS = {
+    "PLATE": np.array([266, 7102, -1, 0], np.int16),
+    "MJD": np.array([51630, 56666, -9999, 51630], np.int32),
+    "FIBERID": np.array([3, 142, -1, 4], np.int32),
+    "RA": np.array([146.9, 0.25, np.nan, -9999.0]),
+    "DEC": np.array([-0.7, 89.5, 12.0, -9999.0]),
+    "Z": np.array([0.65, np.nan, 2.5, 1.25], np.float32),
+}
+EXPECTED = {
+    "row": np.arange(4),
+    "plate": np.array([266, 7102, -1, -1]),
+    "mjd": np.array([51630, 56666, -1, 51630]),
+    "fiber": np.array([3, 142, -1, 4]),
+    "ra": QUASARS["RA"],
+    "dec": QUASARS["DEC"],
+    "z": QUASARS["Z"].astype(float),
+}
+
+
+def write_fits(path: Path) -> None:
+    Table(QUASARS).write(path)
+
+
+def write_csv(path: Path) -> None:
+    rows = [
+        "PLATE,MJD,FIBERID,RA,DEC,Z",
+        "0266,51630,3,146.9,-0.7,0.65",
+        "7102,56666,142,0.25,89.5,NaN",
+        "-1,-9999,-1,,12,2.5",
+        "0,51630,4,-9999,-9999,1.25",
+    ]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def write_parquet(path: Path) -> None:
+    pq.write_table(pa.table(QUASARS), path, row_group_size=3)
+
+
+def write_npz(path: Path) -> None:
+    np.savez_compressed(path, **{name: values.astype(float) for name, values in QUASARS.items()})
+
+
+WRITERS = {"q.fits": write_fits, "q.csv": write_csv, "q.parquet": write_parquet, "q.npz": write_npz}
+
+
+def packed(path: Path) -> Path:
+    target = path.with_name(path.name + ".gz")
+    with path.open("rb") as plain, gzip.open(target, "wb") as zipped:
+        shutil.copyfileobj(plain, zipped)
+    return target
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "q.fits.gz", "q.csv.gz"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    plain = name.removesuffix(".gz")
+    WRITERS[plain](tmp_path / plain)
+    path = packed(tmp_path / plain) if name != plain else tmp_path / plain
+    catalog = open_catalog(path, "quasars")
+    assert (catalog.name, catalog.kind, catalog.n_rows, catalog.map) == (name, "quasars", 4, "generic_quasars")
+    whole = read_rows(catalog, 0, 4)
+    assert tuple(whole) == canonical_columns("quasars")
+    for column, values in EXPECTED.items():
+        np.testing.assert_allclose(whole[column], values, rtol=1e-6, err_msg=column)
+        assert whole[column].dtype.isnative
+    for start, stop in ((0, 1), (1, 3), (2, 9), (4, 9)):
+        for column, values in read_rows(catalog, start, stop).items():
+            np.testing.assert_array_equal(values, whole[column][start:stop])
+
+
+def test_a_catalog_travels_and_its_digest_follows_content_only(tmp_path: Path) -> None:
+    write_fits(tmp_path / "a.fits")
+    catalog = open_catalog(tmp_path / "a.fits", "quasars")
+    assert pickle.loads(pickle.dumps(catalog)) == catalog
+    shutil.copy(tmp_path / "a.fits", tmp_path / "b.fits")
+    assert open_catalog(tmp_path / "b.fits", "quasars").digest == catalog.digest
+    Table({**QUASARS, "Z": QUASARS["Z"] + 1}).write(tmp_path / "c.fits")
+    assert open_catalog(tmp_path / "c.fits", "quasars").digest != catalog.digest
+
+
+@pytest.mark.parametrize("nl", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plate,mjd,fiber,z\n1,2,3,.5\n",
+        "\ufeffPlate , MJD,Fiber,Redshift\n1,2,3,.5\n",
+        "# made by hand\n# plate\tmjd\tfiber\tz\n1\t2\t3\t.5\n",
+        "# a comment, only\nplate;mjd;fiber;zqso\n1;2;3;.5\n",
+        'name,z,plate,mjd,fiber\n"a, b",.5,1.0,2,003\n',
+        "plate_mjd_fiber,z_qso\n0001-00002-0003,0.5\n",
+    ],
+)
+def test_spellings_of_csv(tmp_path: Path, text: str, nl: str) -> None:
+    (tmp_path / "q.csv").write_bytes(text.replace("\n", nl).encode())
+    rows = read_rows(open_catalog(tmp_path / "q.csv", "quasars"), 0, 1)
+    assert [rows[name].item() for name in ("plate", "mjd", "fiber", "z")] == [1, 2, 3, 0.5]
+
+
+def test_scaled_and_null_fits_columns(tmp_path: Path) -> None:
+    columns = [
+        fits.Column("PLATE", "I", bzero=32768, array=np.array([40000, 7], np.uint16)),
+        fits.Column("MJD", "J", null=-99, array=np.array([51000, -99])),
+        fits.Column("FIBER", "J", null=7, array=np.array([7, 8])),
+        fits.Column("Z", "I", array=np.array([1500, 2500])),
+    ]
+    table = fits.BinTableHDU.from_columns(columns)
+    table.writeto(tmp_path / "q.fits")
+    fits.setval(tmp_path / "q.fits", "TSCAL4", value=0.001, ext=1)
+    rows = read_rows(open_catalog(tmp_path / "q.fits", "quasars"), 0, 2)
+    assert rows["plate"].tolist() == [40000, 7] and rows["mjd"].tolist() == [51000, -1] and rows["fiber"].tolist() == [-1, 8]
+    np.testing.assert_allclose(rows["z"], [1.5, 2.5])
+
+
+def test_the_first_table_of_several_and_its_continuation(tmp_path: Path) -> None:
+    def table(**columns: list[float]) -> fits.BinTableHDU:
+        return fits.BinTableHDU(Table(columns))
+
+    found = table(Z_ABS=[1.0, 2.0], MGII_2796_EW=[0.5, 0.6], MGII_2803_EW=[0.4, 0.5])
+    about = table(PLATE=[1.0, 2.0], MJD=[10.0, 20.0], FIBERID=[5.0, 6.0])
+    other = table(Z_QSO=[9.0, 9.0, 9.0])
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros(3)), found, about, other]).writeto(tmp_path / "a.fits")
+    catalog = open_catalog(tmp_path / "a.fits", "absorbers")
+    rows = read_rows(catalog, 1, 2)
+    assert (catalog.map, catalog.species, catalog.n_rows) == ("qsoabsfind_mgii", "MgII", 2)
+    assert [rows[name].item() for name in ("plate", "mjd", "fiber", "z_abs")] == [2, 20, 6, 2.0]
+    assert np.isnan(rows["z_qso"]).all()
+
+
+def test_errors_from_significances_and_fill_values(tmp_path: Path) -> None:
+    fill = {"zqso": [2.0] * 4, "zabs": [1.0, -1.0, 1.5, 1.2], "ew2796": [1.0, 1.0, -999.0, 0.8], "ew2803": [0.8] * 4}
+    snr = {"snr2796": [5.0, 5.0, 5.0, 0.0], "snr2803": [4.0] * 4}
+    np.savez(tmp_path / "a.npz", plate=[1] * 4, mjd=[2] * 4, fiber=[3] * 4, **fill, **snr)
+    catalog = open_catalog(tmp_path / "a.npz", "absorbers")
+    rows = read_rows(catalog, 0, 4)
+    assert catalog.map == "zhao2019"
+    np.testing.assert_allclose(rows["z_abs"], [1, np.nan, 1.5, 1.2])
+    np.testing.assert_allclose(rows["ew_primary"], [1, 1, np.nan, 0.8])
+    np.testing.assert_allclose(rows["ew_primary_err"], [0.2, 0.2, np.nan, np.nan])
+    np.testing.assert_allclose(rows["ew_secondary_err"], 0.2)
+
+
+RELEASED = {
+    "dr7q": ("quasars", ["SDSSJ", "RA", "DEC", "Z", "UMAG", "MJD", "SMJD", "PLATE", "FIBER"]),
+    "dr12q": ("quasars", ["SDSS_NAME", "RA", "DEC", "THING_ID", "PLATE", "MJD", "FIBERID", "Z_VI", "Z_PIPE", "ERR_ZPIPE", "Z_PCA"]),
+    "dr16q": ("quasars", ["SDSS_NAME", "RA", "DEC", "PLATE", "MJD", "FIBERID", "AUTOCLASS_PQN", "IS_QSO_QN", "Z_QN", "Z", "Z_PCA"]),
+    "zhu_menard2013": (
+        "absorbers",
+        ["RA", "DEC", "PLATE", "FIBER", "MJD", "ZQSO", "INDEX_QSO", "ZABS", "SNR_MGII_2796"]
+        + ["REW_MGII_2796", "ERR_REW_MGII_2796", "REW_MGII_2803", "ERR_REW_MGII_2803"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_catalogues_are_recognised(tmp_path: Path, name: str) -> None:
+    kind, columns = RELEASED[name]
+    path = tmp_path / "file.csv"
+    path.write_text(",".join(columns) + "\n" + ",".join(str(10 + index) for index in range(len(columns))) + "\n")
+    catalog = open_catalog(path, kind)
+    assert catalog.map == name
+    meant = dict(catalog.columns)
+    assert meant["mjd"] == ("SMJD" if name == "dr7q" else "MJD")
+    assert meant.get("z", "Z") == ("Z_VI" if name == "dr12q" else "Z")
+    assert all((read_rows(catalog, 0, 1)[column] > 0).all() for column in ("plate", "mjd", "fiber", "ra", "dec"))
+
+
+def test_a_map_can_be_forced(tmp_path: Path) -> None:
+    write_csv(tmp_path / "q.csv")
+    assert open_catalog(f"{tmp_path}/q.csv::generic", "quasars").map == "generic_quasars"
+    with pytest.raises(CatalogError, match="no column for z .accepted: Z_VI"):
+        open_catalog(f"{tmp_path}/q.csv::dr12q", "quasars")
+    with pytest.raises(CatalogError, match="no map 'dr12'.*Did you mean 'dr12q'"):
+        open_catalog(f"{tmp_path}/q.csv::dr12", "quasars")
+
+
+def test_missing_columns_are_named_and_the_list_is_bounded(tmp_path: Path) -> None:
+    names = ["plate", "mjd", "fiber", "redshifft", *[f"column{index}" for index in range(100)]]
+    (tmp_path / "q.csv").write_text(",".join(names) + "\n" + ",".join("1" for _ in names) + "\n")
+    with pytest.raises(CatalogError) as fault:
+        open_catalog(tmp_path / "q.csv", "quasars")
+    message = str(fault.value)
+    assert "no column for z " in message and "Did you mean 'redshifft'" in message and "(104 in all)" in message
+    assert "column10" in message and "column60" not in message
+
+
+def test_vectors_are_no_columns(tmp_path: Path) -> None:
+    Table({"PLATE": [1], "MJD": [2], "FIBER": [3], "ZABS": [[1.0, 2.0]], "REW_MGII_2796": [[1.0, 2.0]]}).write(tmp_path / "a.fits")
+    with pytest.raises(CatalogError, match=r"no column for z_abs.*ZABS \(2 values per row\)"):
+        open_catalog(tmp_path / "a.fits", "absorbers")
+
+
+def test_faults_are_sentences(tmp_path: Path) -> None:
+    write_fits(tmp_path / "good.fits")
+    content = (tmp_path / "good.fits").read_bytes()
+    (tmp_path / "cut.fits").write_bytes(content[:5800])
+    (tmp_path / "cut.fits.gz").write_bytes(gzip.compress(content)[:200])
+    (tmp_path / "image.fits").write_bytes(content[:2880])
+    (tmp_path / "empty.csv").write_bytes(b"")
+    (tmp_path / "header.csv").write_text("plate,mjd,fiber,z\n")
+    (tmp_path / "ragged.csv").write_text("plate,mjd,fiber,z\n1,2,3\n")
+    (tmp_path / "noise.dat").write_bytes(bytes(range(256)))
+    (tmp_path / "latin.csv").write_bytes(b"plate,mjd,fiber,z\xe9\n1,2,3,4\n")
+    (tmp_path / "half.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 and no more")
+    np.savez(tmp_path / "objects.npz", plate=np.array([1, None], object), z=np.ones(2))
+    np.savez(tmp_path / "unequal.npz", plate=np.ones(3), z=np.ones(2))
+    expected = {
+        "goood.fits": "does not exist. Did you mean 'good.fits'",
+        ".": "is a folder",
+        "cut.fits": "truncated",
+        "cut.fits.gz": "damaged gzip",
+        "image.fits": "without a table",
+        "empty.csv": "is empty",
+        "header.csv": "has no rows",
+        "ragged.csv": "not readable as CSV",
+        "noise.dat": "none of FITS, CSV, Parquet and npz",
+        "latin.csv": "not readable as CSV",
+        "half.parquet": "not a readable Parquet",
+        "half.npz": "not a readable npz",
+        "objects.npz": "Python objects in plate",
+        "unequal.npz": "unequal lengths",
+    }
+    for name, message in expected.items():
+        with pytest.raises(CatalogError, match=message):
+            open_catalog(tmp_path / name, "quasars")
+    with pytest.raises(CatalogError, match="no kind of catalogue"):
+        open_catalog(tmp_path / "good.fits", "quasar")  # type: ignore[arg-type]
+
+
+def test_text_among_numbers(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("plate,mjd,fiber,z\n1,2,3,0.5\n1,2,4,unknown\n1,2,5,n/a\n")
+    catalog = open_catalog(tmp_path / "q.csv", "quasars")
+    with pytest.raises(CatalogError, match="Column 'z' .* holds text where numbers are expected.*unknown"):
+        read_rows(catalog, 0, 3)
+    assert np.isnan(read_rows(catalog, 2, 3)["z"]).all()
+
+
+def test_a_catalogue_of_another_species_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("QSO,zQSO,zCIV,W1548,W1550\n51630-0266-003,2.1,1.9,.5,.3\n")
+    catalog = open_catalog(tmp_path / "a.csv", "absorbers", "CIV")
+    assert [read_rows(catalog, 0, 1)[name].item() for name in ("plate", "mjd", "fiber")] == [266, 51630, 3]
+    with pytest.raises(CatalogError, match="lists CIV absorbers .* searches MgII"):
+        open_catalog(tmp_path / "a.csv", "absorbers", "MgII")
+
+
+def test_all_faults_of_all_maps_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('kind = "quasars"\n[columns]\nzz = ["Z"]\n')
+    (tmp_path / "b.toml").write_text('kind = "galaxies"\nscript = "x"\n[columns]\nz = ["Z"]\n')
+    (tmp_path / "c.toml").write_text("kind = \n")
+    (tmp_path / "d.toml").write_text('kind = "quasars"\n[columns]\nz = ["Z"]\n[pmf]\ncolumns = ["id"]\norder = ["plate", "plate", "mjd"]\n')
+    with pytest.raises(CatalogError) as fault:
+        load_maps(tmp_path)
+    for piece in ("zz is not a column", "columns.z is required", "kind:", "script:", "not valid TOML", "once each"):
+        assert piece in str(fault.value)
+    with pytest.raises(CatalogError, match="no catalogue maps"):
+        load_maps(tmp_path / "nowhere")
+
+
+def test_maps_are_found_and_the_generic_ones_come_last() -> None:
+    assert (conf_dir() / "catalogs").is_dir()
+    names = [loaded.name for loaded in load_maps()]
+    assert set(names[-2:]) == {"generic_absorbers", "generic_quasars"}
+    assert {"dr7q", "dr12q", "dr16q", "raghunathan2016", "zhu_menard2013", "zhao2019"} <= set(names)
+
+
+def test_an_installed_package_finds_its_maps_under_the_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogs, "__file__", str(tmp_path / "site-packages" / "nalspark" / "surveys" / "catalogs.py"))
+    monkeypatch.setattr(catalogs.sys, "prefix", str(tmp_path))
+    assert conf_dir() == tmp_path / "share" / "nalspark" / "conf"
+
+
+REAL = {
+    "Raghunathan2016_MgII_DR7.fits": ("absorbers", "raghunathan2016", 21_854),
+    "Raghunathan2016_MgII_DR12.fits": ("absorbers", "raghunathan2016", 39_694),
+    "Cooksey2013_CIV_DR7.fits": ("absorbers", "cooksey2013", 16_710),
+    "qsoabsfind_MgII_cat.fits": ("absorbers", "qsoabsfind_mgii", 42),
+    "qsoabsfind_CIV_cat.fits": ("absorbers", "qsoabsfind_civ", 52),
+    "zhao2019/Missing_sample_from_Zhu.npz": ("absorbers", "zhao2019", 3_988),
+    "zhao2019/false_sample_from_Zhu.npz": ("absorbers", "zhao2019", 1_720),
+    "brodzeller2023_sdss_qso_pmf_z.npz": ("quasars", "generic_quasars", 157_827),
+    "spAll-plate3655.fits": ("quasars", "generic_quasars", 93),
+    "../spectra/desi/QSO_cat_fuji_dark_healpix.fits.gz": ("quasars", "generic_quasars", 175),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", REAL)
+def test_real_catalogues(real_data: Path, name: str) -> None:
+    kind, expected_map, n_rows = REAL[name]
+    catalog = open_catalog(real_data / "catalogs" / name, kind)
+    assert (catalog.map, catalog.n_rows) == (expected_map, n_rows)
+    rows = read_rows(catalog, 0, n_rows)
+    identified = (rows["plate"] > 0) & (rows["mjd"] > 50_000) & (rows["fiber"] > 0)
+    placed = (rows["ra"] >= 0) & (rows["ra"] <= 360) & (np.abs(rows["dec"]) <= 90)
+    assert (identified | placed).all()
+    redshift = rows["z" if kind == "quasars" else "z_abs"]
+    assert np.isfinite(redshift).all() and (redshift > -0.01).all() and (redshift < 8).all()
+    if kind == "absorbers":
+        assert (rows["z_qso"] > rows["z_abs"] - 0.05).mean() > 0.95
+        assert np.nanmedian(rows["ew_primary"] / rows["ew_primary_err"]) > 3 and (rows["ew_primary"] > 0).mean() > 0.99
+
+
+@pytest.mark.data
+def test_fits_ranges_equal_astropy(real_data: Path) -> None:
+    path = real_data / "catalogs" / "Raghunathan2016_MgII_DR12.fits"
+    rows = read_rows(open_catalog(path, "absorbers"), 17_000, 17_050)
+    table = Table.read(path)[17_000:17_050]
+    np.testing.assert_array_equal(rows["ew_secondary"], table["W_2803"].astype(float))
+    np.testing.assert_array_equal(rows["dec"], table["Dec."])
+    assert [f"{p}-{m}-{f}" for p, m, f in zip(rows["plate"], rows["mjd"], rows["fiber"], strict=True)] == [
+        "-".join(str(int(piece)) for piece in text.split("-")) for text in table["plate-mjd-fibre"].astype(str)
+    ]
+
+
+@pytest.mark.data
+def test_what_is_no_catalogue_says_so(real_data: Path) -> None:
+    folder = real_data / "catalogs"
+    for name, message in {
+        "dr7_set_plate_fiber_radec.csv": "no column for z .*It has: PLATE, FIBER, RA, DEC",
+        "dr7qso_BAL.list": "no column for z",
+        "dr7qso_BAL_readme.txt": "Catalogue",
+        "zhao2019/false_postive_spectra_final.hdf5": "none of FITS, CSV, Parquet and npz",
+    }.items():
+        with pytest.raises(CatalogError, match=message):
+            open_catalog(folder / name, "quasars")
+    with pytest.raises(CatalogError, match="no column for ew_primary"):
+        open_catalog(folder / "Sardane2014_CaII.fit", "absorbers")
+
+
+def test_formats_without_random_access_are_read_in_larger_pieces() -> None:
+    def pieces(path: str, format_name: str) -> int:
+        return Catalog("q", path, "quasars", "m", "", 1, "d", format_name, ()).rows_per_read
+
+    assert pieces("q.fits", "fits") < pieces("q.fits.gz", "fits") == pieces("q.csv", "csv")

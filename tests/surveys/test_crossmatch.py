@@ -1,0 +1,501 @@
+"""The crossmatch: the geometry against astropy, the stage against its rules and at several partitionings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy_healpix import HEALPix
+
+from nalspark import settings as nalspark_settings
+from nalspark.errors import CatalogError
+from nalspark.surveys.catalogs import Catalog, open_catalog, read_rows
+from nalspark.surveys.crossmatch import sky
+
+ARCSEC = 1 / 3600
+
+
+def near(ra: np.ndarray, dec: np.ndarray, arcsec: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Positions scattered by about `arcsec` around others, wherever these are."""
+    moved = sky.unit_vectors(ra, dec) + rng.normal(0, np.radians(arcsec * ARCSEC), (len(ra), 3))
+    return np.degrees(np.arctan2(moved[:, 1], moved[:, 0])) % 360, np.degrees(np.arctan2(moved[:, 2], np.hypot(moved[:, 0], moved[:, 1])))
+
+
+def corners() -> tuple[np.ndarray, np.ndarray]:
+    """The vertices of the base pixels of HEALPix: there three or four buckets meet."""
+    grid = HEALPix(nside=1, order="nested")
+    lon, lat = grid.boundaries_lonlat(np.arange(12), step=1)
+    return lon.deg.ravel() % 360, lat.deg.ravel()
+
+
+def hard_sky(n: int, seed: int, scatter: float = 0.6) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Two skies with everything that is hard: clusters, poles, the wrap, corners of buckets, exact duplicates, unmatched positions."""
+    rng = np.random.default_rng(seed)
+    corner_ra, corner_dec = corners()
+    centre_ra = np.concatenate([[0.0, 360.0, 0.0, 77.0, 180.0, 45.0], corner_ra, rng.uniform(0, 360, 20)])
+    centre_dec = np.concatenate([[0.0, 0.0, 90.0, -90.0, 89.9999, 0.0], corner_dec, np.degrees(np.arcsin(rng.uniform(-1, 1, 20)))])
+    pick = rng.integers(0, len(centre_ra), n)
+    cluster = near(centre_ra[pick], centre_dec[pick], 30, rng)
+    uniform = rng.uniform(0, 360, n), np.degrees(np.arcsin(rng.uniform(-1, 1, n)))
+    ra, dec = np.concatenate([cluster[0], uniform[0], centre_ra]), np.concatenate([cluster[1], uniform[1], centre_dec])
+    other_ra, other_dec = near(ra, dec, scatter, rng)
+    other_ra[::7], other_dec[::7] = ra[::7], dec[::7]
+    shuffled = rng.permutation(len(ra))
+    return ra, dec, other_ra[shuffled], other_dec[shuffled]
+
+
+def by_astropy(
+    ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    index, separation, _ = SkyCoord(ra * u.deg, dec * u.deg).match_to_catalog_sky(SkyCoord(other_ra * u.deg, other_dec * u.deg))
+    inside = separation.arcsec <= radius
+    return np.where(inside, index, -1), np.where(inside, separation.arcsec, np.nan)
+
+
+# --- geometry, without Spark ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("radius", [0.05, 1.0, 10.0, 60.0])
+def test_nearest_equals_astropy(radius: float) -> None:
+    ra, dec, other_ra, other_dec = hard_sky(3000, seed=int(radius))
+    rows, separations = sky.nearest((ra, dec), (other_ra, other_dec), np.arange(len(other_ra)), radius)
+    expected, distance = by_astropy(ra, dec, other_ra, other_dec, radius)
+    np.testing.assert_array_equal(rows >= 0, expected >= 0)
+    np.testing.assert_allclose(separations, distance, atol=1e-8)
+    differ = np.flatnonzero(rows != expected)
+    # Where astropy took another row, it is exactly as far: ours is the smallest of the equals.
+    vectors, others = sky.unit_vectors(ra, dec), sky.unit_vectors(other_ra, other_dec)
+    ours = sky.squared_chord(vectors[differ], others[rows[differ]])
+    theirs = sky.squared_chord(vectors[differ], others[expected[differ]])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-28)
+
+
+@pytest.mark.parametrize("radius", [0.05, 1.0, 10.0, 60.0])
+def test_every_near_pair_shares_a_bucket(radius: float) -> None:
+    ra, dec, _, _ = hard_sky(3000, seed=1)
+    rng = np.random.default_rng(2)
+    order = sky.fine_order(radius)
+    indices, touched = sky.buckets_with_margin(sky.fine_pixels(ra, dec, order), order)
+    copies = set(zip(indices.tolist(), touched.tolist(), strict=True))
+    assert len(copies) == len(indices)
+    for _ in range(10):
+        other_ra, other_dec = near(ra, dec, radius * 0.7, rng)
+        inside = sky.separation_arcsec(sky.squared_chord(sky.unit_vectors(ra, dec), sky.unit_vectors(other_ra, other_dec))) <= radius
+        own = sky.buckets(sky.fine_pixels(other_ra, other_dec, order), order)
+        assert inside.sum() > len(ra) / 10
+        assert all((index, own[index]) in copies for index in np.flatnonzero(inside).tolist())
+
+
+def test_fine_pixels_are_wider_than_the_radius_everywhere() -> None:
+    """The margin's promise, measured: no circle of one radius leaves the neighbours of its centre's pixel, whatever the pixel."""
+    rng = np.random.default_rng(3)
+    for radius in (1.0, 7.0, 60.0):
+        order = sky.fine_order(radius)
+        grid = HEALPix(nside=2**order, order="nested")
+        pixels = np.unique(np.concatenate([rng.integers(0, grid.npix, 2000), np.arange(200), grid.npix - 1 - np.arange(200)]))
+        lon, lat = grid.boundaries_lonlat(pixels, step=3)
+        with np.errstate(invalid="ignore"):
+            around = np.concatenate([grid.neighbours(pixels), pixels[None, :]])
+        for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False):
+            ends = SkyCoord(lon.ravel(), lat.ravel()).directional_offset_by(angle * u.rad, radius * u.arcsec)
+            there = grid.lonlat_to_healpix(ends.ra, ends.dec).reshape(len(pixels), -1)
+            assert (there[:, :, None] == around.T[:, None, :]).any(axis=2).all()
+
+
+def test_ties_go_to_the_smallest_row() -> None:
+    ra, dec = np.array([10.0, 0.0, 120.0]), np.array([0.0, 90.0, 0.0])
+    other_ra = np.array([10.0, 10.0, 200.0, 0.0, 120.0 + ARCSEC / 2, 120.0 - ARCSEC / 2, 120.0 + ARCSEC / 2])
+    other_dec = np.array([0.0, 0.0, 90.0, 90.0, 0.0, 0.0, 0.0])
+    for order in (np.arange(7), np.arange(7)[::-1], np.random.default_rng(0).permutation(7)):
+        rows, _ = sky.nearest((ra, dec), (other_ra[order], other_dec[order]), order + 5, 1.0)
+        assert rows[:2].tolist() == [5, 7]
+        vectors = sky.unit_vectors(other_ra, other_dec)
+        chords = sky.squared_chord(np.repeat(sky.unit_vectors(ra[2:], dec[2:]), 7, axis=0), vectors)
+        assert rows[2] - 5 == np.flatnonzero(chords == chords.min())[0]
+
+
+def test_the_radius_itself_is_inside() -> None:
+    ra, dec, other_dec = np.array([30.0]), np.array([0.0]), np.array([ARCSEC])
+    exact = sky.separation_arcsec(sky.squared_chord(sky.unit_vectors(ra, dec), sky.unit_vectors(ra, other_dec)))[0]
+    assert exact == pytest.approx(1.0, abs=1e-10)
+    assert sky.nearest((ra, dec), (ra, other_dec), np.array([0]), exact)[0][0] == 0
+    assert sky.nearest((ra, dec), (ra, other_dec), np.array([0]), np.nextafter(exact, 0))[0][0] == -1
+
+
+def test_separations_are_accurate_from_nothing_to_half_the_sky() -> None:
+    for arcsec in (0.0, 1e-6, 1e-3, 1.0, 60.0, 3600.0, 90 * 3600.0, 180 * 3600.0):
+        ra, dec = np.array([0.0]), np.array([-90.0 + arcsec * ARCSEC])
+        measured = sky.separation_arcsec(
+            sky.squared_chord(sky.unit_vectors(ra, dec), sky.unit_vectors(np.array([200.0]), np.array([-90.0])))
+        )
+        assert measured[0] == pytest.approx(arcsec, abs=2e-10 if arcsec < 1e5 else 1e-2)
+
+
+def test_what_is_a_position() -> None:
+    ra = np.array([0.0, 360.0, -1.0, 360.1, np.nan, np.inf, 5.0, 5.0, -9999.0])
+    dec = np.array([90.0, -90.0, -1.0, 0.0, 0.0, 0.0, 90.1, np.nan, -9999.0])
+    assert sky.is_position(ra, dec).tolist() == [True, True] + [False] * 7
+
+
+def test_empty_sides() -> None:
+    nothing, some = (np.empty(0), np.empty(0)), (np.array([1.0]), np.array([1.0]))
+    assert len(sky.nearest(nothing, some, np.array([0]), 1.0)[0]) == 0
+    assert sky.nearest(some, nothing, np.empty(0, int), 1.0)[0].tolist() == [-1]
+    assert len(sky.buckets_with_margin(np.empty(0, np.int64), 14)[0]) == 0
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------------------------
+
+
+def positions(spark: Any, key: str, ra: np.ndarray, dec: np.ndarray, partitions: int = 2) -> Any:
+    return spark.createDataFrame(pd.DataFrame({key: np.arange(len(ra)), "ra": ra, "dec": dec})).repartition(partitions)
+
+
+def collected(frame: Any, key: str = "left_id") -> pd.DataFrame:
+    return frame.toPandas().sort_values(key).reset_index(drop=True)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("radius", [1.0, 60.0])
+def test_match_on_sky_equals_the_search_over_the_whole_sky(spark: Any, radius: float) -> None:
+    from nalspark.surveys.crossmatch.stages import match_on_sky
+
+    ra, dec, other_ra, other_dec = hard_sky(2000, seed=5, scatter=radius / 2)
+    bad = np.array([-1.0, 361.0, np.nan, 10.0, np.inf])
+    bad_dec = np.array([-1.0, 0.0, 0.0, np.nan, 0.0])
+    ra, dec = np.concatenate([ra, bad]), np.concatenate([dec, bad_dec])
+    other_ra, other_dec = np.concatenate([other_ra, bad]), np.concatenate([other_dec, bad_dec])
+    good, other_good = (np.flatnonzero(sky.is_position(*side)) for side in ((ra, dec), (other_ra, other_dec)))
+    rows, separations = sky.nearest((ra[good], dec[good]), (other_ra[other_good], other_dec[other_good]), other_good, radius)
+    expected = by_astropy(ra[good], dec[good], other_ra[other_good], other_dec[other_good], radius)
+    answers = []
+    for partitions in (1, 3, 7):
+        left = positions(spark, "left_id", ra, dec, partitions)
+        right = positions(spark, "row", other_ra, other_dec, 8 - partitions)
+        answers.append(collected(match_on_sky(left, right, radius)))
+    for answer in answers:
+        assert answer["left_id"].tolist() == good[rows >= 0].tolist()
+        assert answer["right_row"].tolist() == rows[rows >= 0].tolist()
+        np.testing.assert_array_equal(answer["separation_arcsec"], separations[rows >= 0])
+        assert answer["left_id"].tolist() == good[expected[0] >= 0].tolist()
+        np.testing.assert_allclose(answer["separation_arcsec"], expected[1][expected[0] >= 0], atol=1e-8)
+
+
+@pytest.mark.spark
+def test_nothing_matches_nothing(spark: Any) -> None:
+    from nalspark.surveys.crossmatch.stages import match_on_sky
+
+    schema = "left_id long, ra double, dec double"
+    some = positions(spark, "row", np.array([1.0]), np.array([1.0]))
+    nowhere = spark.createDataFrame([(1, None, None)], schema)
+    assert match_on_sky(nowhere, some, 1.0).count() == 0
+    assert match_on_sky(some.withColumnRenamed("row", "left_id"), nowhere.withColumnRenamed("left_id", "row"), 1.0).count() == 0
+
+
+@pytest.mark.spark
+def test_match_by_id_takes_the_smallest_row_and_no_nulls(spark: Any) -> None:
+    from nalspark.surveys.crossmatch.stages import match_by_id
+
+    left = spark.createDataFrame([("a", 1, 2, 3), ("b", 1, 2, None), ("c", 4, 5, 6)], "left_id string, plate int, mjd int, fiber int")
+    right = spark.createDataFrame([(9, 1, 2, 3), (7, 1, 2, 3), (1, 1, 2, None), (2, 4, 5, 7)], "row long, plate int, mjd int, fiber int")
+    assert collected(match_by_id(left, right)).values.tolist() == [["a", 7]]
+
+
+SPECTRA_SCHEMA = (
+    "spectrum_id string, part string, path string, survey string, plate int, mjd int, fiber int, ra double, dec double, "
+    "z_pipeline double, z_warning int, object_class string"
+)
+
+
+def spectrum(name: str, fiber: int, ra: float | None = None, dec: float | None = 10.0, **changes: Any) -> dict[str, Any]:
+    usual = {"part": "p", "path": f"/{name}.fits", "survey": "sdss", "plate": 1, "mjd": 50_000, "z_pipeline": 1.5, "z_warning": 0}
+    return {
+        "spectrum_id": name,
+        **usual,
+        "object_class": "QSO",
+        "fiber": fiber,
+        "ra": ra,
+        "dec": dec if ra is not None else None,
+        **changes,
+    }
+
+
+SPECTRA = [
+    spectrum("by_id", 1, 10.0),
+    spectrum("on_sky", 2, 20.0),
+    spectrum("second_catalogue", 3, 30.0),
+    spectrum("alone", 4, 40.0),
+    spectrum("no_position", 5),
+    spectrum("twice", 6, 60.0, path="/b/twice.fits"),
+    spectrum("twice", 6, 60.0, path="/a/twice.fits"),
+    spectrum("twice", 6, 60.0, path="/c/twice.fits"),
+    spectrum("sky", 7, 70.0, z_warning=1),
+    spectrum("sky_class", 8, 80.0, object_class="SKY"),
+    spectrum("star", 9, 90.0, object_class="STAR"),
+    spectrum("empty_class", 10, 100.0, object_class=None, z_warning=None),
+    spectrum("star_but_known", 11, 110.0, object_class="STAR", z_warning=1),
+    spectrum("low_z", 12, 120.0, z_pipeline=0.001),
+    spectrum("no_z", 13, 130.0, z_pipeline=float("nan")),
+    spectrum("known_without_z", 14, 140.0),
+    spectrum("known_with_absurd_z", 15, 150.0),
+    spectrum("epoch_1", 16, 160.0),
+    spectrum("epoch_2", 17, 160.0 + 0.5 * ARCSEC),
+    spectrum("weak", 18, 180.0),
+    spectrum("no_error", 19, 190.0),
+    spectrum("id_beats_sky", 20, 200.0),
+]
+QUASARS_SCHEMA = "row long, plate int, mjd int, fiber int, ra double, dec double, z double"
+FIRST = [
+    (0, 1, 50_000, 1, 10.0, 10.0, 2.0),
+    (1, 1, 50_000, 1, 10.0, 10.0, 2.9),
+    (2, 9, 50_000, 2, 20.0 + 0.3 * ARCSEC, 10.0, 2.1),
+    (3, None, None, None, 110.0, 10.0, 2.2),
+    (4, 1, 50_000, 14, 140.0, 10.0, float("nan")),
+    (5, 1, 50_000, 15, 150.0, 10.0, 11.0),
+    (6, 1, 50_000, 20, 201.0, 10.0, 2.3),
+    (7, 1, 50_000, 99, 200.0, 10.0, 2.4),
+    (8, None, None, None, -1.0, -1.0, 2.5),
+]
+SECOND = [(0, 1, 50_000, 1, None, None, 0.5), (1, 1, 50_000, 3, None, None, 3.0), (2, 1, 50_000, 5, None, None, 3.1)]
+ABSORBERS_SCHEMA = QUASARS_SCHEMA.replace(
+    "z double", "z_qso double, z_abs double, ew_primary double, ew_primary_err double, ew_secondary double, ew_secondary_err double"
+)
+NAN = float("nan")
+SYSTEMS = [
+    (0, 1, 50_000, 1, 10.0, 10.0 + 0.2 * ARCSEC, 2.0, 1.2, 1.0, 0.1, 0.8, 0.1),
+    (1, 1, 50_000, 1, 10.0, 10.0 + 0.2 * ARCSEC, 2.0, 0.9, 0.5, 0.4, 0.4, 0.4),
+    (2, 1, 50_000, 1, 10.0, 10.0, 2.0, NAN, 0.5, 0.1, 0.4, 0.1),
+    (3, None, None, None, 160.0, 10.0, 2.0, 1.1, 0.9, 0.3, 0.6, 0.2),
+    (4, 1, 50_000, 18, 180.0, 10.0, 2.0, 1.0, 0.9, 0.1, 0.29, 0.1),
+    (5, 1, 50_000, 19, 190.0, 10.0, 2.0, 1.0, 0.9, NAN, 0.8, 0.1),
+    (6, 5, 50_000, 5, 250.0, 10.0, 2.0, 1.0, 0.9, 0.1, 0.8, 0.1),
+]
+OTHERS = [(0, 1, 50_000, 18, None, None, 2.0, 0.7, 0.5, 0.1, 0.4, 0.1)]
+
+
+def results(spark: Any, partitions: int, absorbers: bool = True, **choices: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    from nalspark.surveys.crossmatch.stages import crossmatch
+
+    def frame(rows: list[Any], schema: str) -> Any:
+        shuffled = [rows[index] for index in np.random.default_rng(partitions).permutation(len(rows))]
+        return spark.createDataFrame(shuffled, schema).repartition(partitions)
+
+    quasars = [("first", frame(FIRST, QUASARS_SCHEMA)), ("second", frame(SECOND, QUASARS_SCHEMA))]
+    systems = [("systems", frame(SYSTEMS, ABSORBERS_SCHEMA)), ("others", frame(OTHERS, ABSORBERS_SCHEMA))]
+    chosen = nalspark_settings.load(crossmatch=choices)
+    targets, matches = crossmatch(frame(SPECTRA, SPECTRA_SCHEMA), quasars, systems if absorbers else [], chosen)
+    return (
+        targets.toPandas().sort_values(["spectrum_id", "path"]).reset_index(drop=True),
+        matches.toPandas().sort_values(["spectrum_id", "catalogue"]).reset_index(drop=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def matched(spark: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return results(spark, 3)
+
+
+@pytest.mark.spark
+def test_every_spectrum_is_accounted_for_in_the_declared_columns(spark: Any, matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    from nalspark.tables.schemas import MATCHES, TARGETS
+
+    targets, matches = matched
+    assert list(targets) == TARGETS.names and list(matches) == MATCHES.names
+    assert sorted(targets["path"]) == sorted(row["path"] for row in SPECTRA)
+
+
+@pytest.mark.spark
+def test_redshifts_come_from_the_first_catalogue_that_knows(matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    targets = matched[0].set_index("path")
+    expected = {
+        "by_id": (2.0, "first", "id", None),
+        "on_sky": (2.1, "first", "sky", 0.3 * np.cos(np.radians(10))),
+        "second_catalogue": (3.0, "second", "id", None),
+        "alone": (1.5, "pipeline", None, None),
+        "no_position": (3.1, "second", "id", None),
+        "star_but_known": (2.2, "first", "sky", 0.0),
+        "id_beats_sky": (2.3, "first", "id", None),
+    }
+    for name, (z, source, how, distance) in expected.items():
+        row = targets.loc[f"/{name}.fits"]
+        assert (row["z_qso"], row["z_source"], row["z_match"]) == (z, source, how), name
+        assert pd.isna(row["z_separation_arcsec"]) if distance is None else row["z_separation_arcsec"] == pytest.approx(distance, abs=1e-6)
+        assert row["reason"] is None and row["detail"] is None
+
+
+@pytest.mark.spark
+def test_rejections_by_reason(matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    targets = matched[0].set_index("path")
+    expected = {
+        "/b/twice.fits": ("duplicate_spectrum_id", "/a/twice.fits"),
+        "/c/twice.fits": ("duplicate_spectrum_id", "/a/twice.fits"),
+        "/sky.fits": ("sky_fiber", "z_warning is 1"),
+        "/sky_class.fits": ("sky_fiber", "class is SKY"),
+        "/star.fits": ("not_a_quasar", "STAR"),
+        "/empty_class.fits": ("not_a_quasar", "empty"),
+        "/low_z.fits": ("bad_redshift", "pipeline is 0.001; expected 0.005 to 7.5"),
+        "/no_z.fits": ("bad_redshift", "pipeline is"),
+        "/known_without_z.fits": ("bad_redshift", "first is"),
+        "/known_with_absurd_z.fits": ("bad_redshift", "first is 11.0"),
+    }
+    rejected = targets[targets["reason"].notna()]
+    assert rejected["reason"].to_dict() == {path: reason for path, (reason, _) in expected.items()}
+    for path, (_, piece) in expected.items():
+        assert piece in rejected.loc[path, "detail"]
+    assert targets.loc["/a/twice.fits", "reason"] is None
+
+
+@pytest.mark.spark
+def test_systems_are_attached_to_every_spectrum_of_the_sightline(matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    matches = matched[1].set_index(["spectrum_id", "catalogue"])
+    assert sorted(matches.index) == [
+        ("by_id", "systems"),
+        ("epoch_1", "systems"),
+        ("epoch_2", "systems"),
+        ("no_error", "systems"),
+        ("weak", "others"),
+        ("weak", "systems"),
+    ]
+    first = matches.loc[("by_id", "systems")]
+    assert (first["match"], first["n_systems"], first["n_strong"]) == ("id", 2, 1)
+    assert list(first["z_abs"]) == [0.9, 1.2] and list(first["ew_primary"]) == [0.5, 1.0]
+    assert first["separation_arcsec"] == pytest.approx(0.2, abs=1e-6) and first["part"] == "p"
+    epochs = matches.loc[[("epoch_1", "systems"), ("epoch_2", "systems")]]
+    assert epochs["match"].tolist() == ["sky", "sky"] and epochs["n_strong"].tolist() == [1, 1]
+    np.testing.assert_allclose(epochs["separation_arcsec"], [0, 0.5 * np.cos(np.radians(10))], atol=1e-6)
+    assert matches["n_strong"][("weak", "systems")] == 0 and matches["n_strong"][("no_error", "systems")] == 0
+    assert pd.isna(matches["separation_arcsec"][("weak", "others")])
+
+
+def labels(targets: pd.DataFrame) -> dict[str, float | None]:
+    usable = targets[targets["reason"].isna()]
+    return {name: None if pd.isna(label) else int(label) for name, label in zip(usable["spectrum_id"], usable["label"], strict=True)}
+
+
+@pytest.mark.spark
+def test_labels(spark: Any, matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    found = labels(matched[0])
+    strong = {"by_id", "epoch_1", "epoch_2", "weak"}
+    assert found == {name: None if name == "no_error" else int(name in strong) for name in found}
+    known = matched[0].set_index("path")["catalogues"]
+    assert list(known["/weak.fits"]) == ["others", "systems"] and list(known["/alone.fits"]) == []
+    demanding = labels(results(spark, 2, weak="negative", label_significance=4.5)[0])
+    assert {name for name, label in demanding.items() if label} == {"by_id"} and demanding["no_error"] == 0
+    targets, matches = results(spark, 2, absorbers=False)
+    assert set(labels(targets).values()) == {None} and len(matches) == 0
+
+
+@pytest.mark.spark
+def test_the_same_at_every_partitioning(spark: Any, matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    for partitions in (1, 7):
+        for ours, theirs in zip(results(spark, partitions), matched, strict=True):
+            pd.testing.assert_frame_equal(ours, theirs)
+
+
+@pytest.mark.spark
+def test_counts_are_those_the_paper_prints(spark: Any) -> None:
+    from nalspark.surveys.crossmatch.stages import COUNTS, crossmatch, match_counts
+
+    quasars = [("first", spark.createDataFrame(FIRST, QUASARS_SCHEMA))]
+    systems = [("systems", spark.createDataFrame(SYSTEMS, ABSORBERS_SCHEMA))]
+    chosen = nalspark_settings.load()
+    targets, _ = crossmatch(spark.createDataFrame(SPECTRA, SPECTRA_SCHEMA), quasars, systems, chosen)
+    counts = match_counts(targets, quasars, systems, chosen)
+    assert counts.columns == COUNTS.names
+    # 20 spectra, the two copies of one not counted. Rows 7 and 8 of the quasars and 2 and 6 of the systems match nothing.
+    assert [tuple(row) for row in counts.collect()] == [
+        ("quasars", "first", 9, 7, 2, 4, 2, 14),
+        ("absorbers", "systems", 7, 5, 2, 3, 2, 15),
+    ]
+    assert match_counts(targets, [], [], chosen).count() == 0
+
+
+@pytest.mark.spark
+def test_catalogues_of_one_name_are_refused(spark: Any) -> None:
+    from nalspark.surveys.crossmatch.stages import crossmatch
+
+    frame = spark.createDataFrame(FIRST, QUASARS_SCHEMA)
+    with pytest.raises(CatalogError, match="Two catalogues are called a.fits"):
+        crossmatch(spark.createDataFrame(SPECTRA, SPECTRA_SCHEMA), [("a.fits", frame), ("a.fits", frame)], [], nalspark_settings.load())
+
+
+# --- real catalogues -----------------------------------------------------------------------------------------------------------------
+
+
+def identifiers(rows: dict[str, np.ndarray]) -> list[tuple[int, ...]]:
+    return list(zip(*(rows[name].tolist() for name in ("plate", "mjd", "fiber")), strict=True))
+
+
+def opened(real_data: Path, name: str, kind: Any) -> tuple[Catalog, dict[str, np.ndarray]]:
+    catalog = open_catalog(real_data / "catalogs" / name, kind)
+    return catalog, read_rows(catalog, 0, catalog.n_rows)
+
+
+@pytest.mark.spark
+@pytest.mark.data
+def test_catalog_frames_hold_every_row_once(spark: Any, real_data: Path) -> None:
+    from nalspark.surveys.crossmatch.stages import catalog_frame
+
+    catalog, rows = opened(real_data, "brodzeller2023_sdss_qso_pmf_z.npz", "quasars")
+    frame = catalog_frame(spark, catalog).toPandas().sort_values("row")
+    assert frame["row"].tolist() == list(range(catalog.n_rows))
+    np.testing.assert_array_equal(
+        frame[["plate", "mjd", "fiber", "z"]], np.stack([rows[name] for name in ("plate", "mjd", "fiber", "z")], 1)
+    )
+    assert frame["ra"].isna().all()
+
+
+@pytest.mark.spark
+@pytest.mark.data
+def test_real_catalogues_against_numpy_and_astropy(spark: Any, real_data: Path) -> None:
+    from nalspark.surveys.crossmatch.stages import catalog_frame, match_by_id, match_on_sky
+
+    dr7, dr7_rows = opened(real_data, "Raghunathan2016_MgII_DR7.fits", "absorbers")
+    dr12, dr12_rows = opened(real_data, "Raghunathan2016_MgII_DR12.fits", "absorbers")
+    sdss, sdss_rows = opened(real_data, "brodzeller2023_sdss_qso_pmf_z.npz", "quasars")
+    left = catalog_frame(spark, dr12).withColumnRenamed("row", "left_id")
+    first: dict[tuple[int, ...], int] = {}
+    for row, key in enumerate(identifiers(sdss_rows)):
+        first.setdefault(key, row)
+    expected = [(row, first[key]) for row, key in enumerate(identifiers(dr12_rows)) if key in first]
+    assert len(expected) > 10_000
+    assert [tuple(pair) for pair in collected(match_by_id(left, catalog_frame(spark, sdss))).to_numpy()] == expected
+    found = collected(match_on_sky(left, catalog_frame(spark, dr7), 1.0))
+    rows, separations = by_astropy(dr12_rows["ra"], dr12_rows["dec"], dr7_rows["ra"], dr7_rows["dec"], 1.0)
+    assert len(found) == (rows >= 0).sum() > 1000 and found["left_id"].tolist() == np.flatnonzero(rows >= 0).tolist()
+    np.testing.assert_allclose(found["separation_arcsec"], separations[rows >= 0], atol=1e-8)
+    # A sightline with several systems occurs several times at one position: ours is its first row.
+    chosen, theirs = found["right_row"].to_numpy(), rows[rows >= 0]
+    assert (chosen <= theirs).all()
+    np.testing.assert_array_equal(dr7_rows["ra"][chosen], dr7_rows["ra"][theirs])
+
+
+@pytest.mark.spark
+@pytest.mark.data
+def test_real_spectra_find_their_catalogued_systems(spark: Any, real_data: Path) -> None:
+    from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch
+
+    index = pd.read_csv(real_data / "spectra" / "index.csv", dtype={"cls": str})
+    renamed = index.rename(columns={"z": "z_pipeline", "zw": "z_warning", "cls": "object_class", "name": "path"})
+    renamed = renamed.assign(spectrum_id=renamed["path"].str.split(".").str[0], part="p", survey="sdss")
+    columns = [piece.split()[0] for piece in SPECTRA_SCHEMA.split(", ")]
+    records = [tuple(None if pd.isna(cell) else cell for cell in row) for row in renamed[columns].astype(object).to_numpy()]
+    catalog = [open_catalog(real_data / "catalogs" / f"Raghunathan2016_MgII_{name}.fits", "absorbers") for name in ("DR7", "DR12")]
+    frames = [(one.name, catalog_frame(spark, one)) for one in catalog]
+    targets, matches = crossmatch(spark.createDataFrame(records, SPECTRA_SCHEMA), [], frames, nalspark_settings.load())
+    answer = targets.toPandas()
+    assert len(answer) == len(index)
+    assert (answer["reason"] == "sky_fiber").sum() >= 40 and (answer["reason"] == "not_a_quasar").sum() >= 30
+    known = pd.read_csv(real_data / "spectra" / "known_mgii_absorbers.csv")
+    known = known[known["catalog"].str.startswith("R16")]
+    found = matches.toPandas()
+    systems = {
+        (row.spectrum_id, row.catalogue.split("_")[-1].split(".")[0], round(float(z), 3)) for row in found.itertuples() for z in row.z_abs
+    }
+    wanted = {(row.name.split(".")[0], row.catalog.split("_")[-1], round(row.zabs, 3)) for row in known.itertuples(index=False)}
+    assert wanted and wanted <= systems

@@ -1,0 +1,168 @@
+"""The fast reader gives what astropy gives, and never believes a header."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from surveys.make_files import table
+
+from nalspark.errors import UnusableSpectrum
+from nalspark.surveys.fits_table import FitsFile, Header, printable
+
+
+def content(*hdus: fits.BinTableHDU | fits.ImageHDU, primary: fits.PrimaryHDU | None = None) -> bytes:
+    stream = io.BytesIO()
+    fits.HDUList([primary or fits.PrimaryHDU(), *hdus]).writeto(stream)
+    return stream.getvalue()
+
+
+def opened(raw: bytes) -> FitsFile:
+    return FitsFile(io.BytesIO(raw), "folder/some.fits")
+
+
+def every_format(n_rows: int = 7) -> fits.BinTableHDU:
+    rng = np.random.default_rng(1)
+    columns = {
+        "a_byte": ("B", rng.integers(0, 255, n_rows)),
+        "short": ("I", rng.integers(-999, 999, n_rows)),
+        "Long": ("J", rng.integers(-(2**31), 2**31 - 1, n_rows)),
+        "huge": ("K", rng.integers(-(2**62), 2**62, n_rows)),
+        "real": ("E", rng.standard_normal(n_rows)),
+        "double": ("D", rng.standard_normal(n_rows)),
+        "flag": ("L", rng.random(n_rows) > 0.5),
+        "text": ("9A", [f"row {n}" for n in range(n_rows)]),
+        "bits": ("11X", rng.random((n_rows, 11)) > 0.5),
+        "vector": ("5E", rng.standard_normal((n_rows, 5))),
+        "last": ("1J", np.arange(n_rows)),
+    }
+    return table("MANY", columns)
+
+
+def equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """The same numbers to the last bit, whatever the byte order."""
+    theirs = np.asarray(theirs)
+    if ours.dtype.kind == "S":
+        return [text.decode().rstrip() for text in ours] == list(theirs)
+    return ours.dtype.isnative and ours.shape == theirs.shape and ours.tobytes() == theirs.astype(ours.dtype).tobytes()
+
+
+@pytest.mark.parametrize("name", ["a_byte", "SHORT", "long", "huge", "real", "double", "flag", "text", "vector", "last"])
+def test_every_simple_format_equals_astropy(name: str) -> None:
+    hdu = every_format()
+    file = opened(content(hdu))
+    ours = file.columns(file.hdu(1), [name])[name]
+    assert equal(ours, hdu.data[name])
+
+
+def test_unusual_columns_are_left_to_astropy() -> None:
+    plain = fits.Column("plain", "J", array=[1, 2, 3])
+    unsigned = fits.Column("unsigned", "J", bzero=2**31, array=np.array([1, 2**31 + 1, 5], np.uint32))
+    ragged = fits.Column("ragged", "PE()", array=np.array([[1.0], [2.0, 3.0], []], dtype=object))
+    shaped = fits.Column("shaped", "4E", dim="(2,2)", array=np.arange(12.0).reshape(3, 2, 2))
+    bits = fits.Column("bits", "3X", array=np.ones((3, 3), bool))
+    hdu = fits.BinTableHDU.from_columns([plain, unsigned, ragged, shaped, bits], name="ODD")
+    file = opened(content(hdu))
+    found = file.columns(file.hdu(1), ["unsigned", "shaped", "plain", "bits"])
+    assert found["unsigned"].tolist() == [1, 2**31 + 1, 5]
+    assert found["shaped"].shape == (3, 2, 2)
+    assert found["plain"].tolist() == [1, 2, 3] and found["plain"].dtype.isnative
+    # One odd column does not slow the others down: plain ones beside it are read directly.
+    assert file.hdu(1).layout.columns["plain"].simple and not file.hdu(1).layout.columns["ragged"].simple
+
+
+def test_scaled_columns_come_as_what_they_mean() -> None:
+    raw = content(table("SCALED", {"scaled": ("I", [-18, -15, 0]), "plain": ("I", [1, 2, 3])}))
+    card = b"TFORM1  = 'I       '"
+    scale = b"".join(text.ljust(80) for text in (b"TSCAL1  =                  0.5", b"TZERO1  =                 10.0"))
+    start = raw.index(card) + 80
+    end = raw.index(b" " * 160, start) // 80 * 80 + 80
+    raw = raw[:start] + scale + raw[start:end] + raw[end + 160 :]
+    file = opened(raw)
+    found = file.columns(file.hdu(1), ["scaled", "plain"])
+    assert found["scaled"].tolist() == [1.0, 2.5, 10.0] and found["plain"].tolist() == [1, 2, 3]
+
+
+def test_only_the_rows_asked_for_are_read() -> None:
+    hdu = every_format(50)
+    file = opened(content(hdu))
+    assert equal(file.columns(file.hdu(1), ["real"], rows=3)["real"], hdu.data["real"][:3])
+    assert len(file.columns(file.hdu(1), ["real"], rows=99)["real"]) == 50
+
+
+def test_later_hdus_are_not_looked_at() -> None:
+    raw = content(every_format(), fits.ImageHDU(np.zeros(5000)))
+    reads: list[int] = []
+
+    class Watched(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            reads.append(self.tell())
+            return super().read(size)
+
+    file = FitsFile(Watched(raw + b"\xff" * 5000), "x")
+    second = file.hdu(1)
+    file.columns(second, ["real"])
+    assert max(reads) == second.start
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "i2", "scaled"])
+def test_images_equal_astropy(kind: str) -> None:
+    array = np.arange(15.0).reshape(3, 5)
+    if kind != "scaled":
+        array = array.astype(kind)
+    primary = fits.PrimaryHDU(array)
+    if kind == "scaled":
+        primary.scale("int16", bscale=0.5, bzero=3.0)
+    file = opened(content(primary=primary))
+    found = file.image(file.hdu(0))
+    assert found.shape == (3, 5) and found.dtype.isnative and np.array_equal(found, np.arange(15.0).reshape(3, 5))
+
+
+def test_card_values() -> None:
+    header = fits.Header()
+    header["TEXT"] = "it's / here"
+    header["NUMBER"] = (-12, "a / comment")
+    header["REAL"] = 1.5e-3
+    header["YES"] = True
+    header["EMPTY"] = ""
+    header["LONG"] = "word " * 40
+    raw = header.tostring().encode() + b"DOUBLE  =             1.25D+02 / Fortran's way".ljust(80) + b"BLANK   =".ljust(80)
+    found = Header(raw)
+    assert found.get("TEXT") == "it's / here" and found.get("LONG") == ("word " * 40).rstrip()
+    assert (found.get("NUMBER"), found.get("REAL"), found.get("YES"), found.get("DOUBLE")) == (-12, 1.5e-3, True, 125.0)
+    assert found.get("EMPTY") == "" and found.get("BLANK") is None and found.get("ABSENT") is None
+
+
+def test_a_keyword_inside_a_comment_is_no_card() -> None:
+    raw = b"COMMENT  the card NAXIS   = 7 is not here".ljust(80) + b"NAXIS   =                    2".ljust(80)
+    assert Header(raw).get("NAXIS") == 2
+
+
+def test_an_unknown_column_is_named_with_its_nearest() -> None:
+    file = opened(content(every_format()))
+    with pytest.raises(UnusableSpectrum, match="Did you mean 'double'") as caught:
+        file.columns(file.hdu(1), ["duble"])
+    assert caught.value.reason == "missing_column" and "some.fits" in caught.value.detail and "folder/" not in caught.value.detail
+
+
+def test_sizes_are_checked_before_memory_is_asked_for() -> None:
+    raw = content(every_format())
+    n_rows = b"NAXIS2  =                    7"
+    for rows, reason in ((10**6, "truncated"), (10**12, "corrupt_header"), (10**30, "corrupt_header"), (-7, "corrupt_header")):
+        file = opened(raw.replace(n_rows, b"NAXIS2  =".ljust(10) + str(rows).encode().rjust(max(20, len(str(rows))))[-31:], 1))
+        with pytest.raises(UnusableSpectrum) as caught:
+            file.columns(file.hdu(1), ["real"])
+        assert caught.value.reason == reason, rows
+
+
+def test_layouts_are_remembered() -> None:
+    raw = content(every_format())
+    first, second = opened(raw).hdu(1), opened(raw).hdu(1)
+    assert first.layout is second.layout
+
+
+@pytest.mark.parametrize("text, expected", [("a\x00b\x1b", "a\ufffdb\ufffd"), ("é\udcff", "é\ufffd"), ("x" * 90, "x" * 80 + "…")])
+def test_printable_text_can_be_stored(text: str, expected: str) -> None:
+    assert printable(text) == expected and printable(text).encode("utf-8")

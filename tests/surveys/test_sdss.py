@@ -1,0 +1,261 @@
+"""Good files: what is read is what is in them, and the fast path equals astropy on every real file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from surveys.make_files import FIRST_PIXEL, default_pixels, spec_hdus, write_spec, write_spspec
+
+from nalspark.errors import UnusableSpectrum
+from nalspark.spectra.batch import PixelFlag
+from nalspark.surveys.reader import open_spectrum, parse_spectrum
+from nalspark.surveys.sdss import SurveySpectrum, read_spec, read_spspec
+
+CLASSES = {0: "", 1: "STAR", 2: "GALAXY", 3: "QSO", 4: "QSO", 5: "SKY", 6: "STAR"}
+
+
+def same(one: SurveySpectrum, other: SurveySpectrum) -> bool:
+    """Equal in every field and to the last bit of every array."""
+
+    def key(value: Any) -> Any:
+        return (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else repr(value)
+
+    return all(key(getattr(one, name)) == key(getattr(other, name)) for name in SurveySpectrum.__slots__)
+
+
+# ---- synthetic files -------------------------------------------------------------------------------------------------------------------
+
+
+def test_spec_file(tmp_path: Path) -> None:
+    path = write_spec(tmp_path / "any name.fits", plate=266, mjd=51602, fiber=7, z=1.25, z_warning=4)
+    spectrum = open_spectrum(path)
+    pixels = default_pixels(seed=7)
+    assert (spectrum.spectrum_id, spectrum.survey) == ("0266-51602-0007", "sdss_spec")
+    assert (spectrum.plate, spectrum.mjd, spectrum.fiber) == (266, 51602, 7)
+    assert (spectrum.ra, spectrum.dec) == (150.25, -1.5)  # the fiber's, not the plate's of the RA and DEC cards
+    assert (spectrum.z_pipeline, spectrum.z_warning, spectrum.object_class) == (1.25, 4, "QSO")
+    assert (spectrum.first_pixel, spectrum.loglam) == (FIRST_PIXEL, None)
+    good = pixels["ivar"] > 0
+    assert np.array_equal(spectrum.flux, np.where(good, pixels["flux"], 0).astype("f4"))
+    assert np.array_equal(spectrum.ivar, pixels["ivar"].astype("f4"))
+    expected = np.where(good, 0, PixelFlag.NO_DATA)
+    expected[10] |= PixelFlag.BRIGHT_SKY
+    assert np.array_equal(spectrum.mask, expected)
+    assert [array.dtype.str for array in (spectrum.flux, spectrum.ivar, spectrum.mask)] == ["<f4", "<f4", "|u1"]
+    assert all(array.flags.writeable and array.flags.c_contiguous for array in (spectrum.flux, spectrum.ivar, spectrum.mask))
+
+
+def test_spspec_file(tmp_path: Path) -> None:
+    path = write_spspec(tmp_path / "x.fit", plate=266, mjd=51630, fiber=53, z=0.75)
+    spectrum = open_spectrum(path)
+    pixels = default_pixels(seed=53)
+    assert (spectrum.spectrum_id, spectrum.survey, spectrum.object_class) == ("0266-51630-0053", "sdss_spspec", "QSO")
+    assert (spectrum.ra, spectrum.dec, spectrum.z_pipeline, spectrum.first_pixel) == (150.25, -1.5, 0.75, FIRST_PIXEL)
+    assert np.allclose(spectrum.ivar, pixels["ivar"], rtol=1e-6)
+    assert spectrum.mask[[3, 4]].tolist() == [PixelFlag.NO_DATA] * 2 and spectrum.mask[10] == PixelFlag.BRIGHT_SKY
+    assert np.count_nonzero(spectrum.mask) == 3
+
+
+def test_four_rows_are_enough_for_an_old_spspec_file(tmp_path: Path) -> None:
+    assert open_spectrum(write_spspec(tmp_path / "x.fit", rows=4)).survey == "sdss_spspec"
+
+
+@pytest.mark.parametrize("settings", [{"object_class": 5}, {"object_type": "SKY"}])
+def test_a_sky_fiber_of_dr7_gets_bit_0(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert open_spectrum(write_spspec(tmp_path / "x.fit", **settings)).z_warning == 1
+
+
+def test_dr7_warnings_are_not_read_as_modern_ones(tmp_path: Path) -> None:
+    # Bit 0 of DR7 says that there is no spectrum; of ZWARNING, that the fiber looks at the sky.
+    assert open_spectrum(write_spspec(tmp_path / "x.fit", z_warning=1)).z_warning == 0
+
+
+@pytest.mark.parametrize("z_status, known", [(0, False), (1, False), (2, True), (12, True)])
+def test_a_redshift_that_failed_is_none(tmp_path: Path, z_status: int, known: bool) -> None:
+    assert math.isnan(open_spectrum(write_spspec(tmp_path / "x.fit", z_status=z_status)).z_pipeline) is not known
+
+
+def test_spspec_wavelengths_by_the_other_keywords(tmp_path: Path) -> None:
+    path = write_spspec(tmp_path / "x.fit", coeff0=None, coeff1=None, crval1=3.58, cd1_1=1e-4)
+    assert open_spectrum(path).first_pixel == 35_800
+
+
+def test_five_digit_plates(tmp_path: Path) -> None:
+    assert open_spectrum(write_spec(tmp_path / "x.fits", plate=12345, fiber=1000)).spectrum_id == "12345-55240-1000"
+
+
+def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
+    plain = write_spec(tmp_path / "x.fits")
+    half = len(plain.read_bytes()) // 2
+    packed = tmp_path / "y.fits"
+    packed.write_bytes(gzip.compress(plain.read_bytes()[:half]) + gzip.compress(plain.read_bytes()[half:]) + bytes(100))
+    assert same(open_spectrum(packed), open_spectrum(plain))
+    assert same(parse_spectrum(packed.read_bytes(), "s3a://bucket/y.fits"), open_spectrum(plain))
+
+
+def test_hdus_without_names_and_columns_in_capitals(tmp_path: Path) -> None:
+    hdus = spec_hdus()
+    for hdu in hdus[1:]:
+        del hdu.header["EXTNAME"]
+    for name in hdus[1].columns.names:
+        hdus[1].columns.change_name(name, name.upper())
+    hdus.writeto(tmp_path / "x.fits")
+    assert same(open_spectrum(tmp_path / "x.fits"), open_spectrum(write_spec(tmp_path / "y.fits")))
+
+
+def test_ids_from_the_primary_header_where_there_is_no_specobj(tmp_path: Path) -> None:
+    fits.HDUList(spec_hdus(z=1.0)[:2]).writeto(tmp_path / "x.fits")
+    spectrum = open_spectrum(tmp_path / "x.fits")
+    assert (spectrum.spectrum_id, spectrum.ra, spectrum.dec) == ("3655-55240-0026", 150.25, -1.5)
+    assert math.isnan(spectrum.z_pipeline) and spectrum.object_class == "" and spectrum.z_warning == 0
+
+
+def test_hdus_between_and_after_are_passed_over(tmp_path: Path) -> None:
+    hdus = spec_hdus()
+    hdus.insert(2, fits.ImageHDU(np.zeros((30, 40))))
+    hdus.insert(1, fits.ImageHDU(np.zeros(10)))
+    hdus.writeto(tmp_path / "x.fits")
+    whole = (tmp_path / "x.fits").read_bytes()
+    (tmp_path / "x.fits").write_bytes(whole + b"\xfe" * 10_000)  # never looked at
+    assert same(open_spectrum(tmp_path / "x.fits"), open_spectrum(write_spec(tmp_path / "y.fits")))
+
+
+def test_float32_jitter_is_on_the_lattice_and_a_drift_is_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    lattice = (FIRST_PIXEL + np.arange(400)) * 1e-4
+    assert open_spectrum(write_spec(tmp_path / "x.fits", loglam=lattice + rng.uniform(-4e-7, 4e-7, 400))).first_pixel == FIRST_PIXEL
+    drifting = lattice * (1 + 1e-5)
+    spectrum = open_spectrum(write_spec(tmp_path / "y.fits", loglam=drifting))
+    assert spectrum.first_pixel is None and np.array_equal(spectrum.loglam, drifting.astype("f4").astype("f8"))
+    coarse = open_spectrum(write_spspec(tmp_path / "z.fit", coeff1=2e-4))
+    assert coarse.first_pixel is None and np.allclose(np.diff(coarse.loglam), 2e-4)
+
+
+def test_pixels_that_are_no_numbers_are_without_data(tmp_path: Path) -> None:
+    pixels = default_pixels()
+    pixels["flux"][20], pixels["flux"][21], pixels["ivar"][22], pixels["ivar"][23], pixels["ivar"][24] = np.nan, np.inf, np.nan, np.inf, -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spectrum = open_spectrum(write_spec(tmp_path / "x.fits", **pixels))
+    assert (spectrum.mask[20:25] == PixelFlag.NO_DATA).all() and not spectrum.flux[20:25].any() and not spectrum.ivar[20:25].any()
+    assert np.isfinite(spectrum.flux).all() and (spectrum.ivar >= 0).all()
+
+
+def test_double_precision_columns(tmp_path: Path) -> None:
+    hdus = spec_hdus()
+    columns = [fits.Column(c.name, "D" if c.format == "E" else c.format, array=hdus[1].data[c.name]) for c in hdus[1].columns]
+    hdus[1] = fits.BinTableHDU.from_columns(columns, name="COADD")
+    hdus.writeto(tmp_path / "x.fits")
+    assert same(open_spectrum(tmp_path / "x.fits"), open_spectrum(write_spec(tmp_path / "y.fits")))
+
+
+@pytest.mark.parametrize("z", [-0.5, 0.0, 99.0, math.nan])
+def test_an_absurd_redshift_is_carried_for_a_later_stage_to_judge(tmp_path: Path, z: float) -> None:
+    found = open_spectrum(write_spec(tmp_path / "x.fits", z=z)).z_pipeline
+    assert found == z or (math.isnan(z) and math.isnan(found))
+
+
+def test_positions_off_the_sky_are_none(tmp_path: Path) -> None:
+    spectrum = open_spectrum(write_spec(tmp_path / "x.fits", ra=-9999.0, dec=91.0))
+    assert math.isnan(spectrum.ra) and math.isnan(spectrum.dec)
+
+
+def test_the_class_is_plain_text(tmp_path: Path) -> None:
+    assert open_spectrum(write_spec(tmp_path / "x.fits", object_class=" qso ")).object_class == "QSO"
+    content = write_spec(tmp_path / "y.fits", object_class="GALAXY").read_bytes().replace(b"GALAXY", b"G\x1b\xff\x00XY")
+    assert parse_spectrum(content, "y").object_class == "G\ufffd\ufffd"
+
+
+def test_each_format_has_its_own_reader_too(tmp_path: Path) -> None:
+    spec, spspec = write_spec(tmp_path / "x.fits"), write_spspec(tmp_path / "x.fit")
+    assert same(read_spec(io.BytesIO(spec.read_bytes()), "x"), open_spectrum(spec))
+    assert same(read_spspec(io.BytesIO(spspec.read_bytes()), "x"), open_spectrum(spspec))
+    with pytest.raises(UnusableSpectrum, match="wrong_hdu"):
+        read_spec(io.BytesIO(spspec.read_bytes()), "x")
+    with pytest.raises(UnusableSpectrum, match="bad_image"):
+        read_spspec(io.BytesIO(spec.read_bytes()), "x")
+
+
+# ---- real files ------------------------------------------------------------------------------------------------------------------------
+
+
+def by_astropy(path: Path) -> dict[str, Any]:
+    """The same spectrum, read the plain way."""
+    with fits.open(path, memmap=False) as hdus:
+        header = hdus[0].header
+        if hdus[0].data is not None:
+            flux, _, error, mask = hdus[0].data[:4]
+            with np.errstate(divide="ignore"):
+                ivar = np.where(error > 0, 1 / error.astype("f8") ** 2, 0).astype("f4")
+            ids = header["PLATEID"], header["MJD"], header["FIBERID"]
+            objects = header["Z"], CLASSES[header["SPEC_CLN"]], 1 if header["SPEC_CLN"] == 5 else 0, header["RAOBJ"], header["DECOBJ"]
+            loglam = header["COEFF0"] + header["COEFF1"] * np.arange(len(flux))
+        else:
+            data, row = hdus[1].data, hdus[2].data[0]
+            flux, ivar, mask, loglam = data["flux"], data["ivar"], data["and_mask"], data["loglam"].astype("f8")
+            ids = row["PLATE"], row["MJD"], row["FIBERID"]
+            objects = row["Z"], row["CLASS"], row["ZWARNING"], row["PLUG_RA"], row["PLUG_DEC"]
+        flags = np.where(mask.astype("i8") & 1 << 23, int(PixelFlag.BRIGHT_SKY), 0) | np.where(ivar > 0, 0, int(PixelFlag.NO_DATA))
+        kept = ivar > 0
+        arrays = [np.where(kept, flux, 0).astype("<f4"), np.where(kept, ivar, 0).astype("<f4"), flags.astype("u1")]
+        return {"ids": ids, "objects": objects, "loglam": loglam, "arrays": arrays}
+
+
+def real_files(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "spectra").glob("*/sp*") if path.name.startswith(("spec-", "spSpec-")))
+
+
+def test_every_real_file_equals_astropy(real_data: Path) -> None:
+    paths = real_files(real_data)
+    assert len(paths) > 300
+    for path in paths:
+        ours, theirs = open_spectrum(path), by_astropy(path)
+        assert (ours.plate, ours.mjd, ours.fiber) == theirs["ids"], path
+        z, object_class, z_warning, ra, dec = theirs["objects"]
+        assert (ours.z_pipeline, ours.object_class, ours.z_warning) == (z, object_class.strip(), z_warning), path
+        assert (ours.ra, ours.dec) == (ra, dec), path
+        assert ours.loglam is None and np.abs((ours.first_pixel + np.arange(len(ours.flux))) * 1e-4 - theirs["loglam"]).max() < 2e-6, path
+        for mine, expected in zip((ours.flux, ours.ivar, ours.mask), theirs["arrays"], strict=True):
+            assert mine.dtype == expected.dtype and mine.tobytes() == expected.tobytes(), path
+
+
+def test_real_names_and_ids_agree(real_data: Path) -> None:
+    for path in real_files(real_data):
+        spectrum = open_spectrum(path)
+        pieces = path.name.split(".")[0].split("-")[1:]
+        plate, mjd, fiber = (pieces[1], pieces[0], pieces[2]) if path.name.startswith("spSpec") else pieces
+        assert spectrum.spectrum_id == f"{int(plate):04d}-{mjd}-{int(fiber):04d}"
+
+
+def test_sky_fibers_are_marked(real_data: Path) -> None:
+    sky = [path for path in real_files(real_data) if path.parent.name == "sky"]
+    assert sky and all(open_spectrum(path).z_warning & 1 for path in sky)
+
+
+@pytest.mark.parametrize(
+    "pattern, reason",
+    [
+        ("spectra/desi/coadd-*.fits", "desi_coadd"),
+        ("spectra/desi/redrock-*.fits", "desi_redrock"),
+        ("spectra/desi/QSO_cat*.fits.gz", "not_a_spectrum"),
+        ("catalogs/*.fit*", "not_a_spectrum"),
+        ("templates/*.fits", "not_a_spectrum"),
+        ("hetdex/*.fits", "not_a_spectrum"),
+    ],
+)
+def test_other_surveys_and_catalogues_are_refused_by_name(real_data: Path, pattern: str, reason: str) -> None:
+    paths = list(real_data.glob(pattern))
+    if not paths:
+        pytest.skip(f"no {pattern}")
+    for path in paths:
+        with pytest.raises(UnusableSpectrum) as caught:
+            open_spectrum(path)
+        assert caught.value.reason == reason, path
