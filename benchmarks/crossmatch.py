@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from nalspark.session import spark_session
 from nalspark.surveys.catalogs import open_catalog, read_rows
@@ -80,7 +81,7 @@ def compare(spark: SparkSession, rows: int, radius: float, times: int) -> tuple[
     with tempfile.TemporaryDirectory(prefix="nalspark-benchmark-") as name:
         folder = Path(name)
         ours = spark.read.parquet(parquet_of(folder, "left", left, "left_id"))
-        theirs = spark.read.parquet(parquet_of(folder, "right", right, "row"))
+        theirs = spark.read.parquet(parquet_of(folder, "right", right, "row")).withColumn("catalogue", F.lit(0))
         matched = match_on_sky(ours, theirs, radius)
         answer = matched.toPandas().sort_values("left_id")
         seconds = best_of(times, matched)
@@ -102,7 +103,7 @@ def real_catalogues(spark: SparkSession, folder: Path, radius: float) -> None:
     """The absorber catalogues of two data releases against each other and against a list of quasars, by id and on the sky."""
     dr7, dr12 = (open_catalog(folder / f"Raghunathan2016_MgII_{name}.fits", "absorbers") for name in ("DR7", "DR12"))
     quasars = open_catalog(folder / "brodzeller2023_sdss_qso_pmf_z.npz", "quasars")
-    frames = {catalog.name: catalog_frame(spark, catalog) for catalog in (dr7, dr12, quasars)}
+    frames = {catalog.name: catalog_frame(spark, catalog).withColumn("catalogue", F.lit(0)) for catalog in (dr7, dr12, quasars)}
     for one, other in ((dr7, dr12), (dr7, quasars), (dr12, quasars)):
         left = frames[one.name].withColumnRenamed("row", "left_id")
         by_id = match_by_id(left, frames[other.name]).count()

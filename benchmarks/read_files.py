@@ -20,7 +20,7 @@ import numpy as np
 from astropy.io import fits
 
 from nalspark.errors import UnusableSpectrum
-from nalspark.surveys.fits_table import _extension_layout
+from nalspark.surveys.fits_table import _kept_layout
 from nalspark.surveys.reader import open_spectrum
 from nalspark.surveys.sources import walk
 
@@ -77,7 +77,7 @@ def main() -> None:
     if not paths:
         raise SystemExit(f"There are no SDSS files below {options.folder}; expected spec-*.fits or spSpec-*.fit.")
     timed(read_astropy, paths[:20])  # import what astropy imports lazily
-    _extension_layout.cache_clear()
+    _kept_layout.cache_clear()
     readers = {"bytes": read_bytes, "nalspark": open_spectrum, "astropy": read_astropy}
     rounds = [{name: len(paths) / timed(read, paths) for name, read in readers.items()} for _ in range(options.rounds)]
     size = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1000

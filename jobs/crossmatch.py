@@ -1,6 +1,6 @@
 """Find every spectrum's quasar and known absorbers: the tables `targets` and `matches`.
 
-    spark-submit jobs/crossmatch.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+spark-submit jobs/crossmatch.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
 """
 
 import sys

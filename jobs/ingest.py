@@ -1,6 +1,6 @@
 """Read every spectrum file below the run's sources into the table `spectra`.
 
-    spark-submit jobs/ingest.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+spark-submit jobs/ingest.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
 """
 
 import sys

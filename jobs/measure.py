@@ -1,6 +1,6 @@
 """Fit every candidate: the table `measured`.
 
-    spark-submit jobs/measure.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+spark-submit jobs/measure.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
 """
 
 import sys

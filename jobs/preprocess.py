@@ -1,6 +1,6 @@
 """Bring every target to the common grid with continuum, errors and searched path: the table `normalized`.
 
-    spark-submit jobs/preprocess.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+spark-submit jobs/preprocess.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Write the catalogue: absorbers, sightlines, rejections, the FITS file and the report.
 
-    spark-submit jobs/publish.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+spark-submit jobs/publish.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
 """
 
 import sys

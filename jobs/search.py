@@ -1,6 +1,6 @@
 """Find candidate doublets with the matched filter: the table `candidates`, with images.
 
-    spark-submit jobs/search.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+spark-submit jobs/search.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
 """
 
 import sys

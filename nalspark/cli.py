@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     find.add_argument("spectra", nargs="+", metavar="SPECTRA", help="folders, globs, files, or text files that list paths")
     find.add_argument("--out", required=True, metavar="DIR", help="directory of the result")
     find.add_argument("--quasars", action="append", default=[], metavar="FILE", help="quasar catalogue: its redshifts are used first")
-    find.add_argument("--absorbers", action="append", default=[], metavar="FILE", help="absorber catalogue to compare with; may be repeated")
+    find.add_argument(
+        "--absorbers", action="append", default=[], metavar="FILE", help="absorber catalogue to compare with; may be repeated"
+    )
     find.add_argument("--species", default=None, metavar="NAME", help=f"what to search: {', '.join(SPECIES)} (MgII)")
     _common(find)
 
@@ -48,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     _common(run)
 
     simulate = commands.add_parser("simulate", help="write a simulated survey")
-    survey = simulate.add_subparsers(dest="what", required=True, metavar="WHAT").add_parser("survey", help="SDSS-format FITS spectra with truth")
+    survey = simulate.add_subparsers(dest="what", required=True, metavar="WHAT").add_parser(
+        "survey", help="SDSS-format FITS spectra with truth"
+    )
     survey.add_argument("--n", type=int, required=True, help="number of spectra")
     survey.add_argument("--out", required=True, metavar="DIR")
     survey.add_argument("--seed", type=int, default=1)
@@ -113,7 +117,8 @@ _EW_BINS = (0.0, 0.3, 0.6, 1.0, 2.0, np.inf)
 
 def completeness_table(out: Path, truth: Path) -> str:
     """Found and missed by equivalent width, and purity, as text."""
-    comparison = compare(*(pd.read_parquet(path) for path in (out / "absorbers.parquet", out / "sightlines.parquet", truth)))
+    absorbers, sightlines = (pd.read_parquet(out / f"{name}.parquet") for name in ("absorbers", "sightlines"))
+    comparison = compare(absorbers, sightlines, pd.read_parquet(truth))
     width = comparison.truth["ew_primary"].to_numpy()
     lines = ["true absorbers in the searched path    found    all"]
     for low, high in zip(_EW_BINS[:-1], _EW_BINS[1:], strict=True):

@@ -182,7 +182,12 @@ class Pipeline:
     # ---- a stage that works part by part
 
     def _by_part(
-        self, stage: Stage, table: Table, wanted: dict[str, str], compute: Callable[[list[str]], DataFrame], expected: Callable[[list[str]], int]
+        self,
+        stage: Stage,
+        table: Table,
+        wanted: dict[str, str],
+        compute: Callable[[list[str]], DataFrame],
+        expected: Callable[[list[str]], int],
     ) -> StageSummary:
         """Make the stale parts in waves; `expected` counts the rows that a wave must have, or is negative where any number is right."""
         recorded = self.manifest.parts(stage.table)
@@ -197,7 +202,9 @@ class Pipeline:
             made = self.store.write(self._partitioned(compute(wave)), table, digest(stage.name, keys), keys)
             rows, due = sum(part.rows for part in made.values()), expected(wave)
             if due >= 0 and rows != due:
-                raise StoreError(f"Stage '{stage.name}' wrote {rows} rows where {due} were due; the manifest is left as it was. Run it again.")
+                raise StoreError(
+                    f"Stage '{stage.name}' wrote {rows} rows where {due} were due; the manifest is left as it was. Run it again."
+                )
             recorded.update(made)
             self.store.commit(self.manifest)
             summary.rows += rows - sum(part.rejected for part in made.values())
@@ -345,7 +352,7 @@ class Pipeline:
     # ---- dry run
 
     def _plan(self, stages: Sequence[str]) -> list[StageSummary]:
-        """What a run would do. Behind a stage that has work, the parts that it changes are not known yet: all that may change are counted."""
+        """What a run would do. Which parts a stage with work will change for those after it is not known before it has run."""
         plan, upstream = [], False
         for stage in STAGES:
             if stage.name not in stages:

@@ -1,7 +1,7 @@
 """Every setting of nalspark: typed, bounded, frozen, each with its unit and meaning.
 
-A run is described by one :class:`Settings`. It is read from a TOML file, then changed by ``key=value`` overrides, and all faults are reported
-together. Nothing here is executed: TOML and pydantic only.
+A run is described by one :class:`Settings`. It is read from a TOML file, then changed by ``key=value`` overrides, and all faults are
+reported together. Nothing here is executed: TOML and pydantic only.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ class Measure(_Section):
     """Measured W/σ_W of the second line below which a candidate is not an absorber."""
     instrument_sigma_kms: Annotated[float, Field(ge=0)] = 69.03
     """Gaussian σ of the instrument, taken off the width in quadrature: one pixel for SDSS."""
-    max_fwhm_kms: Positive = 420.0
-    """Widest doublet, instrument removed, that is narrow absorption."""
+    max_fwhm_kms: Positive = 290.0
+    """Widest faint doublet, instrument removed, that is narrow absorption; the limit grows by .85 of the equivalent width in km/s."""
     max_contamination: Positive = 6.0
-    """Unexplained absorption beside the lines, in σ of three pixels, beyond which a doublet is not trusted (or half its own significance)."""
+    """Unexplained absorption beside the lines, in σ of three pixels, beyond which a doublet is not trusted."""
     crowding: Positive = 4.0
-    """Narrow features that the doublet does not explain, per 1000 searched pixels, above which a spectrum is crowded: a star, a galaxy, a BAL."""
-    crowded_significance: Positive = 12.0
-    """Significance that a doublet needs in a crowded spectrum."""
+    """Narrow features that the doublet does not explain, per 1000 searched pixels, above which a spectrum is crowded: a star, a galaxy."""
+    crowded_significance: Positive = 15.0
+    """Significance that a doublet needs in a crowded spectrum, or beside strong unexplained absorption."""
     near_quasar_kms: float = 5000.0
     """Velocity below which an absorber is flagged as associated with the quasar."""
 

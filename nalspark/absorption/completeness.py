@@ -35,8 +35,8 @@ class Comparison:
         return int(self.truth["found"].to_numpy(bool)[inside].sum()), int(inside.sum())
 
 
-def _in_path(z_abs: float, start: np.ndarray | None, stop: np.ndarray | None) -> bool:
-    return start is not None and bool(((np.asarray(start) <= z_abs) & (z_abs <= np.asarray(stop))).any())
+def _in_path(z_abs: float, start: np.ndarray | list, stop: np.ndarray | list) -> bool:
+    return bool(((np.asarray(start) <= z_abs) & (z_abs <= np.asarray(stop))).any())
 
 
 def compare(absorbers: pd.DataFrame, sightlines: pd.DataFrame, truth: pd.DataFrame, max_delta_z: float = 0.002) -> Comparison:

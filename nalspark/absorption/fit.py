@@ -1,9 +1,9 @@
 """The doublet fit: two Gaussian lines with one redshift and one width, free amplitudes, and a straight continuum correction.
 
 The model of the residual r = 1 - flux/continuum, u pixels from the candidate's pixel:
-``r(u) = A₁ g(u - ε) + A₂ g(u - ε - offset) + c₀ + c₁ u``, g a Gaussian of σ = s pixels. Six parameters, fitted to many candidates at once by
-Levenberg–Marquardt. Broad Gaussian priors on ln s and on the continuum correction keep the fit of a faint doublet finite. All errors come from
-the full covariance matrix.
+``r(u) = A₁ g(u - ε) + A₂ g(u - ε - offset) + c₀ + c₁ u``, g a Gaussian of σ = s pixels. Six parameters, fitted to many candidates at
+once by Levenberg–Marquardt. Broad Gaussian priors on ln s and on the continuum correction keep the fit of a faint doublet finite. All
+errors come from the full covariance matrix.
 """
 
 from __future__ import annotations

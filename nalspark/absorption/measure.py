@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nalspark.absorption.fit import EPSILON, FIRST, LEVEL, LOG_WIDTH, SECOND, SLOPE, WIDTH_BOUNDS, DoubletFit, fit_doublets
+from nalspark.absorption.fit import EPSILON, FIRST, LEVEL, LOG_WIDTH, SECOND, SLOPE, DoubletFit, fit_doublets
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
 from nalspark.lines import SPEED_OF_LIGHT_KMS, LineSpecies
 from nalspark.spectra.grid import WavelengthGrid
@@ -20,6 +21,8 @@ from nalspark.spectra.grid import WavelengthGrid
 Array = NDArray[np.float64]
 
 _SQRT_2PI = np.sqrt(2.0 * np.pi)
+#: No narrow absorption is wider, whatever its equivalent width.
+_WIDEST_KMS = 600.0
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -223,12 +226,13 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
     conditions = {
         Veto.WEAK: (measured[f"snr_{first}"] < limits.snr_primary) | (measured[f"snr_{second}"] < limits.snr_secondary),
         Veto.RATIO: (ratio + 3.0 * error < 1.0) | (ratio - 3.0 * error > thin) | (ratio > 2.0 * thin) | (ratio < 0.4),
-        Veto.BROAD: fwhm > limits.fwhm_kms,
+        # Strong systems are many components, and wide: the limit grows with the equivalent width.
+        Veto.BROAD: fwhm > np.minimum(limits.fwhm_kms + 0.85 * width_kms, _WIDEST_KMS),
         # Depth below .18 at 300 km/s and growing with width: real components that spread so far are deep (SCIENCE: FWHM 1.3–3.4 Å).
         Veto.SHALLOW: width_kms < 0.18 * fwhm**2 / 300.0,
-        # Real profiles have components: the allowed misfit grows with the signal, as 4 % of it.
-        Veto.POOR_FIT: measured["chi2_reduced"] > 1.6 + (0.04 * measured[f"snr_{first}"]) ** 2,
-        Veto.CONTAMINATED: measured["contamination"] > np.maximum(limits.contamination, 0.5 * context["significance"]),
+        # Real profiles have components: the allowed misfit grows with the signal, as 9 % of it.
+        Veto.POOR_FIT: measured["chi2_reduced"] > 1.8 + (0.09 * measured[f"snr_{first}"]) ** 2,
+        Veto.CONTAMINATED: (measured["contamination"] > limits.contamination) & (context["significance"] < limits.crowded_significance),
         Veto.MISALIGNED: (np.abs(measured["split_kms"]) > 60.0) & (measured["split_significance"] > 3.0),
         Veto.CROWDED: (context["crowding"] > limits.crowding) & (context["significance"] < limits.crowded_significance),
         Veto.UNCOVERED: measured["coverage"] < 0.5,
@@ -274,5 +278,5 @@ def flag_absorbers(
     )
 
 
-def _bits(conditions: Mapping[IntFlag, NDArray[np.bool_]]) -> NDArray[np.int32]:
+def _bits(conditions: Mapping[Any, NDArray[np.bool_]]) -> NDArray[np.int32]:
     return np.sum([np.where(condition, int(bit), 0) for bit, condition in conditions.items()], axis=0).astype(np.int32)

@@ -82,13 +82,13 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     flux = np.where(usable[:, None], spectra.flux / scale, 1.0).astype(np.float32)
     ivar = np.where(usable[:, None], spectra.ivar * scale**2, 1.0).astype(np.float32)
     good = np.where(usable[:, None], masked.good, True)
-    continuum = fit_continuum(
+    fitted = fit_continuum(
         flux, ivar, good, scale=settings.continuum_scale_pixels, iterations=settings.continuum_iterations,
         significance=settings.clip_significance,
     )  # fmt: skip
-    inflation = error_inflation((flux - continuum) * np.sqrt(ivar), good, settings.noise_window_pixels)
+    inflation = error_inflation((flux - fitted) * np.sqrt(ivar), good, settings.noise_window_pixels)
     ready = Spectra(flux, (ivar / inflation**2).astype(np.float32), mask, grid)
-    continuum = continuum.astype(np.float32)
+    continuum = fitted.astype(np.float32)
     snr = masked_median(np.sqrt(ready.ivar) * continuum, ready.good & window)
     searched = searched_pixels(ready, continuum, z_qso, species, settings) & usable[:, None]
     start, stop, delta = redshift_path(grid, species, searched)

@@ -121,9 +121,7 @@ def line_amplitudes(residual: Floats, weight: Floats, width: float) -> tuple[Flo
     return signal / np.where(power > 0, power, 1.0), power
 
 
-def constrained_gain(
-    first: Floats, first_power: Floats, second: Floats, second_power: Floats, thin_ratio: float
-) -> tuple[Floats, Floats]:
+def constrained_gain(first: Floats, first_power: Floats, second: Floats, second_power: Floats, thin_ratio: float) -> tuple[Floats, Floats]:
     """χ² gained by the best physical pair of amplitudes, and the χ² by which the free pair is better still.
 
     The free pair (A₁, A₂) is projected, in the metric of its errors, on the cone ``1 ≤ A₁/A₂ ≤ thin_ratio``.
@@ -237,14 +235,22 @@ def find_doublets(
 
 
 def narrow_features(residual: Floats, weight: Floats) -> NDArray[np.bool_]:
-    """Peaks of narrow absorption or emission above 4 σ, shape (n, p). A quasar has few; a star or galaxy under a quasar's redshift has many."""
+    """Peaks of narrow absorption or emission above 4 σ, shape (n, p).
+
+    A quasar has few; a star or a galaxy under a quasar's redshift has many.
+    """
     amplitude, power = line_amplitudes(residual, weight, _FEATURE_WIDTH)
     height = np.abs(amplitude) * np.sqrt(power)
     return (height == maximum_filter1d(height, 7, axis=1)) & (height > 4.0)
 
 
 def _crowding(
-    row: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, features: NDArray[np.bool_], window: NDArray[np.int64], doublet: Doublet
+    row: NDArray[np.int64],
+    pixel: NDArray[np.int64],
+    width: Floats,
+    features: NDArray[np.bool_],
+    window: NDArray[np.int64],
+    doublet: Doublet,
 ) -> Floats:
     """Unexplained features per 1000 pixels, with half a thousand pixels added so that two features in a short window are not a crowd."""
     crowding = np.zeros(len(row), dtype=np.float32)

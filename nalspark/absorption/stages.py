@@ -41,10 +41,7 @@ def measured_table(settings: Settings) -> Table:
 
 def normalize_columns(columns: Columns, settings: Settings) -> Columns:
     """Rows of spectra with their targets → rows of NORMALIZED."""
-    origin = [
-        loglam if loglam is not None else int(first)
-        for loglam, first in zip(columns["loglam"], columns["first_pixel"], strict=True)
-    ]
+    origin = [loglam if loglam is not None else int(first) for loglam, first in zip(columns["loglam"], columns["first_pixel"], strict=True)]
     spectra = place_on_grid(columns["flux"], columns["ivar"], columns["mask"], origin, SDSS_GRID)
     ready = normalize(spectra, columns["z_qso"].astype(float), settings.line_species, settings.preprocess)
     usable = [reason is None for reason in ready.reason]

@@ -28,9 +28,7 @@ def observed_mask(grid: WavelengthGrid) -> NDArray[np.uint8]:
     return mask
 
 
-def search_window(
-    grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], blue_z: float
-) -> NDArray[np.bool_]:
+def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], blue_z: float) -> NDArray[np.bool_]:
     """Pixels at which the first line may lie, shape (n, p), masks not regarded.
 
     From the red side of the blue emission line, computed for ``z_qso + blue_z``, to the blue side of the species' own emission line

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from enum import IntFlag
+from typing import Any
+
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import measured_table, sightlines
+from nalspark.lines import LineSpecies
+from nalspark.plots.figures import GalleryItem
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, render_report
 from nalspark.settings import Settings
+from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.stages import SPECTRA_READ
+from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.manifest import Manifest
 from nalspark.tables.publish import write_fits
 from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SIGHTLINES, TARGETS, absorbers_table
@@ -34,21 +43,20 @@ def _write(store: Store, frame: DataFrame, name: str, *order: str) -> int:
 
 
 def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
-    """Write the catalogue.
+    """Write the catalogue and the report.
 
     Returns
     -------
     dict
         Published file → number of its rows.
     """
-    species = settings.line_species
-    catalogue = absorbers_table(species)
+    catalogue = absorbers_table(settings.line_species)
     targets, normalized = (store.read(spark, manifest, table) for table in (TARGETS, NORMALIZED))
     measured = store.read(spark, manifest, measured_table(settings))
     usable = [frame.where(F.col("reason").isNull()) for frame in (targets, normalized)]
     absorbers = measured.where(F.col("veto") == 0).select(*catalogue.names)
-    spectra = store.read(spark, manifest, SPECTRA_READ)
-    searched = sightlines(*usable, absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
+    spectra = store.read(spark, manifest, SPECTRA_READ).select("path", "spectrum_id", "part", "reason", "detail")
+    searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
     rows = {
         "absorbers.parquet": _write(store, absorbers, "absorbers.parquet", "spectrum_id", "z_abs"),
         "sightlines.parquet": _write(store, searched, "sightlines.parquet", "spectrum_id"),
@@ -57,4 +65,160 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     new = store.published(".absorbers.fits.new")
     rows["absorbers.fits"] = write_fits(store.published("absorbers.parquet"), catalogue, new, {"flags": AbsorberFlag})
     store.replace("absorbers.fits", new)
+    new = store.published(".report.html.new")
+    new.write_text(render_report(_report_data(spark, store, manifest, settings, rows)), encoding="utf-8")
+    store.replace("report.html", new)
+    rows["report.html"] = 1
     return rows
+
+
+# ---- the report's numbers
+
+
+def _histogram(frame: DataFrame, column: str | Column, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts between the edges; values outside are left out."""
+    place = F.expr("size(filter(edges, e -> e <= value))")
+    valued = frame.select(F.col(column).alias("value") if isinstance(column, str) else column.alias("value"))
+    binned = (
+        valued.where("value is not null")
+        .withColumn("edges", F.array([F.lit(float(edge)) for edge in edges]))
+        .groupBy(place.alias("bin"))
+        .count()
+    )
+    counts = np.zeros(len(edges) - 1, dtype=int)
+    for row in binned.collect():
+        if 1 <= row["bin"] <= len(counts):
+            counts[row["bin"] - 1] = row["count"]
+    return edges, counts
+
+
+def _histograms(absorbers: DataFrame, searched: DataFrame, species: LineSpecies) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    width = f"ew_{species.primary.label}"
+    z_low, z_high = _redshifts(species)
+    return {
+        "z_abs": _histogram(absorbers, "z_abs", np.arange(z_low, z_high + 0.1, 0.1)),
+        width: _histogram(absorbers, width, np.geomspace(0.1, 10.0, 21)),
+        "significance": _histogram(absorbers, "significance", np.geomspace(5.0, 200.0, 17)),
+        "fwhm_kms": _histogram(absorbers, "fwhm_kms", np.arange(0.0, 625.0, 25.0)),
+        "z_qso": _histogram(searched, "z_qso", np.arange(0.0, 5.01, 0.2)),
+        "snr": _histogram(searched, "snr", np.geomspace(0.5, 100.0, 21)),
+    }
+
+
+def _redshifts(species: LineSpecies) -> tuple[float, float]:
+    """Redshifts between which the species' first line lies on the grid, rounded outwards to tenths."""
+    ends = SDSS_GRID.wavelength[[0, -1]] / species.primary.wavelength - 1.0
+    return max(float(np.floor(ends[0] * 10) / 10), 0.0), float(np.ceil(ends[1] * 10) / 10)
+
+
+_PATH_STEP = 0.005
+
+
+def _path(searched: DataFrame, species: LineSpecies) -> tuple[np.ndarray, np.ndarray]:
+    """Redshifts, and how many sightlines were searched at each."""
+    low, high = _redshifts(species)
+    z = np.arange(low, high, _PATH_STEP)
+    ends = searched.select(F.explode(F.arrays_zip("z_start", "z_stop")).alias("ends")).select("ends.*")
+    first, last = F.ceil((F.col("z_start") - low) / _PATH_STEP), F.floor((F.col("z_stop") - low) / _PATH_STEP)
+    points = ends.where(first <= last).select(F.explode(F.sequence(first, last)).alias("point"))
+    count = np.zeros(len(z), dtype=int)
+    for row in points.groupBy("point").count().collect():
+        if 0 <= row["point"] < len(z):
+            count[row["point"]] = row["count"]
+    return z, count
+
+
+def _bit_counts(frame: DataFrame, column: str, enum: type[IntFlag]) -> list[BitCount]:
+    meanings = bit_meanings(enum)
+    sums = [F.sum(F.when(F.col(column).bitwiseAND(int(bit)) != 0, 1).otherwise(0)).alias(name) for name, bit in enum.__members__.items()]
+    counted = frame.agg(*sums).collect()[0]
+    return [BitCount(name, counted[name] or 0, meanings.get(name, "")) for name in enum.__members__]
+
+
+def _gallery(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: DataFrame) -> list[GalleryItem]:
+    """Pictures' worth of data of a few absorbers, in their order."""
+    species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, SDSS_GRID.step)
+    absorbers = [row.asDict() for row in chosen.collect()]
+    parts = sorted({row["part"] for row in absorbers})
+    spectra = store.read(spark, manifest, NORMALIZED, parts).where(F.col("spectrum_id").isin([row["spectrum_id"] for row in absorbers]))
+    candidates = store.read(spark, manifest, CANDIDATES, parts).where(F.col("candidate_id").isin([row["absorber_id"] for row in absorbers]))
+    spectrum_of = {row["spectrum_id"]: row for row in spectra.collect()}
+    candidate_of = {row["candidate_id"]: row for row in candidates.collect()}
+    items = []
+    for absorber in absorbers:
+        spectrum, candidate = spectrum_of[absorber["spectrum_id"]], candidate_of[absorber["absorber_id"]]
+        flux, ivar, continuum = (np.frombuffer(spectrum[name], "<f4") for name in ("flux", "ivar", "continuum"))
+        good = (np.frombuffer(spectrum["mask"], "u1") == 0) & (ivar > 0)
+        rest = species.primary.wavelength
+        items.append(
+            GalleryItem(
+                absorber,
+                SDSS_GRID.wavelength,
+                flux,
+                continuum,
+                np.where(good, 1.0 / np.sqrt(np.where(good, ivar, 1.0)), np.nan),
+                np.frombuffer(candidate["image_residual"], "<f4").reshape(geometry.shape),
+                np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape),
+                geometry.fractions,
+                [str(line) for line in species.transitions],
+                [line.wavelength for line in species.transitions],
+                (geometry.primary, geometry.secondary),
+                candidate["pixel"],
+                bit_words(absorber["flags"], AbsorberFlag),
+                [(rest * (1 + a), rest * (1 + b)) for a, b in zip(spectrum["z_start"], spectrum["z_stop"], strict=True)],
+                instrument_sigma_kms=settings.measure.instrument_sigma_kms,
+            )  # fmt: skip
+        )
+    return items
+
+
+#: Points of the doublet-ratio figure: a sample, the most significant ones.
+_RATIO_SAMPLE = 2000
+
+
+def _ratios(absorbers: DataFrame, species: LineSpecies) -> RatioSample:
+    width = f"ew_{species.primary.label}"
+    rows = absorbers.orderBy(F.desc("significance"), "absorber_id").limit(_RATIO_SAMPLE)
+    sample = rows.select(width, "doublet_ratio", "doublet_ratio_err", "flags").toPandas()
+    return RatioSample(
+        ew=sample[width].to_numpy(), ratio=sample["doublet_ratio"].to_numpy(), ratio_err=sample["doublet_ratio_err"].to_numpy(),
+        flagged=sample["flags"].to_numpy() != 0, thin_ratio=species.optically_thin_ratio,
+    )  # fmt: skip
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return flat
+
+
+_COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")
+
+
+def _report_data(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, rows: dict[str, int]) -> ReportData:
+    species = settings.line_species
+    absorbers, searched, rejections = (
+        spark.read.parquet(str(store.published(name))) for name in ("absorbers.parquet", "sightlines.parquet", "rejections.parquet")
+    )
+    reasons = rejections.groupBy("stage", "reason").agg(F.count("*").alias("n"), F.min("detail").alias("example"))
+    gallery = settings.publish.gallery
+    strongest = absorbers.where("flags = 0").orderBy(F.desc("significance"), "absorber_id").limit(gallery)
+    doubtful = absorbers.orderBy("significance", "absorber_id").limit(gallery)
+    measured = store.read(spark, manifest, measured_table(settings))
+    counts = {
+        "files": sum(part.rows for part in manifest.parts("spectra").values()),
+        "searched spectra": rows["sightlines.parquet"],
+        "rejected": rows["rejections.parquet"],
+        "candidates": manifest.rows("candidates")[0],
+        "absorbers": rows["absorbers.parquet"],
+    }
+    return ReportData(
+        title=f"{species.name} absorbers", species=species.name, version=manifest.version, settings=_flat(manifest.settings), counts=counts,
+        rejections=[Rejected(*row) for row in reasons.orderBy("stage", F.desc("n"), "reason").collect()],
+        flags=_bit_counts(absorbers, "flags", AbsorberFlag), vetoes=_bit_counts(measured, "veto", Veto),
+        histograms=_histograms(absorbers, searched, species), path=_path(searched, species),
+        catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
+        gallery_strongest=_gallery(spark, store, manifest, settings, strongest),
+        gallery_doubtful=_gallery(spark, store, manifest, settings, doubtful), doublet_ratios=_ratios(absorbers, species),
+    )  # fmt: skip

@@ -1,9 +1,9 @@
 """The quasar's continuum with its emission lines, without the narrow absorption in front of it.
 
 A Whittaker smoother (Whittaker 1923; Eilers 2003, Anal. Chem. 75, 3631): the curve u that minimises
-``Σ snr² (f/c - u)² + λ Σ (second difference of u)²`` about an earlier continuum c; then c is replaced by c·u. The weights are signal-to-noise
-ratios, so the smoothing length is ``(λ / snr²)^¼`` pixels: a bright emission line is followed closely, a faint stretch is averaged over more
-pixels. Gaps are bridged by straight lines. Narrow features are found in the residuals and set aside before each round.
+``Σ snr² (f/c - u)² + λ Σ (second difference of u)²`` about an earlier continuum c; then c is replaced by c·u. The weights are
+signal-to-noise ratios, so the smoothing length is ``(λ / snr²)^¼`` pixels: a bright emission line is followed closely, a faint stretch is
+averaged over more pixels. Gaps are bridged by straight lines. Narrow features are found in the residuals and set aside before each round.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _BOXES = (1, 5, 11)
 _LONGEST_DEFICIT, _LONGEST_EXCESS = 45, 15
 
 
+#: Residuals of a flexible continuum scatter somewhat less than the noise: errors are not reduced by more than this.
+_LEAST_INFLATION = 0.85
 #: Signal-to-noise ratio per pixel at which the smoothing length is the one asked for, and the highest one that shortens it further.
 _SNR_OF_SCALE, _SNR_MOST = 10.0, 40.0
 
@@ -72,9 +74,7 @@ def _grow(marked: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     return uniform_filter1d(marked.astype(np.float32), 2 * by + 1, axis=1, mode="constant") > 0.5 / (2 * by + 1)
 
 
-def stands_out(
-    deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Pixels of narrow deficits and of narrow excesses.
 
     Parameters
@@ -104,9 +104,7 @@ def stands_out(
     return _runs_no_longer_than(deficit, _LONGEST_DEFICIT), _runs_no_longer_than(excess, _LONGEST_EXCESS)
 
 
-def _refine(
-    value: NDArray[np.float64], weight: NDArray[np.float64], continuum: NDArray[np.float64], scale: float
-) -> NDArray[np.float64]:
+def _refine(value: NDArray[np.float64], weight: NDArray[np.float64], continuum: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     """One round: smooth flux/continuum with weights of (signal-to-noise ratio)²."""
     # Where an earlier round dipped to zero or below, its typical level stands in, or the ratio would explode.
     level = np.maximum(continuum, 0.1 * np.median(np.abs(continuum), axis=1, keepdims=True))
@@ -153,9 +151,10 @@ def fit_continuum(
 
 
 def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
-    """Factor by which the errors must be multiplied for the residuals to scatter as they should: at least 1, shape (n, p).
+    """Factor by which the errors must be multiplied for the residuals to scatter as they should, shape (n, p).
 
-    Only residuals above the continuum are used, where absorption cannot lie: sky residuals scatter both ways. They are capped at 6 σ, so that
+    Survey errors are too small on sky lines and up to a tenth too large elsewhere; the factor is not below :data:`_LEAST_INFLATION`. Only
+    residuals above the continuum are used, where absorption cannot lie: sky residuals scatter both ways. They are capped at 6 σ, so that
     one cosmic ray does not blind a whole window.
     """
     above = good & (deviation > 0)
@@ -166,4 +165,4 @@ def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], win
     total = total[:, window:] - total[:, :-window]
     count = count[:, window:] - count[:, :-window]
     # Thirty unit residuals are added as a prior: a window with few pixels says little.
-    return np.sqrt(np.maximum((total + 30.0) / (count + 30.0), 1.0))
+    return np.maximum(np.sqrt((total + 30.0) / (count + 30.0)), _LEAST_INFLATION)

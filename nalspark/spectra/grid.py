@@ -1,7 +1,7 @@
 """The wavelength lattice: pixels of constant log10 λ, the same integer lattice for every SDSS spectrum.
 
-SDSS writes log10 λ as multiples of 1e-4, so a pixel has an integer index ``round(log10 λ / 1e-4)`` that is the same in every file. Grids are
-ranges of that index; going from one to another is padding and cropping, never resampling.
+SDSS writes log10 λ as multiples of 1e-4, so a pixel has an integer index ``round(log10 λ / 1e-4)`` that is the same in every file. Grids
+are ranges of that index; going from one to another is padding and cropping, never resampling.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nalspark.lines import SPEED_OF_LIGHT_KMS
 
@@ -52,7 +52,7 @@ class WavelengthGrid:
         """Fractional pixel position of a wavelength in Å; 0 is the centre of the first pixel."""
         return np.log10(wavelength) / self.step - self.first
 
-    def wavelength_at(self, pixel: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    def wavelength_at(self, pixel: ArrayLike) -> NDArray[np.float64]:
         """Wavelength in Å at a fractional pixel position: the inverse of :meth:`pixel`."""
         return 10.0 ** ((self.first + np.asarray(pixel, dtype=float)) * self.step)
 

@@ -34,9 +34,7 @@ def place_on_grid(
         Pixels that a spectrum does not cover have flux and ivar 0 and the flag NO_DATA.
     """
     shape = (len(flux), grid.n_pixels)
-    result = Spectra(
-        np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.full(shape, PixelFlag.NO_DATA, np.uint8), grid
-    )
+    result = Spectra(np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.full(shape, PixelFlag.NO_DATA, np.uint8), grid)
     for row, (values, weights, bits, start) in enumerate(zip(flux, ivar, mask, origin, strict=True)):
         if isinstance(start, np.ndarray):
             result.flux[row], result.ivar[row], result.mask[row] = resample(values, weights, bits, start, grid)

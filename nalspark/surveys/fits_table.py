@@ -34,6 +34,7 @@ MAX_DATA_BYTES = 2**31
 #: HDUs that are looked at in one file.
 MAX_HDUS = 1000
 _HEADER_CHUNK = 6 * BLOCK
+_MAX_KEPT_HEADER = 40 * BLOCK
 
 Value = bool | int | float | str
 
@@ -392,8 +393,12 @@ def _primary_layout(header: Header) -> Layout:
     return Layout("", shape, bitpix, _data_bytes(bitpix, shape))
 
 
-@lru_cache(maxsize=512)
 def _extension_layout(header: Header) -> Layout:
+    # Long headers are not kept, so that no file can fill the memory with its own.
+    return _kept_layout(header) if len(header.raw) <= _MAX_KEPT_HEADER else _parsed_layout(header)
+
+
+def _parsed_layout(header: Header) -> Layout:
     name = printable(str(header.get("EXTNAME") or "").strip().upper(), 40)
     bitpix, shape = _shape(header)
     extra = _integer(header, "PCOUNT", 0, 2**62, default=0)
@@ -405,6 +410,9 @@ def _extension_layout(header: Header) -> Layout:
     if shape[0] > 0 and shape[1] == 0:
         raise _corrupt(f"a table has {shape[0]} rows of no bytes")
     return Layout(name, shape, bitpix, data_bytes, _columns(header, row_bytes=shape[1]))
+
+
+_kept_layout = lru_cache(maxsize=512)(_parsed_layout)
 
 
 def _columns(header: Header, row_bytes: int) -> dict[str, Column]:

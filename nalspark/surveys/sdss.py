@@ -166,7 +166,7 @@ def _spec(fits: FitsFile) -> SurveySpectrum:
         ra=_angle(known("plug_ra" if "plug_ra" in row else "ra", "PLUG_RA"), 0.0, 360.0),
         dec=_angle(known("plug_dec" if "plug_dec" in row else "dec", "PLUG_DEC"), -90.0, 90.0),
         z_pipeline=_real(row.get("z")),
-        z_warning=int(row.get("zwarning", 0)) & 0x7FFFFFFF,
+        z_warning=_whole(row.get("zwarning")) & 0x7FFFFFFF,
         object_class=_text(row.get("class")),
         first_pixel=first_pixel,
         loglam=loglam,
@@ -344,7 +344,8 @@ def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> tuple[int | None, N
     if outside.any():
         where = int(outside.argmax())
         found = f"{outside.sum()} of {len(loglam)} pixels are not, the first is pixel {where} with log10 λ = {loglam[where]:.6g}"
-        raise UnusableSpectrum("wavelength_invalid", f"{fits.name}: wavelengths must lie between {WAVELENGTH_RANGE} Å; {found}.")
+        limits = "{:.0f} and {:.0f} Å".format(*WAVELENGTH_RANGE)
+        raise UnusableSpectrum("wavelength_invalid", f"{fits.name}: wavelengths must lie between {limits}; {found}.")
     steps = np.diff(loglam)
     if (steps < 0).all():
         raise UnusableSpectrum("wavelength_descending", f"{fits.name}: wavelengths descend; expected ascending.")

@@ -241,11 +241,15 @@ def _absorbers_of(job: _Job, spectra: list[_Spectrum]) -> tuple[inject.Absorbers
     """Absorbers of a block and what they leave of the light on the common lattice."""
     size = inject.uniforms_per_spectrum(job.species, job.population)
     uniforms = np.stack([_generator(job, spectrum.identity, "absorbers").random(size) for spectrum in spectra])
-    low, high = SDSS_GRID.wavelength[[0, -1]]
-    ends = [(max(low, s.grid.wavelength_at(0)), min(high, s.grid.wavelength_at(s.grid.n_pixels - 1))) for s in spectra]
-    limits = inject.redshift_limits(job.species, [s.z for s in spectra], ends, job.population)
+    limits = inject.redshift_limits(job.species, [s.z for s in spectra], [_ends(s.grid) for s in spectra], job.population)
     absorbers = inject.draw(job.species, job.population, uniforms, limits)
     return absorbers, inject.transmission(absorbers, job.species, _LATTICE, len(spectra), INSTRUMENT_SIGMA_KMS), spectra
+
+
+def _ends(grid: WavelengthGrid) -> tuple[float, float]:
+    """First and last wavelength, Å, of the pixels that are both in a spectrum and on the grid that is searched."""
+    first, last = max(grid.first, SDSS_GRID.first), min(grid.first + grid.n_pixels, SDSS_GRID.first + SDSS_GRID.n_pixels) - 1
+    return float(10.0 ** (first * grid.step)), float(10.0 ** (last * grid.step))
 
 
 def _generator(job: _Job, identity: _Identity, purpose: str) -> np.random.Generator:
@@ -402,7 +406,8 @@ def _file_bytes(spectrum: _Spectrum) -> bytes:
     for name, value in known.items():
         row[name] = value
     cards = {
-        "RA": spectrum.boresight[0], "DEC": spectrum.boresight[1], "PLATEID": identity.plate, "MJD": identity.mjd, "FIBERID": identity.fiber,
+        "RA": spectrum.boresight[0], "DEC": spectrum.boresight[1], "PLATEID": identity.plate, "MJD": identity.mjd,
+        "FIBERID": identity.fiber,
         "PLUG_RA": spectrum.ra,
         "PLUG_DEC": spectrum.dec, "COEFF0": round(spectrum.grid.first * spectrum.grid.step, 4),
     }  # fmt: skip
@@ -455,7 +460,7 @@ def _usable_sources(folder: Path, species: LineSpecies) -> tuple[tuple[Path, ...
     for path in sorted(folder.rglob("*.fit*")):
         try:
             real = _read_real(path)
-            low, high = inject.redshift_limits(species, real.z, SDSS_GRID.wavelength[[0, -1]], inject.Population())
+            low, high = inject.redshift_limits(species, real.z, _ends(real.grid), inject.Population())
             if not high > low:
                 raise UnusableSpectrum("no_window", f"at z = {real.z} no {species.name} can be seen")
             usable.append(path)

@@ -18,9 +18,9 @@ Columns = dict[str, Any]
 def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
     """Binary cells to an array of shape (n, p) where all cells are equally long, else to an object array of n arrays."""
     cells = [None if cell is None else np.frombuffer(cell, dtype=dtype) for cell in array.to_pylist()]
-    lengths = {len(cell) for cell in cells if cell is not None}
-    if len(lengths) == 1 and all(cell is not None for cell in cells):
-        return np.stack(cells)
+    whole = [cell for cell in cells if cell is not None]
+    if len(whole) == len(cells) and len({len(cell) for cell in whole}) == 1:
+        return np.stack(whole)
     ragged = np.empty(len(cells), dtype=object)
     for row, cell in enumerate(cells):
         ragged[row] = cell

@@ -96,11 +96,15 @@ def read_manifest(path: Path) -> Manifest:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["format"] != FORMAT:
-            raise StoreError(f"{path} has format {tree['format']}; this version of nalspark reads format {FORMAT}. Use another output directory.")
+            raise StoreError(
+                f"{path} has format {tree['format']}; this version of nalspark reads format {FORMAT}. Use another output directory."
+            )
         tables = {name: {part: Part(**record) for part, record in parts.items()} for name, parts in tree.pop("tables").items()}
         return Manifest(tables=tables, **tree)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} is not a manifest of nalspark ({error}). Use another output directory, or remove it to start anew.") from None
+        raise StoreError(
+            f"{path} is not a manifest of nalspark ({error}). Use another output directory, or remove it to start anew."
+        ) from None
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -34,7 +35,7 @@ _FORMS = {"int": ("J", ">i4"), "long": ("K", ">i8"), "float": ("E", ">f4"), "dou
 #: FITS headers are ASCII; these are the other characters that descriptions use.
 _ASCII = str.maketrans(
     {"Å": "Angstrom", "α": "alpha", "λ": "lambda", "σ": "sigma", "χ": "chi", "Δ": "Delta", "±": "+/-", "–": "-", "—": "-", "→": "->",
-     "×": "x", "≥": ">=", "≤": "<=", "’": "'", "²": "^2", "³": "^3"}
+     "×": "x", "≥": ">=", "≤": "<=", "’": "'", "²": "^2", "³": "^3", "`": ""}
 )  # fmt: skip
 
 
@@ -57,14 +58,13 @@ def write_fits(parquet_dir: Path, table: Table, path: Path, enums: Mapping[str, 
     Parameters
     ----------
     parquet_dir : Path
-        Folder with the table's Parquet files, at any depth; names that begin with ``_`` or ``.`` are not read. Or one file.
+        One file, or a folder with files at any depth; names that begin with ``_`` or ``.`` are not read.
     table : Table
         Its declaration: names, types, units, UCDs, descriptions.
     path : Path
         The FITS file; replaced where it exists.
     enums : mapping, optional
-        Column name → the IntFlag of its bits. Bit n of the column ``flags`` is described by the cards ``FLAG<n>`` (its name) and
-        ``FLAGC<n>`` (its meaning).
+        Column name → the IntFlag of its bits. The cards ``FLAG<n>`` and ``FLAGC<n>`` give name and meaning of bit n of ``flags``.
 
     Returns
     -------
@@ -74,8 +74,7 @@ def write_fits(parquet_dir: Path, table: Table, path: Path, enums: Mapping[str, 
     Raises
     ------
     StoreError
-        Where a column is of a kind that has no place in a FITS table (``list<…>``, ``pixels<…>``), a unit is unknown, there is no Parquet
-        file, or a file lacks a column.
+        Where a column is a list or pixels, a unit is unknown, there is no Parquet file, or a file lacks a column.
     """
     _check_columns(table)
     files = _parquet_files(parquet_dir, table)
@@ -104,7 +103,7 @@ def _parquet_files(folder: Path, table: Table) -> list[Path]:
     if folder.is_file():
         files = [folder]
     else:
-        found = sorted(folder.rglob("*.parquet"))
+        found = sorted(file for file in folder.rglob("*.parquet") if file.is_file())
         files = [file for file in found if not any(piece.startswith(("_", ".")) for piece in file.relative_to(folder).parts)]
     if not files:
         raise StoreError(f"There is no Parquet file of table '{table.name}' in '{folder}'. Was the stage that writes it run?")
@@ -211,7 +210,10 @@ def _bit_cards(column: str, enum: type[IntFlag]) -> Iterator[tuple[str, object, 
 
 def _fits_unit(column: Column) -> str:
     try:
-        return str(u.Unit(column.unit).to_string("fits"))
+        with warnings.catch_warnings():
+            # ``erg/s/cm^2/Angstrom`` is understood; astropy only advises against several slashes.
+            warnings.simplefilter("ignore", u.UnitsWarning)
+            return str(u.Unit(column.unit).to_string("fits"))
     except ValueError as error:
         raise StoreError(f"Column '{column.name}': '{column.unit}' is not a unit that FITS can express ({error}).") from None
 

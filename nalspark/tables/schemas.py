@@ -59,11 +59,19 @@ MATCHES = Table(
         _PART,
         Column("catalogue", "string", "Name of the catalogue: its file name", ucd="meta.id"),
         Column("match", "string", "How it was matched: 'id' (plate, mjd, fiber) or 'sky'", ucd="meta.code"),
-        Column("separation_arcsec", "double", "Angular distance to the catalogue's position; null where one has none", "arcsec", "pos.angDistance"),
+        Column(
+            "separation_arcsec",
+            "double",
+            "Angular distance to the catalogue's position; null where one has none",
+            "arcsec",
+            "pos.angDistance",
+        ),
         Column("n_systems", "int", "Absorption systems that the catalogue has in this sightline", ucd="meta.number"),
         Column("n_strong", "int", "Of these, systems with both equivalent widths above the label's significance", ucd="meta.number"),
         Column("z_abs", "list<double>", "Their absorption redshifts", ucd="src.redshift"),
-        Column("ew_primary", "list<double>", "Their rest equivalent widths in the first line of the doublet", "Angstrom", "spect.line.eqWidth"),
+        Column(
+            "ew_primary", "list<double>", "Their rest equivalent widths in the first line of the doublet", "Angstrom", "spect.line.eqWidth"
+        ),
     ),
 )
 
@@ -81,8 +89,19 @@ TARGETS = Table(
         _Z_QSO,
         Column("z_source", "string", "Where z_qso comes from: 'pipeline' or the name of the quasar catalogue", ucd="meta.ref"),
         Column("z_match", "string", "How the quasar catalogue was matched: 'id', 'sky' or null", ucd="meta.code"),
-        Column("z_separation_arcsec", "double", "Distance to the catalogue's quasar; null where not matched by position", "arcsec", "pos.angDistance"),
-        Column("label", "int", "1: a catalogue has a strong system here; 0: it has none; null: excluded, or no catalogue given", ucd="meta.code"),
+        Column(
+            "z_separation_arcsec",
+            "double",
+            "Distance to the catalogue's quasar; null where not matched by position",
+            "arcsec",
+            "pos.angDistance",
+        ),
+        Column(
+            "label",
+            "int",
+            "1: a catalogue has a strong system here; 0: it has none; null: excluded, or no catalogue given",
+            ucd="meta.code",
+        ),
         Column("catalogues", "list<string>", "The absorber catalogues in which this sightline is found", ucd="meta.ref"),
     ),
 ).rejectable()
@@ -96,7 +115,12 @@ NORMALIZED = Table(
         *_POSITION,
         *_IDS,
         _Z_QSO,
-        Column("rescale", "float", "Factor by which flux and continuum were divided: the median flux of the clean region", "1e-17 erg/s/cm^2/Angstrom"),
+        Column(
+            "rescale",
+            "float",
+            "Factor by which flux and continuum were divided: the median flux of the clean region",
+            "1e-17 erg/s/cm^2/Angstrom",
+        ),
         Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
         Column("z_start", "list<double>", "Lower ends of the searched redshift intervals", ucd="src.redshift;stat.min"),
         Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
@@ -124,9 +148,21 @@ CANDIDATES = Table(
         Column("significance", "float", "Matched-filter significance of the doublet, both lines together", ucd="stat.snr"),
         Column("filter_snr_primary", "float", "Matched-filter signal-to-noise ratio of the first line", ucd="stat.snr"),
         Column("filter_snr_secondary", "float", "Matched-filter signal-to-noise ratio of the second line", ucd="stat.snr"),
-        Column("neighbour_pixels", "float", "Distance to the nearest other candidate of this spectrum, grid pixels; null where alone", "pixel"),
-        Column("depressed_fraction", "float", "Fraction of the pixels within 5000 km/s that lie significantly below the continuum: BAL troughs", ucd="stat"),
-        Column("crowding", "float", "Narrow features of the spectrum that this candidate does not explain, per 1000 searched pixels", ucd="stat"),
+        Column(
+            "neighbour_pixels", "float", "Distance to the nearest other candidate of this spectrum, grid pixels; null where alone", "pixel"
+        ),
+        Column(
+            "depressed_fraction",
+            "float",
+            "Fraction of the pixels within 5000 km/s that lie significantly below the continuum: BAL troughs",
+            ucd="stat",
+        ),
+        Column(
+            "crowding",
+            "float",
+            "Narrow features of the spectrum that this candidate does not explain, per 1000 searched pixels",
+            ucd="stat",
+        ),
         Column("image_residual", "pixels<f4>", "1 - flux/continuum, one row per transition, one column per velocity pixel"),
         Column("image_inverse_error", "pixels<f4>", "Inverse standard error of image_residual; 0 where there is no data"),
     ),
@@ -150,7 +186,12 @@ def absorbers_table(species: LineSpecies) -> Table:
         )
 
     columns = [
-        Column("absorber_id", "string", "Name of the absorber: spectrum_id and the lattice pixel at which it was found", ucd="meta.id;meta.main"),
+        Column(
+            "absorber_id",
+            "string",
+            "Name of the absorber: spectrum_id and the lattice pixel at which it was found",
+            ucd="meta.id;meta.main",
+        ),
         _SPECTRUM_ID,
         _PART,
         *_IDS,
@@ -163,7 +204,13 @@ def absorbers_table(species: LineSpecies) -> Table:
         *ew(second, second.label),
         Column(f"snr_{first.label}", "double", f"ew_{first.label} over its error", ucd="stat.snr"),
         Column(f"snr_{second.label}", "double", f"ew_{second.label} over its error", ucd="stat.snr"),
-        Column("fwhm_kms", "double", "Full width at half maximum of the lines, instrument removed; 0 where unresolved", "km/s", "spect.line.width"),
+        Column(
+            "fwhm_kms",
+            "double",
+            "Full width at half maximum of the lines, instrument removed; 0 where unresolved",
+            "km/s",
+            "spect.line.width",
+        ),
         Column("fwhm_kms_err", "double", "Standard error of fwhm_kms", "km/s", "stat.error;spect.line.width"),
         Column("doublet_ratio", "double", f"ew_{first.label} / ew_{second.label}", ucd="arith.ratio"),
         Column("doublet_ratio_err", "double", "Standard error of doublet_ratio", ucd="stat.error;arith.ratio"),
@@ -176,7 +223,12 @@ def absorbers_table(species: LineSpecies) -> Table:
         Column("chi2_reduced", "double", "χ² per degree of freedom of the doublet fit", ucd="stat.fit.chi2"),
         Column("significance", "double", "Matched-filter significance with which it was found", ucd="stat.snr"),
         Column("velocity_kms", "double", "Velocity of the absorber towards us with respect to z_qso", "km/s", "phys.veloc"),
-        Column("score", "double", "Between 0 and 1, a monotone function of the detection significance; not a probability", ucd="stat.likelihood"),
+        Column(
+            "score",
+            "double",
+            "Between 0 and 1, a monotone function of the detection significance; not a probability",
+            ucd="stat.likelihood",
+        ),
         Column("flags", "int", "Bits of AbsorberFlag; 0: nothing to remark", ucd="meta.code.qual"),
     ]
     return Table("absorbers", f"One row per {species.name} absorber.", tuple(columns))
@@ -187,14 +239,23 @@ SIGHTLINES = Table(
     "One row per searched spectrum, those without an absorber included.",
     (
         *(column for column in TARGETS.columns if column.name not in ("reason", "detail", "label", "catalogues")),
-        Column("label", "int", "1: a catalogue has a strong system here; 0: it has none; null: excluded, or no catalogue given", ucd="meta.code"),
+        Column(
+            "label",
+            "int",
+            "1: a catalogue has a strong system here; 0: it has none; null: excluded, or no catalogue given",
+            ucd="meta.code",
+        ),
         Column("catalogues", "list<string>", "The absorber catalogues in which this sightline is found", ucd="meta.ref"),
         Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
         Column("z_start", "list<double>", "Lower ends of the searched redshift intervals", ucd="src.redshift;stat.min"),
         Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
         Column("delta_z", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
         Column("n_absorbers", "int", "Absorbers found", ucd="meta.number"),
-        Column("matches", "string", "Matches to the catalogues given, as JSON: a list of {catalogue, match, separation_arcsec, n_systems, n_strong, z_abs}"),
+        Column(
+            "matches",
+            "string",
+            "Matches to the catalogues given, as JSON: a list of {catalogue, match, separation_arcsec, n_systems, n_strong, z_abs}",
+        ),
     ),
 )
 

@@ -113,8 +113,8 @@ def spspec_hdus(
     primary = fits.PrimaryHDU(image.astype(np.float32))
     header: dict[str, Any] = {"RA": 151.0, "DEC": -2.0, "RAOBJ": 150.25, "DECOBJ": -1.5}
     header |= {"PLATEID": plate, "MJD": mjd, "FIBERID": fiber}
-    header |= {"COEFF0": first_pixel / 10_000, "COEFF1": 1e-4, "Z": z, "Z_STATUS": z_status, "Z_WARNIN": z_warning, "SPEC_CLN": object_class}
-    header |= {"OBJTYPE": object_type} | {card.upper(): value for card, value in cards.items()}
+    header |= {"COEFF0": first_pixel / 10_000, "COEFF1": 1e-4, "Z": z, "Z_STATUS": z_status, "Z_WARNIN": z_warning}
+    header |= {"SPEC_CLN": object_class, "OBJTYPE": object_type} | {card.upper(): value for card, value in cards.items()}
     primary.header.update({card: value for card, value in header.items() if value is not None})
     return fits.HDUList([primary, table("", {"wave": ("E", [2796.0]), "ew": ("E", [1.0])})])
 

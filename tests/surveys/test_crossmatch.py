@@ -153,7 +153,7 @@ def test_empty_sides() -> None:
 
 
 def positions(spark: Any, key: str, ra: np.ndarray, dec: np.ndarray, partitions: int = 2) -> Any:
-    return spark.createDataFrame(pd.DataFrame({key: np.arange(len(ra)), "ra": ra, "dec": dec})).repartition(partitions)
+    return spark.createDataFrame(pd.DataFrame({key: np.arange(len(ra)), "ra": ra, "dec": dec, "catalogue": 0})).repartition(partitions)
 
 
 def collected(frame: Any, key: str = "left_id") -> pd.DataFrame:
@@ -194,7 +194,12 @@ def test_nothing_matches_nothing(spark: Any) -> None:
     some = positions(spark, "row", np.array([1.0]), np.array([1.0]))
     nowhere = spark.createDataFrame([(1, None, None)], schema)
     assert match_on_sky(nowhere, some, 1.0).count() == 0
-    assert match_on_sky(some.withColumnRenamed("row", "left_id"), nowhere.withColumnRenamed("left_id", "row"), 1.0).count() == 0
+    assert (
+        match_on_sky(
+            some.withColumnRenamed("row", "left_id"), nowhere.selectExpr("0 AS catalogue", "left_id AS row", "ra", "dec"), 1.0
+        ).count()
+        == 0
+    )
 
 
 @pytest.mark.spark
@@ -202,8 +207,9 @@ def test_match_by_id_takes_the_smallest_row_and_no_nulls(spark: Any) -> None:
     from nalspark.surveys.crossmatch.stages import match_by_id
 
     left = spark.createDataFrame([("a", 1, 2, 3), ("b", 1, 2, None), ("c", 4, 5, 6)], "left_id string, plate int, mjd int, fiber int")
-    right = spark.createDataFrame([(9, 1, 2, 3), (7, 1, 2, 3), (1, 1, 2, None), (2, 4, 5, 7)], "row long, plate int, mjd int, fiber int")
-    assert collected(match_by_id(left, right)).values.tolist() == [["a", 7]]
+    rows = [(0, 9, 1, 2, 3), (0, 7, 1, 2, 3), (0, 1, 1, 2, None), (0, 2, 4, 5, 7), (1, 8, 1, 2, 3)]
+    right = spark.createDataFrame(rows, "catalogue int, row long, plate int, mjd int, fiber int")
+    assert sorted(map(tuple, match_by_id(left, right).collect())) == [("a", 0, 7), ("a", 1, 8)]
 
 
 SPECTRA_SCHEMA = (
@@ -270,7 +276,7 @@ SYSTEMS = [
     (0, 1, 50_000, 1, 10.0, 10.0 + 0.2 * ARCSEC, 2.0, 1.2, 1.0, 0.1, 0.8, 0.1),
     (1, 1, 50_000, 1, 10.0, 10.0 + 0.2 * ARCSEC, 2.0, 0.9, 0.5, 0.4, 0.4, 0.4),
     (2, 1, 50_000, 1, 10.0, 10.0, 2.0, NAN, 0.5, 0.1, 0.4, 0.1),
-    (3, None, None, None, 160.0, 10.0, 2.0, 1.1, 0.9, 0.3, 0.6, 0.2),
+    (3, None, None, None, 160.0, 10.0, 2.0, 1.1, 0.9, 0.29, 0.6, 0.19),
     (4, 1, 50_000, 18, 180.0, 10.0, 2.0, 1.0, 0.9, 0.1, 0.29, 0.1),
     (5, 1, 50_000, 19, 190.0, 10.0, 2.0, 1.0, 0.9, NAN, 0.8, 0.1),
     (6, 5, 50_000, 5, 250.0, 10.0, 2.0, 1.0, 0.9, 0.1, 0.8, 0.1),
@@ -278,7 +284,8 @@ SYSTEMS = [
 OTHERS = [(0, 1, 50_000, 18, None, None, 2.0, 0.7, 0.5, 0.1, 0.4, 0.1)]
 
 
-def results(spark: Any, partitions: int, absorbers: bool = True, **choices: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+def staged(spark: Any, partitions: int, absorbers: bool = True, **choices: Any) -> tuple[Any, Any]:
+    """The frames of the stage for the made-up spectra and catalogues, their rows in an order that differs with `partitions`."""
     from nalspark.surveys.crossmatch.stages import crossmatch
 
     def frame(rows: list[Any], schema: str) -> Any:
@@ -287,8 +294,10 @@ def results(spark: Any, partitions: int, absorbers: bool = True, **choices: Any)
 
     quasars = [("first", frame(FIRST, QUASARS_SCHEMA)), ("second", frame(SECOND, QUASARS_SCHEMA))]
     systems = [("systems", frame(SYSTEMS, ABSORBERS_SCHEMA)), ("others", frame(OTHERS, ABSORBERS_SCHEMA))]
-    chosen = nalspark_settings.load(crossmatch=choices)
-    targets, matches = crossmatch(frame(SPECTRA, SPECTRA_SCHEMA), quasars, systems if absorbers else [], chosen)
+    return crossmatch(frame(SPECTRA, SPECTRA_SCHEMA), quasars, systems if absorbers else [], nalspark_settings.load(crossmatch=choices))
+
+
+def gathered(targets: Any, matches: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     return (
         targets.toPandas().sort_values(["spectrum_id", "path"]).reset_index(drop=True),
         matches.toPandas().sort_values(["spectrum_id", "catalogue"]).reset_index(drop=True),
@@ -297,7 +306,7 @@ def results(spark: Any, partitions: int, absorbers: bool = True, **choices: Any)
 
 @pytest.fixture(scope="module")
 def matched(spark: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return results(spark, 3)
+    return gathered(*staged(spark, 3))
 
 
 @pytest.mark.spark
@@ -384,16 +393,16 @@ def test_labels(spark: Any, matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     assert found == {name: None if name == "no_error" else int(name in strong) for name in found}
     known = matched[0].set_index("path")["catalogues"]
     assert list(known["/weak.fits"]) == ["others", "systems"] and list(known["/alone.fits"]) == []
-    demanding = labels(results(spark, 2, weak="negative", label_significance=4.5)[0])
+    demanding = labels(staged(spark, 2, weak="negative", label_significance=4.5)[0].toPandas())
     assert {name for name, label in demanding.items() if label} == {"by_id"} and demanding["no_error"] == 0
-    targets, matches = results(spark, 2, absorbers=False)
-    assert set(labels(targets).values()) == {None} and len(matches) == 0
+    targets, matches = staged(spark, 2, absorbers=False)
+    assert set(labels(targets.toPandas()).values()) == {None} and matches.isEmpty()
 
 
 @pytest.mark.spark
 def test_the_same_at_every_partitioning(spark: Any, matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     for partitions in (1, 7):
-        for ours, theirs in zip(results(spark, partitions), matched, strict=True):
+        for ours, theirs in zip(gathered(*staged(spark, partitions)), matched, strict=True):
             pd.testing.assert_frame_equal(ours, theirs)
 
 
@@ -405,7 +414,7 @@ def test_counts_are_those_the_paper_prints(spark: Any) -> None:
     systems = [("systems", spark.createDataFrame(SYSTEMS, ABSORBERS_SCHEMA))]
     chosen = nalspark_settings.load()
     targets, _ = crossmatch(spark.createDataFrame(SPECTRA, SPECTRA_SCHEMA), quasars, systems, chosen)
-    counts = match_counts(targets, quasars, systems, chosen)
+    counts = match_counts(targets.localCheckpoint(), quasars, systems, chosen)
     assert counts.columns == COUNTS.names
     # 20 spectra, the two copies of one not counted. Rows 7 and 8 of the quasars and 2 and 6 of the systems match nothing.
     assert [tuple(row) for row in counts.collect()] == [
@@ -459,13 +468,14 @@ def test_real_catalogues_against_numpy_and_astropy(spark: Any, real_data: Path) 
     dr12, dr12_rows = opened(real_data, "Raghunathan2016_MgII_DR12.fits", "absorbers")
     sdss, sdss_rows = opened(real_data, "brodzeller2023_sdss_qso_pmf_z.npz", "quasars")
     left = catalog_frame(spark, dr12).withColumnRenamed("row", "left_id")
+    earlier, quasars = (catalog_frame(spark, one).selectExpr("0 AS catalogue", "*") for one in (dr7, sdss))
     first: dict[tuple[int, ...], int] = {}
     for row, key in enumerate(identifiers(sdss_rows)):
         first.setdefault(key, row)
     expected = [(row, first[key]) for row, key in enumerate(identifiers(dr12_rows)) if key in first]
     assert len(expected) > 10_000
-    assert [tuple(pair) for pair in collected(match_by_id(left, catalog_frame(spark, sdss))).to_numpy()] == expected
-    found = collected(match_on_sky(left, catalog_frame(spark, dr7), 1.0))
+    assert [tuple(pair) for pair in collected(match_by_id(left, quasars))[["left_id", "right_row"]].to_numpy()] == expected
+    found = collected(match_on_sky(left, earlier, 1.0))
     rows, separations = by_astropy(dr12_rows["ra"], dr12_rows["dec"], dr7_rows["ra"], dr7_rows["dec"], 1.0)
     assert len(found) == (rows >= 0).sum() > 1000 and found["left_id"].tolist() == np.flatnonzero(rows >= 0).tolist()
     np.testing.assert_allclose(found["separation_arcsec"], separations[rows >= 0], atol=1e-8)
@@ -481,7 +491,7 @@ def test_real_spectra_find_their_catalogued_systems(spark: Any, real_data: Path)
     from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch
 
     index = pd.read_csv(real_data / "spectra" / "index.csv", dtype={"cls": str})
-    renamed = index.rename(columns={"z": "z_pipeline", "zw": "z_warning", "cls": "object_class", "name": "path"})
+    renamed = index.drop(columns="path").rename(columns={"z": "z_pipeline", "zw": "z_warning", "cls": "object_class", "name": "path"})
     renamed = renamed.assign(spectrum_id=renamed["path"].str.split(".").str[0], part="p", survey="sdss")
     columns = [piece.split()[0] for piece in SPECTRA_SCHEMA.split(", ")]
     records = [tuple(None if pd.isna(cell) else cell for cell in row) for row in renamed[columns].astype(object).to_numpy()]

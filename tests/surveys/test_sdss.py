@@ -199,7 +199,8 @@ def by_astropy(path: Path) -> dict[str, Any]:
             objects = header["Z"], CLASSES[header["SPEC_CLN"]], 1 if header["SPEC_CLN"] == 5 else 0, header["RAOBJ"], header["DECOBJ"]
             loglam = header["COEFF0"] + header["COEFF1"] * np.arange(len(flux))
         else:
-            data, row = hdus[1].data, hdus[2].data[0]
+            data, table = hdus[1].data, hdus[2].data
+            row = {name: table[name][0] for name in ("PLATE", "MJD", "FIBERID", "Z", "CLASS", "ZWARNING", "PLUG_RA", "PLUG_DEC")}
             flux, ivar, mask, loglam = data["flux"], data["ivar"], data["and_mask"], data["loglam"].astype("f8")
             ids = row["PLATE"], row["MJD"], row["FIBERID"]
             objects = row["Z"], row["CLASS"], row["ZWARNING"], row["PLUG_RA"], row["PLUG_DEC"]
@@ -213,6 +214,7 @@ def real_files(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "spectra").glob("*/sp*") if path.name.startswith(("spec-", "spSpec-")))
 
 
+@pytest.mark.data
 def test_every_real_file_equals_astropy(real_data: Path) -> None:
     paths = real_files(real_data)
     assert len(paths) > 300
@@ -227,6 +229,7 @@ def test_every_real_file_equals_astropy(real_data: Path) -> None:
             assert mine.dtype == expected.dtype and mine.tobytes() == expected.tobytes(), path
 
 
+@pytest.mark.data
 def test_real_names_and_ids_agree(real_data: Path) -> None:
     for path in real_files(real_data):
         spectrum = open_spectrum(path)
@@ -235,11 +238,13 @@ def test_real_names_and_ids_agree(real_data: Path) -> None:
         assert spectrum.spectrum_id == f"{int(plate):04d}-{mjd}-{int(fiber):04d}"
 
 
+@pytest.mark.data
 def test_sky_fibers_are_marked(real_data: Path) -> None:
     sky = [path for path in real_files(real_data) if path.parent.name == "sky"]
     assert sky and all(open_spectrum(path).z_warning & 1 for path in sky)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize(
     "pattern, reason",
     [

@@ -136,7 +136,7 @@ def _in_sky_order(ra: np.ndarray, dec: np.ndarray, vectors: np.ndarray, rows: np
     some = order[crowded]
     order[crowded] = some[np.lexsort((rows[some], *vectors[some].T, pixels[some]))]
     new = np.ones(len(order), bool)
-    new[1:] = (vectors[order[1:]] != vectors[order[:-1]]).any(axis=1)
+    new[1:] = ~shared | (vectors[order[1:]] != vectors[order[:-1]]).any(axis=1)
     return order, new
 
 

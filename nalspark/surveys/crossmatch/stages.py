@@ -63,10 +63,13 @@ COUNTS = tables.Table(
         tables.Column("spectra_unmatched", "long", "Spectra that are not in it", ucd="meta.number"),
     ),
 )
+_SYSTEM = "struct<z_abs: double, ew_primary: double, row: bigint, strong: boolean>"
 #: What a crossmatch needs of a spectrum: all but the pixels.
 _METADATA = [column.name for column in SPECTRA.columns if not column.pixel_dtype and column.name != "first_pixel"]
 #: Rows that are worked on at once: batches come in hundreds, which numpy is too fast for.
 _ROWS_AT_ONCE = 65_536
+#: Stands for "no catalogue: a row to be matched".
+_OURS = -1
 
 
 # --- catalogues as frames ------------------------------------------------------------------------------------------------------------
@@ -116,15 +119,16 @@ def match_by_id(left: DataFrame, right: DataFrame) -> DataFrame:
     left : DataFrame
         ``left_id`` (unique), ``plate``, ``mjd``, ``fiber``.
     right : DataFrame
-        ``row`` (long), ``plate``, ``mjd``, ``fiber``. Of several rows with the same three the smallest is taken.
+        ``catalogue`` (int), ``row`` (long), ``plate``, ``mjd``, ``fiber``. Each catalogue is matched by itself; of several of its rows
+        with the same three the smallest is taken.
 
     Returns
     -------
     DataFrame
-        ``left_id``, ``right_row``: the rows of `left` that have a partner.
+        ``left_id``, ``catalogue``, ``right_row``, where there is a partner.
     """
-    known = right.dropna(subset=list(ID_COLUMNS)).groupBy(*ID_COLUMNS).agg(F.min("row").alias("right_row"))
-    return left.select("left_id", *ID_COLUMNS).join(known, list(ID_COLUMNS)).select("left_id", "right_row")
+    known = right.dropna(subset=list(ID_COLUMNS)).groupBy(*ID_COLUMNS, "catalogue").agg(F.min("row").alias("right_row"))
+    return left.select("left_id", *ID_COLUMNS).join(known, list(ID_COLUMNS)).select("left_id", "catalogue", "right_row")
 
 
 def _gather(batches: Batches) -> Batches:
@@ -169,16 +173,19 @@ def _match_buckets(batches: Batches, radius_arcsec: float) -> Batches:
     if not kept:
         return
     whole = _joined(kept)
-    catalogue = whole["right_row"].is_valid().to_numpy(zero_copy_only=False)
-    ours, theirs = np.flatnonzero(~catalogue), np.flatnonzero(catalogue)
     ra, dec = _positions(whole)
-    right_rows = whole["right_row"].take(pa.array(theirs)).to_numpy()
-    rows, separations = sky.nearest((ra[ours], dec[ours]), (ra[theirs], dec[theirs]), right_rows, radius_arcsec)
-    matched = np.flatnonzero(rows >= 0)
-    found = [whole["left_id"].take(pa.array(ours[matched])), pa.array(rows[matched]), pa.array(separations[matched])]
-    result = pa.RecordBatch.from_arrays(found, ["left_id", "right_row", "separation_arcsec"])
-    for first in range(0, result.num_rows, _ROWS_AT_ONCE):
-        yield result.slice(first, _ROWS_AT_ONCE)
+    catalogue = whole["catalogue"].fill_null(_OURS).to_numpy()
+    ours = np.flatnonzero(catalogue == _OURS)
+    for number in np.unique(catalogue[catalogue != _OURS]):
+        theirs = np.flatnonzero(catalogue == number)
+        right_rows = whole["right_row"].take(pa.array(theirs)).to_numpy()
+        rows, separations = sky.nearest((ra[ours], dec[ours]), (ra[theirs], dec[theirs]), right_rows, radius_arcsec)
+        matched = np.flatnonzero(rows >= 0)
+        left_ids = whole["left_id"].take(pa.array(ours[matched]))
+        arrays = [left_ids, pa.array(np.full(len(matched), number, np.int32)), pa.array(rows[matched]), pa.array(separations[matched])]
+        result = pa.RecordBatch.from_arrays(arrays, ["left_id", "catalogue", "right_row", "separation_arcsec"])
+        for first in range(0, result.num_rows, _ROWS_AT_ONCE):
+            yield result.slice(first, _ROWS_AT_ONCE)
 
 
 def _is_position() -> Column:
@@ -197,27 +204,24 @@ def match_on_sky(left: DataFrame, right: DataFrame, radius_arcsec: float) -> Dat
     left : DataFrame
         ``left_id`` (unique, string or long), ``ra``, ``dec`` (deg).
     right : DataFrame
-        ``row`` (long), ``ra``, ``dec`` (deg).
+        ``catalogue`` (int, ≥ 0), ``row`` (long), ``ra``, ``dec`` (deg). Each catalogue is matched by itself.
     radius_arcsec : float
         Largest separation, itself included.
 
     Returns
     -------
     DataFrame
-        ``left_id``, ``right_row``, ``separation_arcsec``: the rows of `left` that have a partner.
+        ``left_id``, ``catalogue``, ``right_row``, ``separation_arcsec``, where there is a partner.
     """
     left_type = left.schema["left_id"].dataType
-    ours = left.where(_is_position()).select("left_id", F.lit(None).cast("long").alias("right_row"), "ra", "dec")
-    theirs = right.where(_is_position()).select(F.lit(None).cast(left_type).alias("left_id"), F.col("row").alias("right_row"), "ra", "dec")
+    key: list[tuple[str, T.DataType]] = [("left_id", left_type), ("catalogue", T.IntegerType()), ("right_row", T.LongType())]
+    ours = left.where(_is_position()).select("left_id", *[F.lit(None).cast(kind).alias(name) for name, kind in key[1:]], "ra", "dec")
+    theirs = right.where(_is_position()).select(
+        F.lit(None).cast(left_type).alias("left_id"), F.col("catalogue").cast("int"), F.col("row").alias("right_row"), "ra", "dec"
+    )
     both = ours.unionByName(theirs)
     bucketed = T.StructType([*both.schema.fields, T.StructField("bucket", T.IntegerType())])
-    matched = T.StructType(
-        [
-            T.StructField("left_id", left_type),
-            T.StructField("right_row", T.LongType()),
-            T.StructField("separation_arcsec", T.DoubleType()),
-        ]
-    )
+    matched = T.StructType([*[T.StructField(name, kind) for name, kind in key], T.StructField("separation_arcsec", T.DoubleType())])
     return (
         both.mapInArrow(partial(_put_in_buckets, order=sky.fine_order(radius_arcsec)), bucketed)
         .repartition("bucket")
@@ -233,36 +237,50 @@ def _finite(name: str) -> Column:
     return F.coalesce(F.abs(name) < float("inf"), F.lit(False))
 
 
-def _sightlines(catalogue: DataFrame, *payload: Column) -> DataFrame:
-    """The sightlines of a catalogue: ``row`` (its smallest), plate, mjd, fiber, ra, dec, ``n_rows`` and what is asked for besides."""
+def _is_strong(significance: float) -> Column:
+    """Whether both lines of a system reach so many times their errors."""
+
+    def reaches(line: str) -> Column:
+        width, error = f"ew_{line}", f"ew_{line}_err"
+        return _finite(width) & _finite(error) & (F.col(error) > 0) & (F.col(width) >= significance * F.col(error))
+
+    return reaches("primary") & reaches("secondary")
+
+
+def _all_rows(quasars: Named, absorbers: Named, significance: float) -> DataFrame:
+    """The rows of all catalogues, numbered in the order given, quasars first.
+
+    ``z`` is null in absorber catalogues; ``system`` is null in quasar catalogues and where an absorber has no redshift.
+    """
+    system = F.struct("z_abs", "ew_primary", "row", _is_strong(significance).alias("strong"))
+    kinds = [(frame, F.col("z"), F.lit(None).cast(_SYSTEM)) for _, frame in quasars]
+    kinds += [(frame, F.lit(None).cast("double"), F.when(_finite("z_abs"), system).cast(_SYSTEM)) for _, frame in absorbers]
+    numbered = [
+        frame.select(F.lit(number).alias("catalogue"), "row", *ID_COLUMNS, "ra", "dec", z.alias("z"), one.alias("system"))
+        for number, (frame, z, one) in enumerate(kinds)
+    ]
+    return _union(numbered)
+
+
+def _sightlines(rows: DataFrame, n_quasars: int) -> DataFrame:
+    """Rows of one catalogue that are one quasar: the same plate-mjd-fiber, else the same position. ``row`` is the smallest of them.
+
+    An absorber without a redshift is no system, so it matches nothing.
+    """
     has_id = F.col("plate").isNotNull() & F.col("mjd").isNotNull() & F.col("fiber").isNotNull()
-    usable = catalogue.where(has_id | _is_position())
+    usable = rows.where((has_id | _is_position()) & ((F.col("catalogue") < n_quasars) | F.col("system").isNotNull()))
     keys = [F.when(has_id, F.col(name)).alias(name) for name in ID_COLUMNS]
     keys += [F.when(~has_id, F.col(name)).alias(f"key_{name}") for name in ("ra", "dec")]
-    place = F.min(F.when(_is_position(), F.struct("row", "ra", "dec")))
-    return (
-        usable.groupBy(*keys)
-        .agg(F.min("row").alias("row"), F.count(F.lit(1)).alias("n_rows"), place.alias("place"), *payload)
-        .withColumns({"ra": F.col("place.ra"), "dec": F.col("place.dec")})
-        .drop("key_ra", "key_dec", "place")
-    )
-
-
-def _quasar_sightlines(catalogue: DataFrame) -> DataFrame:
-    return _sightlines(catalogue, F.min(F.struct("row", "z"))["z"].alias("z"))
-
-
-def _absorber_sightlines(catalogue: DataFrame, settings: Crossmatch) -> DataFrame:
-    """Sightlines with their systems, by rising redshift. A row without a redshift is no system, so it matches nothing."""
-
-    def significant(line: str) -> Column:
-        error = F.col(f"ew_{line}_err")
-        good = _finite(f"ew_{line}") & _finite(f"ew_{line}_err") & (error > 0)
-        return good & (F.col(f"ew_{line}") >= settings.label_significance * error)
-
-    systems = F.sort_array(F.collect_list(F.struct("z_abs", "ew_primary", "row")))
-    strong = F.sum(F.when(significant("primary") & significant("secondary"), 1).otherwise(0))
-    return _sightlines(catalogue.where(_finite("z_abs")), systems.alias("systems"), strong.cast("int").alias("n_strong"))
+    aggregates = {
+        "row": F.min("row"),
+        "n_rows": F.count(F.lit(1)),
+        "place": F.min(F.when(_is_position(), F.struct("row", "ra", "dec"))),
+        "z": F.min(F.struct("row", "z"))["z"],
+        "systems": F.sort_array(F.collect_list("system")),
+        "n_strong": F.sum(F.col("system.strong").cast("int")).cast("int"),
+    }
+    grouped = usable.groupBy("catalogue", *keys).agg(*[aggregate.alias(name) for name, aggregate in aggregates.items()])
+    return grouped.withColumns({"ra": F.col("place.ra"), "dec": F.col("place.dec")}).drop("key_ra", "key_dec", "place")
 
 
 def _great_circle(ra: str, dec: str, other_ra: str, other_dec: str) -> Column:
@@ -270,24 +288,34 @@ def _great_circle(ra: str, dec: str, other_ra: str, other_dec: str) -> Column:
     delta, other = F.radians(dec), F.radians(other_dec)
     half_ra, half_dec = F.radians(F.col(ra) - F.col(other_ra)) / 2, (delta - other) / 2
     haversine = F.pow(F.sin(half_dec), 2) + F.cos(delta) * F.cos(other) * F.pow(F.sin(half_ra), 2)
-    return F.degrees(2 * F.asin(F.least(F.sqrt(haversine), F.lit(1.0)))) * 3600
+    root = F.sqrt(haversine)
+    return F.degrees(2 * F.asin(F.when(root > 1, F.lit(1.0)).otherwise(root))) * 3600
 
 
 def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> DataFrame:
-    """Every spectrum that knows a sightline: spectrum_id, right_row, match ('id' or 'sky'), separation_arcsec."""
+    """Every spectrum and catalogue that knows it: by id, else on the sky.
+
+    Returns spectrum_id, part, catalogue, match, separation_arcsec, row, n_rows, z, systems, n_strong.
+    """
     left = spectra.select(F.col("spectrum_id").alias("left_id"), *ID_COLUMNS, "ra", "dec")
-    by_id = match_by_id(left, sightlines).withColumn("match", F.lit("id"))
-    places = sightlines.select(F.col("row").alias("right_row"), F.col("ra").alias("right_ra"), F.col("dec").alias("right_dec"))
-    located = left.where(_is_position()).select("left_id", "ra", "dec")
-    by_id = (
-        by_id.join(located, "left_id", "left")
-        .join(places, "right_row", "left")
-        .withColumn("separation_arcsec", _great_circle("ra", "dec", "right_ra", "right_dec"))
+    by_id = match_by_id(left, sightlines).withColumns({"match": F.lit("id"), "separation_arcsec": F.lit(None).cast("double")})
+    on_sky = match_on_sky(left, sightlines, radius_arcsec).withColumn("match", F.lit("sky"))
+    both = (
+        by_id.unionByName(on_sky)
+        .groupBy("left_id", "catalogue")
+        .agg(F.min(F.struct("match", "right_row", "separation_arcsec")).alias("hit"))
     )
-    others = left.join(by_id.select("left_id"), "left_id", "left_anti")
-    on_sky = match_on_sky(others, sightlines, radius_arcsec).withColumn("match", F.lit("sky"))
-    both = by_id.select("left_id", "right_row", "match", "separation_arcsec").unionByName(on_sky)
-    return both.withColumnRenamed("left_id", "spectrum_id")
+    hits = both.select(
+        F.col("left_id").alias("spectrum_id"), "catalogue", "hit.match", F.col("hit.right_row").alias("row"), "hit.separation_arcsec"
+    )
+    located = spectra.select("spectrum_id", "part", F.when(_is_position(), F.col("ra")).alias("our_ra"), F.col("dec").alias("our_dec"))
+    distance = F.coalesce("separation_arcsec", _great_circle("our_ra", "our_dec", "ra", "dec"))
+    return (
+        hits.join(sightlines.drop(*ID_COLUMNS), ["catalogue", "row"])
+        .join(located, "spectrum_id")
+        .withColumn("separation_arcsec", distance)
+        .drop("ra", "dec", "our_ra", "our_dec")
+    )
 
 
 def _distinct(spectra: DataFrame) -> DataFrame:
@@ -297,39 +325,20 @@ def _distinct(spectra: DataFrame) -> DataFrame:
     return ranked.withColumn("kept_path", F.when(F.col("rank") > 1, F.col("first_path"))).drop("rank", "first_path")
 
 
-def _quasars_of(spectra: DataFrame, catalogues: Named, radius_arcsec: float) -> DataFrame:
-    """The quasar of each spectrum from the first catalogue that knows it."""
-    found = []
-    for rank, (name, frame) in enumerate(catalogues):
-        sightlines = _quasar_sightlines(frame)
-        redshifts = sightlines.select(F.col("row").alias("right_row"), "z")
-        best = F.struct(
-            F.lit(rank).alias("rank"),
-            F.lit(name).alias("z_source"),
-            F.col("z").alias("z_catalogue"),
-            F.col("match").alias("z_match"),
-            F.when(F.col("match") == "sky", F.col("separation_arcsec")).alias("z_separation_arcsec"),
-        )
-        found.append(_hits(spectra, sightlines, radius_arcsec).join(redshifts, "right_row").select("spectrum_id", best.alias("best")))
-    return _union(found).groupBy("spectrum_id").agg(F.min("best").alias("best")).select("spectrum_id", "best.*").drop("rank")
-
-
-def _matches_of(spectra: DataFrame, name: str, catalogue: DataFrame, settings: Crossmatch) -> DataFrame:
-    sightlines = _absorber_sightlines(catalogue, settings)
-    systems = sightlines.select(F.col("row").alias("right_row"), "systems", "n_strong")
-    parts = spectra.select("spectrum_id", "part")
+def _known(hits: DataFrame, n_quasars: int) -> DataFrame:
+    """One row per spectrum that any catalogue knows: the quasar of the first catalogue that has one, and what there is of absorbers."""
+    is_quasar = F.col("catalogue") < n_quasars
+    on_sky = F.when(F.col("match") == "sky", F.col("separation_arcsec"))
+    quasar = F.struct("catalogue", F.col("z").alias("z_catalogue"), F.col("match").alias("z_match"), on_sky.alias("z_separation_arcsec"))
     return (
-        _hits(spectra, sightlines, settings.match_radius_arcsec)
-        .join(systems, "right_row")
-        .join(parts, "spectrum_id")
-        .withColumns(
-            {
-                "catalogue": F.lit(name),
-                "n_systems": F.size("systems"),
-                "z_abs": F.col("systems.z_abs"),
-                "ew_primary": F.col("systems.ew_primary"),
-            }
+        hits.groupBy("spectrum_id")
+        .agg(
+            F.min(F.when(is_quasar, quasar)).alias("quasar"),
+            F.max(F.when(~is_quasar, F.col("n_strong"))).alias("most_strong"),
+            F.sort_array(F.collect_list(F.when(~is_quasar, F.col("catalogue")))).alias("absorber_catalogues"),
         )
+        .select("spectrum_id", "quasar.*", "most_strong", "absorber_catalogues")
+        .withColumnRenamed("catalogue", "quasar_catalogue")
     )
 
 
@@ -388,17 +397,17 @@ def _verdict(settings: Crossmatch) -> tuple[Column, Column]:
     return reason, detail
 
 
-def _labelled(targets: DataFrame, matches: DataFrame | None, settings: Crossmatch) -> DataFrame:
-    """Add ``label`` and ``catalogues``."""
-    nothing = F.array().cast("array<string>")
-    if matches is None:
-        return targets.withColumns({"label": F.lit(None).cast("int"), "catalogues": nothing})
-    known = matches.groupBy("spectrum_id").agg(
-        F.max("n_strong").alias("most_strong"), F.sort_array(F.collect_set("catalogue")).alias("catalogues")
-    )
-    weak = F.lit(0 if settings.weak == "negative" else None).cast("int")
-    label = F.when(F.col("most_strong").isNull(), 0).when(F.col("most_strong") > 0, 1).otherwise(weak)
-    return targets.join(known, "spectrum_id", "left").withColumns({"label": label, "catalogues": F.coalesce("catalogues", nothing)})
+def _label(any_absorbers: bool, weak: str) -> Column:
+    """1 where a catalogue has a strong system, 0 where none has any, and what the settings say where all systems are weak."""
+    if not any_absorbers:
+        return F.lit(None).cast("int")
+    of_weak = F.lit(0 if weak == "negative" else None).cast("int")
+    return F.when(F.col("most_strong").isNull(), 0).when(F.col("most_strong") > 0, 1).otherwise(of_weak)
+
+
+def _names(numbers: Sequence[tuple[int, str]]) -> Column:
+    """Catalogue number -> name."""
+    return F.create_map(*[F.lit(piece) for pair in numbers for piece in pair])
 
 
 def crossmatch(spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> tuple[DataFrame, DataFrame]:
@@ -426,49 +435,28 @@ def crossmatch(spectra: DataFrame, quasars: Named, absorbers: Named, settings: S
     """
     _check_names(quasars, absorbers)
     rules = settings.crossmatch
+    quasars = quasars or [("none", _nothing(spectra, QUASARS))]
+    n_quasars = len(quasars)
+    names = _names(list(enumerate(name for name, _ in [*quasars, *absorbers])))
     ranked = _distinct(spectra)
-    unique = ranked.where(F.col("kept_path").isNull())
-    if quasars:
-        known = ranked.join(_quasars_of(unique, quasars, rules.match_radius_arcsec), "spectrum_id", "left")
-    else:
-        known = ranked.withColumns(dict.fromkeys(("z_source", "z_catalogue", "z_match", "z_separation_arcsec"), F.lit(None)))
-    by_pipeline = F.col("z_source").isNull()
-    z_qso = F.when(by_pipeline, F.col("z_pipeline")).otherwise(F.col("z_catalogue"))
-    known = known.withColumns({"z_qso": z_qso, "z_source": F.coalesce("z_source", F.lit("pipeline"))})
+    sightlines = _sightlines(_all_rows(quasars, absorbers, rules.label_significance), n_quasars)
+    hits = _hits(ranked.where(F.col("kept_path").isNull()), sightlines, rules.match_radius_arcsec)
+    known = ranked.join(_known(hits, n_quasars), "spectrum_id", "left")
+    source = F.coalesce(names[F.col("quasar_catalogue")], F.lit("pipeline"))
+    z_qso = F.when(F.col("quasar_catalogue").isNull(), F.col("z_pipeline")).otherwise(F.col("z_catalogue"))
+    listed = F.sort_array(F.transform(F.coalesce("absorber_catalogues", F.array().cast("array<int>")), lambda number: names[number]))
+    known = known.withColumns({"z_source": source, "z_qso": z_qso, "label": _label(bool(absorbers), rules.weak), "catalogues": listed})
     reason, detail = _verdict(rules)
-    judged = known.withColumns({"reason": reason, "detail": detail})
-    found = [_shaped(_matches_of(unique, name, frame, rules), MATCHES) for name, frame in absorbers]
-    matches = _union(found) if found else None
-    targets = _shaped(_labelled(judged, matches, rules), TARGETS)
-    if matches is None:
-        matches = _nothing(spectra, MATCHES)
-    return targets, matches
-
-
-def _count(unique: DataFrame, kind: str, name: str, catalogue: DataFrame, settings: Crossmatch) -> DataFrame:
-    sightlines = _quasar_sightlines(catalogue) if kind == "quasars" else _absorber_sightlines(catalogue, settings)
-    hits = _hits(unique, sightlines, settings.match_radius_arcsec)
-    matched = sightlines.join(hits, F.col("row") == F.col("right_row"), "left_semi").agg(F.sum("n_rows").alias("matched"))
-    by_id, on_sky = (F.count_if(F.col("match") == how) for how in ("id", "sky"))
-    counts = (
-        catalogue.agg(F.count(F.lit(1)).alias("rows"))
-        .crossJoin(matched)
-        .crossJoin(hits.agg(by_id.alias("spectra_by_id"), on_sky.alias("spectra_on_sky")))
-        .crossJoin(unique.agg(F.count(F.lit(1)).alias("spectra")))
+    targets = _shaped(known.withColumns({"reason": reason, "detail": detail}), TARGETS)
+    of_absorbers = hits.where(F.col("catalogue") >= n_quasars).withColumns(
+        {
+            "catalogue": names[F.col("catalogue")],
+            "n_systems": F.size("systems"),
+            "z_abs": F.col("systems.z_abs"),
+            "ew_primary": F.col("systems.ew_primary"),
+        }
     )
-    rows_matched = F.coalesce("matched", F.lit(0))
-    return _shaped(
-        counts.withColumns(
-            {
-                "kind": F.lit(kind),
-                "catalogue": F.lit(name),
-                "rows_matched": rows_matched,
-                "rows_unmatched": F.col("rows") - rows_matched,
-                "spectra_unmatched": F.col("spectra") - F.col("spectra_by_id") - F.col("spectra_on_sky"),
-            }
-        ),
-        COUNTS,
-    )
+    return targets, _shaped(of_absorbers, MATCHES)
 
 
 def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> DataFrame:
@@ -486,10 +474,28 @@ def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings:
     DataFrame
         `COUNTS`: one row per catalogue, quasars first, each in the order given. It is for printing: a handful of rows.
     """
+    catalogues = [*quasars, *absorbers]
+    if not catalogues:
+        return _nothing(targets, COUNTS)
+    rules = settings.crossmatch
     unique = targets.where(F.coalesce("reason", F.lit("")) != "duplicate_spectrum_id")
-    found = [
-        _count(unique, kind, name, frame, settings.crossmatch)
-        for kind, catalogues in (("quasars", quasars), ("absorbers", absorbers))
-        for name, frame in catalogues
-    ]
-    return _union(found) if found else _nothing(targets, COUNTS)
+    rows = _all_rows(quasars, absorbers, rules.label_significance)
+    hits = _hits(unique, _sightlines(rows, len(quasars)), rules.match_radius_arcsec)
+    per_sightline = hits.groupBy("catalogue", "row").agg(
+        F.first("n_rows").alias("n_rows"), *[F.count_if(F.col("match") == how).alias(how) for how in ("id", "sky")]
+    )
+    matched = per_sightline.groupBy("catalogue").agg(
+        F.sum("n_rows").alias("rows_matched"), F.sum("id").alias("spectra_by_id"), F.sum("sky").alias("spectra_on_sky")
+    )
+    total = rows.groupBy("catalogue").agg(F.count(F.lit(1)).alias("rows"))
+    counts = total.join(matched, "catalogue", "left").na.fill(0).crossJoin(unique.agg(F.count(F.lit(1)).alias("spectra")))
+    number = F.col("number")
+    named = counts.withColumnRenamed("catalogue", "number").withColumns(
+        {
+            "kind": F.when(number < len(quasars), "quasars").otherwise("absorbers"),
+            "catalogue": _names(list(enumerate(name for name, _ in catalogues)))[number],
+            "rows_unmatched": F.col("rows") - F.col("rows_matched"),
+            "spectra_unmatched": F.col("spectra") - F.col("spectra_by_id") - F.col("spectra_on_sky"),
+        }
+    )
+    return _shaped(named.orderBy("number"), COUNTS)

@@ -1,0 +1,528 @@
+"""Figures of a catalogue: arrays in, matplotlib Figure out. Nothing is saved here and no pyplot state is touched.
+
+Colours are those of Okabe & Ito (2008), which the colour-blind can tell apart; what matters is never told by colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import matplotlib.patches
+import matplotlib.ticker
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from nalspark.lines import SPEED_OF_LIGHT_KMS
+
+P = ParamSpec("P")
+Array = NDArray[np.float64]
+
+INK, MUTED, FAINT, SHADE = "#222222", "#6b6b6b", "#c9ccd1", "#e9edf2"
+BLUE, ORANGE, VERMILLION, GREEN = "#0072b2", "#e69f00", "#d55e00", "#009e73"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.formatter.useoffset": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.dpi": 110,
+}
+_FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
+_SMALL = (4.6, 2.7)
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One absorber, with all that its card shows.
+
+    Attributes
+    ----------
+    absorber : mapping
+        Its row of the absorbers table: column → value; a missing or null column is left out of the card.
+    wavelength : ndarray, shape (p,), Å
+        Observed vacuum wavelength, constant steps in log λ.
+    flux, continuum, error : ndarray, shape (p,), one common unit
+        ``error`` is not finite or not positive where the pixel is not used.
+    residual, inverse_error : ndarray, shape (t, c)
+        The candidate's image: 1 - flux/continuum and its inverse standard error (0 where there is no data).
+    fractions : ndarray, shape (t,), pixels
+        From each row's middle column to its line (:class:`nalspark.absorption.images.ImageGeometry`).
+    lines : sequence of t str
+        Names of the transitions, the last word being the label of the columns (``Fe II 2600`` → ``ew_2600``).
+    rest : ndarray, shape (t,), Å
+        Vacuum rest wavelengths of the transitions.
+    doublet : pair of int
+        Rows of the first and second line of the doublet.
+    pixel : int
+        Index in ``wavelength`` of the middle column of the first line's row.
+    remarks : sequence of str
+        The flags in words; empty where there is nothing to remark.
+    searched : sequence of pairs
+        Observed wavelengths (Å) between which the first line was searched.
+    instrument_sigma_kms : float
+        Gaussian σ of the instrument, which the catalogue's FWHM has taken off.
+    """
+
+    absorber: Mapping[str, Any]
+    wavelength: ArrayLike
+    flux: ArrayLike
+    continuum: ArrayLike
+    error: ArrayLike
+    residual: ArrayLike
+    inverse_error: ArrayLike
+    fractions: ArrayLike
+    lines: Sequence[str]
+    rest: ArrayLike
+    doublet: tuple[int, int]
+    pixel: int
+    remarks: Sequence[str] = ()
+    searched: Sequence[tuple[float, float]] = ()
+    instrument_sigma_kms: float = field(default=69.03, kw_only=True)
+
+    def __post_init__(self) -> None:
+        pixels, image = np.shape(self.wavelength), np.shape(self.residual)
+        for name, expected in (("flux", pixels), ("continuum", pixels), ("error", pixels), ("inverse_error", image)):
+            if np.shape(getattr(self, name)) != expected:
+                raise ValueError(f"{name} has shape {np.shape(getattr(self, name))}, expected {expected}")
+        for name in ("fractions", "lines", "rest"):
+            if len(np.atleast_1d(np.asarray(getattr(self, name), dtype=object))) != image[0]:
+                raise ValueError(f"{name} must have one value for each of the image's {image[0]} rows")
+
+    def value(self, column: str) -> float:
+        """A number of the absorber's row; NaN where it is missing, null or no number."""
+        found = self.absorber.get(column)
+        try:
+            return math.nan if found is None else float(found)
+        except (TypeError, ValueError):
+            return math.nan
+
+    def label(self, row: int) -> str:
+        """The label that the catalogue's columns use for a transition (``2796``)."""
+        return str(self.lines[row]).split()[-1]
+
+
+def _styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under the module's own style, whatever the process's rcParams are."""
+
+    @wraps(function)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            return function(*args, **kwargs)
+
+    return drawn
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _clean(values: ArrayLike) -> Array:
+    return np.nan_to_num(np.asarray(values, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _nothing(axes: Axes, text: str = "nothing to show") -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED)
+    axes.set(xticks=[], yticks=[])
+
+
+# ---- distributions
+
+
+@_styled
+def histogram_figure(edges: ArrayLike, counts: ArrayLike, xlabel: str, ylabel: str = "absorbers", *, log_counts: bool = False) -> Figure:
+    """A histogram whose bins the caller counted. The axis is logarithmic where the bins are.
+
+    Parameters
+    ----------
+    edges : array, shape (b + 1,)
+    counts : array, shape (b,)
+    xlabel, ylabel : str
+        With unit.
+    log_counts : bool
+        Draw the counts on a logarithmic axis, where they are large enough to need one.
+    """
+    figure = _figure(_SMALL)
+    axes = figure.add_subplot()
+    edges, counts = np.asarray(edges, dtype=float), _clean(counts)
+    log_counts = log_counts and counts.max(initial=0.0) >= 50
+    if len(edges) != len(counts) + 1 and counts.size:
+        raise ValueError(f"{len(edges)} edges do not bound {len(counts)} bins")
+    if not counts.sum() > 0:
+        _nothing(axes)
+    else:
+        axes.stairs(counts, edges, fill=True, color=BLUE, alpha=0.25, baseline=0.5 if log_counts else 0.0)
+        axes.stairs(counts, edges, color=BLUE, linewidth=1.2, baseline=0.5 if log_counts else 0.0)
+        _count_axis(axes, counts, log_counts)
+        if _logarithmic(edges):
+            _log_x(axes)
+        axes.set_xlim(edges[0], edges[-1])
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def _count_axis(axes: Axes, counts: Array, log_counts: bool) -> None:
+    if log_counts:
+        axes.set_yscale("log")
+        axes.set_ylim(0.5, 1.6 * counts.max())
+        axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    else:
+        axes.set_ylim(0, 1.08 * counts.max())
+        axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _log_x(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def _logarithmic(edges: Array) -> bool:
+    """Whether bins grow by a constant factor."""
+    if len(edges) < 4 or edges[0] <= 0:
+        return False
+    ratios = edges[1:] / edges[:-1]
+    return bool(np.ptp(ratios) < 1e-3 * ratios[0] and edges[-1] > 3 * edges[0])
+
+
+@_styled
+def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
+    """The redshift path g(z): in how many sightlines each absorption redshift was searched.
+
+    Parameters
+    ----------
+    z : array, shape (k,)
+        Ascending absorption redshifts.
+    sightlines : array, shape (k,)
+        Sightlines searched there.
+    """
+    figure = _figure((7.2, 2.6))
+    axes = figure.add_subplot()
+    z, sightlines = np.asarray(z, dtype=float), _clean(sightlines)
+    if not sightlines.sum() > 0:
+        _nothing(axes, "no redshift was searched")
+    else:
+        axes.fill_between(z, sightlines, color=GREEN, alpha=0.22, linewidth=0)
+        axes.plot(z, sightlines, color=GREEN, linewidth=1.4)
+        axes.set_xlim(z[0], z[-1])
+        _count_axis(axes, sightlines, log_counts=False)
+    axes.set(xlabel="absorption redshift z", ylabel="sightlines searched, g(z)")
+    return figure
+
+
+def path_per_bin(edges: ArrayLike, z: ArrayLike, sightlines: ArrayLike) -> Array:
+    """The searched path Δz in each bin: the integral of g(z), shape (b,); 0 beyond the ends of `z`.
+
+    Parameters
+    ----------
+    edges : array, shape (b + 1,)
+    z, sightlines : array, shape (k,)
+        As for :func:`path_figure`.
+    """
+    z, sightlines = np.asarray(z, dtype=float), _clean(sightlines)
+    if z.size < 2:
+        return np.zeros(max(len(np.asarray(edges)) - 1, 0))
+    # The integral of a broken line is not a broken line: take the ends of the bins among its nodes.
+    nodes = np.unique(np.concatenate([z, np.clip(np.asarray(edges, dtype=float), z[0], z[-1])]))
+    values = np.interp(nodes, z, sightlines)
+    integral = np.concatenate([[0.0], np.cumsum(0.5 * (values[1:] + values[:-1]) * np.diff(nodes))])
+    return np.diff(np.interp(np.asarray(edges, dtype=float), nodes, integral))
+
+
+@_styled
+def incidence_figure(edges: ArrayLike, counts: ArrayLike, path: ArrayLike) -> Figure:
+    """Absorbers per unit of searched path, with 1 σ Poisson errors (Gehrels 1986, eqs. 7 and 11), not corrected for completeness.
+
+    Parameters
+    ----------
+    edges : array, shape (b + 1,)
+        Bins of absorption redshift.
+    counts : array, shape (b,)
+        Absorbers found.
+    path : array, shape (b,)
+        Searched path Δz (:func:`path_per_bin`). Bins without path are not drawn.
+    """
+    figure = _figure((7.2, 2.6))
+    axes = figure.add_subplot()
+    edges, counts, path = np.asarray(edges, dtype=float), _clean(counts), _clean(path)
+    shown = path > 0.01 * path.max(initial=0.0)
+    if not shown.any():
+        _nothing(axes, "no redshift was searched")
+    else:
+        n, g = counts[shown], path[shown]
+        upper = 1.0 + np.sqrt(n + 0.75)
+        lower = np.where(n > 0, n - n * (1.0 - 1.0 / (9.0 * np.maximum(n, 1)) - 1.0 / (3.0 * np.sqrt(np.maximum(n, 1)))) ** 3, 0.0)
+        centre, half = 0.5 * (edges[1:] + edges[:-1])[shown], 0.5 * np.diff(edges)[shown]
+        axes.errorbar(
+            centre, n / g, yerr=np.stack([lower, upper]) / g, xerr=half,
+            fmt="o", color=BLUE, ecolor=BLUE, elinewidth=1.0, markersize=3.5, capsize=0,
+        )  # fmt: skip
+        axes.set_xlim(edges[0], edges[-1])
+        # An empty bin with little path has a long upper error: it must not set the scale.
+        axes.set_ylim(0, max(1.25 * float((n / g).max()), float(np.median((n + upper) / g))))
+    axes.set(xlabel="absorption redshift z", ylabel="absorbers per unit path")
+    return figure
+
+
+@_styled
+def doublet_ratio_figure(ew: ArrayLike, ratio: ArrayLike, ratio_err: ArrayLike, flagged: ArrayLike, thin_ratio: float) -> Figure:
+    """Doublet ratio against equivalent width; real doublets lie between 1 (saturated) and the optically thin ratio.
+
+    Parameters
+    ----------
+    ew : array, shape (m,), rest Å
+    ratio, ratio_err : array, shape (m,)
+    flagged : array of bool, shape (m,)
+        Absorbers with any flag are drawn as open symbols.
+    thin_ratio : float
+        The ratio of optically thin lines (:attr:`nalspark.lines.LineSpecies.optically_thin_ratio`).
+    """
+    figure = _figure((7.2, 3.0))
+    axes = figure.add_subplot()
+    ew, ratio, error = (np.asarray(values, dtype=float) for values in (ew, ratio, ratio_err))
+    flagged = np.asarray(flagged, dtype=bool)
+    drawable = np.isfinite(ew) & np.isfinite(ratio) & (ew > 0)
+    axes.axhspan(1.0, thin_ratio, color=SHADE, zorder=0)
+    if not drawable.any():
+        _nothing(axes)
+    for group, colour, face, label in ((~flagged, BLUE, BLUE, "nothing to remark"), (flagged, VERMILLION, "white", "flagged")):
+        chosen = group & drawable
+        if chosen.any():
+            axes.errorbar(
+                ew[chosen], ratio[chosen], yerr=np.where(np.isfinite(error[chosen]), error[chosen], 0.0), label=label,
+                fmt="o", color=colour, markerfacecolor=face, markersize=3.5, markeredgewidth=0.9, elinewidth=0.5, alpha=0.85,
+            )  # fmt: skip
+    if drawable.any():
+        _log_x(axes)
+        axes.set_ylim(0.0, 3.5)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1)
+    axes.set(xlabel="rest equivalent width of the first line (Å)", ylabel="doublet ratio")
+    return figure
+
+
+# ---- one absorber
+
+
+@_styled
+def absorber_figure(item: GalleryItem) -> Figure:
+    """The card of one absorber: its spectrum above, each transition in velocity below.
+
+    Parameters
+    ----------
+    item : GalleryItem
+    """
+    figure = _figure((10.4, 4.5))
+    rows = len(item.lines)
+    grid = figure.add_gridspec(2, max(rows, 1), height_ratios=(1.15, 1.0))
+    top = figure.add_subplot(grid[0, :])
+    _spectrum(top, item)
+    _title(top, item)
+    velocity = _velocities(item)
+    limits = _panel_limits(item)
+    for row in range(rows):
+        panel = figure.add_subplot(grid[1, row])
+        _transition(panel, item, row, velocity[row])
+        panel.set_ylim(*limits)
+        panel.tick_params(labelleft=row == 0)
+    first = figure.axes[1] if rows else top
+    first.set_ylabel("flux / continuum" if rows else "")
+    figure.supxlabel("velocity from the fitted redshift (km/s)" if rows else "", fontsize=9)
+    return figure
+
+
+def _pair(item: GalleryItem, column: str, digits: int) -> str:
+    value, error = item.value(column), item.value(f"{column}_err")
+    if not math.isfinite(value):
+        return "not measured"
+    return f"{value:.{digits}f}".replace("-", "−") + (f" ± {error:.{digits}f}" if math.isfinite(error) else "")
+
+
+def _title(axes: Axes, item: GalleryItem) -> None:
+    first = item.label(item.doublet[0])
+    pieces = [
+        str(item.absorber.get("spectrum_id") or "spectrum without a name"),
+        f"z = {_pair(item, 'z_abs', 5)}",
+        f"W({first}) = {_pair(item, f'ew_{first}', 2)} Å",
+        f"ratio {_pair(item, 'doublet_ratio', 2)}",
+    ]
+    if math.isfinite(item.value("score")):
+        pieces.append(f"score {item.value('score'):.3f}")
+    # Names come from files: a dollar sign in one must not be read as mathematics.
+    axes.text(0.0, 1.20, "     ".join(pieces), transform=axes.transAxes, fontsize=10, fontweight="bold", parse_math=False)
+    remarks = "flags: " + ", ".join(item.remarks) if item.remarks else "no flags"
+    axes.text(0.0, 1.07, remarks, transform=axes.transAxes, fontsize=8.5, color=VERMILLION if item.remarks else MUTED, parse_math=False)
+
+
+def _spectrum(axes: Axes, item: GalleryItem) -> None:
+    wavelength, flux, continuum, error = (
+        np.asarray(values, dtype=float) for values in (item.wavelength, item.flux, item.continuum, item.error)
+    )
+    good = np.isfinite(error) & (error > 0) & np.isfinite(flux)
+    for blue, red in item.searched:
+        axes.axvspan(blue, red, color=SHADE, linewidth=0, zorder=0)
+    axes.step(wavelength, np.where(good, flux, np.nan), where="mid", color=INK, linewidth=0.55, label="flux")
+    axes.step(wavelength, np.where(good, error, np.nan), where="mid", color=MUTED, linewidth=0.5, alpha=0.7, label="error")
+    seen = np.isfinite(continuum) & (continuum > 0)
+    axes.plot(wavelength, np.where(seen, continuum, np.nan), color=ORANGE, linewidth=1.2, label="continuum")
+    axes.set(xlabel="observed wavelength, vacuum (Å)", ylabel="flux (rescaled)")
+    if good.any():
+        # Cosmic rays and the noise at the ends of the detector must not set the scale.
+        top = max(np.percentile(flux[good], 99.7), np.percentile(continuum[good & seen], 99.5) if (good & seen).any() else 0.0)
+        axes.set_ylim(min(-0.04 * top, 0.0), 1.28 * top if top > 0 else 1.0)
+        axes.set_xlim(*wavelength[good][[0, -1]])
+        _mark_lines(axes, item)
+    else:
+        _nothing(axes, "no usable pixel")
+    handles, labels = axes.get_legend_handles_labels()
+    if item.searched:
+        handles.append(mpl.patches.Patch(color=SHADE))
+        labels.append("searched")
+    axes.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, handlelength=1.4, borderaxespad=0.1)
+
+
+def _mark_lines(axes: Axes, item: GalleryItem) -> None:
+    """A tick for every transition at the top of the panel; the doublet's are long and named."""
+    z, rest = item.value("z_abs"), np.asarray(item.rest, dtype=float)
+    if not math.isfinite(z):
+        return
+    low, high = axes.get_xlim()
+    for row, wavelength in enumerate(rest * (1.0 + z)):
+        if not low < wavelength < high:
+            continue
+        strong = row in item.doublet
+        span = (0.0, 1.0) if strong else (0.90, 1.0)
+        axes.axvline(wavelength, *span, color=VERMILLION if strong else BLUE, linewidth=0.8, alpha=0.55 if strong else 0.9, zorder=1)
+    _name_lines(axes, item, rest * (1.0 + z))
+
+
+def _name_lines(axes: Axes, item: GalleryItem, places: Array) -> None:
+    """The ions' names beside their ticks: the doublet's on its left, the others' on their right, where they do not meet."""
+    low, high = axes.get_xlim()
+    groups: dict[tuple[str, bool], list[float]] = {}
+    for row, place in enumerate(places):
+        if low < place < high:
+            groups.setdefault((" ".join(str(item.lines[row]).split()[:-1]), row in item.doublet), []).append(place)
+    for (ion, strong), group in groups.items():
+        for cluster in _clusters(sorted(group), 0.05 * (high - low)):
+            at, shift, side = (cluster[0], -3, "right") if strong else (cluster[-1], 3, "left")
+            axes.annotate(
+                ion, (at, 0.985), xycoords=("data", "axes fraction"), xytext=(shift, 0), textcoords="offset points", ha=side, va="top",
+                fontsize=7.5, color=VERMILLION if strong else BLUE, fontweight="bold" if strong else "normal", parse_math=False,
+                annotation_clip=True,
+            )  # fmt: skip
+
+
+def _clusters(places: Sequence[float], reach: float) -> list[list[float]]:
+    """Ascending places, those nearer than `reach` to their neighbour together: they share one name in the picture."""
+    clusters: list[list[float]] = []
+    for place in places:
+        if clusters and place - clusters[-1][-1] < reach:
+            clusters[-1].append(place)
+        else:
+            clusters.append([place])
+    return clusters
+
+
+def _pixel_kms(item: GalleryItem) -> float:
+    wavelength = np.asarray(item.wavelength, dtype=float)
+    return float(SPEED_OF_LIGHT_KMS * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1))
+
+
+def _velocities(item: GalleryItem) -> Array:
+    """Velocity of every image pixel from the line at z_abs, shape (t, c), km/s."""
+    t, c = np.shape(item.residual)
+    pixel_kms, z = _pixel_kms(item), item.value("z_abs")
+    rest, centre = float(np.asarray(item.rest)[item.doublet[0]]), float(np.asarray(item.wavelength)[item.pixel])
+    # The fit puts the line at a fraction of a pixel from the middle of the image.
+    shift = SPEED_OF_LIGHT_KMS * math.log(rest * (1.0 + z) / centre) / pixel_kms if math.isfinite(z) else 0.0
+    columns = np.arange(c) - c // 2
+    return np.asarray((columns - np.asarray(item.fractions, dtype=float)[:, None] - shift) * pixel_kms).reshape(t, c)
+
+
+def _panel_limits(item: GalleryItem) -> tuple[float, float]:
+    ratio = 1.0 - np.asarray(item.residual, dtype=float)[np.asarray(item.inverse_error) > 0]
+    if not ratio.size:
+        return 0.0, 1.5
+    return float(np.clip(np.percentile(ratio, 0.5) - 0.1, -0.5, 0.0)), float(np.clip(np.percentile(ratio, 99.5) + 0.15, 1.35, 2.5))
+
+
+def _line_model(item: GalleryItem, row: int, velocity: Array) -> Array | None:
+    """Flux over continuum of the fitted Gaussians as a row's panel sees them: its own line, and the doublet's other line beside it.
+
+    ``A = W c / (λ₀ σ √(2π))`` with σ the catalogue's width and the instrument's, in quadrature.
+    """
+    sigma = math.hypot(item.value("fwhm_kms") / _FWHM_PER_SIGMA, item.instrument_sigma_kms)
+    width = item.value(f"ew_{item.label(row)}")
+    if not (math.isfinite(sigma) and math.isfinite(width)):
+        return None
+    rest = np.asarray(item.rest, dtype=float)
+    model = np.ones_like(velocity)
+    for other in {row, *(item.doublet if row in item.doublet else ())}:
+        width = item.value(f"ew_{item.label(other)}")
+        amplitude = width * SPEED_OF_LIGHT_KMS / (rest[other] * sigma * math.sqrt(2.0 * math.pi))
+        centre = SPEED_OF_LIGHT_KMS * math.log(rest[other] / rest[row])
+        if math.isfinite(amplitude):
+            model -= amplitude * np.exp(-0.5 * ((velocity - centre) / sigma) ** 2)
+    return model
+
+
+def _transition(axes: Axes, item: GalleryItem, row: int, velocity: Array) -> None:
+    inverse = np.asarray(item.inverse_error, dtype=float)[row]
+    good = inverse > 0
+    ratio = np.where(good, 1.0 - np.asarray(item.residual, dtype=float)[row], np.nan)
+    error = np.where(good, 1.0 / np.where(good, inverse, 1.0), np.nan)
+    half = 0.5 * (velocity[1] - velocity[0])
+    for start, stop in _runs(~good):
+        axes.axvspan(velocity[start] - half, velocity[stop - 1] + half, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
+    axes.fill_between(velocity, ratio - error, ratio + error, step="mid", color=BLUE, alpha=0.18, linewidth=0)
+    axes.axhline(1.0, color=ORANGE, linewidth=0.9, zorder=1)
+    axes.axvline(0.0, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+    axes.step(velocity, ratio, where="mid", color=INK, linewidth=0.9)
+    fine = np.linspace(velocity[0], velocity[-1], 400)
+    model, strong = _line_model(item, row, fine), row in item.doublet
+    if model is not None:
+        axes.plot(fine, model, color=VERMILLION, linewidth=1.3 if strong else 1.0, linestyle="-" if strong else (0, (3, 1.5)))
+    axes.set_title(str(item.lines[row]), fontsize=9, fontweight="bold" if strong else "normal", pad=13, parse_math=False)
+    width = _pair(item, f"ew_{item.label(row)}", 2)
+    width = f"{width} Å" if width != "not measured" else width
+    axes.text(0.5, 1.03, width, transform=axes.transAxes, fontsize=7.5, ha="center", color=MUTED)
+    if not good.any():
+        axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center", fontsize=8, color=MUTED)
+    axes.set_xlim(velocity[0] - half, velocity[-1] + half)
+    axes.set_xticks([-1000, 0, 1000])
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where consecutive flags are set: pairs (start, stop)."""
+    steps = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return [(int(start), int(stop)) for start, stop in zip(steps[::2], steps[1::2], strict=True)]
