@@ -105,7 +105,7 @@ class Measure(_Section):
 class Publish(_Section):
     """Catalogue files and report."""
 
-    gallery: Annotated[int, Field(ge=0, le=100)] = 8
+    gallery: Annotated[int, Field(ge=0, le=60)] = 6
     """Absorbers drawn in each of the report's galleries (strongest, most doubtful)."""
 
 
@@ -160,7 +160,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), raw
+        return key.strip(), raw.strip()
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib as mpl
 import matplotlib.patches
@@ -139,8 +139,8 @@ def _styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def _figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
+def _figure(size: tuple[float, float], layout: Literal["constrained", "none"] = "constrained") -> Figure:
+    figure = Figure(figsize=size, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -341,9 +341,12 @@ def absorber_figure(item: GalleryItem) -> Figure:
     ----------
     item : GalleryItem
     """
-    figure = _figure((10.4, 4.5))
+    # A fixed layout: finding one for nine panels takes as long as drawing them, and all cards have the same.
+    figure = _figure((10.4, 4.5), "none")
     rows = len(item.lines)
-    grid = figure.add_gridspec(2, max(rows, 1), height_ratios=(1.15, 1.0))
+    grid = figure.add_gridspec(
+        2, max(rows, 1), height_ratios=(1.15, 1.0), left=0.06, right=0.99, top=0.86, bottom=0.11, hspace=0.62, wspace=0.1
+    )
     top = figure.add_subplot(grid[0, :])
     _spectrum(top, item)
     _title(top, item)
@@ -356,7 +359,7 @@ def absorber_figure(item: GalleryItem) -> Figure:
         panel.tick_params(labelleft=row == 0)
     first = figure.axes[1] if rows else top
     first.set_ylabel("flux / continuum" if rows else "")
-    figure.supxlabel("velocity from the fitted redshift (km/s)" if rows else "", fontsize=9)
+    figure.supxlabel("velocity from the fitted redshift (km/s)" if rows else "", fontsize=9, y=0.005)
     return figure
 
 

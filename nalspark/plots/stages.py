@@ -6,7 +6,7 @@ from enum import IntFlag
 from typing import Any
 
 import numpy as np
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.absorption.images import ImageGeometry
@@ -75,34 +75,33 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 # ---- the report's numbers
 
 
-def _histogram(frame: DataFrame, column: str | Column, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Counts between the edges; values outside are left out."""
-    place = F.expr("size(filter(edges, e -> e <= value))")
-    valued = frame.select(F.col(column).alias("value") if isinstance(column, str) else column.alias("value"))
-    binned = (
-        valued.where("value is not null")
-        .withColumn("edges", F.array([F.lit(float(edge)) for edge in edges]))
-        .groupBy(place.alias("bin"))
-        .count()
-    )
-    counts = np.zeros(len(edges) - 1, dtype=int)
-    for row in binned.collect():
-        if 1 <= row["bin"] <= len(counts):
-            counts[row["bin"] - 1] = row["count"]
-    return edges, counts
+def _histograms(frame: DataFrame, edges: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Counts of several columns between their edges, in one pass; values outside are left out."""
+    bins = [
+        F.struct(
+            F.lit(name).alias("name"),
+            F.expr(f"size(filter(array({','.join(f'{edge!r}D' for edge in cuts.tolist())}), e -> e <= {name}))").alias("bin"),
+        )
+        for name, cuts in edges.items()
+    ]
+    counted = frame.select(F.explode(F.array(*bins)).alias("b")).groupBy("b.name", "b.bin").count().collect()
+    counts = {name: np.zeros(len(cuts) + 1, dtype=int) for name, cuts in edges.items()}
+    for row in counted:
+        counts[row["name"]][row["bin"]] = row["count"]
+    return {name: (cuts, counts[name][1:-1]) for name, cuts in edges.items()}
 
 
-def _histograms(absorbers: DataFrame, searched: DataFrame, species: LineSpecies) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    width = f"ew_{species.primary.label}"
+def _absorber_edges(species: LineSpecies) -> dict[str, np.ndarray]:
     z_low, z_high = _redshifts(species)
     return {
-        "z_abs": _histogram(absorbers, "z_abs", np.arange(z_low, z_high + 0.1, 0.1)),
-        width: _histogram(absorbers, width, np.geomspace(0.1, 10.0, 21)),
-        "significance": _histogram(absorbers, "significance", np.geomspace(5.0, 200.0, 17)),
-        "fwhm_kms": _histogram(absorbers, "fwhm_kms", np.arange(0.0, 625.0, 25.0)),
-        "z_qso": _histogram(searched, "z_qso", np.arange(0.0, 5.01, 0.2)),
-        "snr": _histogram(searched, "snr", np.geomspace(0.5, 100.0, 21)),
+        "z_abs": np.arange(z_low, z_high + 0.1, 0.1),
+        f"ew_{species.primary.label}": np.geomspace(0.1, 10.0, 21),
+        "significance": np.geomspace(5.0, 200.0, 17),
+        "fwhm_kms": np.arange(0.0, 625.0, 25.0),
     }
+
+
+_SIGHTLINE_EDGES = {"z_qso": np.arange(0.0, 5.01, 0.2), "snr": np.geomspace(0.5, 100.0, 21)}
 
 
 def _redshifts(species: LineSpecies) -> tuple[float, float]:
@@ -217,7 +216,7 @@ def _report_data(spark: SparkSession, store: Store, manifest: Manifest, settings
         title=f"{species.name} absorbers", species=species.name, version=manifest.version, settings=_flat(manifest.settings), counts=counts,
         rejections=[Rejected(*row) for row in reasons.orderBy("stage", F.desc("n"), "reason").collect()],
         flags=_bit_counts(absorbers, "flags", AbsorberFlag), vetoes=_bit_counts(measured, "veto", Veto),
-        histograms=_histograms(absorbers, searched, species), path=_path(searched, species),
+        histograms=_histograms(absorbers, _absorber_edges(species)) | _histograms(searched, _SIGHTLINE_EDGES), path=_path(searched, species),
         catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
         gallery_strongest=_gallery(spark, store, manifest, settings, strongest),
         gallery_doubtful=_gallery(spark, store, manifest, settings, doubtful), doublet_ratios=_ratios(absorbers, species),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
-from scipy.ndimage import uniform_filter1d
 
 from nalspark.spectra.rescale import masked_median
 
@@ -21,6 +20,8 @@ _BOXES = (1, 5, 11)
 _LONGEST_DEFICIT, _LONGEST_EXCESS = 45, 15
 
 
+#: Pixels that may still change between two rounds of setting aside when a continuum is taken as settled.
+_SETTLED = 8
 #: Residuals of a flexible continuum scatter somewhat less than the noise: errors are not reduced by more than this.
 _LEAST_INFLATION = 0.85
 #: Signal-to-noise ratio per pixel at which the smoothing length is the one asked for, and the highest one that shortens it further.
@@ -71,7 +72,19 @@ def _runs_no_longer_than(marked: NDArray[np.bool_], longest: int) -> NDArray[np.
 
 
 def _grow(marked: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    return uniform_filter1d(marked.astype(np.float32), 2 * by + 1, axis=1, mode="constant") > 0.5 / (2 * by + 1)
+    """Every pixel within `by` pixels of a marked one."""
+    grown = marked.copy()
+    for shift in range(1, by + 1):
+        grown[:, shift:] |= marked[:, :-shift]
+        grown[:, :-shift] |= marked[:, shift:]
+    return grown
+
+
+def _box_sums(values: NDArray[np.floating], box: int) -> NDArray[np.float64]:
+    """Sum over the `box` pixels around each pixel, zeros beyond the ends."""
+    half = box // 2
+    running = np.cumsum(np.pad(values, ((0, 0), (half + 1, half))), axis=1, dtype=float)
+    return running[:, box:] - running[:, :-box]
 
 
 def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -93,14 +106,14 @@ def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], signific
     excess = np.zeros(deviation.shape, dtype=bool)
     value = np.where(good, deviation, 0.0)
     for box in _BOXES:
-        total = uniform_filter1d(value, box, axis=1, mode="constant") * box
-        count = uniform_filter1d(good.astype(float), box, axis=1, mode="constant") * box
-        score = total / np.sqrt(np.maximum(count, 1.0))
+        if box == 1:
+            total, limit = value, np.full((), significance)
+        else:
+            total, limit = _box_sums(value, box), significance * np.sqrt(np.maximum(_box_sums(good, box), 1.0))
         # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself.
-        reach = box // 2
-        deficit |= _grow(score < -significance, reach) & (deviation < -0.5)
-        excess |= _grow(score > significance, reach) & (deviation > 0.5)
-    deficit, excess = _grow(deficit, 2), _grow(excess, 1)
+        deficit |= _grow(total < -limit, box // 2)
+        excess |= _grow(total > limit, box // 2)
+    deficit, excess = _grow(deficit & (deviation < -0.5), 2), _grow(excess & (deviation > 0.5), 1)
     return _runs_no_longer_than(deficit, _LONGEST_DEFICIT), _runs_no_longer_than(excess, _LONGEST_EXCESS)
 
 
@@ -135,18 +148,23 @@ def fit_continuum(
     """
     value = np.where(good, flux, 0.0).astype(float)
     weight = np.where(good, ivar, 0.0).astype(float)
-    root = np.sqrt(weight)
     typical = np.sqrt(masked_median(weight, good))[:, None]
     continuum = whittaker(value, np.minimum(weight / typical**2, _SNR_MOST), 2.0 * scale)
     # One round without setting aside: the flanks of emission lines are reached before anything is taken for absorption.
     continuum = _refine(value, weight, continuum, scale)
+    aside = np.zeros(good.shape, dtype=bool)
+    active = np.arange(len(value))
     for _ in range(iterations):
-        deficit, excess = stands_out((value - continuum) * root, good, significance)
-        kept = np.where(deficit | excess, 0.0, weight)
+        deviation = (value[active] - continuum[active]) * np.sqrt(weight[active])
+        now = np.logical_or(*stands_out(deviation, good[active], significance))
         # A row that would lose nearly everything keeps all: its errors, not its features, are at fault.
-        lost = (kept > 0).sum(axis=1) < 0.5 * good.sum(axis=1)
-        kept[lost] = weight[lost]
-        continuum = _refine(value, kept, continuum, scale)
+        now &= ((good[active] & ~now).sum(axis=1) >= 0.5 * good[active].sum(axis=1))[:, None]
+        changed = (now != aside[active]).sum(axis=1) > _SETTLED
+        aside[active] = now
+        active = active[changed]
+        if not len(active):
+            break
+        continuum[active] = _refine(value[active], np.where(aside[active], 0.0, weight[active]), continuum[active], scale)
     return continuum
 
 
@@ -159,10 +177,6 @@ def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], win
     """
     above = good & (deviation > 0)
     square = np.where(above, np.minimum(deviation, 6.0) ** 2, 0.0)
-    half = window // 2
-    total = np.cumsum(np.pad(square, ((0, 0), (half + 1, half)), mode="constant"), axis=1)
-    count = np.cumsum(np.pad(above.astype(float), ((0, 0), (half + 1, half)), mode="constant"), axis=1)
-    total = total[:, window:] - total[:, :-window]
-    count = count[:, window:] - count[:, :-window]
+    total, count = _box_sums(square, window), _box_sums(above, window)
     # Thirty unit residuals are added as a prior: a window with few pixels says little.
     return np.maximum(np.sqrt((total + 30.0) / (count + 30.0)), _LEAST_INFLATION)

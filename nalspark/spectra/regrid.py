@@ -71,9 +71,9 @@ def resample(
     covered = overlap_sum(good.astype(float))
     total = np.maximum(covered, 1e-30)
     average = overlap_sum(np.where(good, flux, 0.0)) / total
-    # Σ overlap² σ² / (Σ overlap)²; with pixels of similar size, overlap² is taken as overlap times the narrower pixel.
-    finer = min(float(np.median(np.diff(old))), grid.step)
-    variance = overlap_sum(np.where(good, 1.0 / np.where(good, ivar, 1.0), 0.0)) * finer / total**2
+    # Σ overlap² σ² / (Σ overlap)²; overlap² is taken as overlap times the narrower of the two pixels.
+    narrower = np.minimum(np.diff(old), grid.step)
+    variance = overlap_sum(np.where(good, narrower / np.where(good, ivar, 1.0), 0.0)) / total**2
     usable = covered > 0.5 * grid.step
     bits = np.where(usable, 0, PixelFlag.NO_DATA).astype(np.uint8)
     new_ivar = np.where(usable, 1.0 / np.maximum(variance, 1e-30), 0.0)

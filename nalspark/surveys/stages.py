@@ -61,8 +61,7 @@ def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> Dat
     finder = partial(find_files, plates_per_part=settings.ingest.plates_per_part)
     frames = []
     if places:
-        slices = max(1, min(len(places), 1000))
-        frame = spark.createDataFrame(spark.sparkContext.parallelize(places, slices), _PLACES.spark_schema)
+        frame = spark.createDataFrame(places, _PLACES.spark_schema).repartition(max(1, min(len(places), 1000)))
         frames.append(map_arrays(frame, finder, _PLACES, FILES))
     if listing.remote:
         frames.append(_remote_files(spark, listing.remote, settings))

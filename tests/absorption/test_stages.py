@@ -1,0 +1,135 @@
+"""Every stage, however its rows are cut up, gives what its numpy function gives on the whole array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from runs import make_survey, settings_of
+
+from nalspark.absorption import stages as absorption
+from nalspark.settings import Settings
+from nalspark.surveys import stages as surveys
+from nalspark.surveys.sources import classify, part_of, walk
+from nalspark.tables.arrow import Columns, decode, encode
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, TARGETS
+from nalspark.tables.table import Table
+
+pytestmark = pytest.mark.spark
+
+#: Spark partitions, and rows of a batch within one.
+CUTS = [(1, 256), (3, 256), (7, 4)]
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_survey(tmp_path_factory.mktemp("stages") / "survey")
+
+
+@pytest.fixture(scope="module")
+def settings(survey: Path) -> Settings:
+    return settings_of(survey, survey / "out")
+
+
+@pytest.fixture(params=CUTS, ids=lambda cut: f"{cut[0]} partitions")
+def cut(spark: Any, request: pytest.FixtureRequest) -> Iterator[int]:
+    """The number of partitions; batches are as short as the parameter says."""
+    key = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(key)
+    spark.conf.set(key, str(request.param[1]))
+    yield request.param[0]
+    spark.conf.set(key, before)
+
+
+def as_columns(batch: pa.RecordBatch, table: Table) -> Columns:
+    return decode(batch, {column.name: column for column in table.columns})
+
+
+def usable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.filter(batch["reason"].is_null())
+
+
+# ---- the numpy functions on the whole array, each on the result of the one before
+
+
+@pytest.fixture(scope="module")
+def read(survey: Path) -> pa.RecordBatch:
+    paths = [file.path for file in walk(str(survey / "parts"))]
+    columns = {"path": np.array(paths, dtype=object), "part": [part_of(path, 1) for path in paths]}
+    return encode(surveys.read_files(columns), surveys.SPECTRA_READ)
+
+
+@pytest.fixture(scope="module")
+def targets(read: pa.RecordBatch) -> pa.RecordBatch:
+    columns = as_columns(usable(read), surveys.SPECTRA_READ)
+    return encode(columns | {"z_qso": columns["z_pipeline"]}, TARGETS)
+
+
+@pytest.fixture(scope="module")
+def normalized(read: pa.RecordBatch, targets: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
+    columns = as_columns(usable(read), surveys.SPECTRA_READ) | as_columns(targets.select(["path", "z_qso"]), TARGETS)
+    return encode(absorption.normalize_columns(columns, settings), NORMALIZED)
+
+
+@pytest.fixture(scope="module")
+def candidates(normalized: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
+    return encode(absorption.search_columns(as_columns(usable(normalized), NORMALIZED), settings), CANDIDATES)
+
+
+@pytest.fixture(scope="module")
+def measured(candidates: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
+    return encode(absorption.measure_columns(as_columns(candidates, CANDIDATES), settings), absorption.measured_table(settings))
+
+
+# ---- the comparison
+
+
+def frame_of(spark: Any, batch: pa.RecordBatch, table: Table, partitions: int) -> Any:
+    return spark.createDataFrame(pa.Table.from_batches([batch]), table.spark_schema).repartition(partitions)
+
+
+def assert_equal(frame: Any, expected: pa.RecordBatch, table: Table, key: str) -> None:
+    """Equal to the last bit after sorting by id: pixels are compared as bytes."""
+    assert frame.columns == table.names
+    found = frame.toArrow().cast(table.arrow_schema).sort_by(key)
+    whole = pa.Table.from_batches([expected]).sort_by(key)
+    assert found.num_rows == whole.num_rows > 0
+    for name in table.names:
+        ours, theirs = found[name].to_pylist(), whole[name].to_pylist()
+        wrong = [row for row, (a, b) in enumerate(zip(ours, theirs, strict=True)) if repr(a) != repr(b)]
+        assert not wrong, f"{name} differs in {len(wrong)} rows, first in {found[key][wrong[0]]}"
+
+
+def test_ingest_reads_what_the_reader_reads_from_all_files(spark: Any, survey: Path, settings: Settings, read: Any, cut: int) -> None:
+    files = surveys.list_files(spark, classify(settings.spectra), settings).select("path", "part").repartition(cut)
+    assert_equal(surveys.ingest(files), read, surveys.SPECTRA_READ, "path")
+
+
+def test_preprocess_normalises_each_spectrum_as_all_together(
+    spark: Any, settings: Settings, read: Any, targets: Any, normalized: Any, cut: int
+) -> None:
+    spectra = frame_of(spark, usable(read), surveys.SPECTRA_READ, cut)
+    stage = absorption.preprocess(spectra, frame_of(spark, targets, TARGETS, 2), settings)
+    assert_equal(stage, normalized, NORMALIZED, "spectrum_id")
+
+
+def test_search_finds_in_each_spectrum_what_it_finds_in_all_together(
+    spark: Any, settings: Settings, normalized: Any, candidates: Any, cut: int
+) -> None:
+    stage = absorption.search(frame_of(spark, usable(normalized), NORMALIZED, cut), settings)
+    assert_equal(stage, candidates, CANDIDATES, "candidate_id")
+
+
+def test_measure_fits_each_candidate_as_all_together(spark: Any, settings: Settings, candidates: Any, measured: Any, cut: int) -> None:
+    stage = absorption.measure(frame_of(spark, candidates, CANDIDATES, cut), settings)
+    assert_equal(stage, measured, absorption.measured_table(settings), "absorber_id")
+
+
+def test_every_candidate_is_measured_and_some_are_absorbers(candidates: pa.RecordBatch, measured: pa.RecordBatch) -> None:
+    assert measured["absorber_id"].to_pylist() == candidates["candidate_id"].to_pylist()
+    vetoed = np.array(measured["veto"].to_pylist()) != 0
+    assert 5 < (~vetoed).sum() < len(vetoed)

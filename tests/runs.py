@@ -1,0 +1,95 @@
+"""Small surveys, whole runs and their comparison, for the tests of the pipeline, the jobs, the command line and the cluster."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nalspark.pipeline import STAGE_NAMES, Pipeline
+from nalspark.progress import Progress
+from nalspark.session import find_java
+from nalspark.settings import Settings, load
+from nalspark.surveys.simulate import simulate_survey
+
+#: Ids by which the rows of the published tables are put in order.
+PUBLISHED = {"absorbers": "absorber_id", "sightlines": "spectrum_id", "rejections": "path"}
+#: The pictures and the histograms' drawing are the report's own tests; without a gallery a run is seconds shorter.
+QUICK = ("ingest.plates_per_part=1", "publish.gallery=0")
+
+
+def make_survey(folder: Path, n: int = 40, per_part: int = 8, seed: int = 3) -> Path:
+    """A simulated survey in ``folder/parts/<plate>/``, `per_part` files in each of them; one file is compressed, one is no spectrum.
+
+    The plates of the file names are not those in the files: a part follows from the name, a spectrum from the content.
+    """
+    simulate_survey(folder, n, seed)
+    for number, file in enumerate(sorted((folder / "spectra").rglob("spec-*.fits"))):
+        plate = 1001 + number // per_part
+        new = folder / "parts" / str(plate) / f"spec-{plate}-52000-{number:04d}.fits"
+        new.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(new)
+        if number == 0:
+            (new.parent / f"{new.name}.gz").write_bytes(gzip.compress(new.read_bytes(), 1))
+            new.unlink()
+    (folder / "parts" / "1001" / "spec-1001-52000-9999.fits").write_text("no spectrum\n" * 300)
+    return folder
+
+
+def settings_of(survey: Path, out: Path, *overrides: str, **values: Any) -> Settings:
+    """Settings of a run over a survey of :func:`make_survey`."""
+    given: dict[str, Any] = {"spectra": [str(survey / "parts")], "quasars": [str(survey / "quasars.fits")], "out": str(out)}
+    return load(overrides=[*QUICK, *overrides], **(given | values))
+
+
+def run(spark: Any, settings: Settings, *stages: str, **how: Any) -> dict[str, int]:
+    """Bring a result up to date; returns stage → parts that were made anew."""
+    summaries = Pipeline(spark, settings, Progress(None)).run(stages or STAGE_NAMES, **how)
+    return {summary.stage: summary.parts_done for summary in summaries}
+
+
+def published(out: Path) -> dict[str, pd.DataFrame]:
+    """The published tables, rows in the order of their ids, lists as tuples."""
+    tables = {}
+    for name, key in PUBLISHED.items():
+        table = pd.read_parquet(out / f"{name}.parquet").sort_values([key, *(["spectrum_id"] if key == "path" else [])], ignore_index=True)
+        tables[name] = table.map(lambda cell: tuple(cell) if isinstance(cell, np.ndarray) else cell)
+    return tables
+
+
+def assert_same_catalogue(left: Path, right: Path) -> None:
+    """The published tables of two results are equal to the last bit."""
+    ours, theirs = published(left), published(right)
+    for name in PUBLISHED:
+        pd.testing.assert_frame_equal(ours[name], theirs[name], check_exact=True, obj=name)
+    assert (left / "absorbers.fits").read_bytes() == (right / "absorbers.fits").read_bytes()
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder: its size and the time of its last change."""
+    status = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: (found.st_size, found.st_mtime_ns) for name, found in status.items()}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a process that starts a Spark session of its own."""
+    find_java()
+    scripts = str(Path(sys.executable).parent)
+    own = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET")}
+    return kept | own | {"PATH": scripts + os.pathsep + os.environ.get("PATH", ""), "PYTHONIOENCODING": "utf-8"} | more
+
+
+COMMAND = (sys.executable, "-c", "import sys; from nalspark.cli import main; sys.exit(main())")
+
+
+def nalspark(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(**more), timeout=280, check=False, errors="replace")
