@@ -14,9 +14,9 @@ import nalspark
 from nalspark.absorption.completeness import compare
 from nalspark.errors import NalsparkError
 from nalspark.lines import SPECIES
-from nalspark.pipeline import STAGE_NAMES, Pipeline, StageSummary
+from nalspark.pipeline import STAGE_NAMES, Pipeline, StageSummary, check
 from nalspark.progress import Progress
-from nalspark.session import spark_session
+from nalspark.session import running_session
 from nalspark.settings import Settings, load
 from nalspark.surveys.simulate import simulate_survey
 
@@ -69,17 +69,14 @@ def _parser() -> argparse.ArgumentParser:
 def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] = STAGE_NAMES) -> list[StageSummary]:
     if not settings.out:
         raise NalsparkError("No output directory is given: set `out` in the run file, or --out.")
-    progress = Progress()
-    spark = spark_session(options.master, "nalspark")
-    try:
-        pipeline = Pipeline(spark, settings, progress)
+    check(settings, stages)
+    with running_session(options.master) as spark:
+        pipeline = Pipeline(spark, settings, Progress())
         return pipeline.run(stages, getattr(options, "part", ()), force=options.force, dry_run=options.dry_run)
-    finally:
-        spark.stop()
 
 
 def _say_result(out: str) -> None:
-    root = Path(out).absolute()
+    root = Path(out).expanduser().absolute()
     absorbers, sightlines, rejections = (pd.read_parquet(root / f"{name}.parquet") for name in ("absorbers", "sightlines", "rejections"))
     print(f"{len(absorbers)} absorbers in {len(sightlines)} searched spectra; {len(rejections)} rejected.")
     print(f"catalogue  {root / 'absorbers.fits'}\nreport     {root / 'report.html'}")
@@ -164,3 +161,7 @@ def run_job(stage: str, arguments: Sequence[str] | None = None) -> int:
     """One stage of a run file: the door of ``spark-submit jobs/<stage>.py RUN.toml [options]``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     return main(["run", *given[:1], stage, *given[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

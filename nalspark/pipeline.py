@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -69,6 +69,48 @@ STAGES = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
+def _check_stages(stages: Sequence[str]) -> None:
+    for name in stages:
+        if name not in STAGE_NAMES:
+            raise NalsparkError(f"There is no stage '{name}'; there are {', '.join(STAGE_NAMES)}.{did_you_mean(name, STAGE_NAMES)}")
+
+
+def _check_reads(stage: Stage, present: Collection[str]) -> None:
+    for table in stage.reads:
+        if table not in present:
+            earlier = next(other.name for other in STAGES if other.table == table)
+            raise NalsparkError(f"Stage '{stage.name}' reads table '{table}', which is not there yet. Run stage '{earlier}' first.")
+
+
+def _catalogues(settings: Settings) -> dict[str, list[Catalog]]:
+    return {
+        "quasars": [open_catalog(path, "quasars") for path in settings.quasars],
+        "absorbers": [open_catalog(path, "absorbers", settings.species) for path in settings.absorbers],
+    }
+
+
+def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
+    """Refuse what cannot work before a Spark session is started, which takes seconds; looks at nothing below the sources.
+
+    Raises
+    ------
+    NalsparkError
+        Where a stage is unknown or lacks its input, a source or a catalogue is not there, or the output directory cannot be used.
+    """
+    _check_stages(stages)
+    store = Store(settings.out)
+    store.check()
+    present = {table for table, parts in store.manifest().tables.items() if parts}
+    for stage in STAGES:
+        if stage.name in stages:
+            _check_reads(stage, present)
+            present.add(stage.table)
+    if "ingest" in stages:
+        classify(settings.spectra)
+    if "crossmatch" in stages:
+        _catalogues(settings)
+
+
 @dataclass
 class StageSummary:
     """What a stage did: parts made anew of all parts, rows, rejected rows, seconds."""
@@ -126,15 +168,15 @@ class Pipeline:
         NalsparkError
             Of any kind; nothing that was there is lost.
         """
-        for name in stages:
-            if name not in STAGE_NAMES:
-                raise NalsparkError(f"There is no stage '{name}'; there are {', '.join(STAGE_NAMES)}.{did_you_mean(name, STAGE_NAMES)}")
+        _check_stages(stages)
         self.force, self.only_parts = (stages if force else ()), parts
+        self._listed: DataFrame | None = None
+        if dry_run:
+            self.store.check()
+            self.manifest = self.store.manifest()
+            return self._plan(stages)
         with self.store.lock():
             self.manifest = self.store.manifest()
-            self._listed: DataFrame | None = None
-            if dry_run:
-                return self._plan(stages)
             return self._work(stages)
 
     def _work(self, stages: Sequence[str]) -> list[StageSummary]:
@@ -143,7 +185,7 @@ class Pipeline:
         for stage in STAGES:
             if stage.name not in stages:
                 continue
-            self._check_inputs(stage)
+            _check_reads(stage, {table for table, parts in self.manifest.tables.items() if parts})
             started = time.monotonic()
             self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}")
             with self.progress.watch(self.spark.sparkContext, stage.name):
@@ -154,14 +196,8 @@ class Pipeline:
         if any(summary.parts_done for summary in summaries):
             self.manifest.runs = [*self.manifest.runs[-99:], {summary.stage: vars(summary) for summary in summaries}]
             self.store.commit(self.manifest)
-            self.store.prune(self.manifest)
+        self.store.prune(self.manifest)
         return summaries
-
-    def _check_inputs(self, stage: Stage) -> None:
-        for table in stage.reads:
-            if not self.manifest.parts(table):
-                earlier = next(other.name for other in STAGES if other.table == table)
-                raise NalsparkError(f"Stage '{stage.name}' reads table '{table}', which is not there yet. Run stage '{earlier}' first.")
 
     # ---- keys
 
@@ -176,6 +212,10 @@ class Pipeline:
 
     def _stale(self, stage: Stage, wanted: dict[str, str]) -> list[str]:
         have = self.manifest.parts(stage.table)
+        for part in self.only_parts:
+            if part not in wanted:
+                known = ", ".join([*list(wanted)[:5], *(["…"] if len(wanted) > 5 else [])])
+                raise NalsparkError(f"There is no part '{part}' for stage '{stage.name}'; there are {known}.{did_you_mean(part, wanted)}")
         chosen = [part for part in wanted if not self.only_parts or part in self.only_parts]
         return [part for part in chosen if stage.name in self.force or part not in have or have[part].key != wanted[part]]
 
@@ -191,15 +231,18 @@ class Pipeline:
     ) -> StageSummary:
         """Make the stale parts in waves; `expected` counts the rows that a wave must have, or is negative where any number is right."""
         recorded = self.manifest.parts(stage.table)
-        for gone in set(recorded) - set(wanted):
-            del recorded[gone]
         stale = self._stale(stage, wanted)
+        if gone := set(recorded) - set(wanted):
+            for part in gone:
+                del recorded[part]
+            self.store.commit(self.manifest)
         summary = StageSummary(stage.name, len(stale), len(wanted))
         size = self.settings.pipeline.parts_per_wave
         for first in range(0, len(stale), size):
             wave = stale[first : first + size]
             keys = {part: wanted[part] for part in wave}
-            made = self.store.write(self._partitioned(compute(wave)), table, digest(stage.name, keys), keys)
+            run = self.store.new_run(self.manifest, table.name, digest(stage.name, keys))
+            made = self.store.write(self._partitioned(compute(wave)), table, run, keys)
             rows, due = sum(part.rows for part in made.values()), expected(wave)
             if due >= 0 and rows != due:
                 raise StoreError(
@@ -230,23 +273,25 @@ class Pipeline:
     def _files(self) -> DataFrame:
         """The list of files, made once a run and kept on disk."""
         if self._listed is None:
-            listing = classify(self.settings.spectra)
             place = self.store.scratch(FILES.name)
-            surveys.list_files(self.spark, listing, self.settings).write.mode("overwrite").parquet(place)
-            self._listed = self.spark.read.schema(FILES.spark_schema).parquet(place)
+            self._list_files().write.mode("overwrite").parquet(place)
+            self._listed = self.store.load(self.spark, FILES.spark_schema, place)
         return self._listed
 
-    def _wanted_of_files(self, stage: Stage) -> tuple[dict[str, str], dict[str, int]]:
+    def _list_files(self) -> DataFrame:
+        return surveys.list_files(self.spark, classify(self.settings.spectra), self.settings)
+
+    def _wanted_of_files(self, stage: Stage, files: DataFrame) -> tuple[dict[str, str], dict[str, int]]:
         """Keys and numbers of files of the parts that the sources hold."""
         fingerprint = F.sum(F.xxhash64("path", "size", "modified_ns").cast("decimal(38,0)")).cast("string")
-        rows = self._files().groupBy("part").agg(F.count("*").alias("n"), fingerprint.alias("content")).orderBy("part").collect()
+        rows = files.groupBy("part").agg(F.count("*").alias("n"), fingerprint.alias("content")).orderBy("part").collect()
         if not rows:
             raise NalsparkError("No spectrum files (*.fits, *.fit, also .gz) were found below the given spectra.")
         keys = {row["part"]: digest(self._causes(stage), row["n"], row["content"]) for row in rows}
         return keys, {row["part"]: row["n"] for row in rows}
 
     def _ingest(self, stage: Stage) -> StageSummary:
-        wanted, files = self._wanted_of_files(stage)
+        wanted, files = self._wanted_of_files(stage, self._files())
         cores = self.spark.sparkContext.defaultParallelism
 
         def compute(parts: list[str]) -> DataFrame:
@@ -256,18 +301,12 @@ class Pipeline:
             wave = wave.repartitionByRange(tasks, "part", "path").sortWithinPartitions("part", "path")
             remote = F.col("path").rlike("^[A-Za-z][A-Za-z0-9+.-]*:/")
             frames = [surveys.ingest(wave.where(~remote))]
-            if classify(self.settings.spectra).remote:
+            sources = classify(self.settings.spectra)
+            if sources.remote or sources.lists:
                 frames.append(surveys.ingest(surveys.remote_contents(wave.where(remote))))
             return frames[0] if len(frames) == 1 else frames[0].unionByName(frames[1])
 
         return self._by_part(stage, surveys.SPECTRA_READ, wanted, compute, lambda parts: sum(files[part] for part in parts))
-
-    def _catalogues(self) -> dict[str, list[Catalog]]:
-        species = self.settings.species
-        return {
-            "quasars": [open_catalog(path, "quasars") for path in self.settings.quasars],
-            "absorbers": [open_catalog(path, "absorbers", species) for path in self.settings.absorbers],
-        }
 
     def _crossmatch_key(self, stage: Stage, catalogues: dict[str, list[Catalog]]) -> str:
         spectra = {part: record.key for part, record in self.manifest.parts("spectra").items()}
@@ -276,7 +315,7 @@ class Pipeline:
 
     def _crossmatch(self, stage: Stage) -> StageSummary:
         """All parts together: a duplicate may lie in another part. Downstream sees only the parts whose content changed."""
-        catalogues = self._catalogues()
+        catalogues = _catalogues(self.settings)
         key = self._crossmatch_key(stage, catalogues)
         parts = list(self.manifest.parts("spectra"))
         if self.manifest.keys.get(stage.name) == key and stage.name not in self.force:
@@ -285,17 +324,18 @@ class Pipeline:
         quasars, absorbers = ([(c.name, catalog_frame(self.spark, c)) for c in catalogues[kind]] for kind in ("quasars", "absorbers"))
         targets, matches = crossmatch(spectra, quasars, absorbers, self.settings)
         keys = dict.fromkeys(parts, key)
-        made = self.store.write(self._partitioned(targets), TARGETS, key, keys)
+        run = self.store.new_run(self.manifest, TARGETS.name, key)
+        made = self.store.write(self._partitioned(targets), TARGETS, run, keys)
         due = self._rows("spectra", parts, usable=True)
         if sum(part.rows for part in made.values()) != due:
             raise StoreError(f"Stage 'crossmatch' wrote another number of rows than the {due} spectra it read. Run it again.")
-        self.manifest.tables["matches"] = self.store.write(self._partitioned(matches), MATCHES, key, keys)
+        self.manifest.tables["matches"] = self.store.write(self._partitioned(matches), MATCHES, run, keys)
         self.manifest.tables["targets"] = made
         written = self.store.read(self.spark, self.manifest, TARGETS)
         content = F.sum(F.xxhash64(*_TARGET_CAUSES).cast("decimal(38,0)")).cast("string")
-        for row in written.groupBy("part").agg(content.alias("content")).collect():
-            record = made[row["part"]]
-            made[row["part"]] = type(record)(digest(record.rows, row["content"]), record.path, record.rows, record.rejected)
+        contents = {row["part"]: row["content"] for row in written.groupBy("part").agg(content.alias("content")).collect()}
+        for part, record in made.items():
+            made[part] = replace(record, key=digest(record.rows, contents.get(part)))
         self.manifest.keys[stage.name] = key
         self.manifest.catalogues = [row.asDict() for row in match_counts(written, quasars, absorbers, self.settings).collect()]
         self._say_matches()
@@ -339,10 +379,13 @@ class Pipeline:
         made_from = {table: {part: record.key for part, record in self.manifest.parts(table).items()} for table in stage.reads}
         return digest(self._causes(stage), self.manifest.keys.get("crossmatch"), made_from, nalspark.__version__)
 
+    def _is_published(self, stage: Stage, key: str) -> bool:
+        complete = all(self.store.published(name).exists() for name in self.manifest.published)
+        return self.manifest.keys.get(stage.name) == key and complete and stage.name not in self.force
+
     def _publish(self, stage: Stage) -> StageSummary:
         key = self._publish_key(stage)
-        complete = all(self.store.published(name).exists() for name in self.manifest.published)
-        if self.manifest.keys.get(stage.name) == key and complete and stage.name not in self.force:
+        if self._is_published(stage, key):
             return StageSummary(stage.name, 0, 1)
         self.manifest.published = publish(self.spark, self.store, self.manifest, self.settings)
         self.manifest.keys[stage.name] = key
@@ -366,15 +409,15 @@ class Pipeline:
 
     def _stale_count(self, stage: Stage) -> tuple[int, int]:
         if stage.name == "ingest":
-            wanted, _ = self._wanted_of_files(stage)
+            wanted, _ = self._wanted_of_files(stage, self._list_files())
             return len(self._stale(stage, wanted)), len(wanted)
         if not all(self.manifest.parts(table) for table in stage.reads):
             return 1, 1
         if stage.name == "crossmatch":
-            current = self.manifest.keys.get(stage.name) == self._crossmatch_key(stage, self._catalogues())
+            current = self.manifest.keys.get(stage.name) == self._crossmatch_key(stage, _catalogues(self.settings))
             total = len(self.manifest.parts("spectra"))
             return (0 if current and stage.name not in self.force else total), total
         if stage.name == "publish":
-            return int(self.manifest.keys.get(stage.name) != self._publish_key(stage)), 1
+            return int(not self._is_published(stage, self._publish_key(stage))), 1
         wanted = self._wanted(stage)
         return len(self._stale(stage, wanted)), len(wanted)

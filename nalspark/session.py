@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -22,7 +24,9 @@ REQUIRED_CONF = {
 }
 _JVM = Path(__file__).parent / "jvm"
 LOCAL_CONF = {
-    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{_JVM / 'log4j2.properties'}",
+    # Local runs are short and their work is numpy: the JVM's second compiler costs more than it saves.
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC "
+    f"-Dlog4j2.configurationFile=file:{_JVM / 'log4j2.properties'}",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -86,3 +90,15 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session
+
+
+@contextmanager
+def running_session(master: str | None = None) -> Iterator[SparkSession]:
+    """A session for one run: stopped at its end if it was started here, left alone if a notebook or a cluster gave it."""
+    given = SparkSession.getActiveSession() is not None
+    session = spark_session(master)
+    try:
+        yield session
+    finally:
+        if not given:
+            session.stop()

@@ -69,7 +69,7 @@ class Search(_Section):
 
     widths_pixels: tuple[Positive, ...] = (1.2, 1.8, 2.7, 4.0, 6.0)
     """Gaussian σ of the filters, in grid pixels of 69 km/s."""
-    min_significance: Positive = 5.0
+    min_significance: Positive = 5.5
     """Both lines together."""
     min_snr_primary: Positive = 3.0
     """First line of the doublet."""

@@ -65,7 +65,7 @@ def test_species(species):
     assert len(species.transitions) == 2 + len(species.companions)
     # The blue line is the strong one; the search's geometry rests on a second line redwards of the first.
     assert species.primary.strength > species.secondary.strength
-    assert 0 < species.offset_pixels(species.secondary, 1e-4)
+    assert species.offset_pixels(species.secondary, 1e-4) > 0
     assert species.offset_pixels(species.primary, 1e-4) == 0.0
     assert species.window_rest[0] < species.window_rest[1]
     # Absorption lies in front of the quasar: the window ends at the doublet's own emission line, to within the width of a pixel or two.

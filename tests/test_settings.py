@@ -65,7 +65,8 @@ def test_overrides_are_toml_or_else_text(text, key, expected):
 
 def test_all_faults_are_reported_at_once(tmp_path):
     path = write(
-        tmp_path, 'speces = "MgII"\n[search]\nmin_significanc = 6\nmax_per_spectrum = 0\n[preprocess]\nmin_snr = "high"\n[crossmatch]\nweak = "x"\n'
+        tmp_path,
+        'speces = "MgII"\n[search]\nmin_significanc = 6\nmax_per_spectrum = 0\n[preprocess]\nmin_snr = "high"\n[crossmatch]\nweak = "x"\n',
     )
     with pytest.raises(SettingsError) as caught:
         load(path)

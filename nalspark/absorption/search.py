@@ -141,13 +141,6 @@ def constrained_gain(first: Floats, first_power: Floats, second: Floats, second_
     return gain, np.maximum(free - gain, 0.0)
 
 
-def _shift(values: Floats, by: int) -> Floats:
-    """Row values `by` pixels redwards of each pixel; 0 beyond the end."""
-    shifted = np.zeros_like(values)
-    shifted[:, : values.shape[1] - by] = values[:, by:]
-    return shifted
-
-
 def _filter_bank(
     residual: Floats, weight: Floats, searched: NDArray[np.bool_], doublet: Doublet, widths: tuple[float, ...], limits: Thresholds
 ) -> dict[str, Floats]:
@@ -156,20 +149,26 @@ def _filter_bank(
     best = {name: np.zeros(residual.shape, dtype=np.float32) for name in names}
     offset = round(doublet.offset)
     for width in widths:
-        first, first_power = line_amplitudes(residual, weight, width)
-        second, second_power = _shift(first, offset), _shift(first_power, offset)
-        snr_primary, snr_secondary = first * np.sqrt(first_power), second * np.sqrt(second_power)
+        amplitude, power = line_amplitudes(residual, weight, width)
+        snr = amplitude * np.sqrt(power)
+        seen = np.zeros_like(searched)
+        seen[:, :-offset] = searched[:, :-offset] & (snr[:, :-offset] >= limits.snr_primary) & (snr[:, offset:] >= limits.snr_secondary)
+        # Both teeth are seen at few pixels; only there is the rest looked at.
+        row, pixel = np.nonzero(seen)
+        first, first_power = amplitude[row, pixel], power[row, pixel]
+        second, second_power = amplitude[row, pixel + offset], power[row, pixel + offset]
         gain, misfit = constrained_gain(first, first_power, second, second_power, doublet.thin_ratio)
         # Real profiles are not Gaussian: a strong doublet may miss the cone by a part of its own strength.
         physical = misfit <= np.maximum(3.5**2, 0.2**2 * gain)
         # Nothing absorbs more than all the light.
         possible = (first - 1.0) * np.sqrt(first_power) < 3.0
         significance = np.sqrt(gain)
-        fine = searched & physical & possible & (snr_primary >= limits.snr_primary) & (snr_secondary >= limits.snr_secondary)
-        better = fine & (significance > best["significance"])
-        values = (significance, snr_primary, snr_secondary, np.float32(width), first, second)
+        better = physical & possible & (significance > best["significance"][row, pixel])
+        at = row[better], pixel[better]
+        sizes = np.full(len(row), width, dtype=np.float32)
+        values = (significance, snr[row, pixel], snr[row, pixel + offset], sizes, first, second)
         for name, value in zip(names, values, strict=True):
-            best[name] = np.where(better, value, best[name])
+            best[name][at] = value[better]
     return best
 
 

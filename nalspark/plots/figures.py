@@ -6,7 +6,7 @@ Colours are those of Okabe & Ito (2008), which the colour-blind can tell apart; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Literal, ParamSpec
@@ -341,25 +341,26 @@ def absorber_figure(item: GalleryItem) -> Figure:
     ----------
     item : GalleryItem
     """
-    # A fixed layout: finding one for nine panels takes as long as drawing them, and all cards have the same.
+    # A fixed layout and one pair of axes for all transitions: finding a layout for nine panels takes longer than drawing them.
     figure = _figure((10.4, 4.5), "none")
     rows = len(item.lines)
-    grid = figure.add_gridspec(
-        2, max(rows, 1), height_ratios=(1.15, 1.0), left=0.06, right=0.99, top=0.86, bottom=0.11, hspace=0.62, wspace=0.1
-    )
-    top = figure.add_subplot(grid[0, :])
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.15, 1.0), left=0.06, right=0.99, top=0.86, bottom=0.11, hspace=0.62)
+    top = figure.add_subplot(grid[0])
     _spectrum(top, item)
     _title(top, item)
-    velocity = _velocities(item)
-    limits = _panel_limits(item)
+    if not rows:
+        return figure
+    panels = figure.add_subplot(grid[1])
+    velocity, ticks = _velocities(item), np.array([-1000.0, 0.0, 1000.0])
+    pitch = (velocity.shape[1] + 5) * _pixel_kms(item)
+    panels.set_ylim(*_panel_limits(item))
     for row in range(rows):
-        panel = figure.add_subplot(grid[1, row])
-        _transition(panel, item, row, velocity[row])
-        panel.set_ylim(*limits)
-        panel.tick_params(labelleft=row == 0)
-    first = figure.axes[1] if rows else top
-    first.set_ylabel("flux / continuum" if rows else "")
-    figure.supxlabel("velocity from the fitted redshift (km/s)" if rows else "", fontsize=9, y=0.005)
+        _transition(panels, item, row, velocity[row], row * pitch)
+    panels.set_xlim(-0.52 * pitch, (rows - 0.48) * pitch)
+    panels.set_xticks((np.arange(rows)[:, None] * pitch + ticks).ravel(), [f"{tick:.0f}".replace("-", "−") for tick in ticks] * rows)
+    panels.tick_params(axis="x", labelsize=7.5)
+    panels.set_ylabel("flux / continuum")
+    panels.set_xlabel("velocity from the fitted redshift (km/s)")
     return figure
 
 
@@ -391,8 +392,7 @@ def _spectrum(axes: Axes, item: GalleryItem) -> None:
         np.asarray(values, dtype=float) for values in (item.wavelength, item.flux, item.continuum, item.error)
     )
     good = np.isfinite(error) & (error > 0) & np.isfinite(flux)
-    for blue, red in item.searched:
-        axes.axvspan(blue, red, color=SHADE, linewidth=0, zorder=0)
+    _shade(axes, item.searched, color=SHADE)
     axes.step(wavelength, np.where(good, flux, np.nan), where="mid", color=INK, linewidth=0.55, label="flux")
     axes.step(wavelength, np.where(good, error, np.nan), where="mid", color=MUTED, linewidth=0.5, alpha=0.7, label="error")
     seen = np.isfinite(continuum) & (continuum > 0)
@@ -499,30 +499,34 @@ def _line_model(item: GalleryItem, row: int, velocity: Array) -> Array | None:
     return model
 
 
-def _transition(axes: Axes, item: GalleryItem, row: int, velocity: Array) -> None:
+def _transition(axes: Axes, item: GalleryItem, row: int, velocity: Array, middle: float) -> None:
+    """One transition, its velocity 0 at `middle` of the axes that all share."""
     inverse = np.asarray(item.inverse_error, dtype=float)[row]
     good = inverse > 0
     ratio = np.where(good, 1.0 - np.asarray(item.residual, dtype=float)[row], np.nan)
     error = np.where(good, 1.0 / np.where(good, inverse, 1.0), np.nan)
-    half = 0.5 * (velocity[1] - velocity[0])
-    for start, stop in _runs(~good):
-        axes.axvspan(velocity[start] - half, velocity[stop - 1] + half, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
-    axes.fill_between(velocity, ratio - error, ratio + error, step="mid", color=BLUE, alpha=0.18, linewidth=0)
-    axes.axhline(1.0, color=ORANGE, linewidth=0.9, zorder=1)
-    axes.axvline(0.0, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
-    axes.step(velocity, ratio, where="mid", color=INK, linewidth=0.9)
-    fine = np.linspace(velocity[0], velocity[-1], 400)
+    x, half = velocity + middle, 0.5 * (velocity[1] - velocity[0])
+    _shade(axes, [(x[start] - half, x[stop - 1] + half) for start, stop in _runs(~good)], color=FAINT, alpha=0.55)
+    axes.fill_between(x, ratio - error, ratio + error, step="mid", color=BLUE, alpha=0.18, linewidth=0)
+    axes.plot(x[[0, -1]], [1.0, 1.0], color=ORANGE, linewidth=0.9, zorder=1)
+    axes.axvline(middle, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+    axes.step(x, ratio, where="mid", color=INK, linewidth=0.9)
+    fine = np.linspace(velocity[0], velocity[-1], 200)
     model, strong = _line_model(item, row, fine), row in item.doublet
     if model is not None:
-        axes.plot(fine, model, color=VERMILLION, linewidth=1.3 if strong else 1.0, linestyle="-" if strong else (0, (3, 1.5)))
-    axes.set_title(str(item.lines[row]), fontsize=9, fontweight="bold" if strong else "normal", pad=13, parse_math=False)
+        axes.plot(fine + middle, model, color=VERMILLION, linewidth=1.3 if strong else 1.0, linestyle="-" if strong else (0, (3, 1.5)))
+    place = {"transform": axes.get_xaxis_transform(), "ha": "center", "parse_math": False}
+    axes.text(middle, 1.12, str(item.lines[row]), fontsize=9, fontweight="bold" if strong else "normal", **place)
     width = _pair(item, f"ew_{item.label(row)}", 2)
-    width = f"{width} Å" if width != "not measured" else width
-    axes.text(0.5, 1.03, width, transform=axes.transAxes, fontsize=7.5, ha="center", color=MUTED)
+    axes.text(middle, 1.03, f"{width} Å" if width != "not measured" else width, fontsize=7.5, color=MUTED, **place)
     if not good.any():
-        axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center", fontsize=8, color=MUTED)
-    axes.set_xlim(velocity[0] - half, velocity[-1] + half)
-    axes.set_xticks([-1000, 0, 1000])
+        axes.text(middle, 0.5, "no data", va="center", fontsize=8, color=MUTED, **place)
+
+
+def _shade(axes: Axes, ranges: Iterable[tuple[float, float]], **style: Any) -> None:
+    """Shade ranges of x from bottom to top: one artist, however many they are."""
+    spans = [(start, stop - start) for start, stop in ranges]
+    axes.broken_barh(spans, (0.0, 1.0), transform=axes.get_xaxis_transform(), linewidth=0, zorder=0, **style)
 
 
 def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:

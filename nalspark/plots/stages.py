@@ -39,7 +39,7 @@ def _write(store: Store, frame: DataFrame, name: str, *order: str) -> int:
     new = store.published(f".{name}.new")
     frame.orderBy(*order).write.mode("overwrite").parquet(str(new))
     store.replace(name, new)
-    return frame.sparkSession.read.parquet(str(store.published(name))).count()
+    return store.load(frame.sparkSession, frame.schema, store.published(name)).count()
 
 
 def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
@@ -197,9 +197,8 @@ _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_i
 
 def _report_data(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, rows: dict[str, int]) -> ReportData:
     species = settings.line_species
-    absorbers, searched, rejections = (
-        spark.read.parquet(str(store.published(name))) for name in ("absorbers.parquet", "sightlines.parquet", "rejections.parquet")
-    )
+    tables = (absorbers_table(species), SIGHTLINES, REJECTIONS)
+    absorbers, searched, rejections = (store.load(spark, table.spark_schema, store.published(f"{table.name}.parquet")) for table in tables)
     reasons = rejections.groupBy("stage", "reason").agg(F.count("*").alias("n"), F.min("detail").alias("example"))
     gallery = settings.publish.gallery
     strongest = absorbers.where("flags = 0").orderBy(F.desc("significance"), "absorber_id").limit(gallery)
@@ -216,7 +215,8 @@ def _report_data(spark: SparkSession, store: Store, manifest: Manifest, settings
         title=f"{species.name} absorbers", species=species.name, version=manifest.version, settings=_flat(manifest.settings), counts=counts,
         rejections=[Rejected(*row) for row in reasons.orderBy("stage", F.desc("n"), "reason").collect()],
         flags=_bit_counts(absorbers, "flags", AbsorberFlag), vetoes=_bit_counts(measured, "veto", Veto),
-        histograms=_histograms(absorbers, _absorber_edges(species)) | _histograms(searched, _SIGHTLINE_EDGES), path=_path(searched, species),
+        histograms=_histograms(absorbers, _absorber_edges(species)) | _histograms(searched, _SIGHTLINE_EDGES),
+        path=_path(searched, species),
         catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
         gallery_strongest=_gallery(spark, store, manifest, settings, strongest),
         gallery_doubtful=_gallery(spark, store, manifest, settings, doubtful), doublet_ratios=_ratios(absorbers, species),

@@ -6,16 +6,19 @@ from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nalspark.errors import UnusableSpectrum
+from nalspark.errors import SettingsError, UnusableSpectrum
 from nalspark.settings import Settings
 from nalspark.surveys.reader import open_spectrum, parse_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
 from nalspark.surveys.sources import FoundFile, Listing, describe, first_level, part_of, read_list, walk
 from nalspark.tables.arrow import Columns, map_arrays
 from nalspark.tables.schemas import FILES, SPECTRA
+from nalspark.tables.store import not_a_glob
 from nalspark.tables.table import Column, Table
 
 SPECTRA_READ = SPECTRA.rejectable()
@@ -73,7 +76,12 @@ def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> Dat
 
 def _binary_files(spark: SparkSession, sources: Iterable[str]) -> DataFrame:
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
-    return reader.load(list(sources)).where(F.lower("path").rlike(r"\.fits?(\.gz)?$"))
+    try:
+        found = reader.load(list(sources))
+    except (AnalysisException, Py4JJavaError) as error:
+        why = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
+        raise SettingsError(f"A source behind a URL cannot be read: {why.splitlines()[0]}") from None
+    return found.where(F.lower("path").rlike(r"\.fits?(\.gz)?$"))
 
 
 def _remote_files(spark: SparkSession, sources: Iterable[str], settings: Settings) -> DataFrame:
@@ -122,5 +130,7 @@ def ingest(files: DataFrame) -> DataFrame:
 def remote_contents(files: DataFrame) -> DataFrame:
     """Files behind a URL scheme with their bytes, read by Spark's own file systems."""
     paths = [row["path"] for row in files.select("path").collect()]  # one wave of parts
-    contents = _binary_files(files.sparkSession, paths).select("path", "content")
+    if not paths:
+        return files.withColumn("content", F.lit(None).cast("binary"))
+    contents = _binary_files(files.sparkSession, map(not_a_glob, paths)).select("path", "content")
     return files.join(contents, "path", "left")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +16,16 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from nalspark.errors import StoreError
-from nalspark.tables.manifest import Manifest, Part, read_manifest, write_manifest
+from nalspark.tables.manifest import Manifest, Part, digest, read_manifest, write_manifest
 from nalspark.tables.table import Table
+
+
+def not_a_glob(path: str) -> str:
+    """A path as Spark's readers take it literally: they would expand brackets, braces, stars and question marks."""
+    return re.sub(r"([][{}*?\\])", r"\\\1", path)
 
 
 class Store:
@@ -41,6 +48,22 @@ class Store:
         """Where a published file lies: ``absorbers.parquet``, ``absorbers.fits``, ``report.html``, …"""
         return self.root / name
 
+    def check(self) -> None:
+        """Look whether a result can be written here, and write nothing.
+
+        Raises
+        ------
+        StoreError
+            Where the directory is a file, cannot be written, or holds something else than a result of nalspark.
+        """
+        nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not nearest.is_dir():
+            raise StoreError(f"The output directory {self.root} cannot be written: {nearest} is a file.")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise StoreError(f"The output directory {self.root} cannot be written: {nearest} may not be written by this user.")
+        if nearest == self.root and not self.manifest_path.exists() and not (self.root / ".lock").exists() and any(self.root.iterdir()):
+            raise StoreError(f"{self.root} is not empty and holds no nalspark result. Give an empty or new directory with --out.")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the directory for writing; released when the process ends, however it ends.
@@ -50,11 +73,9 @@ class Store:
         StoreError
             Where another run holds it, or it cannot be written, or holds something else than a result of nalspark.
         """
+        self.check()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            foreign = not self.manifest_path.exists() and not (self.root / ".lock").exists() and any(self.root.iterdir())
-            if foreign:
-                raise StoreError(f"{self.root} is not empty and holds no nalspark result. Give an empty or new directory with --out.")
             handle = open(self.root / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the end of the run
         except OSError as error:
             raise StoreError(f"The output directory {self.root} cannot be written: {error.strerror}.") from None
@@ -76,14 +97,28 @@ class Store:
     def commit(self, manifest: Manifest) -> None:
         write_manifest(manifest, self.manifest_path)
 
+    @staticmethod
+    def load(spark: SparkSession, schema: StructType, *paths: str | Path) -> DataFrame:
+        """Parquet files below paths that may hold any character."""
+        return spark.read.schema(schema).parquet(*[not_a_glob(str(path)) for path in paths])
+
     def read(self, spark: SparkSession, manifest: Manifest, table: Table, parts: Iterable[str] | None = None) -> DataFrame:
-        """All rows of a table, or of some of its parts, rejections included."""
+        """All rows of a table, or of some of its parts, rejections included.
+
+        Raises
+        ------
+        StoreError
+            Where files that the manifest names are not there.
+        """
         recorded = manifest.parts(table.name)
         wanted = recorded if parts is None else [part for part in parts if part in recorded]
-        paths = [str(self.root / recorded[part].path) for part in wanted if recorded[part].path]
+        paths = [self.root / recorded[part].path for part in wanted if recorded[part].path]
+        for path in paths:
+            if not path.is_dir():
+                raise StoreError(f"{path} is not there, but the manifest names it: somebody removed it. Make it anew with --force.")
         if not paths:
             return spark.createDataFrame([], table.spark_schema)
-        return spark.read.schema(table.spark_schema).parquet(*paths)
+        return self.load(spark, table.spark_schema, *paths)
 
     def write(self, frame: DataFrame, table: Table, run: str, keys: Mapping[str, str]) -> dict[str, Part]:
         """Write the parts of a table in `keys` and describe them; the manifest is not touched.
@@ -102,7 +137,7 @@ class Store:
         target = self.root / relative
         frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(str(target))
         spark = frame.sparkSession
-        written = spark.read.schema(table.spark_schema).parquet(str(target))
+        written = self.load(spark, table.spark_schema, target)
         rejected = F.count("reason") if "reason" in table.names else F.lit(0)
         counted = written.groupBy("part").agg(F.count("*").alias("n"), rejected.alias("rejected")).collect()
         unknown = {row["part"] for row in counted} - set(keys)
@@ -128,9 +163,20 @@ class Store:
         os.replace(new, target)
         shutil.rmtree(old, ignore_errors=True)
 
+    @staticmethod
+    def new_run(manifest: Manifest, table: str, run: str) -> str:
+        """A name for a run's directory that the manifest does not name: what is there stays whole until the new manifest is."""
+        named = {Path(part.path).parent.name for part in manifest.parts(table).values() if part.path}
+        while run in named:
+            run = digest(run)
+        return run
+
     def prune(self, manifest: Manifest) -> None:
         """Remove what the manifest does not name: the leftovers of replaced parts and of interrupted runs."""
         named = {part.path for parts in manifest.tables.values() for part in parts.values() if part.path}
+        for pattern in (".*.new", ".*.old", ".manifest.json.*"):
+            for leftover in self.root.glob(pattern):
+                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         for run in self.root.glob("tables/*/*"):
             kept = [child for child in run.glob("in_part=*") if str(child.relative_to(self.root)) in named]
             if not kept:

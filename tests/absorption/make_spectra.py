@@ -48,7 +48,9 @@ def make_images(epsilon, sigma, first, second, *, error=0.05, noise=None, compan
     -------
     residual, inverse_error : ndarray, shape (m, t, c)
     """
-    epsilon, sigma, first, second = (np.asarray(v, dtype=float)[:, None] for v in np.broadcast_arrays(*np.atleast_1d(epsilon, sigma, first, second)))
+    epsilon, sigma, first, second = (
+        np.asarray(v, dtype=float)[:, None] for v in np.broadcast_arrays(*np.atleast_1d(epsilon, sigma, first, second))
+    )
     geometry = ImageGeometry.of(MG_II, STEP)
     origin = HALF_WIDTH - int(geometry.offsets.min())  # the candidate's pixel on an axis that holds all rows
     u = np.arange(origin + int(geometry.offsets.max()) + HALF_WIDTH + 1) - origin

@@ -14,7 +14,10 @@ from nalspark.tables.manifest import FORMAT, Manifest, Part, digest, read_manife
 
 def make_manifest():
     return Manifest(
-        tables={"spectra": {"4000": Part("k1", "spectra/4000-k1", 10, 2), "4500": Part("k2", "", 0)}, "absorbers": {"4000": Part("k3", "a", 3)}},
+        tables={
+            "spectra": {"4000": Part("k1", "spectra/4000-k1", 10, 2), "4500": Part("k2", "", 0)},
+            "absorbers": {"4000": Part("k3", "a", 3)},
+        },
         keys={"publish": "abc"},
         catalogues=[{"name": "dr7", "matched": 5, "unmatched": 1}],
         published={"absorbers.fits": 3},
@@ -109,5 +112,7 @@ def test_digest_depends_on_content_alone():
 def test_digest_is_the_same_in_another_process():
     """Python salts its own hashes in every process; a digest must not see that."""
     program = "from nalspark.tables.manifest import digest; print(digest({'z': 1, 'a': ['Å', 2.5]}, 'x'))"
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+    )
     assert answer.stdout.strip() == digest({"z": 1, "a": ["Å", 2.5]}, "x")
