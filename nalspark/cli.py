@@ -71,7 +71,7 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
         raise NalsparkError("No output directory is given: set `out` in the run file, or --out.")
     check(settings, stages)
     with running_session(options.master) as spark:
-        pipeline = Pipeline(spark, settings, Progress())
+        pipeline = Pipeline(spark, settings, Progress(sys.stderr))
         return pipeline.run(stages, getattr(options, "part", ()), force=options.force, dry_run=options.dry_run)
 
 
@@ -101,7 +101,7 @@ def _run_file(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    progress = Progress()
+    progress = Progress(sys.stderr)
     summary = simulate_survey(
         options.out, options.n, options.seed, options.source, lambda done, n: progress.say(f"{done} of {n} spectra written")
     )

@@ -158,7 +158,7 @@ def test_two_good_pixels_are_enough():
 
 
 def make_varied_batch(n=9):
-    """Rows that need different numbers of rounds and stand at different levels: S/N from 1 to 40, with and without absorbers, gaps and cosmic rays."""
+    """Rows at different levels that need different numbers of rounds: S/N from 1 to 40, absorbers, gaps and cosmic rays in some."""
     rng = np.random.default_rng(6)
     snr = np.geomspace(1, 40, n)[:, None]
     true = np.array([quasar(z) for z in np.linspace(0.6, 2.4, n)])
@@ -220,18 +220,18 @@ def test_a_shallow_line_stands_out_of_its_average():
 
 
 def expected_inflation(true, window):
-    """Half of the window's residuals are above the continuum; thirty of unit size are added."""
+    """Half of the window's residuals are above the continuum, their mean in units of √(2/π) is σ; thirty of unit size are added."""
     n = window / 2
-    return np.sqrt((true**2 * n + 30) / (n + 30))
+    return (true * n + 30) / (n + 30)
 
 
 @pytest.mark.parametrize("window", [101, 201, 1001])
 @pytest.mark.parametrize("scatter", [1.0, 2.0])
 def test_inflation_is_the_scatter_of_the_residuals(window, scatter):
-    """1 for honest errors; nearly 2 for errors half as large as they should be: the prior of thirty pulls 2 down to 1.80 at 201 pixels."""
+    """1 for honest errors; nearly 2 for errors half as large as they should be: the prior of thirty pulls 2 down to 1.77 at 201 pixels."""
     noise = scatter * np.random.default_rng(7).standard_normal((60, 3841))
     inner = error_inflation(noise, np.ones(noise.shape, bool), window)[:, window:-window]
-    # Squares capped at 6 σ are a little below the true ones at scatter 2 (0.4 % of them are beyond).
+    # At scatter 2 one residual in 370 is beyond the cap of 6: .1 % of the mean.
     assert inner.mean() == pytest.approx(expected_inflation(scatter, window), rel=0.015)
     if window == 1001:
         assert inner.mean() == pytest.approx(scatter, rel=0.05)
@@ -243,7 +243,7 @@ def test_errors_are_never_reduced_by_more_than_15_percent():
 
 
 def test_absorption_does_not_inflate():
-    """A trough of thirty pixels at -15 σ would give 5.9 if it counted; as it is, only the number of residuals above changes."""
+    """A trough of thirty pixels at -15 σ would give 3 if it counted; as it is, only the number of residuals above changes."""
     noise = np.random.default_rng(9).standard_normal((20, 3841))
     good = np.ones(noise.shape, bool)
     deep = noise.copy()
@@ -256,7 +256,7 @@ def test_one_cosmic_ray_counts_as_six_sigma():
     quiet = np.zeros((1, 1001))
     quiet[0, 500] = 1e6
     found = error_inflation(quiet, np.ones(quiet.shape, bool), 201)[0]
-    assert found[500] == pytest.approx(np.sqrt((36 + 30) / 31))
+    assert found[500] == pytest.approx((6 / np.sqrt(2 / np.pi) + 30) / 31)
     assert (found[:399] == 0.85).sum() == 0 and (found[:399] == 1.0).all()  # beyond the window: the prior alone
 
 
