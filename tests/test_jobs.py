@@ -68,13 +68,13 @@ def in_process(job: str, *arguments: str | Path) -> None:
 def test_the_jobs_in_order_make_what_the_pipeline_makes(spark: Any, run_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out, survey = run_file.parent / "out", run_file.parent / "survey"
     submitted = spark_submit("ingest", run_file)
-    assert submitted.returncode == 0 and "Traceback" not in submitted.stderr, submitted.stderr
-    assert "3 of 3 parts: 24 rows, 1 rejected" in submitted.stderr
+    assert submitted.returncode == 0 and "Traceback" not in submitted.stdout, submitted.stderr
+    assert "3 of 3 parts: 24 rows, 1 rejected" in submitted.stdout  # spark-submit joins the two streams of Python
     for job in ("crossmatch", "preprocess", "search", "measure"):
         in_process(job, run_file)
         assert [line.split()[0] for line in capfd.readouterr().err.splitlines() if line.startswith(STAGE_NAMES)] == [job]
     submitted = spark_submit("publish", run_file)
-    assert submitted.returncode == 0 and "Traceback" not in submitted.stderr, submitted.stderr
+    assert submitted.returncode == 0 and "Traceback" not in submitted.stdout, submitted.stderr
     assert "absorbers in 24 searched spectra; 1 rejected." in submitted.stdout
     whole = run_file.parent / "whole"
     run(spark, settings_of(survey, whole))
@@ -84,7 +84,6 @@ def test_the_jobs_in_order_make_what_the_pipeline_makes(spark: Any, run_file: Pa
 
 @pytest.mark.spark
 def test_a_job_passes_its_options_on(spark: Any, run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """After the test above; by itself it works on a new directory."""
     elsewhere = f"out={str(run_file.parent / 'again')!r}"
     in_process("ingest", run_file, "--set", elsewhere, "--part", "plate01002", "--dry-run")
     assert "ingest      1 of 3 parts to do" in capsys.readouterr().err

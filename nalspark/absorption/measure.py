@@ -215,7 +215,7 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
     measured : dict
         Result of :func:`measure_candidates` with ``fwhm_kms``.
     context : dict
-        ``crowding`` (unexplained features per 1000 pixels) and ``significance`` of each candidate.
+        ``crowding`` (unexplained features per 1000 pixels), ``significance`` and ``neighbour_pixels`` (NaN where alone) of each candidate.
     species : LineSpecies
     limits : Limits
     """
@@ -225,14 +225,17 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
     thin = species.optically_thin_ratio
     conditions = {
         Veto.WEAK: (measured[f"snr_{first}"] < limits.snr_primary) | (measured[f"snr_{second}"] < limits.snr_secondary),
-        Veto.RATIO: (ratio + 3.0 * error < 1.0) | (ratio - 3.0 * error > thin) | (ratio > 2.0 * thin) | (ratio < 0.4),
+        Veto.RATIO: (ratio + 3.0 * error < 1.0) | (ratio - 3.0 * error > thin) | (ratio > 1.5 * thin) | (ratio < 0.4),
         # Strong systems are many components, and wide: the limit grows with the equivalent width.
         Veto.BROAD: fwhm > np.minimum(limits.fwhm_kms + 0.85 * width_kms, _WIDEST_KMS),
         # Depth below .18 at 300 km/s and growing with width: real components that spread so far are deep (SCIENCE: FWHM 1.3–3.4 Å).
         Veto.SHALLOW: width_kms < 0.18 * fwhm**2 / 300.0,
         # Real profiles have components: the allowed misfit grows with the signal, as 9 % of it.
         Veto.POOR_FIT: measured["chi2_reduced"] > 1.8 + (0.09 * measured[f"snr_{first}"]) ** 2,
-        Veto.CONTAMINATED: (measured["contamination"] > limits.contamination) & (context["significance"] < limits.crowded_significance),
+        # Another candidate in the image explains what stands beside the lines.
+        Veto.CONTAMINATED: (measured["contamination"] > limits.contamination)
+        & (context["significance"] < limits.crowded_significance)
+        & ~(context["neighbour_pixels"] < 2 * HALF_WIDTH),
         Veto.MISALIGNED: (np.abs(measured["split_kms"]) > 60.0) & (measured["split_significance"] > 3.0),
         Veto.CROWDED: (context["crowding"] > limits.crowding) & (context["significance"] < limits.crowded_significance),
         Veto.UNCOVERED: measured["coverage"] < 0.5,

@@ -121,20 +121,58 @@ def line_amplitudes(residual: Floats, weight: Floats, width: float) -> tuple[Flo
     return signal / np.where(power > 0, power, 1.0), power
 
 
-def constrained_gain(first: Floats, first_power: Floats, second: Floats, second_power: Floats, thin_ratio: float) -> tuple[Floats, Floats]:
+def overlap_power(weight: Floats, width: float, offset: int) -> Floats:
+    """``Σ w g(x) g(x - offset)`` at every pixel, shape (n, p): the light that both lines of a wide doublet take."""
+    if np.exp(-0.25 * (offset / width) ** 2) < 0.01:
+        return np.zeros_like(weight)
+    n_pixels = weight.shape[1]
+    length = fft.next_fast_len(n_pixels + offset + int(8 * width), real=True)
+    u = np.arange(-int(4 * width), offset + int(4 * width) + 1)
+    product = np.zeros(length, dtype=np.float32)
+    product[u % length] = np.exp(-0.5 * (u / width) ** 2 - 0.5 * ((u - offset) / width) ** 2)
+    overlap = fft.irfft(fft.rfft(weight, length, axis=1) * fft.rfft(product).conj(), length, axis=1)
+    return np.maximum(overlap[:, :n_pixels], 0.0)
+
+
+def joint_amplitudes(
+    first: Floats, first_power: Floats, second: Floats, second_power: Floats, overlap: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Amplitudes of two overlapping lines from those of each alone, and the inverse variance of each with the other free."""
+    ours, theirs = first * first_power, second * second_power
+    # Overlap is at most the geometric mean of the powers; masks can bring it there, where the two cannot be told apart.
+    overlap = np.minimum(overlap, 0.95 * np.sqrt(first_power * second_power))
+    determinant = np.maximum(first_power * second_power - overlap**2, 1e-30)
+    primary, secondary = (second_power * ours - overlap * theirs) / determinant, (first_power * theirs - overlap * ours) / determinant
+    return primary, determinant / np.maximum(second_power, 1e-30), secondary, determinant / np.maximum(first_power, 1e-30)
+
+
+def constrained_gain(
+    first: Floats, first_power: Floats, second: Floats, second_power: Floats, thin_ratio: float, overlap: Floats | float = 0.0
+) -> tuple[Floats, Floats]:
     """χ² gained by the best physical pair of amplitudes, and the χ² by which the free pair is better still.
 
     The free pair (A₁, A₂) is projected, in the metric of its errors, on the cone ``1 ≤ A₁/A₂ ≤ thin_ratio``.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        Amplitudes of the free pair.
+    first_power, second_power : ndarray
+        ``Σ w g²`` of each line.
+    thin_ratio : float
+    overlap : ndarray, optional
+        ``Σ w g₁ g₂``.
 
     Returns
     -------
     gain, misfit : ndarrays of the common shape
     """
-    free = first**2 * first_power + second**2 * second_power
+    ours, theirs = first * first_power + second * overlap, second * second_power + first * overlap
+    free = first * ours + second * theirs
 
     def along(ratio: float) -> Floats:
-        amplitude = np.maximum(ratio * first * first_power + second * second_power, 0.0)
-        return amplitude**2 / np.maximum(ratio**2 * first_power + second_power, 1e-30)
+        amplitude = np.maximum(ratio * ours + theirs, 0.0)
+        return amplitude**2 / np.maximum(ratio**2 * first_power + second_power + 2.0 * ratio * overlap, 1e-30)
 
     inside = (first >= second) & (first <= thin_ratio * second)
     gain = np.where(inside, free, np.where(first < second, along(1.0), along(thin_ratio)))
@@ -155,18 +193,23 @@ def _filter_bank(
         seen[:, :-offset] = searched[:, :-offset] & (snr[:, :-offset] >= limits.snr_primary) & (snr[:, offset:] >= limits.snr_secondary)
         # Both teeth are seen at few pixels; only there is the rest looked at.
         row, pixel = np.nonzero(seen)
-        first, first_power = amplitude[row, pixel], power[row, pixel]
-        second, second_power = amplitude[row, pixel + offset], power[row, pixel + offset]
-        gain, misfit = constrained_gain(first, first_power, second, second_power, doublet.thin_ratio)
+        overlap = overlap_power(weight, width, offset)[row, pixel]
+        first_power, second_power = power[row, pixel], power[row, pixel + offset]
+        first, first_free, second, second_free = joint_amplitudes(
+            amplitude[row, pixel], first_power, amplitude[row, pixel + offset], second_power, overlap
+        )
+        snr_primary, snr_secondary = first * np.sqrt(first_free), second * np.sqrt(second_free)
+        gain, misfit = constrained_gain(first, first_power, second, second_power, doublet.thin_ratio, overlap)
         # Real profiles are not Gaussian: a strong doublet may miss the cone by a part of its own strength.
         physical = misfit <= np.maximum(3.5**2, 0.2**2 * gain)
+        both = (snr_primary >= limits.snr_primary) & (snr_secondary >= limits.snr_secondary)
         # Nothing absorbs more than all the light.
-        possible = (first - 1.0) * np.sqrt(first_power) < 3.0
+        possible = (first - 1.0) * np.sqrt(first_free) < 3.0
         significance = np.sqrt(gain)
-        better = physical & possible & (significance > best["significance"][row, pixel])
+        better = both & physical & possible & (significance > best["significance"][row, pixel])
         at = row[better], pixel[better]
         sizes = np.full(len(row), width, dtype=np.float32)
-        values = (significance, snr[row, pixel], snr[row, pixel + offset], sizes, first, second)
+        values = (significance, snr_primary, snr_secondary, sizes, first, second)
         for name, value in zip(names, values, strict=True):
             best[name][at] = value[better]
     return best

@@ -113,8 +113,17 @@ def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], signific
         # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself.
         deficit |= _grow(total < -limit, box // 2)
         excess |= _grow(total > limit, box // 2)
-    deficit, excess = _grow(deficit & (deviation < -0.5), 2), _grow(excess & (deviation > 0.5), 1)
+    deficit, excess = deficit & (deviation < -0.5), _grow(excess & (deviation > 0.5), 1)
     return _runs_no_longer_than(deficit, _LONGEST_DEFICIT), _runs_no_longer_than(excess, _LONGEST_EXCESS)
+
+
+def _bridge(continuum: NDArray[np.float64], aside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The continuum with straight lines across what is set aside: a dip that an earlier round took from an absorber does not stay."""
+    bridged, pixel = continuum.copy(), np.arange(continuum.shape[1])
+    for row, gaps in zip(bridged, aside, strict=True):
+        if gaps.any() and not gaps.all():
+            row[gaps] = np.interp(pixel[gaps], pixel[~gaps], row[~gaps])
+    return bridged
 
 
 def _refine(value: NDArray[np.float64], weight: NDArray[np.float64], continuum: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
@@ -164,7 +173,8 @@ def fit_continuum(
         active = active[changed]
         if not len(active):
             break
-        continuum[active] = _refine(value[active], np.where(aside[active], 0.0, weight[active]), continuum[active], scale)
+        healed = _bridge(continuum[active], aside[active])
+        continuum[active] = _refine(value[active], np.where(aside[active], 0.0, weight[active]), healed, scale)
     return continuum
 
 
