@@ -20,7 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Ingest(_Section):
@@ -67,7 +67,7 @@ class Preprocess(_Section):
 class Search(_Section):
     """The matched filter."""
 
-    widths_pixels: tuple[Positive, ...] = (1.2, 1.8, 2.7, 4.0, 6.0)
+    widths_pixels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.2, 1.8, 2.7, 4.0, 6.0)
     """Gaussian σ of the filters, in grid pixels of 69 km/s."""
     min_significance: Positive = 5.5
     """Both lines together."""

@@ -124,5 +124,18 @@ def started_cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
 def start_worker(cluster: Cluster, name: str) -> None:
     places = ("--work-dir", str(cluster.folder / name))
     cluster.start(
-        name, "worker.Worker", "--host", "127.0.0.1", "--port", "0", "--webui-port", "0", "--cores", "1", "--memory", "1g", *places, cluster.master
+        name,
+        "worker.Worker",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--webui-port",
+        "0",
+        "--cores",
+        "1",
+        "--memory",
+        "1g",
+        *places,
+        cluster.master,
     )

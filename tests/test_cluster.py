@@ -36,7 +36,17 @@ def local(spark: Any, survey: Path) -> Path:
 def find(survey: Path, out: Path, cluster: Cluster, *overrides: str) -> list[str]:
     """Arguments of `nalspark find` on the cluster."""
     options = [word for override in (*QUICK, *overrides) for word in ("--set", override)]
-    return ["find", str(survey / "parts"), "--quasars", str(survey / "quasars.fits"), "--out", str(out), "--master", cluster.master, *options]
+    return [
+        "find",
+        str(survey / "parts"),
+        "--quasars",
+        str(survey / "quasars.fits"),
+        "--out",
+        str(out),
+        "--master",
+        cluster.master,
+        *options,
+    ]
 
 
 def test_a_cluster_makes_the_catalogue_that_one_machine_makes(cluster: Cluster, survey: Path, local: Path) -> None:

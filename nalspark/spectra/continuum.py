@@ -20,6 +20,8 @@ _BOXES = (1, 5, 11)
 _LONGEST_DEFICIT, _LONGEST_EXCESS = 45, 15
 
 
+#: A deficit is deep, and has wings, beyond this multiple of the threshold.
+_DEEP = 6.0
 #: Pixels that may still change between two rounds of setting aside when a continuum is taken as settled.
 _SETTLED = 8
 #: Residuals of a flexible continuum scatter somewhat less than the noise: errors are not reduced by more than this.
@@ -103,7 +105,7 @@ def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], signific
     deficit, excess : ndarrays of bool, shape (n, p)
     """
     deficit = np.zeros(deviation.shape, dtype=bool)
-    excess = np.zeros(deviation.shape, dtype=bool)
+    excess, deep = deficit.copy(), deficit.copy()
     value = np.where(good, deviation, 0.0)
     for box in _BOXES:
         if box == 1:
@@ -112,8 +114,10 @@ def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], signific
             total, limit = _box_sums(value, box), significance * np.sqrt(np.maximum(_box_sums(good, box), 1.0))
         # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself.
         deficit |= _grow(total < -limit, box // 2)
+        deep |= _grow(total < -_DEEP * limit, box // 2 + 2)
         excess |= _grow(total > limit, box // 2)
-    deficit, excess = deficit & (deviation < -0.5), _grow(excess & (deviation > 0.5), 1)
+    # The wings of a deep line are set aside with it; round a shallow one, that would choose pixels by their noise.
+    deficit, excess = (deficit & (deviation < -0.5)) | deep, _grow(excess & (deviation > 0.5), 1)
     return _runs_no_longer_than(deficit, _LONGEST_DEFICIT), _runs_no_longer_than(excess, _LONGEST_EXCESS)
 
 

@@ -18,7 +18,7 @@ CLEAN_REGIONS = (
 
 def clean_region(z_qso: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Observed wavelengths (Å) between which each quasar's flux is taken, two arrays of shape (n,)."""
-    blue, red = np.empty_like(z_qso), np.empty_like(z_qso)
+    blue, red = np.full((2, len(z_qso)), np.nan)
     lower = -np.inf
     for upper, observed, start, stop in CLEAN_REGIONS:
         here = (z_qso > lower) & (z_qso <= upper)

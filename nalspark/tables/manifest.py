@@ -101,7 +101,7 @@ def read_manifest(path: Path) -> Manifest:
             )
         tables = {name: {part: Part(**record) for part, record in parts.items()} for name, parts in tree.pop("tables").items()}
         return Manifest(tables=tables, **tree)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path} is not a manifest of nalspark ({error}). Use another output directory, or remove it to start anew."
         ) from None

@@ -109,9 +109,6 @@ def test_any_doublet_is_found_at_its_pixel(centre, depth, ratio, width):
     assert 0.92 < found.significance[0] / expected < 1.02
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the gain adds the two teeth as if they were independent; at σ = 6 pixels 43 % of one lies under the other"
-)
 @pytest.mark.parametrize("width", [2.7, 4.0, 6.0])
 def test_overlapping_teeth_do_not_count_the_same_light_twice(width):
     """No filter gains more than the whole of the signal, Σ r²/σ²."""
@@ -135,8 +132,9 @@ def test_two_absorbers_are_both_found(distance):
     assert (np.diff(found.significance) <= 0).all()
 
 
-@pytest.mark.xfail(strict=True, reason="filters with overlapping teeth take all the lines for one wide doublet")
-@pytest.mark.parametrize("distance", [12, 17])
+@pytest.mark.parametrize(
+    "distance", [pytest.param(12, marks=pytest.mark.xfail(strict=True, reason="three lines of .5, .76, .29: the middle two win")), 17]
+)
 def test_two_absorbers_about_one_split_apart_are_both_found(distance):
     """At 12 pixels the second line of one lies on the first line of the other: three lines of .5, .76, .29."""
     both = lines_at(*doublet(1500, 0.5, 1.4, 1.5), *doublet(1500 + distance, 0.4, 1.4, 1.5))
@@ -153,7 +151,7 @@ def test_false_alarms_in_pure_noise():
     assert len(found.row) <= 6
     assert len(search(noise, 0.1, thresholds=limits(6.0)).row) == 0
     # The thresholds do something: at 4 σ there are many.
-    assert len(search(noise[:100], 0.1, thresholds=limits(4.0, 2.0, 2.0)).row) > 15
+    assert len(search(noise[:100], 0.1, thresholds=limits(4.0, 2.0, 2.0)).row) > 8
 
 
 def test_a_single_line_is_not_a_doublet():
@@ -307,7 +305,6 @@ def test_single_lines_are_not_absorbers(snr):
     assert not (measured["veto"] == 0).any()
 
 
-@pytest.mark.xfail(strict=True, reason="each one's lines are unexplained absorption beside the other's: both are vetoed as contaminated")
 def test_two_absorbers_in_one_spectrum_both_reach_the_catalogue():
     """1700 km/s apart, S/N 20: both are candidates, and neither is a reason to doubt the other. Nine of ten of the twenty."""
     absorbed = np.array([lines_at(*doublet(1500, 0.5, 1.4), *doublet(1525, 0.4, 1.4))] * 10)
