@@ -12,6 +12,8 @@ import pandas as pd
 
 import nalspark
 from nalspark.absorption.completeness import compare
+from nalspark.absorption.measure import AbsorberFlag, Veto
+from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError
 from nalspark.lines import SPECIES
 from nalspark.pipeline import STAGE_NAMES, Pipeline, StageSummary, check
@@ -19,6 +21,8 @@ from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import Settings, load
 from nalspark.surveys.simulate import simulate_survey
+from nalspark.tables.data_model import data_model_page
+from nalspark.tables.schemas import CANDIDATES, MATCHES, REJECTIONS, SIGHTLINES, TRUTH, absorbers_table
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     survey.add_argument("--out", required=True, metavar="DIR")
     survey.add_argument("--seed", type=int, default=1)
     survey.add_argument("--from", dest="source", metavar="DIR", help="put the absorbers into these real spectra")
+
+    commands.add_parser("data-model", help="print the columns of every table, as Markdown")
 
     demo = commands.add_parser("demo", help="simulate a small survey, search it, compare with the truth")
     demo.add_argument("--out", default="nalspark-demo", metavar="DIR")
@@ -126,6 +132,13 @@ def completeness_table(out: Path, truth: Path) -> str:
     return "\n".join([*lines, f"catalogue rows: {true} true, {spurious} spurious; purity {comparison.purity:.1%}"])
 
 
+def data_model() -> str:
+    """The data-model page, for the default species."""
+    settings = Settings()
+    tables = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, measured_table(settings), TRUTH]
+    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
+
+
 def _demo(options: argparse.Namespace) -> None:
     root = Path(options.out)
     survey, result = root / "survey", root / "result"
@@ -142,6 +155,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
     "simulate": _simulate,
+    "data-model": lambda _: print(data_model(), end=""),
     "demo": _demo,
 }
 
