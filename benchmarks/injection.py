@@ -33,11 +33,11 @@ def describe(found: pd.DataFrame, name: str) -> None:
     dw, dz = found["measured_ew_2796"] - found["ew_primary"], found["measured_z_abs"] - found["z_abs"]
     pull_w, pull_z = dw / found["measured_ew_2796_err"], dz / found["measured_z_abs_err"]
     box = found["measured_ew_2796_box"] - found["ew_primary"]
-    print(
-        f"{name}: n = {len(found)}; W bias {dw.sum() / found['ew_primary'].sum():+.3f} of the sum, {np.median(dw / found['ew_primary']):+.3f} "
-        f"in the median (box {np.median(box / found['ew_primary']):+.3f}); pull width W {half_width(pull_w):.2f}, z {half_width(pull_z):.2f}; "
-        f"median |dz| {dz.abs().median():.5f}"
-    )
+    relative, relative_box = dw / found["ew_primary"], box / found["ew_primary"]
+    print(f"{name}: n = {len(found)}")
+    of_sum = dw.sum() / found["ew_primary"].sum()
+    print(f"  bias of W: median {np.median(relative):+.3f}, of the sum {of_sum:+.3f}; box {np.median(relative_box):+.3f}")
+    print(f"  pull width: W {half_width(pull_w):.2f}, z {half_width(pull_z):.2f}; median |dz| {dz.abs().median():.5f}")
 
 
 def table(comparison: Comparison, snr: pd.Series) -> str:
@@ -64,11 +64,12 @@ def main() -> None:
         truth = pd.read_parquet(survey / "truth.parquet")
     comparison = compare(absorbers, sightlines, truth)
     found, inside = comparison.completeness()
-    print(
-        f"{summary.n_absorbers} doublets in {options.n} spectra of {summary.n_sources} quasars; {inside} in the searched path, {found} found"
-    )
+    print(f"{summary.n_absorbers} doublets in {options.n} spectra of {summary.n_sources} quasars")
+    print(f"{inside} in the searched path, {found} of them found")
     strong = comparison.truth[comparison.truth["found"] & (comparison.truth["measured_snr_2796"] > 5)]
-    describe(strong, "S/N(2796) > 5")
+    describe(strong, "S/N(2796) > 5, as measured")
+    true_snr = comparison.truth["ew_primary"] / comparison.truth["measured_ew_2796_err"]
+    describe(comparison.truth[comparison.truth["found"] & (true_snr > 5)], "true W over its error > 5 (no selection by the noise)")
     describe(strong[(strong["measured_flags"].astype(int) & int(AbsorberFlag.BLENDED)) == 0], "  of these not blended")
     describe(strong[strong["measured_flags"] == 0], "  of these without flags")
     print("completeness by S/N per pixel and W (Å)")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,10 +80,8 @@ class Cluster:
     def kill(self, name: str) -> None:
         """Kill a daemon and its executors at once, without a word."""
         process = self.daemons[name]
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait(20)
 
     def stop(self) -> None:
@@ -91,10 +89,8 @@ class Cluster:
             if process.poll() is None:
                 process.terminate()
         for name, process in self.daemons.items():
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                pass
             self.kill(name)
 
 

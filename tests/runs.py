@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from astropy.io import fits
 
 from nalspark.pipeline import STAGE_NAMES, Pipeline
 from nalspark.progress import Progress
@@ -40,6 +41,19 @@ def make_survey(folder: Path, n: int = 40, per_part: int = 8, seed: int = 3) -> 
             new.unlink()
     (folder / "parts" / "1001" / "spec-1001-52000-9999.fits").write_text("no spectrum\n" * 300)
     return folder
+
+
+def add_part(folder: Path, plate: int, n: int, seed: int) -> Path:
+    """A folder of `n` more spectra, a part of their own: simulated ids are the same for every seed, so theirs get another plate."""
+    simulate_survey(folder, n, seed)
+    new = folder / "parts" / str(plate)
+    new.mkdir(parents=True)
+    for number, file in enumerate(sorted((folder / "spectra").rglob("spec-*.fits"))):
+        with fits.open(file) as hdus:
+            hdus[0].header["PLATEID"] += 1100
+            hdus[2].data["PLATE"] += 1100
+            hdus.writeto(new / f"spec-{plate}-52000-{number:04d}.fits")
+    return new
 
 
 def settings_of(survey: Path, out: Path, *overrides: str, **values: Any) -> Settings:

@@ -205,7 +205,12 @@ def test_find_says_what_it_found_and_leaves_a_session_that_was_there_alone(spark
     assert re.fullmatch(r"\d+ absorbers in 8 searched spectra; 1 rejected\.", found)
     assert Path(catalogue.split(maxsplit=1)[1]).is_file() and Path(report.split(maxsplit=1)[1]).is_file()
     assert [line.split()[0] for line in captured.err.splitlines() if line[0] != " "] == [
-        *["ingest", "crossmatch", "preprocess", "search", "measure", "publish"]
+        "ingest",
+        "crossmatch",
+        "preprocess",
+        "search",
+        "measure",
+        "publish",
     ]
     assert spark.range(3).count() == 3
     before = tree(tmp_path / "out")

@@ -61,7 +61,7 @@ def test_a_cluster_makes_the_catalogue_that_one_machine_makes(cluster: Cluster, 
 
 def test_a_worker_that_is_killed_half_way_costs_time_and_nothing_else(cluster: Cluster, survey: Path, local: Path) -> None:
     out = survey / "wounded"
-    command = [*COMMAND, *find(survey, out, cluster, "pipeline.parts_per_wave=1", "pipeline.partitions=4")]
+    command = [*COMMAND, *find(survey, out, cluster, "pipeline.partitions=4")]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     try:
         end = time.monotonic() + 120
