@@ -139,7 +139,7 @@ def _styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def _figure(size: tuple[float, float], layout: Literal["constrained", "none"] = "constrained") -> Figure:
+def _figure(size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> Figure:
     figure = Figure(figsize=size, layout=layout)
     FigureCanvasAgg(figure)
     return figure
@@ -342,7 +342,7 @@ def absorber_figure(item: GalleryItem) -> Figure:
     item : GalleryItem
     """
     # A fixed layout and one pair of axes for all transitions: finding a layout for nine panels takes longer than drawing them.
-    figure = _figure((10.4, 4.5), "none")
+    figure = _figure((10.4, 4.5), None)
     rows = len(item.lines)
     grid = figure.add_gridspec(2, 1, height_ratios=(1.15, 1.0), left=0.06, right=0.99, top=0.86, bottom=0.11, hspace=0.62)
     top = figure.add_subplot(grid[0])
@@ -515,7 +515,7 @@ def _transition(axes: Axes, item: GalleryItem, row: int, velocity: Array, middle
     model, strong = _line_model(item, row, fine), row in item.doublet
     if model is not None:
         axes.plot(fine + middle, model, color=VERMILLION, linewidth=1.3 if strong else 1.0, linestyle="-" if strong else (0, (3, 1.5)))
-    place = {"transform": axes.get_xaxis_transform(), "ha": "center", "parse_math": False}
+    place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "parse_math": False}
     axes.text(middle, 1.12, str(item.lines[row]), fontsize=9, fontweight="bold" if strong else "normal", **place)
     width = _pair(item, f"ew_{item.label(row)}", 2)
     axes.text(middle, 1.03, f"{width} Å" if width != "not measured" else width, fontsize=7.5, color=MUTED, **place)

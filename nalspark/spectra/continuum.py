@@ -82,7 +82,7 @@ def _grow(marked: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     return grown
 
 
-def _box_sums(values: NDArray[np.floating], box: int) -> NDArray[np.float64]:
+def _box_sums(values: NDArray[np.floating] | NDArray[np.bool_], box: int) -> NDArray[np.float64]:
     """Sum over the `box` pixels around each pixel, zeros beyond the ends."""
     half = box // 2
     running = np.cumsum(np.pad(values, ((0, 0), (half + 1, box - 1 - half))), axis=1, dtype=float)  # an even box reaches further blue
