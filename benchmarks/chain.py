@@ -69,7 +69,7 @@ def run(survey: Path, out: Path, master: str) -> tuple[dict[str, dict[str, float
         now["all"] = sum(now.values())
         for kind, size in now.items():
             peak[kind] = max(peak.get(kind, 0.0), size)
-        time.sleep(0.5)
+        time.sleep(1.0)
     if process.returncode:
         raise SystemExit(f"find ended with status {process.returncode}")
     return json.loads((out / "manifest.json").read_text())["runs"][-1], peak

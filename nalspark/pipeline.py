@@ -19,11 +19,12 @@ from nalspark.absorption import stages as absorption
 from nalspark.errors import NalsparkError, StoreError, did_you_mean
 from nalspark.plots.stages import publish
 from nalspark.progress import Progress
+from nalspark.session import together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys import stages as surveys
 from nalspark.surveys.catalogs import Catalog, open_catalog
-from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, match_counts
+from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, match_counts
 from nalspark.surveys.sources import classify
 from nalspark.tables.manifest import Manifest, digest
 from nalspark.tables.schemas import CANDIDATES, FILES, MATCHES, NORMALIZED, TARGETS
@@ -322,22 +323,28 @@ class Pipeline:
             return StageSummary(stage.name, 0, len(parts))
         spectra = self._usable(surveys.SPECTRA_READ, parts).drop("flux", "ivar", "mask", "loglam", "reason", "detail")
         quasars, absorbers = ([(c.name, catalog_frame(self.spark, c)) for c in catalogues[kind]] for kind in ("quasars", "absorbers"))
-        targets, matches = crossmatch(spectra, quasars, absorbers, self.settings)
+        hits = find_sightlines(spectra, quasars, absorbers, self.settings).persist()
+        targets, matches = crossmatch(spectra, quasars, absorbers, self.settings, hits)
         keys = dict.fromkeys(parts, key)
         run = self.store.new_run(self.manifest, TARGETS.name, key)
         made = self.store.write(self._partitioned(targets), TARGETS, run, keys)
         due = self._rows("spectra", parts, usable=True)
         if sum(part.rows for part in made.values()) != due:
             raise StoreError(f"Stage 'crossmatch' wrote another number of rows than the {due} spectra it read. Run it again.")
-        self.manifest.tables["matches"] = self.store.write(self._partitioned(matches), MATCHES, run, keys)
         self.manifest.tables["targets"] = made
         written = self.store.read(self.spark, self.manifest, TARGETS)
         content = F.sum(F.xxhash64(*_TARGET_CAUSES).cast("decimal(38,0)")).cast("string")
-        contents = {row["part"]: row["content"] for row in written.groupBy("part").agg(content.alias("content")).collect()}
+        found = together(
+            matches=lambda: self.store.write(self._partitioned(matches), MATCHES, run, keys),
+            contents=lambda: {row["part"]: row["content"] for row in written.groupBy("part").agg(content.alias("content")).collect()},
+            catalogues=lambda: [row.asDict() for row in match_counts(written, quasars, absorbers, self.settings, hits).collect()],
+        )
+        hits.unpersist()
         for part, record in made.items():
-            made[part] = replace(record, key=digest(record.rows, contents.get(part)))
+            made[part] = replace(record, key=digest(record.rows, found["contents"].get(part)))
+        self.manifest.tables["matches"] = found["matches"]
+        self.manifest.catalogues = found["catalogues"]
         self.manifest.keys[stage.name] = key
-        self.manifest.catalogues = [row.asDict() for row in match_counts(written, quasars, absorbers, self.settings).collect()]
         self._say_matches()
         self.store.commit(self.manifest)
         usable, rejected = self.manifest.rows("targets")

@@ -105,7 +105,7 @@ class Measure(_Section):
 class Publish(_Section):
     """Catalogue files and report."""
 
-    gallery: Annotated[int, Field(ge=0, le=60)] = 6
+    gallery: Annotated[int, Field(ge=0, le=60)] = 4
     """Absorbers drawn in each of the report's galleries (strongest, most doubtful)."""
 
 

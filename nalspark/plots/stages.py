@@ -15,6 +15,7 @@ from nalspark.absorption.stages import measured_table, sightlines
 from nalspark.lines import LineSpecies
 from nalspark.plots.figures import GalleryItem
 from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, render_report
+from nalspark.session import together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.stages import SPECTRA_READ
@@ -57,11 +58,13 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     absorbers = measured.where(F.col("veto") == 0).select(*catalogue.names)
     spectra = store.read(spark, manifest, SPECTRA_READ).select("path", "spectrum_id", "part", "reason", "detail")
     searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
-    rows = {
-        "absorbers.parquet": _write(store, absorbers, "absorbers.parquet", "spectrum_id", "z_abs"),
-        "sightlines.parquet": _write(store, searched, "sightlines.parquet", "spectrum_id"),
-        "rejections.parquet": _write(store, all_rejections(spectra, targets, normalized), "rejections.parquet", "path"),
-    }
+    rejected = all_rejections(spectra, targets, normalized)
+    written = together(
+        absorbers=lambda: _write(store, absorbers, "absorbers.parquet", "spectrum_id", "z_abs"),
+        sightlines=lambda: _write(store, searched, "sightlines.parquet", "spectrum_id"),
+        rejections=lambda: _write(store, rejected, "rejections.parquet", "path"),
+    )
+    rows = {f"{name}.parquet": count for name, count in written.items()}
     new = store.published(".absorbers.fits.new")
     rows["absorbers.fits"] = write_fits(store.published("absorbers.parquet"), catalogue, new, {"flags": AbsorberFlag})
     store.replace("absorbers.fits", new)
@@ -211,13 +214,24 @@ def _report_data(spark: SparkSession, store: Store, manifest: Manifest, settings
         "candidates": manifest.rows("candidates")[0],
         "absorbers": rows["absorbers.parquet"],
     }
+    answers = together(
+        rejections=lambda: [Rejected(*row) for row in reasons.orderBy("stage", F.desc("n"), "reason").collect()],
+        flags=lambda: _bit_counts(absorbers, "flags", AbsorberFlag),
+        vetoes=lambda: _bit_counts(measured, "veto", Veto),
+        of_absorbers=lambda: _histograms(absorbers, _absorber_edges(species)),
+        of_sightlines=lambda: _histograms(searched, _SIGHTLINE_EDGES),
+        path=lambda: _path(searched, species),
+        gallery_strongest=lambda: _gallery(spark, store, manifest, settings, strongest),
+        gallery_doubtful=lambda: _gallery(spark, store, manifest, settings, doubtful),
+        doublet_ratios=lambda: _ratios(absorbers, species),
+    )
     return ReportData(
-        title=f"{species.name} absorbers", species=species.name, version=manifest.version, settings=_flat(manifest.settings), counts=counts,
-        rejections=[Rejected(*row) for row in reasons.orderBy("stage", F.desc("n"), "reason").collect()],
-        flags=_bit_counts(absorbers, "flags", AbsorberFlag), vetoes=_bit_counts(measured, "veto", Veto),
-        histograms=_histograms(absorbers, _absorber_edges(species)) | _histograms(searched, _SIGHTLINE_EDGES),
-        path=_path(searched, species),
+        title=f"{species.name} absorbers",
+        species=species.name,
+        version=manifest.version,
+        settings=_flat(manifest.settings),
+        counts=counts,
+        histograms=answers.pop("of_absorbers") | answers.pop("of_sightlines"),
         catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
-        gallery_strongest=_gallery(spark, store, manifest, settings, strongest),
-        gallery_doubtful=_gallery(spark, store, manifest, settings, doubtful), doublet_ratios=_ratios(absorbers, species),
-    )  # fmt: skip
+        **answers,
+    )

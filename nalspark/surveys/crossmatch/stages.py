@@ -410,7 +410,35 @@ def _names(numbers: Sequence[tuple[int, str]]) -> Column:
     return F.create_map(*[F.lit(piece) for pair in numbers for piece in pair])
 
 
-def crossmatch(spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> tuple[DataFrame, DataFrame]:
+def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> DataFrame:
+    """Every spectrum and catalogue that knows it: the costly part of the crossmatch, which its results share.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        As in :func:`crossmatch`.
+    quasars, absorbers : sequence of (str, DataFrame)
+    settings : Settings
+
+    Returns
+    -------
+    DataFrame
+        What :func:`crossmatch` and :func:`match_counts` take as `hits`. ``catalogue`` counts the catalogues, quasars first.
+    """
+    unique = _distinct(spectra).where(F.col("kept_path").isNull())
+    rows = _all_rows(quasars, absorbers, settings.crossmatch.label_significance) if quasars or absorbers else None
+    sightlines = _sightlines(_nothing_of_rows(spectra) if rows is None else rows, len(quasars))
+    return _hits(unique, sightlines, settings.crossmatch.match_radius_arcsec)
+
+
+def _nothing_of_rows(frame: DataFrame) -> DataFrame:
+    """The rows of no catalogue at all."""
+    return _all_rows([("none", _nothing(frame, QUASARS))], [], 1.0)
+
+
+def crossmatch(
+    spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings, hits: DataFrame | None = None
+) -> tuple[DataFrame, DataFrame]:
     """Whose spectrum is it, at which redshift, and what do the catalogues know of it?
 
     Parameters
@@ -420,6 +448,8 @@ def crossmatch(spectra: DataFrame, quasars: Named, absorbers: Named, settings: S
     quasars, absorbers : sequence of (str, DataFrame)
         Names and frames of :func:`catalog_frame`. The first quasar catalogue that knows a spectrum gives its redshift.
     settings : Settings
+    hits : DataFrame, optional
+        :func:`find_sightlines` of the same, where it is at hand.
 
     Returns
     -------
@@ -435,12 +465,10 @@ def crossmatch(spectra: DataFrame, quasars: Named, absorbers: Named, settings: S
     """
     _check_names(quasars, absorbers)
     rules = settings.crossmatch
-    quasars = quasars or [("none", _nothing(spectra, QUASARS))]
     n_quasars = len(quasars)
     names = _names(list(enumerate(name for name, _ in [*quasars, *absorbers])))
     ranked = _distinct(spectra)
-    sightlines = _sightlines(_all_rows(quasars, absorbers, rules.label_significance), n_quasars)
-    hits = _hits(ranked.where(F.col("kept_path").isNull()), sightlines, rules.match_radius_arcsec)
+    hits = find_sightlines(spectra, quasars, absorbers, settings) if hits is None else hits
     known = ranked.join(_known(hits, n_quasars), "spectrum_id", "left")
     source = F.coalesce(names[F.col("quasar_catalogue")], F.lit("pipeline"))
     z_qso = F.when(F.col("quasar_catalogue").isNull(), F.col("z_pipeline")).otherwise(F.col("z_catalogue"))
@@ -459,7 +487,7 @@ def crossmatch(spectra: DataFrame, quasars: Named, absorbers: Named, settings: S
     return targets, _shaped(of_absorbers, MATCHES)
 
 
-def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> DataFrame:
+def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings: Settings, hits: DataFrame | None = None) -> DataFrame:
     """How much of each catalogue is among the spectra, and how many spectra are in it.
 
     Parameters
@@ -468,6 +496,8 @@ def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings:
         `TARGETS`, the rejected rows included: a spectrum that cannot be used is matched all the same.
     quasars, absorbers : sequence of (str, DataFrame)
     settings : Settings
+    hits : DataFrame, optional
+        :func:`find_sightlines` of the same spectra, where it is at hand.
 
     Returns
     -------
@@ -480,7 +510,8 @@ def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings:
     rules = settings.crossmatch
     unique = targets.where(F.coalesce("reason", F.lit("")) != "duplicate_spectrum_id")
     rows = _all_rows(quasars, absorbers, rules.label_significance)
-    hits = _hits(unique, _sightlines(rows, len(quasars)), rules.match_radius_arcsec)
+    if hits is None:
+        hits = _hits(unique, _sightlines(rows, len(quasars)), rules.match_radius_arcsec)
     per_sightline = hits.groupBy("catalogue", "row").agg(
         F.first("n_rows").alias("n_rows"), *[F.count_if(F.col("match") == how).alias(how) for how in ("id", "sky")]
     )
