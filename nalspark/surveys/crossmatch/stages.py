@@ -405,9 +405,10 @@ def _label(any_absorbers: bool, weak: str) -> Column:
     return F.when(F.col("most_strong").isNull(), 0).when(F.col("most_strong") > 0, 1).otherwise(of_weak)
 
 
-def _names(numbers: Sequence[tuple[int, str]]) -> Column:
-    """Catalogue number -> name."""
-    return F.create_map(*[F.lit(piece) for pair in numbers for piece in pair])
+def _names(catalogues: Sequence[str]) -> Column:
+    """Map from a catalogue's number to its name; with no catalogue, a map that no number is in."""
+    numbered = list(enumerate(catalogues)) or [(-1, "")]
+    return F.create_map(*[F.lit(piece) for pair in numbered for piece in pair])
 
 
 def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> DataFrame:
@@ -466,7 +467,7 @@ def crossmatch(
     _check_names(quasars, absorbers)
     rules = settings.crossmatch
     n_quasars = len(quasars)
-    names = _names(list(enumerate(name for name, _ in [*quasars, *absorbers])))
+    names = _names([name for name, _ in [*quasars, *absorbers]])
     ranked = _distinct(spectra)
     hits = find_sightlines(spectra, quasars, absorbers, settings) if hits is None else hits
     known = ranked.join(_known(hits, n_quasars), "spectrum_id", "left")
@@ -524,7 +525,7 @@ def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings:
     named = counts.withColumnRenamed("catalogue", "number").withColumns(
         {
             "kind": F.when(number < len(quasars), "quasars").otherwise("absorbers"),
-            "catalogue": _names(list(enumerate(name for name, _ in catalogues)))[number],
+            "catalogue": _names([name for name, _ in catalogues])[number],
             "rows_unmatched": F.col("rows") - F.col("rows_matched"),
             "spectra_unmatched": F.col("spectra") - F.col("spectra_by_id") - F.col("spectra_on_sky"),
         }
