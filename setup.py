@@ -26,7 +26,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",
     packages=find_packages(include=["nalspark", "nalspark.*"]),
     package_data={"nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "py.typed"]},
     data_files=conf_files(),

@@ -23,10 +23,13 @@ from nalspark.settings import Settings, load
 from nalspark.surveys.simulate import simulate_survey
 from nalspark.tables.data_model import data_model_page
 from nalspark.tables.schemas import CANDIDATES, MATCHES, REJECTIONS, SIGHTLINES, TRUTH, absorbers_table
+from nalspark.tables.store import Store
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, for example search.min_significance=6")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="a setting, like search.min_significance=6"
+    )
     parser.add_argument("--master", metavar="URL", help="Spark master; by default the one of spark-submit, or all local cores")
     parser.add_argument("--force", action="store_true", help="make everything anew although nothing changed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
@@ -40,17 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     find = commands.add_parser("find", help="find absorbers in spectra and write a catalogue")
     find.add_argument("spectra", nargs="+", metavar="SPECTRA", help="folders, globs, files, or text files that list paths")
     find.add_argument("--out", required=True, metavar="DIR", help="directory of the result")
-    find.add_argument("--quasars", action="append", default=[], metavar="FILE", help="quasar catalogue: its redshifts are used first")
     find.add_argument(
-        "--absorbers", action="append", default=[], metavar="FILE", help="absorber catalogue to compare with; may be repeated"
+        "--quasars", action="extend", nargs="+", default=[], metavar="FILE", help="quasar catalogues: their redshifts come first"
     )
+    find.add_argument("--absorbers", action="extend", nargs="+", default=[], metavar="FILE", help="absorber catalogues to compare with")
     find.add_argument("--species", default=None, metavar="NAME", help=f"what to search: {', '.join(SPECIES)} (MgII)")
     _common(find)
 
     run = commands.add_parser("run", help="run the stages that a TOML file describes")
     run.add_argument("run", metavar="RUN.toml")
     run.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGE_NAMES)}; all by default")
-    run.add_argument("--part", action="append", default=[], help="only this part; may be repeated")
+    run.add_argument("--part", action="extend", nargs="+", default=[], help="only this part; may be repeated")
     _common(run)
 
     simulate = commands.add_parser("simulate", help="write a simulated survey")
@@ -82,10 +85,11 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
 
 
 def _say_result(out: str) -> None:
-    root = Path(out).expanduser().absolute()
-    absorbers, sightlines, rejections = (pd.read_parquet(root / f"{name}.parquet") for name in ("absorbers", "sightlines", "rejections"))
-    print(f"{len(absorbers)} absorbers in {len(sightlines)} searched spectra; {len(rejections)} rejected.")
-    print(f"catalogue  {root / 'absorbers.fits'}\nreport     {root / 'report.html'}")
+    store = Store(out)
+    rows = store.manifest().published
+    absorbers, sightlines, rejections = (rows[f"{name}.parquet"] for name in ("absorbers", "sightlines", "rejections"))
+    print(f"{absorbers} absorbers in {sightlines} searched spectra; {rejections} rejected.")
+    print(f"catalogue  {store.published('absorbers.fits')}\nreport     {store.published('report.html')}")
 
 
 def _find(options: argparse.Namespace) -> None:

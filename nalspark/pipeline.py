@@ -8,7 +8,7 @@ crash costs one wave.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, SparkSession
@@ -230,7 +230,7 @@ class Pipeline:
         compute: Callable[[list[str]], DataFrame],
         expected: Callable[[list[str]], int],
     ) -> StageSummary:
-        """Make the stale parts in waves; `expected` counts the rows that a wave must have, or is negative where any number is right."""
+        """Make the stale parts in waves; `expected` counts the rows of some parts, or is negative where any number is right."""
         recorded = self.manifest.parts(stage.table)
         stale = self._stale(stage, wanted)
         if gone := set(recorded) - set(wanted):
@@ -238,9 +238,8 @@ class Pipeline:
                 del recorded[part]
             self.store.commit(self.manifest)
         summary = StageSummary(stage.name, len(stale), len(wanted))
-        size = self.settings.pipeline.parts_per_wave
-        for first in range(0, len(stale), size):
-            wave = stale[first : first + size]
+        done = 0
+        for wave in self._waves(stale, expected):
             keys = {part: wanted[part] for part in wave}
             run = self.store.new_run(self.manifest, table.name, digest(stage.name, keys))
             made = self.store.write(self._partitioned(compute(wave)), table, run, keys)
@@ -253,9 +252,22 @@ class Pipeline:
             self.store.commit(self.manifest)
             summary.rows += rows - sum(part.rejected for part in made.values())
             summary.rejected += sum(part.rejected for part in made.values())
-            if len(stale) > size:
-                self.progress.say(f"{stage.name:<11} {min(first + size, len(stale))} of {len(stale)} parts done, {summary.rows} rows")
+            done += len(wave)
+            if len(wave) < len(stale):
+                self.progress.say(f"{stage.name:<11} {done} of {len(stale)} parts done, {summary.rows} rows")
         return summary
+
+    def _waves(self, parts: list[str], expected: Callable[[list[str]], int]) -> Iterator[list[str]]:
+        """The parts in bundles that one write makes."""
+        limits, wave, rows = self.settings.pipeline, list[str](), 0
+        for part in parts:
+            wave.append(part)
+            rows += max(expected([part]), 0)
+            if len(wave) >= limits.parts_per_wave or rows >= limits.rows_per_wave:
+                yield wave
+                wave, rows = [], 0
+        if wave:
+            yield wave
 
     def _partitioned(self, frame: DataFrame) -> DataFrame:
         count = self.settings.pipeline.partitions
@@ -394,6 +406,9 @@ class Pipeline:
         key = self._publish_key(stage)
         if self._is_published(stage, key):
             return StageSummary(stage.name, 0, 1)
+        # Files are replaced one by one: if that is cut short, the next run must not take the mixture for a result.
+        self.manifest.keys.pop(stage.name, None)
+        self.store.commit(self.manifest)
         self.manifest.published = publish(self.spark, self.store, self.manifest, self.settings)
         self.manifest.keys[stage.name] = key
         self.store.commit(self.manifest)

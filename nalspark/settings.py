@@ -48,9 +48,9 @@ class Crossmatch(_Section):
 class Preprocess(_Section):
     """Grid, masks, rescaling, continuum, errors, search window."""
 
-    min_good_pixels: Annotated[int, Field(ge=1)] = 200
+    min_good_pixels: Annotated[int, Field(ge=20)] = 200
     """Usable pixels that the search window must hold."""
-    min_snr: float = 0.5
+    min_snr: Annotated[float, Field(ge=0)] = 0.5
     """Median signal-to-noise ratio per pixel, in the search window, below which there is no continuum to search against."""
     continuum_scale_pixels: Annotated[float, Field(ge=5, le=500)] = 15.0
     """Smoothing length of the continuum at a signal-to-noise ratio of 10 per pixel; it goes with its inverse square root."""
@@ -59,7 +59,7 @@ class Preprocess(_Section):
     clip_significance: Positive = 3.0
     """Smoothed deviation from the continuum, in σ, beyond which pixels are set aside."""
     noise_window_pixels: Annotated[int, Field(ge=51)] = 201
-    """Window in which the scatter of the residuals is compared with the errors; errors are only ever increased."""
+    """Window in which the errors are scaled to the scatter of the residuals; they are reduced by 15 % at most."""
     window_blue_z: float = 0.02
     """The blue end of the search window is computed for z_qso + this, so that emission-line errors stay outside (Zhu & Ménard 2013)."""
 
@@ -67,7 +67,7 @@ class Preprocess(_Section):
 class Search(_Section):
     """The matched filter."""
 
-    widths_pixels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.2, 1.8, 2.7, 4.0, 6.0)
+    widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1)] = (1.2, 1.8, 2.7, 4.0, 6.0)
     """Gaussian σ of the filters, in grid pixels of 69 km/s."""
     min_significance: Positive = 5.5
     """Both lines together."""
@@ -115,7 +115,9 @@ class Pipeline(_Section):
     partitions: Annotated[int, Field(ge=0)] = 0
     """Spark partitions of a stage; 0 chooses from the number of cores and rows."""
     parts_per_wave: Annotated[int, Field(ge=1)] = 64
-    """Parts that are worked on before the manifest is written again: what a crash can cost."""
+    """Parts, at most, that are worked on before the manifest is written again: what a crash can cost."""
+    rows_per_wave: Annotated[int, Field(ge=1)] = 100_000
+    """Rows after which a wave ends with the part it is in: bounds what a wave's list of targets takes in memory."""
 
 
 class Settings(_Section):

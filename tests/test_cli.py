@@ -17,7 +17,7 @@ from surveys.make_files import write_spec
 
 import nalspark
 from nalspark import cli
-from nalspark.cli import main
+from nalspark.cli import _parser, main
 from nalspark.tables.store import Store
 
 
@@ -242,3 +242,13 @@ def test_the_installed_command_is_this_one() -> None:
     if not script.exists():
         pytest.skip("nalspark is not installed here")
     assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout.startswith("nalspark ")
+
+
+def test_a_flag_takes_several_values_after_the_spectra():
+    """As the command line is documented: ``--absorbers FILE ...``, in one go or one by one."""
+    parse = _parser().parse_args
+    at_once = parse(["find", "a", "b", "--out", "o", "--absorbers", "x", "y", "--quasars", "q", "r", "--set", "k=1", "l=2"])
+    one_by_one = parse(["find", "a", "b", "--absorbers", "x", "--absorbers", "y", "--out", "o", "--quasars", "q", "--quasars", "r"])
+    for options in (at_once, one_by_one):
+        assert (options.spectra, options.absorbers, options.quasars) == (["a", "b"], ["x", "y"], ["q", "r"])
+    assert at_once.set == ["k=1", "l=2"]

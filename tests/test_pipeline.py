@@ -110,7 +110,9 @@ def test_a_second_run_does_nothing(spark: Any, survey: Path, result: Path) -> No
     assert run(spark, settings_of(survey, result)) == NOTHING
     assert set(tree(result)) == set(before)
     after = tree(result)
-    assert {name: after[name] for name in before if name != ".lock"} == {name: before[name] for name in before if name != ".lock"}
+    assert {name: after[name] for name in before if name != ".nalspark.lock"} == {
+        name: before[name] for name in before if name != ".nalspark.lock"
+    }
 
 
 def test_how_the_work_is_cut_up_is_no_reason_to_do_it_again(spark: Any, survey: Path, result: Path) -> None:

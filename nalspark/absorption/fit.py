@@ -192,12 +192,14 @@ def _summary(value: Array, weight: Array, kept: Array, u: Array, parameters: Arr
     matrix, _, _ = _normal_equations(value, kept, u, parameters, offset)
     covariance = np.linalg.inv(matrix + np.diag(_FLOOR))
     left = value - model
-    chi2 = np.einsum("mq,mq->m", kept, left**2)
+    degrees = np.maximum((kept > 0).sum(axis=1) - 6, 1)
+    chi2 = np.einsum("mq,mq->m", kept, left**2) / degrees
+    # Many components are not one Gaussian: what the model misses is an error of its parameters too. The 1.4 leaves chance alone.
+    covariance *= np.maximum(chi2 / 1.4, 1.0)[:, None, None]
     width = np.exp(parameters[:, LOG_WIDTH, None])
     inside = [np.abs(u - parameters[:, EPSILON, None] - shift) <= np.maximum(2.0 * width, 1.5) for shift in (0.0, offset)]
     coverage = [((weight > 0) & near).sum(axis=1) / np.maximum(near.sum(axis=1), 1) for near in inside]
     deviation = np.where(_beside_lines(u, parameters, offset), left * np.sqrt(weight), 0.0)
     three = (deviation[:, :-2] + deviation[:, 1:-1] + deviation[:, 2:]) / np.sqrt(3.0)
     split, split_error = _split(left, kept, u, parameters, offset)
-    degrees = np.maximum((kept > 0).sum(axis=1) - 6, 1)
-    return DoubletFit(parameters, covariance, chi2 / degrees, np.minimum(*coverage), three.max(axis=1), split, split_error)
+    return DoubletFit(parameters, covariance, chi2, np.minimum(*coverage), three.max(axis=1), split, split_error)

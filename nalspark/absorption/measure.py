@@ -231,12 +231,13 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
         # Depth below .18 at 300 km/s and growing with width: real components that spread so far are deep (SCIENCE: FWHM 1.3–3.4 Å).
         Veto.SHALLOW: width_kms < 0.18 * fwhm**2 / 300.0,
         # Real profiles have components: the allowed misfit grows with the signal, as 9 % of it.
-        Veto.POOR_FIT: measured["chi2_reduced"] > 1.8 + (0.09 * measured[f"snr_{first}"]) ** 2,
+        Veto.POOR_FIT: (measured["chi2_reduced"] > 1.8 + (0.09 * context["significance"]) ** 2)
+        & ~((context["significance"] > limits.crowded_significance) & (context["crowding"] <= limits.crowding)),
         # Another candidate in the image explains what stands beside the lines.
         Veto.CONTAMINATED: (measured["contamination"] > limits.contamination)
         & (context["significance"] < limits.crowded_significance)
         & ~(context["neighbour_pixels"] < 2 * HALF_WIDTH),
-        Veto.MISALIGNED: (np.abs(measured["split_kms"]) > 60.0) & (measured["split_significance"] > 3.0),
+        Veto.MISALIGNED: (np.abs(measured["split_kms"]) > 60.0 + 0.25 * width_kms) & (measured["split_significance"] > 3.0),
         Veto.CROWDED: (context["crowding"] > limits.crowding) & (context["significance"] < limits.crowded_significance),
         Veto.UNCOVERED: measured["coverage"] < 0.5,
     }

@@ -16,6 +16,8 @@ from nalspark.spectra.rescale import masked_median, rescale_factor
 
 #: Rest wavelength (Å) of the quasar's Lyα emission.
 LYMAN_ALPHA = 1215.67
+#: Flux over the clean region's, or inverse variance over the median, that no spectrum has.
+_ABSURD = 1e3
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,11 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     in_window = (masked.good & window).sum(axis=1)
     # A spectrum without a scale or without pixels is carried through as ones, so that a batch stays one array; its reason tells.
     usable = np.isfinite(factor) & (in_window >= settings.min_good_pixels)
-    scale = np.where(usable, factor, 1.0)[:, None]
-    flux = np.where(usable[:, None], spectra.flux / scale, 1.0).astype(np.float32)
-    ivar = np.where(usable[:, None], spectra.ivar * scale**2, 1.0).astype(np.float32)
-    good = np.where(usable[:, None], masked.good, True)
+    scaled, weight, absurd = _rescaled(masked, np.where(usable, factor, 1.0)[:, None])
+    mask |= np.where(absurd, PixelFlag.ABSURD, 0).astype(np.uint8)
+    flux = np.where(usable[:, None], scaled, 1.0).astype(np.float32)
+    ivar = np.where(usable[:, None], weight, 1.0).astype(np.float32)
+    good = np.where(usable[:, None], masked.good & ~absurd, True)
     fitted = fit_continuum(
         flux, ivar, good, scale=settings.continuum_scale_pixels, iterations=settings.continuum_iterations,
         significance=settings.clip_significance,
@@ -96,6 +99,17 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     nowhere = (reason == None) & ~(delta > 0)  # noqa: E711 - an element-wise comparison
     reason[nowhere], detail[nowhere] = "no_search_path", "No pixel of the search window has usable neighbours at both lines of the doublet."
     return Normalized(ready, continuum, factor, snr, start, stop, delta, reason, detail)
+
+
+def _rescaled(spectra: Spectra, scale: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Flux and inverse variance in units of `scale` (n, 1), and the pixels whose values are absurd; these are set to 0.
+
+    The filters work in single precision: one pixel with a weight a million times the others' would hide everything else in its row.
+    """
+    flux, ivar = spectra.flux / scale, spectra.ivar * scale**2
+    typical = masked_median(ivar, spectra.good)[:, None]
+    absurd = spectra.good & ((ivar > _ABSURD * typical) | (np.abs(flux) > _ABSURD))
+    return np.where(absurd, 0.0, flux), np.where(absurd, 0.0, ivar), absurd
 
 
 def _verdicts(

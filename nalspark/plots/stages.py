@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import measured_table, sightlines
+from nalspark.errors import StoreError
 from nalspark.lines import LineSpecies
 from nalspark.plots.figures import GalleryItem
 from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, render_report
@@ -65,6 +66,12 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
         rejections=lambda: _write(store, rejected, "rejections.parquet", "path"),
     )
     rows = {f"{name}.parquet": count for name, count in written.items()}
+    due = sum(part.rows for part in manifest.parts(SPECTRA_READ.name).values())
+    if written["sightlines"] + written["rejections"] != due:
+        raise StoreError(
+            f"{written['sightlines']} sightlines and {written['rejections']} rejections do not add up to the {due} files read: "
+            "a stage was left out since the files changed. Run all stages."
+        )
     new = store.published(".absorbers.fits.new")
     rows["absorbers.fits"] = write_fits(store.published("absorbers.parquet"), catalogue, new, {"flags": AbsorberFlag})
     store.replace("absorbers.fits", new)

@@ -19,6 +19,7 @@ class PixelFlag(IntFlag):
     SKY_LINE = 4  #: strong sky residual at fixed observed wavelength (5577, 6300 Å)
     GALACTIC = 8  #: Milky Way absorption (Ca II H and K, Na I D)
     FOREST = 16  #: bluewards of the quasar's Lyα emission, where no continuum can be seen
+    ABSURD = 32  #: flux or inverse variance a thousand times what the rest of the spectrum has
 
 
 @dataclass(frozen=True)

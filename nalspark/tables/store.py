@@ -28,6 +28,10 @@ def not_a_glob(path: str) -> str:
     return re.sub(r"([][{}*?\\])", r"\\\1", path)
 
 
+#: A name of our own: a folder that has it was made by nalspark.
+_LOCK = ".nalspark.lock"
+
+
 class Store:
     """An output directory.
 
@@ -61,7 +65,7 @@ class Store:
             raise StoreError(f"The output directory {self.root} cannot be written: {nearest} is a file.")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise StoreError(f"The output directory {self.root} cannot be written: {nearest} may not be written by this user.")
-        if nearest == self.root and not self.manifest_path.exists() and not (self.root / ".lock").exists() and any(self.root.iterdir()):
+        if nearest == self.root and not self.manifest_path.exists() and not (self.root / _LOCK).exists() and any(self.root.iterdir()):
             raise StoreError(f"{self.root} is not empty and holds no nalspark result. Give an empty or new directory with --out.")
 
     @contextmanager
@@ -76,7 +80,7 @@ class Store:
         self.check()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            handle = open(self.root / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until the end of the run
+            handle = open(self.root / _LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - held until the end of the run
         except OSError as error:
             raise StoreError(f"The output directory {self.root} cannot be written: {error.strerror}.") from None
         with handle:

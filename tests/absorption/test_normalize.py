@@ -216,3 +216,15 @@ def test_a_row_does_not_depend_on_the_batch():
         for name in ("z_start", "z_stop"):
             for alone, together in zip([row for part in parts for row in getattr(part, name)], getattr(whole, name), strict=True):
                 np.testing.assert_array_equal(alone, together)
+
+
+@pytest.mark.parametrize("factor", [1e6, 1e30])
+@pytest.mark.parametrize("column", ["flux", "ivar"])
+def test_one_absurd_pixel_is_masked_and_hides_nothing(column, factor):
+    """A weight a million times the others' would be all that a filter in single precision sees."""
+    clean = ready(one(), [1.6])
+    broken = ready(one(**{column: lambda v, w: np.where(np.arange(len(w)) == 2000, v * factor, v)}), [1.6])
+    assert broken.spectra.mask[0, 2000] & PixelFlag.ABSURD
+    assert broken.spectra.ivar[0, 2000] == 0 and np.isfinite(broken.spectra.ivar).all() and np.isfinite(broken.continuum).all()
+    far = np.abs(np.arange(clean.continuum.shape[1]) - 2000) > 150
+    np.testing.assert_allclose(broken.continuum[0, far], clean.continuum[0, far], rtol=0.01)
