@@ -187,6 +187,7 @@ class Pipeline:
             if stage.name not in stages:
                 continue
             _check_reads(stage, {table for table, parts in self.manifest.tables.items() if parts})
+            self._check_fresh(stage)
             started = time.monotonic()
             self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}")
             with self.progress.watch(self.spark.sparkContext, stage.name):
@@ -199,6 +200,32 @@ class Pipeline:
             self.store.commit(self.manifest)
         self.store.prune(self.manifest)
         return summaries
+
+    def _check_fresh(self, stage: Stage) -> None:
+        """Refuse to build on parts that were made from something else than what is there now, or with other settings.
+
+        A catalogue may be published with such parts, after work on some parts only; then it is said. That `spectra` is out of date is not
+        seen here: only a listing of the files tells.
+        """
+        for earlier in STAGES:
+            if earlier.table not in stage.reads or earlier.name == "ingest":
+                continue
+            if earlier.name == "crossmatch":
+                key = self._crossmatch_key(earlier, _catalogues(self.settings))
+                behind = [] if self.manifest.keys.get(earlier.name) == key else list(self.manifest.parts(earlier.table))
+            else:
+                wanted, have = self._wanted(earlier), self.manifest.parts(earlier.table)
+                chosen = [part for part in wanted if not self.only_parts or part in self.only_parts or stage.name == "publish"]
+                behind = [part for part in chosen if part not in have or have[part].key != wanted[part]]
+            if behind and stage.name == "publish":
+                self.progress.say(
+                    f"note: {len(behind)} part(s) of '{earlier.table}' are out of date; run stage '{earlier.name}' to mend it."
+                )
+            elif behind:
+                raise NalsparkError(
+                    f"Stage '{stage.name}' reads table '{earlier.table}', of which {len(behind)} part(s) are out of date. "
+                    f"Run stage '{earlier.name}' first."
+                )
 
     # ---- keys
 

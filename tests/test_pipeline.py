@@ -21,6 +21,7 @@ from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.lines import MG_II
 from nalspark.pipeline import STAGE_NAMES
+from nalspark.plots import stages as publishing
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.manifest import read_manifest
@@ -229,6 +230,10 @@ def test_one_part_alone_can_be_worked_on(spark: Any, survey: Path, result: Path)
 # ---- crashes and leftovers
 
 
+def absorber_ids(result: Path) -> list[str]:
+    return sorted(pd.read_parquet(result / "absorbers.parquet")["absorber_id"])
+
+
 def test_a_crash_costs_one_wave(spark: Any, survey: Path, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(survey, result, "search.min_significance=9", "pipeline.parts_per_wave=1")
     before, search, calls = part_records(result, "candidates"), absorption.search, []
@@ -253,6 +258,35 @@ def test_a_crash_costs_one_wave(spark: Any, survey: Path, result: Path, monkeypa
     interrupted = part_records(result, "candidates")
     assert run(spark, settings_of(survey, result, "search.min_significance=9"), "search", force=True) == {"search": 5}
     assert keys_and_rows(part_records(result, "candidates")) == keys_and_rows(interrupted)
+
+
+def test_a_publication_cut_short_is_not_taken_for_a_result(spark: Any, survey: Path, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are replaced one by one: afterwards even a run with the old settings publishes again."""
+    old, new = settings_of(survey, result), settings_of(survey, result, "search.min_significance=9")
+    before = absorber_ids(result)
+
+    def power_cut(*_: Any) -> int:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "write_fits", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(spark, new)
+    assert absorber_ids(result) != before
+    assert run(spark, old)["publish"] == 1
+    assert absorber_ids(result) == before
+
+
+def test_no_stage_builds_on_parts_that_are_out_of_date(spark: Any, survey: Path, result: Path) -> None:
+    changed = settings_of(survey, result, "search.min_significance=9")
+    with pytest.raises(
+        NalsparkError, match=r"'measure' reads table 'candidates', of which 5 part\(s\) are out of date. Run stage 'search' first"
+    ):
+        run(spark, changed, "measure")
+    assert run(spark, changed, "search", "measure")["measure"] == 5
+    more = settings_of(survey, result, absorbers=(str(survey / "nowhere.fits"),))
+    with pytest.raises(NalsparkError, match="does not exist"):
+        run(spark, more, "preprocess")
 
 
 def test_a_forced_run_that_crashes_leaves_the_old_result_whole(

@@ -188,11 +188,9 @@ _RATIO_SAMPLE = 2000
 def _ratios(absorbers: DataFrame, species: LineSpecies) -> RatioSample:
     width = f"ew_{species.primary.label}"
     rows = absorbers.orderBy(F.desc("significance"), "absorber_id").limit(_RATIO_SAMPLE)
-    sample = rows.select(width, "doublet_ratio", "doublet_ratio_err", "flags").toPandas()
-    return RatioSample(
-        ew=sample[width].to_numpy(), ratio=sample["doublet_ratio"].to_numpy(), ratio_err=sample["doublet_ratio_err"].to_numpy(),
-        flagged=sample["flags"].to_numpy() != 0, thin_ratio=species.optically_thin_ratio,
-    )  # fmt: skip
+    sample = [tuple(row) for row in rows.select(width, "doublet_ratio", "doublet_ratio_err", "flags").collect()]
+    ew, ratio, ratio_err, flags = np.array(sample, dtype=float).reshape(-1, 4).T
+    return RatioSample(ew=ew, ratio=ratio, ratio_err=ratio_err, flagged=flags != 0, thin_ratio=species.optically_thin_ratio)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
