@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nalspark.lines import LineSpecies
 from nalspark.tables.table import Column, Table
 
@@ -192,7 +194,7 @@ def absorbers_table(species: LineSpecies) -> Table:
             "Name of the absorber: spectrum_id and the lattice pixel at which it was found",
             ucd="meta.id;meta.main",
         ),
-        _SPECTRUM_ID,
+        replace(_SPECTRUM_ID, ucd="meta.id"),
         _PART,
         *_IDS,
         *_POSITION,
