@@ -332,6 +332,8 @@ class Pipeline:
 
     def _ingest(self, stage: Stage) -> StageSummary:
         wanted, files = self._wanted_of_files(stage, self._files())
+        sources = classify(self.settings.spectra)
+        has_urls = bool(sources.remote or sources.lists)
         cores = self.spark.sparkContext.defaultParallelism
 
         def compute(parts: list[str]) -> DataFrame:
@@ -341,8 +343,7 @@ class Pipeline:
             wave = wave.repartitionByRange(tasks, "part", "path").sortWithinPartitions("part", "path")
             remote = F.col("path").rlike("^[A-Za-z][A-Za-z0-9+.-]*:/")
             frames = [surveys.ingest(wave.where(~remote))]
-            sources = classify(self.settings.spectra)
-            if sources.remote or sources.lists:
+            if has_urls:
                 frames.append(surveys.ingest(surveys.remote_contents(wave.where(remote))))
             return frames[0] if len(frames) == 1 else frames[0].unionByName(frames[1])
 
