@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nalspark.lines import LineSpecies
-from nalspark.tables.table import Column, Table
+from nalspark.lines import LineSpecies, Transition
+from nalspark.tables.table import REJECTION_COLUMNS, Column, Table
 
 _SPECTRUM_ID = Column("spectrum_id", "string", "PPPP-MJD-FFFF as SDSS writes it (4 or 5 digits of plate)", ucd="meta.id;meta.main")
 _PART = Column("part", "string", "The unit in which tables are replaced and resumed; SDSS: a range of plates", ucd="meta.id.part")
@@ -128,7 +128,7 @@ NORMALIZED = Table(
         Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
         Column("delta_z", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
         Column("flux", "pixels<f4>", "Flux divided by `rescale`", ucd="phot.flux.density;em.wl"),
-        Column("ivar", "pixels<f4>", "Inverse variance of `flux`, after inflation by the measured residuals", ucd="stat.variance"),
+        Column("ivar", "pixels<f4>", "Inverse variance of `flux`, scaled to the measured scatter of the residuals", ucd="stat.variance"),
         Column("continuum", "pixels<f4>", "Fitted continuum in the unit of `flux`", ucd="spect.continuum"),
         Column("mask", "pixels<u1>", "Bits of PixelFlag", ucd="meta.code"),
     ),
@@ -171,22 +171,18 @@ CANDIDATES = Table(
 )
 
 
+def _width_columns(line: Transition, suffix: str = "", how: str = "") -> tuple[Column, Column]:
+    """A line's rest equivalent width and its standard error."""
+    name = f"ew_{line.label}{suffix}"
+    return (
+        Column(name, "double", f"Rest equivalent width of {line}{how}", "Angstrom", "spect.line.eqWidth"),
+        Column(f"{name}_err", "double", f"Standard error of {name}", "Angstrom", "stat.error;spect.line.eqWidth"),
+    )
+
+
 def absorbers_table(species: LineSpecies) -> Table:
     """The catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
     first, second = species.primary, species.secondary
-
-    def ew(line: object, label: str) -> tuple[Column, Column]:
-        return (
-            Column(f"ew_{label}", "double", f"Rest equivalent width of {line}", "Angstrom", "spect.line.eqWidth"),
-            Column(f"ew_{label}_err", "double", f"Standard error of ew_{label}", "Angstrom", "stat.error;spect.line.eqWidth"),
-        )
-
-    def box(line: object, label: str) -> tuple[Column, Column]:
-        return (
-            Column(f"ew_{label}_box", "double", f"Rest equivalent width of {line} by direct summation", "Angstrom", "spect.line.eqWidth"),
-            Column(f"ew_{label}_box_err", "double", f"Standard error of ew_{label}_box", "Angstrom", "stat.error;spect.line.eqWidth"),
-        )
-
     columns = [
         Column(
             "absorber_id",
@@ -202,8 +198,8 @@ def absorbers_table(species: LineSpecies) -> Table:
         Column("species", "string", "Line species searched", ucd="meta.id"),
         Column("z_abs", "double", "Absorption redshift from the doublet fit", ucd="src.redshift"),
         Column("z_abs_err", "double", "Standard error of z_abs", ucd="stat.error;src.redshift"),
-        *ew(first, first.label),
-        *ew(second, second.label),
+        *_width_columns(first),
+        *_width_columns(second),
         Column(f"snr_{first.label}", "double", f"ew_{first.label} over its error", ucd="stat.snr"),
         Column(f"snr_{second.label}", "double", f"ew_{second.label} over its error", ucd="stat.snr"),
         Column(
@@ -216,11 +212,11 @@ def absorbers_table(species: LineSpecies) -> Table:
         Column("fwhm_kms_err", "double", "Standard error of fwhm_kms", "km/s", "stat.error;spect.line.width"),
         Column("doublet_ratio", "double", f"ew_{first.label} / ew_{second.label}", ucd="arith.ratio"),
         Column("doublet_ratio_err", "double", "Standard error of doublet_ratio", ucd="stat.error;arith.ratio"),
-        *box(first, first.label),
-        *box(second, second.label),
+        *_width_columns(first, "_box", " by direct summation"),
+        *_width_columns(second, "_box", " by direct summation"),
     ]
     for line in species.companions:
-        columns += ew(line, line.label)
+        columns += _width_columns(line)
     columns += [
         Column("chi2_reduced", "double", "χ² per degree of freedom of the doublet fit", ucd="stat.fit.chi2"),
         Column("significance", "double", "Matched-filter significance with which it was found", ucd="stat.snr"),
@@ -240,18 +236,8 @@ SIGHTLINES = Table(
     "sightlines",
     "One row per searched spectrum, those without an absorber included.",
     (
-        *(column for column in TARGETS.columns if column.name not in ("reason", "detail", "label", "catalogues")),
-        Column(
-            "label",
-            "int",
-            "1: a catalogue has a strong system here; 0: it has none; null: excluded, or no catalogue given",
-            ucd="meta.code",
-        ),
-        Column("catalogues", "list<string>", "The absorber catalogues in which this sightline is found", ucd="meta.ref"),
-        Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
-        Column("z_start", "list<double>", "Lower ends of the searched redshift intervals", ucd="src.redshift;stat.min"),
-        Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
-        Column("delta_z", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
+        *(column for column in TARGETS.columns if column not in REJECTION_COLUMNS),
+        *NORMALIZED.select("snr", "z_start", "z_stop", "delta_z"),
         Column("n_absorbers", "int", "Absorbers found", ucd="meta.number"),
         Column(
             "matches",
