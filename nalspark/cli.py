@@ -15,8 +15,9 @@ from nalspark.absorption.completeness import compare
 from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError
+from nalspark.evaluate import evaluate_result, write_evaluation
 from nalspark.lines import SPECIES
-from nalspark.pipeline import STAGE_NAMES, Pipeline, StageSummary, check
+from nalspark.pipeline import LEARNING, STAGE_NAMES, Pipeline, StageSummary, check
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import Settings, load
@@ -56,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--part", action="extend", nargs="+", default=[], help="only this part; may be repeated")
     _common(run)
 
+    train = commands.add_parser("train", help="make artificial spectra and train a model on them, as a TOML file describes")
+    train.add_argument("run", metavar="RUN.toml")
+    _common(train)
+
     simulate = commands.add_parser("simulate", help="write a simulated survey")
     survey = simulate.add_subparsers(dest="what", required=True, metavar="WHAT").add_parser(
         "survey", help="SDSS-format FITS spectra with truth"
@@ -64,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     survey.add_argument("--out", required=True, metavar="DIR")
     survey.add_argument("--seed", type=int, default=1)
     survey.add_argument("--from", dest="source", metavar="DIR", help="put the absorbers into these real spectra")
+
+    evaluate = commands.add_parser("evaluate", help="judge a catalogue against known absorbers and other catalogues")
+    evaluate.add_argument("--catalogue", required=True, metavar="DIR", help="a result of `nalspark find`, or the run file that names it")
+    evaluate.add_argument("--truth", metavar="FILE", help="known absorbers: truth.parquet of a simulated survey, or an absorber catalogue")
+    evaluate.add_argument(
+        "--catalogues", action="extend", nargs="+", default=[], metavar="FILE", help="others to compare with (those that the result knows)"
+    )
+    evaluate.add_argument("--out", metavar="DIR", help="where the numbers and pictures go (DIR/evaluation)")
 
     commands.add_parser("data-model", help="print the columns of every table, as Markdown")
 
@@ -108,6 +121,24 @@ def _run_file(options: argparse.Namespace) -> None:
     _run(settings, options, stages)
     if not options.dry_run and "publish" in stages:
         _say_result(settings.out)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    catalogue = load(options.catalogue).out if Path(options.catalogue).is_file() else options.catalogue
+    if not catalogue:
+        raise NalsparkError(f"The run file '{options.catalogue}' does not say where the result is: set `out` in it.")
+    evaluation = evaluate_result(catalogue, options.truth, options.catalogues)
+    out = Path(options.out or Path(catalogue) / "evaluation")
+    write_evaluation(evaluation, out)
+    print(f"{evaluation.text()}\n\nevaluation  {(out / 'evaluation.html').absolute()}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    settings = load(options.run, options.set)
+    _run(settings, options, LEARNING)
+    if not options.dry_run:
+        model = Store(settings.out).published("model")
+        print(f"model      {model}\nuse it     nalspark find SPECTRA --out DIR --set infer.model={model}")
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -158,7 +189,9 @@ def _demo(options: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
+    "train": _train,
     "simulate": _simulate,
+    "evaluate": _evaluate,
     "data-model": lambda _: print(data_model(), end=""),
     "demo": _demo,
 }
@@ -178,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_job(stage: str, arguments: Sequence[str] | None = None) -> int:
     """One stage of a run file: the door of ``spark-submit jobs/<stage>.py RUN.toml [options]``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if stage == "evaluate":
+        return main([stage, *(["--catalogue", *given] if given else [])])
     return main(["run", *given[:1], stage, *given[1:]])
 
 

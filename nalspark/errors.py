@@ -22,6 +22,18 @@ class StoreError(NalsparkError):
     """The output directory is in use, damaged, or not ours."""
 
 
+class FeedError(NalsparkError):
+    """A training table cannot be read, or not all of it was."""
+
+
+class TrainingError(NalsparkError):
+    """A network cannot be trained as asked."""
+
+
+class ModelError(NalsparkError):
+    """A model cannot be read, does not fit the data, or is asked for what it is not."""
+
+
 class UnusableSpectrum(Exception):
     """One spectrum cannot be used. Never ends a run: it becomes a row of ``rejections``.
 

@@ -6,7 +6,7 @@ Vacuum wavelengths in Å and oscillator strengths from Morton (2003, ApJS 149, 2
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SPEED_OF_LIGHT_KMS = 299_792.458
 
@@ -112,3 +112,24 @@ C_IV = LineSpecies(
     window_rest=(1250.0, 1549.0),  # redwards of Lyα emission and N V (Cooksey et al. 2013, §2.3) to C IV emission
 )
 SPECIES = {species.name: species for species in (MG_II, C_IV)}
+
+#: Every line above: what one absorber may show all at once.
+ALL_LINES = (*METALS, MG_I_2852, SI_IV_1393, SI_IV_1402, N_V_1238, N_V_1242, NA_I_5891, NA_I_5897, CA_II_3934, CA_II_3969)
+
+
+def with_all_lines(species: LineSpecies) -> LineSpecies:
+    """The species with every known line as a companion: what is put into a spectrum, where a search looks at some of them only."""
+    others = tuple(line for line in dict.fromkeys(ALL_LINES) if line not in (species.primary, species.secondary))
+    return replace(species, companions=others)
+
+
+#: What is mistaken for Mg II: doublets and pairs of other ions, each with the lines that always come with it (Zhao et al. 2019, §5).
+IMPOSTORS = (
+    replace(C_IV, companions=(SI_IV_1393, SI_IV_1402, AL_II_1670)),
+    LineSpecies("SiIV", SI_IV_1393, SI_IV_1402, (), (1250.0, 1400.0)),
+    LineSpecies("AlIII", AL_III_1854, AL_III_1862, (), (1550.0, 1860.0)),
+    LineSpecies("FeII2586", FE_II_2586, FE_II_2600, (FE_II_2344, FE_II_2374, FE_II_2382), (1550.0, 2600.0)),
+    LineSpecies("FeII2374", FE_II_2374, FE_II_2382, (), (1550.0, 2400.0)),
+    LineSpecies("NaI", NA_I_5891, NA_I_5897, (), (1550.0, 5900.0)),
+    LineSpecies("CaII", CA_II_3934, CA_II_3969, (), (1550.0, 4000.0)),
+)

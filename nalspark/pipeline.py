@@ -10,24 +10,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import nalspark
 from nalspark.absorption import stages as absorption
+from nalspark.absorption.images import ImageGeometry
 from nalspark.errors import NalsparkError, StoreError, did_you_mean
+from nalspark.learning.examples import Examples
+from nalspark.learning.inference import score
+from nalspark.learning.models import DEFAULT_MODEL, PackedModel, read_model
 from nalspark.plots.stages import publish
+from nalspark.plots.training import training_figures
 from nalspark.progress import Progress
 from nalspark.session import together
 from nalspark.settings import Settings
+from nalspark.spectra.eigenspectra import DrawnQuasars, Eigenspectra
 from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.stages import PART as ALL_QUASARS
+from nalspark.spectra.stages import eigenspectra_of, fit_eigenspectra_by_bin
 from nalspark.surveys import stages as surveys
 from nalspark.surveys.catalogs import Catalog, open_catalog
 from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, match_counts
+from nalspark.surveys.sky import sky_noise
 from nalspark.surveys.sources import classify
 from nalspark.tables.manifest import Manifest, digest
-from nalspark.tables.schemas import CANDIDATES, FILES, MATCHES, NORMALIZED, TARGETS
+from nalspark.tables.schemas import CANDIDATES, EIGENSPECTRA, FILES, MATCHES, NORMALIZED, SCORES, TARGETS
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 
@@ -62,18 +72,25 @@ class Stage:
 STAGES = (
     Stage("ingest", "spectra", (), ("ingest",)),
     Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species")),
-    Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species")),
-    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species")),
-    Stage("measure", "measured", ("candidates",), ("measure", "species")),
+    Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species"), revision=2),
+    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=2),
+    Stage("infer", "scores", ("normalized", "candidates"), ("infer", "preprocess", "species")),
+    Stage("measure", "measured", ("candidates", "scores"), ("measure", "infer", "species")),
     Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),
+    Stage("eigenspectra", "eigenspectra", ("normalized",), ("eigenspectra",)),
+    Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species")),
+    Stage("train", "", ("training",), ("train", "simulate", "species")),
 )
-STAGE_NAMES = tuple(stage.name for stage in STAGES)
+#: What makes a catalogue, and what makes a model.
+LEARNING = ("simulate", "train")
+STAGE_NAMES = tuple(stage.name for stage in STAGES if stage.name not in (*LEARNING, "eigenspectra"))
 
 
 def _check_stages(stages: Sequence[str]) -> None:
+    known = [stage.name for stage in STAGES]
     for name in stages:
-        if name not in STAGE_NAMES:
-            raise NalsparkError(f"There is no stage '{name}'; there are {', '.join(STAGE_NAMES)}.{did_you_mean(name, STAGE_NAMES)}")
+        if name not in known:
+            raise NalsparkError(f"There is no stage '{name}'; there are {', '.join(known)}.{did_you_mean(name, known)}")
 
 
 def _check_reads(stage: Stage, present: Collection[str]) -> None:
@@ -110,6 +127,8 @@ def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
         classify(settings.spectra)
     if "crossmatch" in stages:
         _catalogues(settings)
+    if "infer" in stages:
+        read_model(settings.infer.model or DEFAULT_MODEL).check(SDSS_GRID.fingerprint, settings.species)
 
 
 @dataclass
@@ -172,6 +191,7 @@ class Pipeline:
         _check_stages(stages)
         self.force, self.only_parts = (stages if force else ()), parts
         self._listed: DataFrame | None = None
+        self._packed: PackedModel | None = None
         if dry_run:
             self.store.check()
             self.manifest = self.store.manifest()
@@ -208,7 +228,7 @@ class Pipeline:
         seen here: only a listing of the files tells.
         """
         for earlier in STAGES:
-            if earlier.table not in stage.reads or earlier.name == "ingest":
+            if earlier.table not in stage.reads or not earlier.reads:  # what is made from files or from nothing
                 continue
             if earlier.name == "crossmatch":
                 key = self._crossmatch_key(earlier, _catalogues(self.settings))
@@ -227,11 +247,19 @@ class Pipeline:
                     f"Run stage '{earlier.name}' first."
                 )
 
+    def _model(self) -> PackedModel:
+        """The network of this run; read once, so that a run does not mix two."""
+        if self._packed is None:
+            self._packed = read_model(self.settings.infer.model or DEFAULT_MODEL)
+            self._packed.check(SDSS_GRID.fingerprint, self.settings.species)
+        return self._packed
+
     # ---- keys
 
     def _causes(self, stage: Stage) -> list[object]:
         sections = [self.settings.model_dump(mode="json", include={section}) for section in stage.sections]
-        return [stage.name, stage.revision, SDSS_GRID.fingerprint, sections]
+        model = [self._model().digest] if stage.name == "infer" else []
+        return [stage.name, stage.revision, SDSS_GRID.fingerprint, sections, *model]
 
     def _wanted(self, stage: Stage) -> dict[str, str]:
         """Part → key it must have, from the tables that the stage reads."""
@@ -413,14 +441,26 @@ class Pipeline:
 
         return self._by_part(stage, CANDIDATES, self._wanted(stage), compute, lambda _: -1)
 
-    def _measure(self, stage: Stage) -> StageSummary:
+    def _infer(self, stage: Stage) -> StageSummary:
+        packed = self._model()
+
         def compute(parts: list[str]) -> DataFrame:
-            return absorption.measure(self._usable(CANDIDATES, parts), self.settings)
+            candidates = self._usable(CANDIDATES, parts)
+            if packed.card.inputs == absorption.IMAGE_COLUMNS:
+                return score(candidates, packed, self.settings.infer).select(*SCORES.names)
+            spectra = score(absorption.whole_spectra(self._usable(NORMALIZED, parts), self.settings), packed, self.settings.infer)
+            return candidates.join(F.broadcast(spectra.select("spectrum_id", "score")), "spectrum_id").select(*SCORES.names)
 
         def due(parts: list[str]) -> int:
             return self._rows("candidates", parts, usable=False)
 
-        return self._by_part(stage, absorption.measured_table(self.settings), self._wanted(stage), compute, due)
+        return self._by_part(stage, SCORES, self._wanted(stage), compute, due)
+
+    def _measure(self, stage: Stage) -> StageSummary:
+        def compute(parts: list[str]) -> DataFrame:
+            return absorption.measure(self._usable(CANDIDATES, parts), self._usable(SCORES, parts), self.settings)
+
+        return self._by_part(stage, absorption.measured_table(self.settings), self._wanted(stage), compute, lambda _: -1)
 
     def _publish_key(self, stage: Stage) -> str:
         made_from = {table: {part: record.key for part, record in self.manifest.parts(table).items()} for table in stage.reads}
@@ -441,6 +481,89 @@ class Pipeline:
         self.manifest.keys[stage.name] = key
         self.store.commit(self.manifest)
         return StageSummary(stage.name, 1, 1, self.manifest.published["absorbers.parquet"])
+
+    # ---- learning
+
+    def _eigenspectra(self, stage: Stage) -> StageSummary:
+        """All parts together: a bin of redshift holds quasars of every part. The reconstruction errors are told."""
+        parts = self.manifest.parts(NORMALIZED.name)
+        wanted = {ALL_QUASARS: digest(self._causes(stage), {part: record.key for part, record in parts.items()})}
+
+        def compute(_: list[str]) -> DataFrame:
+            return fit_eigenspectra_by_bin(self._usable(NORMALIZED, list(parts)), self.settings)
+
+        summary = self._by_part(stage, EIGENSPECTRA, wanted, compute, lambda _: -1)
+        for model in self._quasar_models():
+            self.progress.say(
+                f"  z {model.z_low:.1f} to {model.z_high:.1f}: {model.n_quasars} quasars, {len(model.variance)} eigenspectra, "
+                f"reconstruction error {model.reconstruction_error:.3f} on {model.n_held_out} others"
+            )
+        return summary
+
+    def _quasar_models(self) -> tuple[Eigenspectra, ...]:
+        return eigenspectra_of(self.store.read(self.spark, self.manifest, EIGENSPECTRA).toArrow())
+
+    def _simulate(self, stage: Stage) -> StageSummary:
+        """Artificial spectra, part by part; a part belongs to one split, and every spectrum is another quasar's."""
+        chosen = self.settings.simulate
+        sky = sky_noise(chosen.sky) if chosen.sky else None
+        learned = chosen.continuum == "eigenspectra"
+        if learned and not self.manifest.parts(EIGENSPECTRA.name):
+            raise NalsparkError("simulate.continuum = 'eigenspectra', and there are none yet. Run stage 'eigenspectra' first.")
+        made_of = [sky.digest if sky else "", self.manifest.key_of((EIGENSPECTRA.name,), ALL_QUASARS) if learned else ""]
+        wanted = {part: digest(self._causes(stage), part, made_of) for part in absorption.example_parts(self.settings)}
+        recipes = absorption.recipes(self.settings, sky, DrawnQuasars(self._quasar_models()) if learned else None)
+
+        def compute(parts: list[str]) -> DataFrame:
+            return absorption.simulate(absorption.mock_names(self.spark, parts, self.settings), recipes, self.settings)
+
+        return self._by_part(stage, absorption.examples_table(self.settings), wanted, compute, lambda _: -1)
+
+    def _example_files(self) -> dict[str, tuple[str, ...]]:
+        """The Parquet files of every split."""
+        files: dict[str, list[str]] = {}
+        for part, record in self.manifest.parts("training").items():
+            if record.path:
+                files.setdefault(part.rpartition("-")[0], []).extend(self.store.files(record))
+        return {split: tuple(sorted(found)) for split, found in files.items()}
+
+    def _train(self, stage: Stage) -> StageSummary:
+        parts = self.manifest.parts("training")
+        key = digest(self._causes(stage), {part: record.key for part, record in parts.items()}, nalspark.__version__)
+        if self.manifest.keys.get(stage.name) == key and self.store.published("model").is_dir() and stage.name not in self.force:
+            return StageSummary(stage.name, 0, 1)
+        whole = self.settings.simulate.examples == "spectra"
+        examples = Examples(
+            files=self._example_files(),
+            columns=absorption.SPECTRUM_COLUMNS if whole else absorption.IMAGE_COLUMNS,
+            shape=(SDSS_GRID.n_pixels,) if whole else ImageGeometry.of(self.settings.line_species, SDSS_GRID.step).shape,
+            grid=SDSS_GRID.fingerprint,
+            species=self.settings.species,
+            digest=digest({part: record.key for part, record in parts.items()}),
+        )
+        rows = self._fit_model(examples)
+        self.manifest.keys[stage.name] = key
+        self.store.commit(self.manifest)
+        return StageSummary(stage.name, 1, 1, rows)
+
+    def _fit_model(self, examples: Examples) -> int:
+        """Train on the examples and put the model, with its pictures, in its place; how many were trained on."""
+        # TensorFlow takes seconds and half a gigabyte: only who trains waits for it.
+        from nalspark.learning.build import build_model
+        from nalspark.learning.training import fit_on_spark, train_members
+
+        options = {"checkpoints": self.store.scratch("checkpoints"), "progress": self.progress.say}
+        several = self.settings.train.workers > 1
+        fit = (
+            partial(fit_on_spark, self.spark, settings=self.settings.train, **options)
+            if several
+            else partial(train_members, settings=self.settings.train, **options)
+        )
+        folder = self.store.published("model")
+        built = build_model(examples, self.settings, folder, fit, self.progress.say)
+        for name, figure in training_figures(built.histories, built.labels, built.scores).items():
+            figure.savefig(folder / f"{name}.png", dpi=110)
+        return built.n_train
 
     # ---- dry run
 

@@ -67,13 +67,13 @@ class Preprocess(_Section):
 class Search(_Section):
     """The matched filter."""
 
-    widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1)] = (1.2, 1.8, 2.7, 4.0, 6.0)
+    widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1)] = (1.4, 2.4, 4.2)
     """Gaussian σ of the filters, in grid pixels of 69 km/s."""
-    min_significance: Positive = 5.5
-    """Both lines together."""
-    min_snr_primary: Positive = 3.0
+    min_significance: Positive = 3.8
+    """Both lines together. Low: the search proposes, the network decides."""
+    min_snr_primary: Positive = 1.8
     """First line of the doublet."""
-    min_snr_secondary: Positive = 2.0
+    min_snr_secondary: Positive = 1.0
     """Second line."""
     max_per_spectrum: Annotated[int, Field(ge=1, le=100)] = 10
     """Strongest candidates kept of one spectrum."""
@@ -81,12 +81,25 @@ class Search(_Section):
     """Candidates nearer than this are one absorber: Δz = .003 at z = 1."""
 
 
+class Infer(_Section):
+    """Scoring candidates with a trained model."""
+
+    model: str = ""
+    """Directory of a model; empty for the one that ships with nalspark."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Rows that go through the network at a time; best as many as Spark hands to Python at a time. Never changes a score."""
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Score from which a candidate may be an absorber."""
+    measure_score: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Score from which a candidate is measured; those below are kept in the table of scores only."""
+
+
 class Measure(_Section):
     """The doublet fit and its flags."""
 
-    min_snr_primary: float = 3.0
+    min_snr_primary: float = 2.0
     """Measured W/σ_W of the first line below which a candidate is not an absorber."""
-    min_snr_secondary: float = 2.0
+    min_snr_secondary: float = 1.0
     """Measured W/σ_W of the second line below which a candidate is not an absorber."""
     instrument_sigma_kms: Annotated[float, Field(ge=0)] = 69.03
     """Gaussian σ of the instrument, taken off the width in quadrature: one pixel for SDSS."""
@@ -100,6 +113,75 @@ class Measure(_Section):
     """Significance that a doublet needs in a crowded spectrum, or beside strong unexplained absorption."""
     near_quasar_kms: float = 5000.0
     """Velocity below which an absorber is flagged as associated with the quasar."""
+
+
+class Simulate(_Section):
+    """Artificial spectra to learn from."""
+
+    examples: Literal["candidates", "spectra"] = "candidates"
+    """What an example is: the image of a candidate, or a whole spectrum."""
+    n: Annotated[int, Field(ge=100)] = 40_000
+    """Spectra for training and validation, four to one."""
+    n_realistic: Annotated[int, Field(ge=100)] = 20_000
+    """Spectra for calibration and test, one to one, with absorbers as frequent as Zhu & Ménard (2013) find them and few impostors."""
+    population: Literal["broad", "zhao2019"] = "broad"
+    """Absorbers to train on: half as Zhu & Ménard (2013) find them, half flat in log W; or as Zhao et al. (2019) put them in."""
+    contaminated: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Fraction of the training spectra that hold an impostor: another ion, a chance pair, a sky residual, a broad trough."""
+    contaminated_realistic: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The same for calibration and test."""
+    sky: str = ""
+    """Folder of sky-fiber spectra whose residuals are the noise; empty for parametric noise."""
+    continuum: Literal["parametric", "eigenspectra"] = "parametric"
+    """Quasars: parametric, or drawn from the eigenspectra of the quasars in this directory (stage `eigenspectra`)."""
+    seed: int = 1
+    """Of all that is random."""
+    spectra_per_part: Annotated[int, Field(ge=100)] = 4_000
+    """Spectra that are made and recorded together: what a crash can cost."""
+
+
+class Eigenspectra(_Section):
+    """What quasars look like, learned from a survey bin by bin of redshift."""
+
+    bin_width: Annotated[float, Field(ge=0.02, le=2)] = 0.2
+    """Redshift range of a bin; bins begin at 0."""
+    components: Annotated[int, Field(ge=1, le=200)] = 20
+    """Eigenspectra of a bin; fewer where it has fewer quasars."""
+    max_quasars_per_bin: Annotated[int, Field(ge=10, le=50_000)] = 5000
+    """Quasars of a bin that are used, chosen by a hash of their names: bounds the memory of a task, .15 MB for each."""
+    rounds: Annotated[int, Field(ge=1, le=100)] = 10
+    """How often missing pixels are filled and the eigenspectra computed."""
+
+
+class Train(_Section):
+    """The networks and how they are trained."""
+
+    network: str = "candidate_cnn"
+    """Architecture, by name."""
+    options: dict[str, Any] = {}
+    """Its parameters, where they differ from their defaults."""
+    members: Annotated[int, Field(ge=1, le=100)] = 5
+    """Networks trained, each on all positives and on its own draw of the negatives (Zhao et al. 2019: 5 bootstrap draws)."""
+    negatives_per_positive: Positive = 1.0
+    """Negatives that a member draws for each positive, as far as there are so many."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    """Passes over the examples, at most."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Examples of a step, over all workers together."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Adam, or stochastic gradient descent with momentum .9."""
+    learning_rate: Positive = 0.001
+    """Step size at the start."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Whether the step size stays or falls to 0, along half a cosine, at the last epoch."""
+    patience: Annotated[int, Field(ge=1)] = 6
+    """Epochs without a lower validation loss after which a member stops; its best weights are kept in any case."""
+    mixed_precision: bool = False
+    """Compute in float16 where there is a GPU that gains by it; weights and logits stay float32."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that train one network together, as tasks of a Spark barrier stage; 1 trains where the command runs."""
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Of the first weights, the order of the examples and the dropout."""
 
 
 class Publish(_Section):
@@ -137,8 +219,12 @@ class Settings(_Section):
     crossmatch: Crossmatch = Crossmatch()
     preprocess: Preprocess = Preprocess()
     search: Search = Search()
+    infer: Infer = Infer()
     measure: Measure = Measure()
+    train: Train = Train()
     publish: Publish = Publish()
+    simulate: Simulate = Simulate()
+    eigenspectra: Eigenspectra = Eigenspectra()
     pipeline: Pipeline = Pipeline()
 
     @property

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from runs import QUICK, assert_same_catalogue, environment, make_survey, run, settings_of
 
-from nalspark.pipeline import STAGE_NAMES
+from nalspark.pipeline import STAGES
 from nalspark.tables.manifest import read_manifest
 
 JOBS = Path(__file__).parents[1] / "jobs"
 
 
-def test_every_job_is_a_stage_and_every_stage_has_a_job() -> None:
-    assert sorted(job.stem for job in JOBS.glob("*.py")) == sorted(STAGE_NAMES)
+def test_every_stage_has_a_job_and_so_has_the_evaluation() -> None:
+    assert sorted(job.stem for job in JOBS.glob("*.py")) == sorted([*(stage.name for stage in STAGES), "evaluate"])
 
 
 @pytest.mark.parametrize("job", sorted(JOBS.glob("*.py")), ids=lambda job: job.stem)

@@ -12,14 +12,15 @@ real spectrum already has. What cannot be found is part of the completeness that
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, pdtr
 
-from nalspark.lines import SPEED_OF_LIGHT_KMS, LineSpecies, Transition
+from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS, LineSpecies, Transition
 from nalspark.spectra.grid import WavelengthGrid
 
 Array = NDArray[np.float64]
@@ -29,12 +30,22 @@ _KERNEL_SIGMAS = 5.0  #: where the instrument's Gaussian is cut
 _NEGLIGIBLE_TAU = 1e-7  #: where a cloud's optical depth is cut
 _LOG_TAU_RANGE = (-4.0, 5.0)  #: within which τ₀ is solved for
 _INTEGRATION_POINTS = 501
+#: Variance of the equivalent width of a Gaussian line fitted with free width, over that of a line of known shape.
+FREE_WIDTH_VARIANCE = 1.5
+_FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 #: log10 N(ion) - log10 N(ion of the doublet): mean and scatter of strong systems. Fe II, Mg I: Churchill et al. 2000 (ApJS 130, 91), Rao
 #: et al. 2006; C IV systems: Boksenberg & Sargent 2015 (ApJS 218, 7). Round numbers; an ion that is not listed is not injected.
 COLUMN_OFFSETS: dict[tuple[str, str], tuple[float, float]] = {
     ("Mg II", "Fe II"): (-0.3, 0.3),
     ("Mg II", "Mg I"): (-1.7, 0.3),
+    ("Mg II", "Al II"): (-1.3, 0.3),
+    ("Mg II", "Al III"): (-1.4, 0.4),
+    ("Mg II", "Si II"): (0.0, 0.3),
+    ("Mg II", "C IV"): (-0.1, 0.6),
+    ("Mg II", "Si IV"): (-0.8, 0.6),
+    ("Mg II", "Ca II"): (-2.2, 0.4),
+    ("Mg II", "Na I"): (-3.2, 0.5),
     ("C IV", "Si IV"): (-0.6, 0.3),
     ("C IV", "Si II"): (-0.8, 0.4),
     ("C IV", "Al II"): (-2.0, 0.4),
@@ -50,10 +61,20 @@ class Population:
     ----------
     counts : tuple of float
         Probability of 0, 1, 2, … absorbers in a spectrum.
+        Its length also bounds how many there are where `incidence` decides.
     ew_law : str
-        ``exponential``: dN/dW ∝ exp(-W / ew_scale) (Nestor et al. 2005, §4: W* = .702 Å for Mg II); ``log-uniform``: flat in log W.
+        ``exponential``: dN/dW ∝ exp(-W / ew_scale) (Nestor et al. 2005, §4: W* = .702 Å for Mg II); ``log-uniform``: flat in log W;
+        ``zm13``: exponential with the scale of Zhu & Ménard 2013 (ApJ 770, 130), which grows with redshift; ``empirical``: as `ew_sample`.
     ew_scale, ew_min, ew_max : float
         Å, rest frame, first line of the doublet.
+    ew_sample : tuple of float
+        Equivalent widths of a catalogue, or their quantiles, for the empirical law.
+    incidence : float
+        Where positive, absorbers are as many as Zhu & Ménard find above ew_min, times this: d²N/dz dW = g(z) exp(-W / W*(z)), at redshifts
+        that follow it; `counts` then only bounds their number. Where 0, `counts` decides, and redshifts are uniform.
+    fwhm_angstrom : tuple of (mean, standard deviation)
+        Where given, an absorber is one cloud whose line, seen through the instrument, has a FWHM drawn from this normal distribution, Å in
+        the rest frame (Zhao et al. 2019, §2.4: 1.7 ± .7).
     blue_margin_z : float
         The blue end of the window is taken at z_qso + this.
     red_margin_z : float
@@ -68,10 +89,13 @@ class Population:
     """
 
     counts: tuple[float, ...] = (0.5, 0.3, 0.15, 0.05)
-    ew_law: Literal["exponential", "log-uniform"] = "exponential"
+    ew_law: Literal["exponential", "log-uniform", "zm13", "empirical"] = "exponential"
     ew_scale: float = 0.702
     ew_min: float = 0.3
     ew_max: float = 6.0
+    ew_sample: tuple[float, ...] = ()
+    incidence: float = 0.0
+    fwhm_angstrom: tuple[float, float] | None = None
     blue_margin_z: float = 0.02
     red_margin_z: float = 0.04
     b_kms: tuple[float, float] = (15.0, 60.0)
@@ -86,8 +110,12 @@ class Population:
             raise ValueError(f"counts = {self.counts} are not probabilities of 0, 1, 2, … absorbers: they must add up to 1")
         if not 0 < self.ew_min < self.ew_max:
             raise ValueError(f"ew_min = {self.ew_min}, ew_max = {self.ew_max}: expected 0 < ew_min < ew_max")
+        if self.ew_law == "empirical" and len(self.ew_sample) < 2:
+            raise ValueError("the empirical law needs a sample of equivalent widths: ew_sample is empty")
 
 
+#: The recipe of Zhao et al. 2019, §2.4: one absorber in every other spectrum, one Gaussian cloud of one distribution of widths.
+ZHAO_2019 = Population(counts=(0.5, 0.5), fwhm_angstrom=(1.7, 0.7))
 #: For completeness: as many weak as strong absorbers, one in nearly every spectrum.
 LOG_UNIFORM = Population(counts=(0.0, 0.8, 0.15, 0.05), ew_law="log-uniform", ew_min=0.2, ew_max=5.0)
 
@@ -119,6 +147,11 @@ class Absorbers:
 
     def __len__(self) -> int:
         return len(self.z)
+
+    def take(self, which: NDArray[np.int64] | NDArray[np.bool_] | slice, spectrum: NDArray[np.int64] | None = None) -> Absorbers:
+        """Some of the absorbers, by number or mask; `spectrum` gives them new rows."""
+        parts = {field.name: getattr(self, field.name)[which] for field in fields(self)}
+        return Absorbers(**parts if spectrum is None else {**parts, "spectrum": spectrum})
 
 
 def seeded_generator(*key: int | str) -> np.random.Generator:
@@ -172,12 +205,12 @@ def draw(species: LineSpecies, population: Population, uniforms: NDArray[np.floa
     """
     z_low, z_high = (np.asarray(limit, dtype=float) for limit in limits)
     most = len(population.counts) - 1
-    count = np.searchsorted(np.cumsum(population.counts), uniforms[:, 0] * (1 - 1e-12), side="right").clip(max=most)
+    count = _draw_counts(population, uniforms[:, 0], z_low, z_high)
     wanted = (np.arange(most) < count[:, None]) & (z_high > z_low)[:, None]
     spectrum, _ = np.nonzero(wanted)
     u = uniforms[:, 1:].reshape(len(uniforms), most, (uniforms.shape[1] - 1) // max(most, 1))[wanted]
-    ew = _draw_equivalent_width(population, u[:, 0])
-    z = z_low[spectrum] + u[:, 1] * (z_high - z_low)[spectrum]
+    z = _draw_redshift(population, u[:, 1], z_low[spectrum], z_high[spectrum])
+    ew = _draw_equivalent_width(population, u[:, 0], z)
     clouds, columns = _draw_clouds(population, ew, u[:, 2:]), u[:, 3 + 4 * population.MAX_CLOUDS :]
     tau = _draw_relative_tau(species, columns)
     return make_absorbers(species, z, ew, _stretch(species.primary, ew, population.tau_max, clouds), relative_tau=tau, spectrum=spectrum)
@@ -326,6 +359,32 @@ def transmission(
     return result
 
 
+def line_snr(absorbers: Absorbers, species: LineSpecies, grid: WavelengthGrid, weight: Array, instrument_sigma_kms: float = 69.03) -> Array:
+    """W / σ_W of each line of the doublet, σ_W being the error of a fit with free width: √(Σ w m² / 1.5), m what the line alone absorbs.
+
+    A matched filter of the line's own shape has √(Σ w m²). Where amplitude A and width s of a Gaussian are both fitted, the variance of
+    their product A s is 3/2 of that (from the inverse of the Fisher matrix of A and s), and W / σ_W is what catalogues call significance.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (n, p)
+        Inverse variance of flux/continuum in every spectrum; 0 where masked.
+
+    Returns
+    -------
+    ndarray, shape (k, 2)
+        Of the first and the second line of every absorber.
+    """
+    result = np.zeros((len(absorbers), 2))
+    each = absorbers.take(slice(None), np.arange(len(absorbers)))
+    for column, line in enumerate((species.primary, species.secondary)):
+        only = np.array([other == line for other in species.transitions])
+        one = replace(each, relative_tau=np.where(only, each.relative_tau, 0.0))
+        absorbed = 1.0 - transmission(one, species, grid, len(each), instrument_sigma_kms)
+        result[:, column] = np.sqrt((weight[absorbers.spectrum] * absorbed**2).sum(axis=1) / FREE_WIDTH_VARIANCE)
+    return result
+
+
 class _Windows:
     """Index arithmetic of the windows around lines, on the pixels and on the finer, padded lattice."""
 
@@ -412,12 +471,57 @@ def _moments(tau: Array, b_kms: Array, velocity_kms: Array) -> tuple[Array, Arra
     return mean, np.sqrt((absorbed * (v - mean[:, None]) ** 2).sum(axis=1) / total)
 
 
-def _draw_equivalent_width(population: Population, u: Array) -> Array:
+def equivalent_width_scale(z: ArrayLike) -> Array:
+    """W*(z) in Å of Mg II 2796 (Zhu & Ménard 2013, eq. 8 and table 1)."""
+    z = np.asarray(z, dtype=float)
+    return 0.33 * (1 + z) ** 1.21 / (1 + (z / 2.24) ** 2.43)
+
+
+def incidence(z: ArrayLike, ew_min: float) -> Array:
+    """dN/dz of Mg II absorbers above a rest equivalent width W2796 in Å: ∫ g(z) exp(-W / W*(z)) dW (Zhu & Ménard 2013, eqs. 7 to 9).
+
+    Fitted for .6 < W < 5 Å and .4 < z < 2.3; the exponential is continued beyond.
+    """
+    z = np.asarray(z, dtype=float)
+    scale = equivalent_width_scale(z)
+    return 0.63 * (1 + z) ** 5.38 / (1 + (z / 0.41) ** 2.97) * scale * np.exp(-ew_min / scale)
+
+
+@lru_cache(maxsize=8)
+def _cumulative_incidence(ew_min: float) -> tuple[Array, Array]:
+    """Redshifts, and how many absorbers lie below each."""
+    z = np.linspace(0.0, 6.0, 6001)
+    rate = incidence(z, ew_min)
+    return z, np.concatenate([[0.0], np.cumsum(0.5 * (rate[1:] + rate[:-1]) * np.diff(z))])
+
+
+def _draw_counts(population: Population, u: Array, z_low: Array, z_high: Array) -> NDArray[np.int64]:
+    """How many absorbers each spectrum gets."""
+    most = len(population.counts) - 1
+    if not population.incidence:
+        return np.searchsorted(np.cumsum(population.counts), u * (1 - 1e-12), side="right").clip(max=most)
+    z, below = _cumulative_incidence(population.ew_min)
+    expected = population.incidence * (np.interp(z_high, z, below) - np.interp(z_low, z, below))
+    return (u[:, None] >= pdtr(np.arange(most), expected[:, None])).sum(axis=1)
+
+
+def _draw_redshift(population: Population, u: Array, z_low: Array, z_high: Array) -> Array:
+    if not population.incidence:
+        return z_low + u * (z_high - z_low)
+    z, below = _cumulative_incidence(population.ew_min)
+    first, last = np.interp(z_low, z, below), np.interp(z_high, z, below)
+    return np.interp(first + u * (last - first), below, z)
+
+
+def _draw_equivalent_width(population: Population, u: Array, z: Array) -> Array:
     """Inverse of the cumulative distribution between ew_min and ew_max."""
     if population.ew_law == "log-uniform":
         return population.ew_min * (population.ew_max / population.ew_min) ** u
-    tail = np.exp(-(population.ew_max - population.ew_min) / population.ew_scale)
-    return population.ew_min - population.ew_scale * np.log1p(-u * (1 - tail))
+    if population.ew_law == "empirical":
+        return np.quantile(population.ew_sample, u).clip(population.ew_min, population.ew_max)
+    scale = equivalent_width_scale(z) if population.ew_law == "zm13" else population.ew_scale
+    tail = np.exp(-(population.ew_max - population.ew_min) / scale)
+    return population.ew_min - scale * np.log1p(-u * (1 - tail))
 
 
 def _draw_clouds(population: Population, ew: Array, u: Array) -> Clouds:
@@ -425,6 +529,8 @@ def _draw_clouds(population: Population, ew: Array, u: Array) -> Clouds:
 
     `u` holds a spread, then for every cloud its presence, b, velocity and weight.
     """
+    if population.fwhm_angstrom is not None:
+        return _single_clouds(population.fwhm_angstrom, u[:, 0])
     c = population.MAX_CLOUDS
     presence, b, velocity, weight = (u[:, 1 + i * c : 1 + (i + 1) * c] for i in range(4))
     probability = np.broadcast_to((ew / (ew + 1.0))[:, None], presence.shape).copy()
@@ -438,6 +544,13 @@ def _draw_clouds(population: Population, ew: Array, u: Array) -> Clouds:
         velocity_kms=np.where(present, spread[:, None] * ndtri(_open(velocity)).clip(-1.5, 1.5), 0.0),
         weight=relative / relative.max(axis=1, keepdims=True),
     )
+
+
+def _single_clouds(fwhm: tuple[float, float], u: Array) -> Clouds:
+    """One cloud each whose weak Mg II line has the drawn FWHM after an instrument of one SDSS pixel; 10 km/s where that is narrower."""
+    observed = (fwhm[0] + fwhm[1] * ndtri(_open(u))) / MG_II.primary.wavelength * SPEED_OF_LIGHT_KMS / _FWHM_PER_SIGMA
+    sigma = np.sqrt(np.maximum(observed, 0.0) ** 2 - 69.03**2, where=observed > 69.03, out=np.zeros_like(observed))
+    return Clouds.single(np.maximum(np.sqrt(2.0) * sigma, 10.0))
 
 
 def _stretch(line: Transition, ew: Array, tau_max: float, clouds: Clouds) -> Clouds:

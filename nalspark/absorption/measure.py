@@ -53,6 +53,7 @@ class Veto(IntFlag):
     MISALIGNED = 64  #: the two lines do not lie at one redshift
     CROWDED = 128  #: not significant enough for a spectrum so full of unexplained narrow features
     UNCOVERED = 256  #: too few usable pixels in a line
+    LOW_SCORE = 512  #: the network does not take it for an absorber
 
 
 #: Strong night-sky lines and bands (Å, vacuum) in SDSS spectra beside those that are masked: Hg I and Na of street lights, O I, O₂ and OH.
@@ -205,6 +206,7 @@ class Limits:
     contamination: float
     crowding: float
     crowded_significance: float
+    score: float
 
 
 def veto_candidates(measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, limits: Limits) -> NDArray[np.int32]:
@@ -215,7 +217,8 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
     measured : dict
         Result of :func:`measure_candidates` with ``fwhm_kms``.
     context : dict
-        ``crowding`` (unexplained features per 1000 pixels), ``significance`` and ``neighbour_pixels`` (NaN where alone) of each candidate.
+        ``crowding`` (unexplained features per 1000 pixels), ``significance``, ``neighbour_pixels`` (NaN where alone) and ``score``
+        of each candidate.
     species : LineSpecies
     limits : Limits
     """
@@ -225,7 +228,10 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
     thin = species.optically_thin_ratio
     conditions = {
         Veto.WEAK: (measured[f"snr_{first}"] < limits.snr_primary) | (measured[f"snr_{second}"] < limits.snr_secondary),
-        Veto.RATIO: (ratio + 3.0 * error < 1.0) | (ratio - 3.0 * error > thin) | (ratio > 1.5 * thin) | (ratio < 0.4),
+        Veto.RATIO: (ratio + 3.0 * error < 1.0)
+        | (ratio - 3.0 * error > thin)
+        | ((ratio > 1.5 * thin) & (ratio - 1.5 * error > thin))
+        | ((ratio < 0.4) & (ratio + 1.5 * error < 1.0)),
         # Strong systems are many components, and wide: the limit grows with the equivalent width.
         Veto.BROAD: fwhm > np.minimum(limits.fwhm_kms + 0.85 * width_kms, _WIDEST_KMS),
         # Depth below .18 at 300 km/s and growing with width: real components that spread so far are deep (SCIENCE: FWHM 1.3–3.4 Å).
@@ -239,7 +245,8 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
         & ~(context["neighbour_pixels"] < 2 * HALF_WIDTH),
         Veto.MISALIGNED: (np.abs(measured["split_kms"]) > 60.0 + 0.25 * width_kms) & (measured["split_significance"] > 3.0),
         Veto.CROWDED: (context["crowding"] > limits.crowding) & (context["significance"] < limits.crowded_significance),
-        Veto.UNCOVERED: measured["coverage"] < 0.5,
+        Veto.UNCOVERED: measured["coverage"] < 0.25,
+        Veto.LOW_SCORE: context["score"] < limits.score,
     }
     return _bits(conditions)
 

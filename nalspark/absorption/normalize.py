@@ -55,9 +55,13 @@ def residuals(
     flux: NDArray[np.float32], ivar: NDArray[np.float32], continuum: NDArray[np.float32], mask: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """``1 - flux/continuum`` and its inverse variance, both of shape (n, p); 0 where the pixel is not used."""
-    good = (mask == 0) & (ivar > 0) & (continuum > 0)
-    safe = np.where(good, continuum, 1.0)
-    return np.where(good, 1.0 - flux / safe, 0.0).astype(np.float32), np.where(good, ivar * safe**2, 0.0).astype(np.float32)
+    unused = (mask != 0) | ~(ivar > 0) | ~(continuum > 0)
+    with np.errstate(all="ignore"):
+        residual, weight = flux / continuum, continuum * continuum
+        np.subtract(np.float32(1.0), residual, out=residual)
+        weight *= ivar
+    residual[unused] = weight[unused] = 0.0
+    return residual.astype(np.float32, copy=False), weight.astype(np.float32, copy=False)
 
 
 def searched_pixels(

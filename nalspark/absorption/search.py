@@ -5,24 +5,36 @@ r = 1 - flux/continuum and w its inverse variance. A doublet has two amplitudes 
 the χ² gained by the best pair of amplitudes that atomic physics allows: ratio between 1 (saturated) and f₁λ₁²/f₂λ₂² (optically thin).
 The strongest peak of a spectrum is taken, its lines are subtracted, and the search goes on in what is left (Högbom 1974, CLEAN), so that a
 2803 line cannot return as a 2796 line.
+
+The filters run in compiled loops over the searched window of each row; what comes after them looks only at the few pixels that pass the
+thresholds, and a subtraction makes only its surroundings be filtered again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.ndimage import maximum_filter1d
 
 from nalspark.lines import METALS, LineSpecies
 
 Floats = NDArray[np.float32]
 
-#: Gaussian σ in pixels of the filter that counts narrow features.
-_FEATURE_WIDTH = 1.8
+#: Gaussian σ in pixels of the filter that counts narrow features, and the S/N above which one counts.
+_FEATURE_WIDTH, _FEATURE_SNR = 1.8, 4.0
+#: Filters end at this many σ; two parts in 10⁵ of the power lie beyond. Lines that are subtracted end later.
+_FILTER_END, _LINE_END = 3.0, 5.0
+#: Significance from which an absorber's other lines are seen too, and would be taken for doublets.
+_SHOWS_METALS = 8.0
+#: Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors.
+_compiled = njit(error_model="numpy")
+#: Added to powers that may be 0.
+_TINY = np.float32(1e-30)
 
 
 @dataclass(frozen=True)
@@ -90,50 +102,6 @@ class Peaks:
     crowding: Floats
 
 
-@lru_cache(maxsize=32)
-def _kernels(width: float, length: int) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-    """Fourier transforms of g and g², centred on pixel 0 of a circle of `length` pixels."""
-    distance = np.minimum(np.arange(length), length - np.arange(length))
-    profile = np.exp(-0.5 * (distance / width) ** 2)
-    profile[distance > 4.0 * width] = 0.0
-    return fft.rfft(profile.astype(np.float32)), fft.rfft((profile**2).astype(np.float32))
-
-
-def line_amplitudes(residual: Floats, weight: Floats, width: float) -> tuple[Floats, Floats]:
-    """Best amplitude of a line at every pixel, and its inverse variance, both of shape (n, p).
-
-    Parameters
-    ----------
-    residual : ndarray, shape (n, p)
-        1 - flux/continuum.
-    weight : ndarray, shape (n, p)
-        Inverse variance of `residual`; 0 where masked.
-    width : float
-        Gaussian σ of the line in pixels.
-    """
-    n_pixels = residual.shape[1]
-    length = fft.next_fast_len(n_pixels + int(8 * width), real=True)
-    profile, square = _kernels(float(width), length)
-    signal = fft.irfft(fft.rfft(residual * weight, length, axis=1) * profile, length, axis=1)[:, :n_pixels]
-    power = fft.irfft(fft.rfft(weight, length, axis=1) * square, length, axis=1)[:, :n_pixels]
-    # Fourier noise of masked stretches must not become tiny positive weights.
-    power = np.where(power > 1e-4 * power.max(axis=1, keepdims=True), power, 0.0)
-    return signal / np.where(power > 0, power, 1.0), power
-
-
-def overlap_power(weight: Floats, width: float, offset: int) -> Floats:
-    """``Σ w g(x) g(x - offset)`` at every pixel, shape (n, p): the light that both lines of a wide doublet take."""
-    if np.exp(-0.25 * (offset / width) ** 2) < 0.01:
-        return np.zeros_like(weight)
-    n_pixels = weight.shape[1]
-    length = fft.next_fast_len(n_pixels + offset + int(8 * width), real=True)
-    u = np.arange(-int(4 * width), offset + int(4 * width) + 1)
-    product = np.zeros(length, dtype=np.float32)
-    product[u % length] = np.exp(-0.5 * (u / width) ** 2 - 0.5 * ((u - offset) / width) ** 2)
-    overlap = fft.irfft(fft.rfft(weight, length, axis=1) * fft.rfft(product).conj(), length, axis=1)
-    return np.maximum(overlap[:, :n_pixels], 0.0)
-
-
 def joint_amplitudes(
     first: Floats, first_power: Floats, second: Floats, second_power: Floats, overlap: Floats
 ) -> tuple[Floats, Floats, Floats, Floats]:
@@ -179,59 +147,246 @@ def constrained_gain(
     return gain, np.maximum(free - gain, 0.0)
 
 
-def _filter_bank(
-    residual: Floats, weight: Floats, searched: NDArray[np.bool_], doublet: Doublet, widths: tuple[float, ...], limits: Thresholds
-) -> dict[str, Floats]:
-    """The best width at every pixel: significance (0 where a condition fails), line S/N, width, amplitudes."""
-    names = ("significance", "snr_primary", "snr_secondary", "width", "amplitude_primary", "amplitude_secondary")
-    best = {name: np.zeros(residual.shape, dtype=np.float32) for name in names}
-    offset = round(doublet.offset)
-    for width in widths:
-        amplitude, power = line_amplitudes(residual, weight, width)
-        snr = amplitude * np.sqrt(power)
-        seen = np.zeros_like(searched)
-        seen[:, :-offset] = searched[:, :-offset] & (snr[:, :-offset] >= limits.snr_primary) & (snr[:, offset:] >= limits.snr_secondary)
-        # Both teeth are seen at few pixels; only there is the rest looked at.
-        row, pixel = np.nonzero(seen)
-        overlap = overlap_power(weight, width, offset)[row, pixel]
-        first_power, second_power = power[row, pixel], power[row, pixel + offset]
-        first, first_free, second, second_free = joint_amplitudes(
-            amplitude[row, pixel], first_power, amplitude[row, pixel + offset], second_power, overlap
-        )
-        snr_primary, snr_secondary = first * np.sqrt(first_free), second * np.sqrt(second_free)
-        gain, misfit = constrained_gain(first, first_power, second, second_power, doublet.thin_ratio, overlap)
-        # Real profiles are not Gaussian: a strong doublet may miss the cone by a part of its own strength.
-        physical = misfit <= np.maximum(3.5**2, 0.2**2 * gain)
-        both = (snr_primary >= limits.snr_primary) & (snr_secondary >= limits.snr_secondary)
-        # Nothing absorbs more than all the light.
-        possible = (first - 1.0) * np.sqrt(first_free) < 3.0
-        significance = np.sqrt(gain)
-        better = both & physical & possible & (significance > best["significance"][row, pixel])
-        at = row[better], pixel[better]
-        sizes = np.full(len(row), width, dtype=np.float32)
-        values = (significance, snr_primary, snr_secondary, sizes, first, second)
-        for name, value in zip(names, values, strict=True):
-            best[name][at] = value[better]
-    return best
+class _Filters(NamedTuple):
+    """Gaussians of `widths` σ: `taps` (k, 2, 2 reach + 1) are g and g², centred, and 0 beyond `halves` pixels of the centre."""
+
+    widths: Floats
+    halves: NDArray[np.int64]
+    taps: Floats
+    reach: int
 
 
-def _subtract(residual: Floats, rows: NDArray[np.int64], centre: Floats, amplitude: Floats, width: Floats) -> None:
-    """Take one Gaussian line out of each of the given rows, in place."""
-    reach = 40
-    pixel = np.round(centre).astype(int)[:, None] + np.arange(-reach, reach + 1)
-    profile = amplitude[:, None] * np.exp(-0.5 * ((pixel - centre[:, None]) / width[:, None]) ** 2)
-    inside = (pixel >= 0) & (pixel < residual.shape[1])
-    which = np.broadcast_to(rows[:, None], pixel.shape)[inside]
-    residual[which, pixel[inside]] -= profile[inside].astype(residual.dtype)
+class _Pool(NamedTuple):
+    """Possible doublets, many at each true one: arrays of one length. `amplitude` and `snr` are (m, 2), of both lines."""
+
+    row: NDArray[np.int64]
+    pixel: NDArray[np.int64]
+    width: Floats
+    significance: NDArray[np.float64]
+    snr: NDArray[np.float64]
+    amplitude: NDArray[np.float64]
+
+    def where(self, keep: NDArray) -> _Pool:
+        return _Pool(*(values[keep] for values in self))
+
+    @classmethod
+    def joined(cls, pools: Sequence[_Pool]) -> _Pool:
+        return cls(*(np.concatenate([pool[field] for pool in pools]) for field in range(len(cls._fields))))
 
 
-def _explain_metals(weight: Floats, rows: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, metals: tuple[float, ...]) -> None:
-    """Blind the rows, in place, where other lines of an absorber just found may lie."""
-    for offset in metals:
-        centre = np.round(pixel + offset).astype(int)
-        reach = np.ceil(2.0 * width).astype(int)
-        for row, middle, half in zip(rows, centre, reach, strict=True):
-            weight[row, max(middle - half, 0) : max(middle + half + 1, 0)] = 0.0
+@lru_cache(maxsize=32)
+def _filters(widths: tuple[float, ...]) -> _Filters:
+    halves = np.ceil(_FILTER_END * np.array(widths)).astype(np.int64)
+    distance = np.abs(np.arange(-halves.max(), halves.max() + 1))
+    profiles = np.where(distance <= halves[:, None], np.exp(-0.5 * (distance / np.array(widths)[:, None]) ** 2), 0.0)
+    taps = np.stack([profiles, profiles**2], axis=1).astype(np.float32)
+    return _Filters(np.array(widths, np.float32), halves, taps, int(halves.max()))
+
+
+@_compiled
+def _correlate(values: Floats, taps: Floats, half: int, out: Floats) -> None:
+    """``out[i] = Σ taps[centre + u] values[i + half + u]`` over |u| ≤ half; each pair of taps is one pass, done in vectors."""
+    n, centre = len(out), len(taps) // 2
+    middle, factor = values[half : half + n], taps[centre]
+    for i in range(n):
+        out[i] = factor * middle[i]
+    for u in range(1, half + 1):
+        factor, left, right = taps[centre + u], values[half - u : half - u + n], values[half + u : half + u + n]
+        for i in range(n):
+            out[i] += factor * (left[i] + right[i])
+
+
+@_compiled
+def _filter(light: Floats, weight: Floats, taps: Floats, half: int, signal: Floats, power: Floats, snr: Floats) -> None:
+    """Σ w r g, Σ w g² and the S/N of a line, from w r and w of `half` pixels more on either side."""
+    _correlate(light, taps[0], half, signal)
+    _correlate(weight, taps[1], half, power)
+    for i in range(len(snr)):
+        snr[i] = signal[i] / np.sqrt(power[i] + _TINY)
+
+
+@_compiled
+def _scan(
+    light: Floats,
+    weight: Floats,
+    searched: NDArray[np.bool_],
+    segments: NDArray[np.int64],
+    taps: Floats,
+    halves: NDArray[np.int64],
+    shift: int,
+    least: Floats,
+    room: Floats,
+    seen: NDArray[np.float64],
+) -> int:
+    """Pixels that pass the thresholds `least` (both lines together, first, second), in segments (row, start, stop) of first lines.
+
+    `light` and `weight` have one margin at either end of the grid, at least as wide as the widest filter. Writes to `seen` (m, 8) what
+    there is place for: row, pixel, filter, signal and power of both lines, overlap. Returns how many there are.
+    """
+    reach, count, n_pixels = taps.shape[2] // 2, 0, searched.shape[1]
+    margin, least_gain = (light.shape[1] - n_pixels) // 2, least[0] * least[0]
+    signal, power, snr = room[0], room[1], room[2]
+    for s in range(len(segments)):
+        row, start, n = segments[s, 0], segments[s, 1], segments[s, 2] - segments[s, 1] + shift
+        for k in range(len(halves)):
+            half = halves[k]
+            low, high = start + margin - half, start + margin + half + n
+            _filter(light[row][low:high], weight[row][low:high], taps[k], half, signal[:n], power[:n], snr[:n])
+            for i in range(n - shift):
+                first, second = snr[i], snr[i + shift]
+                # No pair of amplitudes that physics allows gains more than the two lines do alone.
+                if first < least[1] or second < least[2] or first * first + second * second < least_gain or not searched[row, start + i]:
+                    continue
+                if count < len(seen):
+                    overlap = 0.0
+                    for u in range(shift - half, half + 1):
+                        overlap += weight[row, start + i + margin + u] * taps[k, 0, reach + u] * taps[k, 0, reach + u - shift]
+                    seen[count, 0], seen[count, 1], seen[count, 2] = row, start + i, k
+                    seen[count, 3], seen[count, 4] = signal[i], signal[i + shift]
+                    seen[count, 5], seen[count, 6], seen[count, 7] = power[i], power[i + shift], overlap
+                count += 1
+    return count
+
+
+@_compiled
+def _scan_features(
+    light: Floats,
+    weight: Floats,
+    searched: NDArray[np.bool_],
+    segments: NDArray[np.int64],
+    taps: Floats,
+    room: Floats,
+    seen: NDArray[np.int64],
+) -> int:
+    """Peaks of the S/N of a line, of either sign, in segments (row, start, stop); arguments and result as in :func:`_scan`."""
+    half, count, n_pixels = taps.shape[2] // 2, 0, searched.shape[1]
+    signal, power, snr = room[0], room[1], room[2]
+    margin = (light.shape[1] - n_pixels) // 2
+    for s in range(len(segments)):
+        # Three pixels more, to see whether a feature is a peak.
+        row, start, stop = segments[s, 0], max(segments[s, 1] - 3, 0), min(segments[s, 2] + 3, n_pixels)
+        low, high, n = start + margin - half, stop + margin + half, stop - start
+        _filter(light[row][low:high], weight[row][low:high], taps[0], half, signal[:n], power[:n], snr[:n])
+        for i in range(n):
+            height = abs(snr[i])
+            peak = height > _FEATURE_SNR and searched[row, start + i]
+            if peak:
+                for other in range(max(i - 3, 0), min(i + 4, n)):
+                    peak = peak and height >= abs(snr[other])
+            if peak:
+                if count < len(seen):
+                    seen[count, 0], seen[count, 1] = row, start + i
+                count += 1
+    return count
+
+
+class _Left(NamedTuple):
+    """What is left to search: w r and w with `margin` pixels of 0 at either end, and the pixels of first lines; `room` is work space."""
+
+    light: Floats
+    weight: Floats
+    searched: NDArray[np.bool_]
+    margin: int
+    room: Floats
+
+    @classmethod
+    def of(cls, residual: Floats, weight: Floats, searched: NDArray[np.bool_], margin: int) -> _Left:
+        n, n_pixels = residual.shape
+        padded = np.zeros((2, n, n_pixels + 2 * margin), np.float32)
+        light, copy = padded
+        copy[:, margin : margin + n_pixels] = weight
+        np.multiply(residual, copy[:, margin : margin + n_pixels], out=light[:, margin : margin + n_pixels], dtype=np.float32)
+        return cls(light, copy, np.array(searched, dtype=bool), margin, np.empty((3, n_pixels), np.float32))
+
+    def windows(self, shift: int) -> NDArray[np.int64]:
+        """Segments (row, start, stop) of the searched pixels at which the second line is on the grid; rows without any have none."""
+        n_pixels = self.searched.shape[1]
+        start, stop = self.searched.argmax(axis=1), n_pixels - self.searched[:, ::-1].argmax(axis=1)
+        segments = np.stack([np.arange(len(start)), start, np.minimum(stop, n_pixels - shift)], axis=1)
+        return segments[(segments[:, 2] > segments[:, 1]) & self.searched.any(axis=1)]
+
+    def possible(self, segments: NDArray[np.int64], filters: _Filters, doublet: Doublet, limits: Thresholds) -> _Pool:
+        """The doublets in some segments that fulfil all conditions."""
+        least = np.array([limits.significance, limits.snr_primary, limits.snr_secondary], np.float32)
+        seen = np.empty((64 + 16 * len(segments), 8))
+        arguments = self.light, self.weight, self.searched, segments, filters.taps, filters.halves, round(doublet.offset), least, self.room
+        while (count := _scan(*arguments, seen)) > len(seen):
+            seen = np.empty((count, 8))
+        return _judge(seen[:count], filters, doublet, limits)
+
+    def features(self, segments: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row and pixel, shape (m, 2), of narrow absorption and emission: a quasar has little, a star or galaxy under its redshift much."""
+        seen = np.empty((64 + 16 * len(segments), 2), np.int64)
+        arguments = self.light, self.weight, self.searched, segments, _filters((_FEATURE_WIDTH,)).taps, self.room
+        while (count := _scan_features(*arguments, seen)) > len(seen):
+            seen = np.empty((count, 2), np.int64)
+        return seen[:count]
+
+    def subtract(self, rows: NDArray[np.int64], centre: NDArray[np.float64], amplitude: NDArray[np.float64], width: Floats) -> None:
+        """Take one Gaussian line out of each of the given rows."""
+        reach = int(np.ceil(_LINE_END * width.max()))
+        pixel = np.round(centre).astype(int)[:, None] + np.arange(-reach, reach + 1)
+        profile = amplitude[:, None] * np.exp(-0.5 * ((pixel - centre[:, None]) / width[:, None]) ** 2)
+        profile[np.abs(pixel - centre[:, None]) > _LINE_END * width[:, None]] = 0.0
+        inside = (pixel >= 0) & (pixel < self.searched.shape[1])
+        at = np.broadcast_to(rows[:, None], pixel.shape)[inside], pixel[inside] + self.margin
+        self.light[at] -= self.weight[at] * profile[inside].astype(np.float32)
+
+    def explain_metals(self, rows: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, metals: tuple[float, ...]) -> None:
+        """Blind the rows where other lines of an absorber just found may lie."""
+        centre, half = np.round(pixel[:, None] + np.array(metals)).astype(int) + self.margin, np.ceil(2.0 * width).astype(int)
+        near = np.arange(-half.max(initial=0), half.max(initial=0) + 1)
+        at = centre[..., None] + near
+        where = (np.abs(near) <= half[:, None, None]) & (at >= 0) & (at < self.weight.shape[1])
+        row = np.broadcast_to(rows[:, None, None], at.shape)[where]
+        self.light[row, at[where]] = self.weight[row, at[where]] = 0.0
+
+
+def _judge(seen: NDArray[np.float64], filters: _Filters, doublet: Doublet, limits: Thresholds) -> _Pool:
+    """What :func:`_scan` saw, where it can be a doublet."""
+    ours, theirs, first_power, second_power, overlap = seen[:, 3:].T
+    first, first_free, second, second_free = joint_amplitudes(ours / first_power, first_power, theirs / second_power, second_power, overlap)
+    gain, misfit = constrained_gain(first, first_power, second, second_power, doublet.thin_ratio, overlap)
+    snr = np.stack([first * np.sqrt(first_free), second * np.sqrt(second_free)], axis=1)
+    pool = _Pool(
+        seen[:, 0].astype(np.int64), seen[:, 1].astype(np.int64), filters.widths[seen[:, 2].astype(np.int64)], np.sqrt(gain), snr,
+        np.stack([first, second], axis=1),
+    )  # fmt: skip
+    # Real profiles are not Gaussian: a strong doublet may miss the cone by a part of its own strength.
+    physical = misfit <= np.maximum(3.5**2, 0.2**2 * gain)
+    # Nothing absorbs more than all the light.
+    possible = (first - 1.0) * np.sqrt(first_free) < 3.0
+    strong = (snr[:, 0] >= limits.snr_primary) & (snr[:, 1] >= limits.snr_secondary) & (pool.significance >= limits.significance)
+    return pool.where(physical & possible & strong)
+
+
+def _strongest(pool: _Pool) -> _Pool:
+    """The strongest of each row; the first one of equals."""
+    order = np.lexsort((pool.width, pool.pixel, -pool.significance, pool.row))
+    row = pool.row[order]
+    return pool.where(order[np.flatnonzero(np.diff(row, prepend=-1))])
+
+
+def _take_away(left: _Left, best: _Pool, filters: _Filters, doublet: Doublet, limits: Thresholds) -> NDArray[np.int64]:
+    """Subtract the strongest doublets; the segments (row, start, stop) in which this can have changed anything."""
+    row, pixel, width, shift = best.row, best.pixel, best.width, round(doublet.offset)
+    left.subtract(row, pixel.astype(float), best.amplitude[:, 0], width)
+    left.subtract(row, pixel + doublet.offset, best.amplitude[:, 1], width)
+    apart = np.maximum(limits.separation, 2.5 * width)
+    for spectrum, centre, half in zip(row, pixel, apart, strict=True):
+        left.searched[spectrum, max(int(np.ceil(centre - half)), 0) : int(centre + half) + 1] = False
+    touched = np.ceil(np.maximum(_LINE_END * width, apart)).astype(np.int64) + filters.reach + 1
+    start, stop = np.maximum(pixel - touched - shift, 0), np.minimum(pixel + touched + shift + 1, left.searched.shape[1] - shift)
+    strong = best.significance >= _SHOWS_METALS
+    left.explain_metals(row[strong], pixel[strong], width[strong], doublet.metals)
+    start[strong], stop[strong] = 0, left.searched.shape[1] - shift
+    return np.stack([row, start, np.maximum(start, stop)], axis=1)
+
+
+def _untouched(pool: _Pool, segments: NDArray[np.int64], n_rows: int) -> _Pool:
+    start, stop = np.zeros((2, n_rows), np.int64)
+    start[segments[:, 0]], stop[segments[:, 0]] = segments[:, 1], segments[:, 2]
+    return pool.where((pool.pixel < start[pool.row]) | (pool.pixel >= stop[pool.row]))
 
 
 def find_doublets(
@@ -252,64 +407,35 @@ def find_doublets(
         Gaussian σ of the filters, pixels.
     limits : Thresholds
     """
-    residual, weight = residual.astype(np.float32), weight.astype(np.float32)
-    features, window = narrow_features(residual, weight) & searched, searched.sum(axis=1)
-    active = np.arange(len(residual))
-    found: list[tuple[NDArray, ...]] = []
-    searched = searched.copy()
-    for turn in range(limits.max_per_spectrum):
-        bank = _filter_bank(residual[active], weight[active], searched[active], doublet, widths, limits)
-        pixel = bank["significance"].argmax(axis=1)
-        here = np.arange(len(active))
-        at = {name: values[here, pixel] for name, values in bank.items()}
-        hit = at["significance"] >= limits.significance
-        active, pixel = active[hit], pixel[hit]
-        if not len(active):
+    filters = _filters(tuple(widths))
+    left = _Left.of(residual, weight, searched, max(filters.reach, _filters((_FEATURE_WIDTH,)).reach))
+    windows = left.windows(round(doublet.offset))
+    pool = left.possible(windows, filters, doublet, limits)
+    features = left.features(windows[np.isin(windows[:, 0], pool.row)])
+    found = []
+    for _ in range(limits.max_per_spectrum):
+        if not len(pool.row):
             break
-        at = {name: values[hit] for name, values in at.items()}
-        found.append((active, np.full(len(active), turn), pixel, *at.values()))
-        _subtract(residual, active, pixel.astype(np.float32), at["amplitude_primary"], at["width"])
-        _subtract(residual, active, pixel + np.float32(doublet.offset), at["amplitude_secondary"], at["width"])
-        _explain_metals(weight, active, pixel, at["width"], doublet.metals)
-        for row, centre, half in zip(active, pixel, np.maximum(limits.separation, 2.5 * at["width"]), strict=True):
-            searched[row, max(int(np.ceil(centre - half)), 0) : int(centre + half) + 1] = False
-    return _in_order(found, features, window, doublet)
+        found.append(_strongest(pool))
+        segments = _take_away(left, found[-1], filters, doublet, limits)
+        new = left.possible(segments, filters, doublet, limits)
+        pool = _Pool.joined([_untouched(pool, segments, len(residual)), new])
+    return _in_order(found or [pool], features, np.sum(searched, axis=1), doublet)
 
 
-def narrow_features(residual: Floats, weight: Floats) -> NDArray[np.bool_]:
-    """Peaks of narrow absorption or emission above 4 σ, shape (n, p).
-
-    A quasar has few; a star or a galaxy under a quasar's redshift has many.
-    """
-    amplitude, power = line_amplitudes(residual, weight, _FEATURE_WIDTH)
-    height = np.abs(amplitude) * np.sqrt(power)
-    return (height == maximum_filter1d(height, 7, axis=1)) & (height > 4.0)
+def _in_order(found: list[_Pool], features: NDArray[np.int64], length: NDArray[np.int64], doublet: Doublet) -> Peaks:
+    pool = _Pool.joined(found)
+    pool = pool.where(np.argsort(pool.row, kind="stable"))
+    crowding = _unexplained(pool, features, doublet) / (length[pool.row] / 1000.0 + 0.5)
+    single = (values.astype(np.float32) for values in (pool.significance, *pool.snr.T, crowding))
+    return Peaks(pool.row, pool.pixel, pool.width, *single)
 
 
-def _crowding(
-    row: NDArray[np.int64],
-    pixel: NDArray[np.int64],
-    width: Floats,
-    features: NDArray[np.bool_],
-    window: NDArray[np.int64],
-    doublet: Doublet,
-) -> Floats:
-    """Unexplained features per 1000 pixels, with half a thousand pixels added so that two features in a short window are not a crowd."""
-    crowding = np.zeros(len(row), dtype=np.float32)
-    lines = np.array([0.0, doublet.offset, *doublet.metals])
-    for k, (spectrum, centre, reach) in enumerate(zip(row, pixel, 3.0 * np.maximum(width, _FEATURE_WIDTH), strict=True)):
-        at = np.flatnonzero(features[spectrum])
-        unexplained = (np.abs(at[:, None] - centre - lines) > reach).all(axis=1).sum()
-        crowding[k] = unexplained / (window[spectrum] / 1000.0 + 0.5)
-    return crowding
-
-
-def _in_order(found: list[tuple[NDArray, ...]], features: NDArray[np.bool_], window: NDArray[np.int64], doublet: Doublet) -> Peaks:
-    if not found:
-        empty = np.zeros(0, dtype=np.float32)
-        return Peaks(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), empty, empty, empty, empty, empty)
-    row, turn, pixel, significance, snr_primary, snr_secondary, width, *_ = (np.concatenate(part) for part in zip(*found, strict=True))
-    order = np.lexsort((turn, row))
-    row, pixel, width = row[order], pixel[order], width[order]
-    crowding = _crowding(row, pixel, width, features, window, doublet)
-    return Peaks(row, pixel, width, significance[order], snr_primary[order], snr_secondary[order], crowding)
+def _unexplained(pool: _Pool, features: NDArray[np.int64], doublet: Doublet) -> NDArray[np.int64]:
+    """Of each candidate, the features of its spectrum that are none of its lines."""
+    start, stop = (np.searchsorted(features[:, 0], pool.row, side) for side in ("left", "right"))
+    candidate = np.repeat(np.arange(len(start)), stop - start)
+    feature = np.arange(len(candidate)) - np.repeat(np.cumsum(stop - start) - stop, stop - start)
+    distance = (features[feature, 1] - pool.pixel[candidate])[:, None] - np.array([0.0, doublet.offset, *doublet.metals])
+    reach = 3.0 * np.maximum(pool.width, _FEATURE_WIDTH)[candidate]
+    return np.bincount(candidate[(np.abs(distance) > reach[:, None]).all(axis=1)], minlength=len(start))

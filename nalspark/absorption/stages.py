@@ -5,15 +5,18 @@ Each stage is a function of data frames and settings; the numpy functions under 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from scipy.ndimage import uniform_filter1d
 
 from nalspark.absorption import measure as measuring
+from nalspark.absorption.examples import candidate_examples, spectrum_examples, spectrum_inputs
 from nalspark.absorption.images import ImageGeometry, cut_images
+from nalspark.absorption.inject import ZHAO_2019, Population
+from nalspark.absorption.mocks import Continuum, Recipe, SkyNoise
 from nalspark.absorption.normalize import normalize, residuals, searched_pixels
 from nalspark.absorption.search import Doublet, Peaks, Thresholds, find_doublets
 from nalspark.settings import Settings
@@ -21,9 +24,11 @@ from nalspark.spectra.batch import Spectra
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.spectra.regrid import place_on_grid
 from nalspark.tables.arrow import Columns, map_arrays
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SPECTRA, absorbers_table
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SPECTRA, TRAINING, TRAINING_SPECTRA, absorbers_table
 from nalspark.tables.table import Column, Table
 
+#: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
+IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
 _CARRIED = ("spectrum_id", "part", "plate", "mjd", "fiber", "ra", "dec", "z_qso")
 #: 5000 km/s in pixels: how far around an absorber a BAL trough counts.
 _BAL_REACH = 72
@@ -90,18 +95,22 @@ def preprocess(spectra: DataFrame, targets: DataFrame, settings: Settings) -> Da
 
 def _neighbours(peaks: Peaks) -> np.ndarray:
     """Pixels to the nearest other candidate of the same spectrum; NaN where alone."""
-    same = peaks.row[:, None] == peaks.row
-    np.fill_diagonal(same, False)
-    distance = np.where(same, np.abs(peaks.pixel[:, None] - peaks.pixel), np.inf).min(axis=1, initial=np.inf)
+    order = np.lexsort((peaks.pixel, peaks.row))
+    apart = np.where(np.diff(peaks.row[order]) == 0, np.diff(peaks.pixel[order]), np.inf)
+    distance = np.full(len(order), np.inf)
+    distance[order] = np.minimum(np.append(apart, np.inf), np.insert(apart, 0, np.inf))[: len(order)]
     return np.where(np.isfinite(distance), distance, np.nan)
 
 
 def _depressed_fraction(residual: np.ndarray, weight: np.ndarray, peaks: Peaks) -> np.ndarray:
     """Fraction of the pixels within 5000 km/s that belong to absorption: five-pixel averages above 3 σ."""
-    significance = uniform_filter1d(residual * np.sqrt(weight), 5, axis=1) * np.sqrt(5.0)
-    padded = np.pad(significance > 3.0, ((0, 0), (_BAL_REACH, _BAL_REACH)))
-    window = peaks.pixel[:, None] + np.arange(2 * _BAL_REACH + 1)
-    return padded[peaks.row[:, None], window].mean(axis=1) if len(peaks.row) else np.zeros(0)
+    n_pixels = residual.shape[1]
+    pixel = peaks.pixel[:, None] + np.arange(-_BAL_REACH - 2, _BAL_REACH + 3)
+    inside = np.clip(pixel, 0, n_pixels - 1)
+    row = peaks.row[:, None]
+    significance = np.where(pixel == inside, residual[row, inside] * np.sqrt(weight[row, inside]), 0.0)
+    average = sum(significance[:, shift : shift + 2 * _BAL_REACH + 1] for shift in range(5)) / np.sqrt(5.0)
+    return ((average > 3.0) & (pixel == inside)[:, 2:-2]).mean(axis=1)
 
 
 def search_columns(columns: Columns, settings: Settings) -> Columns:
@@ -129,7 +138,7 @@ def search_columns(columns: Columns, settings: Settings) -> Columns:
         "depressed_fraction": _depressed_fraction(residual, weight, peaks),
         "crowding": peaks.crowding,
         "image_residual": cut_images(residual, peaks.row, peaks.pixel, geometry),
-        "image_inverse_error": cut_images(np.sqrt(weight), peaks.row, peaks.pixel, geometry),
+        "image_inverse_error": np.sqrt(cut_images(weight, peaks.row, peaks.pixel, geometry)),
     }
 
 
@@ -149,12 +158,26 @@ def search(normalized: DataFrame, settings: Settings) -> DataFrame:
     return map_arrays(needed, partial(search_columns, settings=settings), NORMALIZED, CANDIDATES)
 
 
+# ---- infer
+
+
+def whole_spectrum_columns(columns: Columns, settings: Settings) -> Columns:
+    """Rows of NORMALIZED → what a whole-spectrum network sees of them."""
+    spectra = Spectra(columns["flux"], columns["ivar"], columns["mask"], SDSS_GRID)
+    return {
+        "spectrum_id": columns["spectrum_id"],
+        "flux": spectrum_inputs(spectra, columns["z_qso"].astype(float), settings),
+    }
+
+
+def whole_spectra(normalized: DataFrame, settings: Settings) -> DataFrame:
+    """NORMALIZED, usable rows only → ``spectrum_id`` and the ``flux`` that a whole-spectrum network sees."""
+    target = Table("whole_spectra", "Inputs of a whole-spectrum network.", (NORMALIZED.columns[0], TRAINING_SPECTRA.columns[-1]))
+    needed = normalized.select("spectrum_id", "z_qso", "flux", "ivar", "mask")
+    return map_arrays(needed, partial(whole_spectrum_columns, settings=settings), NORMALIZED, target)
+
+
 # ---- measure
-
-
-def detection_score(significance: np.ndarray) -> np.ndarray:
-    """Between 0 and 1, rising with the significance at every strength: ½ at 6, .74 at 10, .96 at 30. Not a probability."""
-    return significance**2 / (significance**2 + 36.0)
 
 
 def measure_columns(columns: Columns, settings: Settings) -> Columns:
@@ -171,8 +194,9 @@ def measure_columns(columns: Columns, settings: Settings) -> Columns:
     context = {**{name: columns[name].astype(float) for name in names}, "velocity_kms": velocity}
     veto_limits = measuring.Limits(
         limits.min_snr_primary, limits.min_snr_secondary, limits.max_fwhm_kms, limits.max_contamination, limits.crowding,
-        limits.crowded_significance,
+        limits.crowded_significance, settings.infer.min_score,
     )  # fmt: skip
+    context["score"] = columns["score"].astype(float)
     return {
         **{name: columns[name] for name in _CARRIED},
         **measured,
@@ -180,25 +204,109 @@ def measure_columns(columns: Columns, settings: Settings) -> Columns:
         "species": np.full(len(velocity), species.name, dtype=object),
         "significance": context["significance"],
         "velocity_kms": velocity,
-        "score": detection_score(context["significance"]),
+        "score": columns["score"].astype(float),
         "flags": measuring.flag_absorbers(measured, context, species, limits.near_quasar_kms, limits.crowding),
         "veto": measuring.veto_candidates(measured, context, species, veto_limits),
     }
 
 
-def measure(candidates: DataFrame, settings: Settings) -> DataFrame:
-    """Fit every candidate; no row is removed: ``veto`` tells which are absorbers.
+def measure(candidates: DataFrame, scores: DataFrame, settings: Settings) -> DataFrame:
+    """Fit every candidate that the network does not rule out; ``veto`` tells which are absorbers.
 
     Parameters
     ----------
     candidates : DataFrame of CANDIDATES
+    scores : DataFrame of SCORES
+        Few and narrow beside the candidates' images: they are broadcast, one wave of parts at a time.
     settings : Settings
 
     Returns
     -------
     DataFrame of :func:`measured_table`
     """
+    possible = scores.where(F.col("score") >= settings.infer.measure_score).select("candidate_id", "score")
+    candidates = candidates.join(F.broadcast(possible), "candidate_id")
     return map_arrays(candidates, partial(measure_columns, settings=settings), CANDIDATES, measured_table(settings))
+
+
+# ---- simulate
+
+#: Absorbers as they are, from the weakest that can be seen; and as many weak as strong ones.
+REALISTIC = Population(counts=(0.0,) * 6 + (1.0,), ew_law="zm13", incidence=1.0, ew_min=0.15)
+_BROAD = Population(counts=(0.2, 0.6, 0.2), ew_law="log-uniform", ew_min=0.2, ew_max=5.0)
+#: What an artificial spectrum is made from: its name, the part and the split that its examples belong to.
+MOCK_NAMES = Table("mock_names", "Names of artificial spectra.", TRAINING.select("quasar_id", "part", "split"))
+
+
+def recipes(settings: Settings, sky: SkyNoise | None = None, continuum: Continuum | None = None) -> dict[str, Recipe]:
+    """How the spectra of each split are made: those to learn from, and those to calibrate and test with."""
+    chosen, species = settings.simulate, settings.line_species
+    populations = (REALISTIC, _BROAD) if chosen.population == "broad" else (ZHAO_2019,)
+    common = {"species": species, "seed": chosen.seed, "sky": sky, "continuum": continuum}
+    learn = Recipe(populations=populations, contaminated=chosen.contaminated, **common)
+    real = (REALISTIC,) if chosen.population == "broad" else populations
+    judge = Recipe(populations=real, contaminated=chosen.contaminated_realistic, **common)
+    return {"train": learn, "validation": learn, "calibration": judge, "test": judge}
+
+
+def examples_table(settings: Settings) -> Table:
+    """The table of examples that the settings ask for; both are called ``training``."""
+    return TRAINING if settings.simulate.examples == "candidates" else replace(TRAINING_SPECTRA, name=TRAINING.name)
+
+
+def _spectra_of_splits(settings: Settings) -> dict[str, int]:
+    """How many artificial spectra each split is made from."""
+    learn, judge = settings.simulate.n, settings.simulate.n_realistic
+    return {"train": learn - learn // 5, "validation": learn // 5, "calibration": judge - judge // 2, "test": judge // 2}
+
+
+def example_parts(settings: Settings) -> list[str]:
+    """The parts of the training table: ``<split>-<number>``."""
+    size = settings.simulate.spectra_per_part
+    return [f"{split}-{block:05d}" for split, n in _spectra_of_splits(settings).items() for block in range(-(-n // size))]
+
+
+def mock_names(spark: SparkSession, parts: list[str], settings: Settings) -> DataFrame:
+    """The artificial spectra of some parts: a frame of MOCK_NAMES. No name is in two parts."""
+    size, numbers = settings.simulate.spectra_per_part, _spectra_of_splits(settings)
+    blocks = []
+    for part in parts:
+        split, _, block = part.rpartition("-")
+        blocks.append((part, split, int(block) * size, min((int(block) + 1) * size, numbers[split]) - 1))
+    ranges = spark.createDataFrame(blocks, "part string, split string, first long, last long")
+    number = F.explode(F.sequence("first", "last"))
+    names = ranges.select("part", "split", number.alias("number"))
+    tasks = max(spark.sparkContext.defaultParallelism, sum(last - first for _, _, first, last in blocks) // 1000)
+    return names.repartition(tasks).select(F.concat_ws("-", "split", "number").alias("quasar_id"), "part", "split")
+
+
+def example_columns(columns: Columns, recipes: dict[str, Recipe], settings: Settings) -> Columns:
+    """Names of artificial spectra → rows of TRAINING or TRAINING_SPECTRA."""
+    make = candidate_examples if settings.simulate.examples == "candidates" else spectrum_examples
+    names, made = columns["quasar_id"], []
+    part = dict(zip(names, columns["part"], strict=True))
+    for split in sorted(set(columns["split"])):
+        examples = make(list(names[columns["split"] == split]), recipes[split], settings)
+        parts = np.array([part[name] for name in examples["quasar_id"]], dtype=object)
+        made.append({**examples, "split": np.full(len(parts), split, dtype=object), "part": parts})
+    return {key: np.concatenate([examples[key] for examples in made]) for key in made[0]}
+
+
+def simulate(names: DataFrame, recipes: dict[str, Recipe], settings: Settings) -> DataFrame:
+    """Make artificial spectra and the examples that come of them.
+
+    Parameters
+    ----------
+    names : DataFrame of MOCK_NAMES
+    recipes : dict
+        From :func:`recipes`.
+    settings : Settings
+
+    Returns
+    -------
+    DataFrame of TRAINING, or of TRAINING_SPECTRA
+    """
+    return map_arrays(names, partial(example_columns, recipes=recipes, settings=settings), MOCK_NAMES, examples_table(settings))
 
 
 # ---- sightlines

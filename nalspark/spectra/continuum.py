@@ -4,20 +4,26 @@ A Whittaker smoother (Whittaker 1923; Eilers 2003, Anal. Chem. 75, 3631): the cu
 ``Σ snr² (f/c - u)² + λ Σ (second difference of u)²`` about an earlier continuum c; then c is replaced by c·u. The weights are
 signal-to-noise ratios, so the smoothing length is ``(λ / snr²)^¼`` pixels: a bright emission line is followed closely, a faint stretch is
 averaged over more pixels. Gaps are bridged by straight lines. Narrow features are found in the residuals and set aside before each round.
+
+What goes pixel by pixel runs in compiled loops, row by row.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
-from scipy.linalg import solveh_banded
 
-from nalspark.spectra.rescale import masked_median
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+#: Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors.
+_compiled = njit(error_model="numpy")
 
 #: Boxes, in pixels, over which residuals are averaged to see unresolved lines, resolved lines and strong doublets.
 _BOXES = (1, 5, 11)
 #: Longest runs that can be narrow absorption (a doublet of strong lines) or a narrow spike; longer ones are the quasar's own shape.
-_LONGEST_DEFICIT, _LONGEST_EXCESS = 45, 15
+_LONGEST = (45, 15)
 
 
 #: A deficit is deep, and has wings, beyond this multiple of the threshold.
@@ -26,6 +32,8 @@ _DEEP = 6.0
 _SETTLED = 8
 #: Residuals of a flexible continuum scatter somewhat less than the noise: errors are not reduced by more than this.
 _LEAST_INFLATION = 0.85
+#: Mean of the upper half of a Gaussian, σ.
+_MEAN_ABOVE = float(np.sqrt(2.0 / np.pi))
 #: Signal-to-noise ratio per pixel at which the smoothing length is the one asked for, and the highest one that shortens it further.
 _SNR_OF_SCALE, _SNR_MOST = 10.0, 40.0
 
@@ -44,49 +52,89 @@ def whittaker(values: NDArray[np.float64], weights: NDArray[np.float64], scale: 
     -------
     ndarray, shape (n, p)
     """
-    n_pixels = values.shape[1]
-    penalty = np.zeros((3, n_pixels))  # lower band storage of D'D, D the second difference
-    penalty[0] = 6.0
-    penalty[0, [0, -1]], penalty[0, [1, -2]] = 1.0, 5.0
-    penalty[1, :-1] = -4.0
-    penalty[1, [0, -2]] = -2.0
-    penalty[2, :-2] = 1.0
-    penalty *= scale**4
-    smooth = np.empty_like(values)
-    band = np.empty_like(penalty)
-    for row, (value, weight) in enumerate(zip(values, weights, strict=True)):
-        band[:] = penalty
-        band[0] += weight
-        smooth[row] = solveh_banded(band, weight * value, lower=True, overwrite_ab=True, check_finite=False)
+    values, weights = np.ascontiguousarray(values, float), np.ascontiguousarray(weights, float)
+    smooth, work = np.empty(values.shape), np.empty((3, values.shape[1]))
+    for row in range(len(values)):
+        _solve(values[row], weights[row], float(scale) ** 4, smooth[row], work)
     return smooth
 
 
-def _runs_no_longer_than(marked: NDArray[np.bool_], longest: int) -> NDArray[np.bool_]:
-    """Of the marked pixels, those in runs of at most `longest`."""
-    edges = np.diff(np.pad(marked, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    _, stops = np.nonzero(edges == -1)
-    short = (stops - starts) <= longest
-    steps = np.zeros((marked.shape[0], marked.shape[1] + 1), dtype=np.int8)
-    np.add.at(steps, (rows[short], starts[short]), 1)
-    np.add.at(steps, (rows[short], stops[short]), -1)
-    return np.cumsum(steps[:, :-1], axis=1, dtype=np.int8) > 0
+@_compiled
+def _solve(value: Floats, weight: Floats, stiffness: float, u: Floats, work: Floats) -> None:
+    """Solve (W + λ D'D) u = W v, D the second difference, by L D L' of the five bands; `work` is room for (3, p) numbers."""
+    n, inverse, near, far = len(value), work[0], work[1], work[2]
+    # One and two pixels before: 1/pivot, pivot times the elements of L beside the diagonal (a, b), and what is solved so far. Sums are
+    # written in the order in which their parts are ready: every pixel waits for the one before.
+    inverse1 = inverse2 = a1 = b1 = b2 = u1 = u2 = 0.0
+    for i in range(n):
+        diagonal, first, second = 6.0 * stiffness, -4.0 * stiffness, stiffness
+        if i < 2 or i >= n - 2:
+            diagonal = stiffness if i == 0 or i == n - 1 else 5.0 * stiffness
+            first = 0.0 if i == n - 1 else -2.0 * stiffness if i == 0 or i == n - 2 else first
+            second = 0.0 if i >= n - 2 else second
+        here = 1.0 / (((weight[i] + diagonal) - b2 * b2 * inverse2) - a1 * a1 * inverse1)
+        a = first - a1 * inverse1 * b1
+        u0 = (weight[i] * value[i] - b2 * inverse2 * u2) - a1 * inverse1 * u1
+        inverse[i], near[i], far[i], u[i] = here, a * here, second * here, u0
+        inverse1, inverse2, a1, b1, b2, u1, u2 = here, inverse1, a, second, b1, u0, u1
+    u1 = u2 = 0.0
+    for i in range(n - 1, -1, -1):
+        u[i] = (u[i] * inverse[i] - far[i] * u2) - near[i] * u1
+        u1, u2 = u[i], u1
 
 
-def _grow(marked: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
-    """Every pixel within `by` pixels of a marked one."""
-    grown = marked.copy()
-    for shift in range(1, by + 1):
-        grown[:, shift:] |= marked[:, :-shift]
-        grown[:, :-shift] |= marked[:, shift:]
-    return grown
+@_compiled
+def _keep_short_runs(marked: Flags, longest: int) -> None:
+    """Unmark the runs that are longer than `longest`."""
+    run = 0
+    for i in range(len(marked)):
+        run = run + 1 if marked[i] else 0
+        if run > longest and (i == len(marked) - 1 or not marked[i + 1]):
+            for j in range(i - run + 1, i + 1):
+                marked[j] = False
 
 
-def _box_sums(values: NDArray[np.floating] | NDArray[np.bool_], box: int) -> NDArray[np.float64]:
-    """Sum over the `box` pixels around each pixel, zeros beyond the ends."""
-    half = box // 2
-    running = np.cumsum(np.pad(values, ((0, 0), (half + 1, box - 1 - half))), axis=1, dtype=float)  # an even box reaches further blue
-    return running[:, box:] - running[:, :-box]
+@_compiled
+def _stand_out(deviation: Floats, good: Flags, significance: float, marks: Flags, work: Floats, steps: NDArray[np.int64]) -> None:
+    """Mark the deficits and the excesses of a spectrum, (2, p). `work` (4, p + 10) and `steps` (3, p + 1) are room.
+
+    Sums over boxes are widened from one box to the next. Steps are +1 where a deficit, excess or deep deficit begins, -1 behind its end.
+    """
+    n, reach, least = len(deviation), 0, significance**2
+    value, counted, total, count = work[0], work[1], work[2], work[3]
+    value[:5] = counted[:5] = value[n + 5 :] = counted[n + 5 :] = 0.0
+    for i in range(n):
+        total[i], count[i] = (deviation[i], 1.0) if good[i] else (0.0, 0.0)
+        value[i + 5], counted[i + 5], steps[0, i], steps[1, i], steps[2, i] = total[i], count[i], 0, 0, 0
+    for box in _BOXES:
+        for u in range(reach + 1, box // 2 + 1):
+            blue, red, blue_count, red_count = value[5 - u :], value[5 + u :], counted[5 - u :], counted[5 + u :]
+            for i in range(n):
+                total[i] += blue[i] + red[i]
+                count[i] += blue_count[i] + red_count[i]
+        reach = box // 2
+        for i in range(n):
+            squared, limit = total[i] * total[i], least * max(count[i], 1.0)
+            if squared > limit:
+                kind = 0 if total[i] < 0.0 else 1
+                steps[kind, max(i - reach, 0)] += 1
+                steps[kind, min(i + reach + 1, n)] -= 1
+                if kind == 0 and squared > _DEEP**2 * limit:
+                    steps[2, max(i - reach - 2, 0)] += 1
+                    steps[2, min(i + reach + 3, n)] -= 1
+    low = high = deep = before = 0
+    for i in range(n):
+        low, high, deep = low + steps[0, i], high + steps[1, i], deep + steps[2, i]
+        # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself. The wings of a deep
+        # line are set aside with it; round a shallow one, that would choose pixels by their noise.
+        marks[0, i] = (low > 0 and deviation[i] < -0.5) or deep > 0
+        excess = 1 if high > 0 and deviation[i] > 0.5 else 0
+        marks[1, i] = excess + before > 0
+        if excess and i > 0:
+            marks[1, i - 1] = True
+        before = excess
+    for kind in range(2):
+        _keep_short_runs(marks[kind], _LONGEST[kind])
 
 
 def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -104,38 +152,47 @@ def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], signific
     -------
     deficit, excess : ndarrays of bool, shape (n, p)
     """
-    deficit = np.zeros(deviation.shape, dtype=bool)
-    excess, deep = deficit.copy(), deficit.copy()
-    value = np.where(good, deviation, 0.0)
-    for box in _BOXES:
-        if box == 1:
-            total, limit = value, np.full((), significance)
-        else:
-            total, limit = _box_sums(value, box), significance * np.sqrt(np.maximum(_box_sums(good, box), 1.0))
-        # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself.
-        deficit |= _grow(total < -limit, box // 2)
-        deep |= _grow(total < -_DEEP * limit, box // 2 + 2)
-        excess |= _grow(total > limit, box // 2)
-    # The wings of a deep line are set aside with it; round a shallow one, that would choose pixels by their noise.
-    deficit, excess = (deficit & (deviation < -0.5)) | deep, _grow(excess & (deviation > 0.5), 1)
-    return _runs_no_longer_than(deficit, _LONGEST_DEFICIT), _runs_no_longer_than(excess, _LONGEST_EXCESS)
+    n, n_pixels = deviation.shape
+    marks, work, steps = np.empty((n, 2, n_pixels), bool), np.empty((4, n_pixels + 10)), np.empty((3, n_pixels + 1), np.int64)
+    for row in range(n):
+        _stand_out(deviation[row].astype(float), good[row].astype(bool), float(significance), marks[row], work, steps)
+    return marks[:, 0], marks[:, 1]
 
 
-def _bridge(continuum: NDArray[np.float64], aside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The continuum with straight lines across what is set aside: a dip that an earlier round took from an absorber does not stay."""
-    bridged, pixel = continuum.copy(), np.arange(continuum.shape[1])
-    for row, gaps in zip(bridged, aside, strict=True):
-        if gaps.any() and not gaps.all():
-            row[gaps] = np.interp(pixel[gaps], pixel[~gaps], row[~gaps])
-    return bridged
+@_compiled
+def _bridge(continuum: Floats, aside: Flags) -> None:
+    """Straight lines across what is set aside: a dip that an earlier round took from an absorber does not stay."""
+    n, last = len(continuum), -1
+    for i in range(n + 1):
+        if i < n and aside[i]:
+            continue
+        blue, red = continuum[max(last, 0)], continuum[min(i, n - 1)]
+        if last < 0:
+            blue = red
+        if i == n:
+            red = blue
+        slope = (red - blue) / (i - last)
+        if last >= 0 or i < n:
+            for j in range(last + 1, i):
+                continuum[j] = blue + slope * (j - last)
+        last = i
 
 
-def _refine(value: NDArray[np.float64], weight: NDArray[np.float64], continuum: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """One round: smooth flux/continuum with weights of (signal-to-noise ratio)²."""
-    # Where an earlier round dipped to zero or below, its typical level stands in, or the ratio would explode.
-    level = np.maximum(continuum, 0.1 * np.median(np.abs(continuum), axis=1, keepdims=True))
-    snr = np.minimum(np.sqrt(weight) * level, _SNR_MOST) / _SNR_OF_SCALE
-    return level * whittaker(value / level, snr**2, scale)
+def _refine(value: Floats, root: Floats, scale: float, continuum: Floats, work: Floats) -> None:
+    """One round of a spectrum, in place: flux/continuum is smoothed with weights of (signal-to-noise ratio)²; `root` is √ivar."""
+    ratio, weight, smooth = work[3:, : len(value)]
+    # Where an earlier round dipped to zero or below, a part of its typical level stands in, or the ratio would explode.
+    middle = len(value) // 2
+    np.abs(continuum, out=ratio)
+    ratio.partition(middle)
+    np.maximum(continuum, 0.1 * ratio[middle], out=continuum)
+    np.divide(value, continuum, out=ratio)
+    np.multiply(root, continuum, out=weight)
+    np.minimum(weight, _SNR_MOST, out=weight)
+    np.divide(weight, _SNR_OF_SCALE, out=weight)
+    np.square(weight, out=weight)
+    _solve(ratio, weight, scale**4, smooth, work)
+    np.multiply(continuum, smooth, out=continuum)
 
 
 def fit_continuum(
@@ -159,26 +216,34 @@ def fit_continuum(
     -------
     ndarray, shape (n, p), the unit of flux
     """
-    value = np.where(good, flux, 0.0).astype(float)
-    weight = np.where(good, ivar, 0.0).astype(float)
-    typical = np.sqrt(masked_median(weight, good))[:, None]
-    continuum = whittaker(value, np.minimum(weight / typical**2, _SNR_MOST), 2.0 * scale)
+    fitted = [_fit_row(flux[row], ivar[row], good[row], float(scale), iterations, float(significance)) for row in range(len(flux))]
+    return np.array(fitted, float).reshape(np.shape(flux))
+
+
+def _fit_row(
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: Flags, scale: float, iterations: int, significance: float
+) -> Floats:
+    """:func:`fit_continuum` of one spectrum."""
+    n, n_good = len(flux), np.count_nonzero(good)
+    work, steps, marks = np.empty((6, n + 10)), np.empty((3, n + 1), np.int64), np.empty((2, n), bool)
+    value, root, continuum = np.where(good, flux, 0.0).astype(float), np.sqrt(np.where(good, ivar, 0.0).astype(float)), np.empty(n)
+    _solve(value, np.minimum((root / np.median(root[good])) ** 2, _SNR_MOST), (2.0 * scale) ** 4, continuum, work)
     # One round without setting aside: the flanks of emission lines are reached before anything is taken for absorption.
-    continuum = _refine(value, weight, continuum, scale)
-    aside = np.zeros(good.shape, dtype=bool)
-    active = np.arange(len(value))
+    _refine(value, root, scale, continuum, work)
+    aside, deviation = np.zeros(n, bool), np.empty(n)
     for _ in range(iterations):
-        deviation = (value[active] - continuum[active]) * np.sqrt(weight[active])
-        now = np.logical_or(*stands_out(deviation, good[active], significance))
-        # A row that would lose nearly everything keeps all: its errors, not its features, are at fault.
-        now &= ((good[active] & ~now).sum(axis=1) >= 0.5 * good[active].sum(axis=1))[:, None]
-        changed = (now != aside[active]).sum(axis=1) > _SETTLED
-        aside[active] = now
-        active = active[changed]
-        if not len(active):
+        np.subtract(value, continuum, out=deviation)
+        deviation *= root
+        _stand_out(deviation, good, significance, marks, work, steps)
+        now = marks[0] | marks[1]
+        # A spectrum that would lose nearly everything keeps all: its errors, not its features, are at fault.
+        if np.count_nonzero(good & ~now) < 0.5 * n_good:
+            now[:] = False
+        changed, aside = np.count_nonzero(now != aside), now
+        if changed <= _SETTLED:
             break
-        healed = _bridge(continuum[active], aside[active])
-        continuum[active] = _refine(value[active], np.where(aside[active], 0.0, weight[active]), healed, scale)
+        _bridge(continuum, aside)
+        _refine(value, np.where(aside, 0.0, root), scale, continuum, work)
     return continuum
 
 
@@ -189,8 +254,24 @@ def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], win
     residuals above the continuum are used, where absorption cannot lie: sky residuals scatter both ways. They are capped at 6 σ, so that
     one cosmic ray does not blind a whole window.
     """
-    above = good & (deviation > 0)
-    total, count = _box_sums(np.where(above, np.minimum(deviation, 6.0), 0.0), window), _box_sums(above, window)
-    # The mean of the upper half of a Gaussian is √(2/π) σ; unlike the rms it is ruled by the core, not by a few wild pixels. Thirty unit
-    # residuals are added as a prior: a window with few pixels says little.
-    return np.maximum((total / np.sqrt(2.0 / np.pi) + 30.0) / (count + 30.0), _LEAST_INFLATION)
+    n, n_pixels = deviation.shape
+    factor, room = np.empty((n, n_pixels)), np.zeros((2, n_pixels + 1))
+    for row in range(n):
+        _inflate(deviation[row].astype(float), good[row].astype(bool), int(window), factor[row], room)
+    return factor
+
+
+@_compiled
+def _inflate(deviation: Floats, good: Flags, window: int, factor: Floats, room: Floats) -> None:
+    n, total, count = len(deviation), room[0], room[1]
+    blue, red = window // 2, window - window // 2  # an even window reaches further blue
+    for i in range(n):
+        use = good[i] and deviation[i] > 0.0
+        total[i + 1] = total[i] + (min(deviation[i], 6.0) if use else 0.0)
+        count[i + 1] = count[i] + use
+    for i in range(n):
+        first, last = max(i - blue, 0), min(i + red, n)
+        # The mean of the upper half of a Gaussian is √(2/π) σ; unlike the rms it is ruled by the core, not by a few wild pixels. Thirty
+        # unit residuals are added as a prior: a window with few pixels says little.
+        mean = ((total[last] - total[first]) / _MEAN_ABOVE + 30.0) / (count[last] - count[first] + 30.0)
+        factor[i] = max(mean, _LEAST_INFLATION)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntFlag
 
@@ -25,6 +26,10 @@ _PIXELS = {"<f4": "32-bit floats", "<f8": "64-bit floats", "<u1": "bytes", "<i4"
 _ACRONYMS = frozenset({"BAL"})
 
 
+#: Python 3.11 cannot parse in two threads at once (its counter of recursion is shared).
+_PARSING = threading.Lock()
+
+
 def bit_meanings(enum: type[IntFlag]) -> dict[str, str]:
     """What each bit of a flag column means.
 
@@ -40,10 +45,11 @@ def bit_meanings(enum: type[IntFlag]) -> dict[str, str]:
     dict
         Member name → meaning, in the order of the bits; the meaning is empty where the member has no comment or there is no source.
     """
-    try:
-        source = inspect.getsource(enum)
-    except (OSError, TypeError):
-        source = ""
+    with _PARSING:
+        try:
+            source = inspect.getsource(enum)
+        except (OSError, TypeError):
+            source = ""
     found = {match["name"]: match["meaning"] for match in _DOCUMENTED_MEMBER.finditer(source)}
     return {name: found.get(name, "") for name in enum.__members__}
 

@@ -224,8 +224,8 @@ def absorbers_table(species: LineSpecies) -> Table:
         Column(
             "score",
             "double",
-            "Between 0 and 1, a monotone function of the detection significance; not a probability",
-            ucd="stat.likelihood",
+            "Calibrated probability, from the network, that this is an absorber of the species",
+            ucd="stat.probability",
         ),
         Column("flags", "int", "Bits of AbsorberFlag; 0: nothing to remark", ucd="meta.code.qual"),
     ]
@@ -273,5 +273,59 @@ TRUTH = Table(
         Column("ew_primary", "double", "Rest equivalent width put into the first line of the doublet", "Angstrom", "spect.line.eqWidth"),
         Column("ew_secondary", "double", "Rest equivalent width put into the second line", "Angstrom", "spect.line.eqWidth"),
         Column("sigma_kms", "double", "Gaussian σ of the line before the instrument", "km/s", "spect.line.width"),
+    ),
+)
+
+
+_EXAMPLE = (
+    Column("example_id", "string", "Name of the example", ucd="meta.id;meta.main"),
+    Column("quasar_id", "string", "The quasar it was made from: training, validation, calibration and test share none", ucd="meta.id"),
+    _PART,
+    Column("split", "string", "train, validation, calibration or test", ucd="meta.code"),
+    Column("label", "float", "1: an absorber of the species; 0: none", ucd="meta.code"),
+    Column("draw", "double", "Uniform in [0, 1), a function of example_id: bootstrap draws choose negatives by it"),
+    Column("kind", "string", "The impostor that the spectrum holds; empty for none", ucd="meta.code"),
+    _Z_QSO,
+    Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
+    Column("z_abs", "double", "Redshift of the nearest absorber put in; null where there is none", ucd="src.redshift"),
+    Column("ew_primary", "double", "Its rest equivalent width in the first line of the doublet", "Angstrom", "spect.line.eqWidth"),
+)
+TRAINING = Table(
+    "training",
+    "One row per candidate found in artificial spectra whose absorbers are known.",
+    (*_EXAMPLE, *CANDIDATES.select("significance", "image_residual", "image_inverse_error")),
+)
+TRAINING_SPECTRA = Table(
+    "training_spectra",
+    "One row per artificial spectrum as whole-spectrum networks see it.",
+    (*_EXAMPLE, Column("flux", "pixels<f4>", "Rescaled flux in the search window, 0 outside and where masked")),
+)
+SCORES = Table(
+    "scores",
+    "One row per candidate: what the network says of it.",
+    (
+        CANDIDATES.columns[0],
+        _SPECTRUM_ID,
+        _PART,
+        Column("score", "float", "Calibrated probability that the candidate is an absorber of the species", ucd="stat.probability"),
+    ),
+)
+EIGENSPECTRA = Table(
+    "eigenspectra",
+    "One row per bin of redshift: mean and eigenspectra of its quasars' rescaled continua; arrays of several rows lie row after row.",
+    (
+        _PART,
+        Column("z_bin", "int", "Number of the bin; bins begin at redshift 0", ucd="meta.number"),
+        Column("z_low", "double", "Lower end of the bin", ucd="src.redshift;stat.min"),
+        Column("z_high", "double", "Upper end of the bin", ucd="src.redshift;stat.max"),
+        Column("first_pixel", "int", "Lattice index of the first pixel, where a quasar in the middle of the bin is observed"),
+        Column("n_quasars", "int", "Quasars that were learned from", ucd="meta.number"),
+        Column("n_held_out", "int", "Quasars that were kept aside to try the reconstruction on", ucd="meta.number"),
+        Column("reconstruction_error", "double", "Of those: median of rms(continuum - reconstruction) / rms(continuum)", ucd="stat.error"),
+        Column("mean", "pixels<f4>", "Mean continuum"),
+        Column("components", "pixels<f4>", "Eigenspectra, as many rows as `variance` has values"),
+        Column("variance", "pixels<f4>", "Variance of each coefficient", ucd="stat.variance"),
+        Column("scatter", "pixels<f4>", "Standard deviation of what the eigenspectra leave; infinite where a pixel was not learned"),
+        Column("coefficients", "pixels<f4>", "Coefficients of the quasars that were learned from, one row per quasar"),
     ),
 )

@@ -124,6 +124,10 @@ class Store:
             return spark.createDataFrame([], table.spark_schema)
         return self.load(spark, table.spark_schema, *paths)
 
+    def files(self, part: Part) -> list[str]:
+        """The Parquet files of a part."""
+        return sorted(str(path) for path in (self.root / part.path).glob("*.parquet"))
+
     def write(self, frame: DataFrame, table: Table, run: str, keys: Mapping[str, str]) -> dict[str, Part]:
         """Write the parts of a table in `keys` and describe them; the manifest is not touched.
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from make_spectra import OFFSET, STEP, UNIT_WIDTH, doublet, find, lines_at, make_spectra
 from scipy.optimize import minimize_scalar
 
-from nalspark.absorption.search import Doublet, Thresholds, constrained_gain, find_doublets, line_amplitudes, narrow_features
+from nalspark.absorption.search import Doublet, Thresholds, _filter, _filters, _Left, constrained_gain, find_doublets
 from nalspark.absorption.windows import searchable
 from nalspark.lines import (
     AL_III_1854,
@@ -43,20 +43,21 @@ def search(residual, error, widths=WIDTHS, thresholds=None, searched=None, maske
     return find_doublets(residual, weight, searched, DOUBLET, widths, thresholds or limits())
 
 
-def test_line_amplitudes_by_brute_force():
-    """The Fourier filter is Σ w r g / Σ w g² at every pixel, ends and gaps included."""
+def test_the_filter_by_brute_force():
+    """Σ w r g, Σ w g² and the S/N at every pixel, ends and gaps included."""
     rng = np.random.default_rng(1)
-    residual, weight = rng.normal(size=(2, 300)), rng.uniform(0.5, 2, (2, 300))
-    weight[0, 100:140] = 0.0
-    amplitude, power = line_amplitudes(residual.astype(np.float32), weight.astype(np.float32), 2.0)
-    x = np.arange(300)
-    for pixel in (0, 1, 50, 98, 120, 139, 200, 299):
-        profile = np.where(np.abs(x - pixel) <= 8.0, np.exp(-0.5 * ((x - pixel) / 2.0) ** 2), 0.0)
-        expected = (weight * profile**2).sum(axis=1)
-        np.testing.assert_allclose(power[:, pixel], expected, atol=1e-4 * expected.max())
-        for row in np.flatnonzero(expected > 1e-3):
-            assert amplitude[row, pixel] == pytest.approx((weight * residual * profile)[row].sum() / expected[row], rel=2e-3, abs=2e-5)
-    assert power[0, 120] == 0.0 and abs(amplitude[0, 120]) < 1e-6  # twenty pixels into the gap: rounding of the transform alone
+    residual, weight = rng.normal(size=300), rng.uniform(0.5, 2, 300)
+    weight[100:140] = 0.0
+    filters, half = _filters((2.0,)), 6
+    padded = [np.pad(values, half).astype(np.float32) for values in (weight * residual, weight)]
+    signal, power, snr = np.full((3, 300), np.nan, np.float32)
+    _filter(*padded, filters.taps[0], half, signal, power, snr)
+    distance = np.arange(300) - np.arange(300)[:, None]
+    profile = np.where(np.abs(distance) <= half, np.exp(-0.5 * (distance / 2.0) ** 2), 0.0)
+    np.testing.assert_allclose(signal, profile @ (weight * residual), atol=1e-5)
+    np.testing.assert_allclose(power, profile**2 @ weight, rtol=1e-5)
+    assert power[120] == signal[120] == snr[120] == 0.0 < power[105]
+    np.testing.assert_allclose(snr[power > 0], signal[power > 0] / np.sqrt(power[power > 0]), rtol=1e-5)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -245,6 +246,38 @@ def test_a_row_does_not_depend_on_the_others():
             np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name), err_msg=name)
 
 
+def test_the_order_of_rows_does_not_matter():
+    """Rows without candidates, without searched pixels, and crowded ones side by side."""
+    rng = np.random.default_rng(4)
+    residual = 0.05 * rng.standard_normal((6, P))
+    residual[1] += lines_at(*doublet(1500, 0.5), *doublet(1700, 0.3, 1.2, 3.0), *doublet(3000, 0.2))
+    residual[4] += lines_at(*(line for k in range(12) for line in doublet(300 + 45 * k, 0.2 + 0.05 * k)))
+    searched = np.ones((6, P), bool)
+    searched[2], searched[5, :3700] = False, False
+    order = np.array([4, 2, 1, 5, 0, 3])
+    first, again = (search(residual[rows], 0.05, searched=searched[rows]) for rows in (np.arange(6), order))
+    assert set(first.row) >= {1, 4} and 2 not in first.row
+    for row, new in zip(order, range(6), strict=True):
+        for name in ("pixel", "width", "significance", "snr_primary", "snr_secondary", "crowding"):
+            np.testing.assert_array_equal(getattr(first, name)[first.row == row], getattr(again, name)[again.row == new])
+
+
+def test_more_peaks_than_there_was_room_for():
+    """Thresholds that everything passes: the loops are run again with room for all of it."""
+    noise = np.random.default_rng(5).standard_normal((2, P)) * 0.1
+    found = search(noise, 0.1, thresholds=limits(0.5, 0.1, 0.1, most=100))
+    assert (np.bincount(found.row) == 100).all() and (np.diff(found.significance[found.row == 0]) <= 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("distance", [30, 60, 200, 1000])
+def test_a_weak_doublet_beside_a_strong_one_is_proposed(distance):
+    """60 σ and 6 σ: the strong one's side lobes and half-shifted aliases go with it."""
+    both = lines_at(*doublet(1500, 0.9, 1.1, 1.8), *doublet(1500 + distance, 0.12, 1.5, 1.8))
+    found = search(both, 0.03, widths=(1.4, 2.4, 4.2), thresholds=limits(4.1, 2.0, 1.3))
+    assert found.pixel[0] == 1500 and np.abs(found.pixel - 1500 - distance).min() <= 1
+    assert len(found.pixel) <= 3
+
+
 def test_nothing_to_search_finds_nothing():
     empty = find_doublets(np.zeros((0, P)), np.zeros((0, P)), np.zeros((0, P), bool), DOUBLET, WIDTHS, limits())
     assert len(empty.row) == 0
@@ -256,9 +289,10 @@ def test_nothing_to_search_finds_nothing():
 
 
 def test_narrow_features_are_counted_both_ways():
-    spectrum = lines_at((500, 0.5, 1.8), (900, -0.5, 1.8), (1300, 0.1, 1.8))[None].astype(np.float32)
-    features = narrow_features(spectrum, np.full(spectrum.shape, 400.0, np.float32))
-    assert np.flatnonzero(features[0]).tolist() == [500, 900]  # the third is at 3.6 σ
+    spectrum = lines_at((500, 0.5, 1.8), (900, -0.5, 1.8), (1300, 0.1, 1.8), (2000, 0.5, 1.8))[None]
+    searched = np.arange(P)[None] < 1900
+    left = _Left.of(spectrum, np.full(spectrum.shape, 400.0), searched, 6)
+    assert left.features(left.windows(11)).tolist() == [[0, 500], [0, 900]]  # the third is at 3.6 σ, the fourth is not searched
 
 
 def test_crowding_counts_what_the_doublet_does_not_explain():

@@ -1,0 +1,355 @@
+"""How good the detector is, on spectra that it never saw: each claim a command.
+
+    python benchmarks/detector.py artificial --n 10000 [--quasars ../shared/data/spectra/qso]
+    python benchmarks/detector.py impostors --n 2000
+    python benchmarks/detector.py purity --n 10000 --sky ../shared/data/spectra/sky
+    python benchmarks/detector.py real ../shared/data/spectra/qso --n 3000
+
+``artificial``: the paper's benchmark (Zhao et al. 2019, §4): half of the spectra have one strong absorber (W ≥ .3 Å, both lines ≥ 3 σ), a
+part holds an impostor; beside it the ideal observer, who knows continuum, noise and population. With ``--quasars`` the continua are drawn
+from eigenspectra of real quasars, of which the shipped model has seen none. ``impostors``: every kind alone. ``purity``: absorbers as
+frequent as Zhu & Ménard 2013 find them, in the residuals of real sky fibers. ``real``: absorbers put into real spectra.
+
+All go through the same functions as a survey does. A spectrum's score is its best candidate's; "published" also asks that no veto holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ideal_observer import ideal_log_ratio, make_templates
+
+from nalspark.absorption import inject
+from nalspark.absorption.examples import label_candidates, nearest_absorbers, prepare, strong
+from nalspark.absorption.impostors import KINDS, OTHER_SPECIES
+from nalspark.absorption.mocks import INSTRUMENT_SIGMAS, Mocks, Recipe, make_mocks
+from nalspark.absorption.normalize import Normalized, searched_pixels
+from nalspark.absorption.stages import REALISTIC, measure_columns, search_columns
+from nalspark.absorption.windows import observed_mask, search_window
+from nalspark.learning.evaluation import area_under_curve, binary_metrics, reliability
+from nalspark.learning.models import Detector, read_model
+from nalspark.lines import MG_II, with_all_lines
+from nalspark.settings import Settings, load
+from nalspark.spectra.batch import Spectra
+from nalspark.spectra.eigenspectra import DrawnQuasars, bridge_gaps, fit_eigenspectra
+from nalspark.spectra.grid import SDSS_GRID
+from nalspark.surveys.simulate import _usable_sources
+from nalspark.surveys.sky import sky_noise
+
+BLOCK = 256
+
+
+@dataclass
+class Found:
+    """Candidates of a block with what the chain says of them."""
+
+    row: np.ndarray
+    pixel: np.ndarray
+    score: np.ndarray
+    published: np.ndarray
+    z_abs: np.ndarray
+    significance: np.ndarray
+
+    def best(self, n: int, which: str = "score") -> np.ndarray:
+        """Best score of every spectrum; 0 where there is no candidate."""
+        value = np.zeros(n)
+        np.maximum.at(value, self.row, self.score * (self.published if which == "published" else 1.0))
+        return value
+
+
+def detect(columns: dict, detector: Detector, settings: Settings) -> Found:
+    """Search, score, measure; `plate` carries the row."""
+    found = search_columns(columns, settings)
+    images = [np.asarray(found[name], dtype=np.float32).reshape(-1, *detector.card.shape) for name in detector.card.inputs]
+    score = detector.predict(np.stack(images, axis=-1))
+    keep = score >= settings.infer.measure_score
+    measured = measure_columns({**{name: np.asarray(values)[keep] for name, values in found.items()}, "score": score[keep]}, settings)
+    z_abs, published = np.full(len(score), np.nan), np.zeros(len(score), dtype=bool)
+    z_abs[keep], published[keep] = measured["z_abs"], measured["veto"] == 0
+    return Found(
+        np.asarray(found["plate"], dtype=int), np.asarray(found["pixel"]), score, published, z_abs, np.asarray(found["significance"])
+    )
+
+
+def in_path(ready: Normalized, row: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return np.array([((ready.z_start[k] <= x) & (x <= ready.z_stop[k])).any() for k, x in zip(row, z, strict=True)], dtype=bool)
+
+
+def usable(ready: Normalized) -> np.ndarray:
+    return np.array([reason is None for reason in ready.reason])
+
+
+def say(name: str, label: np.ndarray, score: np.ndarray, threshold: float) -> None:
+    found = binary_metrics(label, score, threshold)
+    print(
+        f"  {name:<34} accuracy {found['accuracy']:.4f}  precision {found['precision']:.4f}  recall {found['recall']:.4f}  "
+        f"AUC {found['auc']:.4f}"
+    )
+
+
+def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
+    order = np.argsort(-score)
+    right = np.cumsum(np.where(label[order] > 0, 1, -1))
+    return float(score[order][int(right.argmax())])
+
+
+# ---- the paper's benchmark
+
+
+def drawn_quasars(folder: str) -> DrawnQuasars:
+    """Eigenspectra of the real quasars in a folder, .4 wide in redshift: there are few."""
+    settings = load()
+    spectra, z, names = real_spectra(Path(folder))
+    ready, columns = prepare(spectra, z, names, settings)
+    known = bridge_gaps(np.where(columns["mask"] == 0, columns["ivar"], 0.0).astype(np.float32))
+    known[((columns["mask"] & 16) > 0) | (columns["continuum"] <= 0)] = 0.0
+    bins = []
+    for low in np.arange(0.4, 3.2, 0.4):
+        mine = (columns["z_qso"] >= low) & (columns["z_qso"] < low + 0.4)
+        if mine.sum() >= 8:
+            args = (columns["continuum"][mine], known[mine], columns["z_qso"][mine], (low, low + 0.4))
+            bins.append(fit_eigenspectra(*args, components=20, rounds=10, held_out=np.zeros(mine.sum(), dtype=bool)))
+            print(f"  eigenspectra z {low:.1f}-{low + 0.4:.1f}: {mine.sum()} quasars, {len(bins[-1].variance)} components")
+    return DrawnQuasars(tuple(bins))
+
+
+def artificial(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
+    continuum = drawn_quasars(options.quasars) if options.quasars else None
+    law = {"ew_law": options.law, "ew_min": 0.3, "ew_max": 6.0}
+    if options.law == "empirical":
+        law["ew_sample"] = quantiles_of(options.catalogue)
+    common = {"species": MG_II, "seed": options.seed, "contaminated": options.contaminated, "snr_min": 3.0, "most_correlated": 0.0}
+    with_one = inject.Population(counts=(0.0, 1.0), **law)
+    recipes = [Recipe(populations=(inject.Population(counts=(1.0, 0.0)),), continuum=continuum, **common)]
+    recipes.append(Recipe(populations=(with_one,), continuum=continuum, **common))
+    templates = templates_of(with_one, options.templates, options.seed) if options.templates else None
+    label, score, published, ideal, kind, weakest = [], [], [], [], [], []
+    for value, recipe in enumerate(recipes):
+        done, start = 0, 0
+        while done < options.n // 2:
+            names = [f"bench-{value}-{start + k}" for k in range(BLOCK)]
+            start += BLOCK
+            mocks = make_mocks(names, recipe)
+            ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
+            good = usable(ready)
+            least = np.zeros(BLOCK)
+            if value:
+                hit = strong(mocks) & in_path(ready, mocks.row, mocks.z_abs)
+                good &= np.isin(np.arange(BLOCK), mocks.row[hit])
+                least[mocks.row] = mocks.line_snr.min(axis=1)
+            rows = np.flatnonzero(good)[: options.n // 2 - done]
+            mine = np.isin(columns["plate"], rows)
+            found = detect({name: values[mine] for name, values in columns.items()}, detector, settings)
+            score.append(found.best(BLOCK)[rows])
+            published.append(found.best(BLOCK, "published")[rows])
+            label.append(np.full(len(rows), value))
+            kind += [mocks.kind[k] for k in rows]
+            weakest.append(least[rows])
+            if templates is not None:
+                ideal.append(observe_ideally(mocks, ready, rows, templates, settings))
+            done += len(rows)
+    y, s, p, w = (np.concatenate(part) for part in (label, score, published, weakest))
+    print(f"{len(y)} spectra, half with one strong absorber (W {options.law}); {np.mean([k != '' for k in kind]):.0%} hold an impostor")
+    half = np.arange(len(y)) % 2 == 0  # one half chooses the threshold, the other is judged
+    chosen = best_threshold(y[half], s[half])
+    say("score above .5", y, s, 0.5)
+    say(f"score above {chosen:.3f}, chosen apart", y[~half], s[~half], chosen)
+    say("published", y, p, 0.5)
+    if ideal:
+        best = np.concatenate(ideal)
+        say("ideal observer, odds above 1", y, 1 / (1 + np.exp(-np.clip(best, -50, 50))), 0.5)
+        cut = best_threshold(y[half], best[half])
+        say("ideal observer, best threshold", y[~half], (best[~half] > cut) * 1.0, 0.5)
+    for low, high in ((3, 4), (4, 5), (5, 7), (7, 1e9)):
+        some = (y == 1) & (w >= low) & (w < high)
+        line = f"  weaker line at {low:.0f} to {high:.0f} σ: {some.mean() * 2:5.1%} of the positives, recall {(s[some] >= 0.5).mean():.3f}"
+        print(line + (f", ideal {(best[some] > 0).mean():.3f}" if ideal else ""))
+    missed = Counter(k or "no impostor" for k, yes, v in zip(kind, y, s, strict=True) if not yes and v >= 0.5)
+    print(f"  false positives at .5: {dict(missed)}")
+
+
+def quantiles_of(catalogue: str) -> tuple[float, ...]:
+    from nalspark.surveys.catalogs import open_catalog
+
+    table = open_catalog(catalogue, "absorbers", "MgII").table
+    width = np.asarray(table["ew_primary"], dtype=float)
+    return tuple(np.quantile(width[np.isfinite(width) & (width > 0.3)], np.linspace(0, 1, 201)))
+
+
+def templates_of(population: inject.Population, n: int, seed: int):
+    system = with_all_lines(MG_II)
+    rng = inject.seeded_generator(seed, "templates")
+    uniforms = rng.random((n, inject.uniforms_per_spectrum(system, population)))
+    drawn = inject.draw(system, population, uniforms, (np.full(n, 0.5), np.full(n, 1.8)))
+    return make_templates(drawn, system, SDSS_GRID.step, rng.choice(INSTRUMENT_SIGMAS, len(drawn)))
+
+
+def observe_ideally(mocks: Mocks, ready: Normalized, rows: np.ndarray, templates, settings: Settings) -> np.ndarray:
+    """The ideal observer knows what the spectrum would be without the absorber."""
+    good = mocks.spectra.good[rows] & (observed_mask(SDSS_GRID) == 0)
+    residual = np.where(good, 1.0 - mocks.spectra.flux[rows] / mocks.expected[rows], 0.0)
+    weight = np.where(good, (mocks.expected[rows] / mocks.sigma[rows]) ** 2, 0.0)
+    spectra = Spectra(*(getattr(ready.spectra, name)[rows] for name in ("flux", "ivar", "mask")), SDSS_GRID)
+    searched = searched_pixels(spectra, ready.continuum[rows], mocks.z_qso[rows], MG_II, settings.preprocess)
+    return ideal_log_ratio(residual.astype(np.float32), weight.astype(np.float32), searched, templates, SDSS_GRID.step, redrawn=False)
+
+
+# ---- impostors
+
+
+def impostors(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
+    print(f"{options.n} spectra of each kind, no absorber in them; fraction with a candidate above .5 (published)")
+    for kind in ("", *KINDS):
+        recipe = Recipe(
+            MG_II,
+            (inject.Population(counts=(1.0, 0.0)),),
+            seed=options.seed,
+            contaminated=1.0 if kind else 0.0,
+            kinds=(kind,) if kind else (),
+        )
+        near = anywhere = published = total = 0
+        for start in range(0, options.n, BLOCK):
+            names = [f"impostor-{kind}-{k}" for k in range(start, min(start + BLOCK, options.n))]
+            mocks = make_mocks(names, recipe)
+            ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
+            found = detect(columns, detector, settings)
+            total += int(usable(ready).sum())
+            anywhere += len(set(found.row[found.score >= 0.5]))
+            published += len(set(found.row[found.published]))
+            near += len(set(found.row[(found.score >= 0.5) & close_to(mocks, found, kind)]))
+        print(
+            f"  {kind or 'no impostor':<12} {total:5d} searched: at its lines {near / total:.4f}, anywhere {anywhere / total:.4f} ({published / total:.4f})"
+        )
+
+
+def close_to(mocks: Mocks, found: Found, kind: str) -> np.ndarray:
+    """Candidates one of whose lines lies within 10 pixels of one of the impostor's, or within 60 of what has no certain place."""
+    split = MG_II.offset_pixels(MG_II.secondary, SDSS_GRID.step)
+    species = OTHER_SPECIES.get(kind)
+    lines = [species.offset_pixels(line, SDSS_GRID.step) for line in species.transitions] if species else [0.0]
+    away = (found.pixel - mocks.impostor_pixel[found.row])[:, None, None] + np.array([0.0, split])[:, None] - np.array(lines)
+    return (np.abs(away) <= (10.0 if species else 60.0)).any(axis=(1, 2))
+
+
+# ---- purity
+
+
+def purity(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
+    sky = sky_noise(options.sky) if options.sky else None
+    recipe = Recipe(MG_II, (REALISTIC,), seed=options.seed, contaminated=options.contaminated, sky=sky)
+    label, score, shown, dz, complete, spurious = [], [], [], [], [], Counter()
+    for start in range(0, options.n, BLOCK):
+        names = [f"purity-{k}" for k in range(start, min(start + BLOCK, options.n))]
+        mocks = make_mocks(names, recipe)
+        ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
+        found = detect(columns, detector, settings)
+        value, number = label_candidates(mocks, found.row, found.pixel, settings)
+        number = np.where(value == 1, number, nearest_absorbers(mocks, found.row, found.pixel, settings)[0])
+        label.append(value), score.append(found.score), shown.append(found.published)
+        hit = (value == 1) & (found.score >= 0.5)
+        dz.append((found.z_abs - mocks.z_abs[np.maximum(number, 0)])[hit])
+        truth = in_path(ready, mocks.row, mocks.z_abs)
+        got, listed = (np.isin(np.arange(len(mocks.row)), number[hit & which]) for which in (True, found.published))
+        complete.append(np.stack([mocks.ew_primary, strong(mocks), got, listed], axis=1)[truth])
+        spurious.update(mocks.kind[k] or "no impostor" for k in found.row[(value != 1) & found.published])
+    y, s, p = (np.concatenate(part) for part in (label, score, shown))
+    true = y == 1
+    judged = np.isfinite(y)
+    print(f"{options.n} spectra, {'noise of real sky fibers' if sky else 'parametric noise'}, Zhu & Ménard incidence above .15 Å")
+    print(f"  score above .5: {int((s >= 0.5).sum())} candidates, purity {true[s >= 0.5].mean():.4f}")
+    print(f"  published: {int(p.sum())} absorbers, purity {true[p].mean():.4f}; spurious in {dict(spurious)}")
+    print(
+        f"  calibration error {reliability(y[judged], s[judged]).expected_calibration_error:.4f}; AUC {area_under_curve(y[judged], s[judged]):.4f}"
+    )
+    print(f"  median |dz| {np.nanmedian(np.abs(np.concatenate(dz))):.6f}")
+    report_completeness(np.concatenate(complete))
+
+
+def report_completeness(table: np.ndarray) -> None:
+    """Rows of (W, strong, score above .5, published)."""
+    w, is_strong, got, listed = table.T
+    chosen = {"strong": is_strong > 0, "strong, W >= 1 Å": (is_strong > 0) & (w >= 1), "W >= 1 Å": w >= 1, "all": w > 0}
+    for name, some in chosen.items():
+        print(
+            f"  completeness, {name:<17} {int(some.sum()):6d} in the path: score above .5 {got[some].mean():.4f}, published {listed[some].mean():.4f}"
+        )
+
+
+# ---- real quasars
+
+
+def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray, list[str]]:
+    """Trusted quasar spectra of a folder, on the grid, as the pipeline would search them."""
+    from nalspark.spectra.regrid import place_on_grid
+    from nalspark.surveys.reader import open_spectrum
+
+    paths, _ = _usable_sources(folder, MG_II)
+    found = [open_spectrum(path) for path in paths]
+    origin = [one.loglam if one.loglam is not None else one.first_pixel for one in found]
+    columns = ([getattr(one, name) for one in found] for name in ("flux", "ivar", "mask"))
+    return place_on_grid(*columns, origin, SDSS_GRID), np.array([one.z_pipeline for one in found]), [path.stem for path in paths]
+
+
+def real(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
+    """One absorber in each copy of a real spectrum; its own noise, continuum and absorbers stay."""
+    spectra, z_qso, names = real_spectra(Path(options.folder))
+    population = inject.Population(counts=(0.0, 1.0), ew_law=options.law, ew_min=0.3, ew_max=6.0)
+    clean, _ = prepare(spectra, z_qso, names, settings)
+    alive = np.flatnonzero(usable(clean) & (clean.snr > options.snr_min))
+    weight = np.where(clean.spectra.good, clean.spectra.ivar * clean.continuum**2, 0.0)
+    system, table = with_all_lines(MG_II), []
+    edges = tuple(SDSS_GRID.wavelength_at(np.array([0, SDSS_GRID.n_pixels - 1])))
+    for start in range(0, options.n, BLOCK):
+        rows = alive[(start + np.arange(BLOCK)) % len(alive)]
+        uniforms = np.stack(
+            [
+                inject.seeded_generator(options.seed, "real", start + k).random(inject.uniforms_per_spectrum(system, population))
+                for k in range(BLOCK)
+            ]
+        )
+        absorbers = inject.draw(system, population, uniforms, inject.redshift_limits(MG_II, z_qso[rows], edges, population))
+        passed = inject.transmission(absorbers, system, SDSS_GRID, BLOCK)
+        injected = Spectra((spectra.flux[rows] * passed).astype(np.float32), spectra.ivar[rows], spectra.mask[rows], SDSS_GRID)
+        _, columns = prepare(injected, z_qso[rows], [f"{names[row]}-{k}" for k, row in enumerate(rows)], settings)
+        found = detect(columns, detector, settings)
+        snr = inject.line_snr(absorbers, system, SDSS_GRID, weight[rows])
+        inside = in_path(
+            replace(clean, z_start=[clean.z_start[k] for k in rows], z_stop=[clean.z_stop[k] for k in rows]),
+            absorbers.spectrum,
+            absorbers.z,
+        )
+        place = SDSS_GRID.pixel(MG_II.primary.wavelength * (1 + absorbers.z))
+        reach = 4.0 + 0.5 * np.maximum(absorbers.ew_primary - 1.0, 0.0)
+        near = (found.row[:, None] == absorbers.spectrum) & (np.abs(found.pixel[:, None] - place) <= reach)
+        got, listed = ((near & which[:, None]).any(axis=0) for which in (found.score >= 0.5, found.published))
+        is_strong = (snr >= 3.0).all(axis=1) & (absorbers.ew_primary >= 0.3)
+        table.append(np.stack([absorbers.ew_primary, is_strong, got, listed], axis=1)[inside])
+    print(f"{options.n} absorbers (W {options.law}) in {len(alive)} real spectra")
+    report_completeness(np.concatenate(table))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("artificial", "impostors", "purity", "real"))
+    parser.add_argument("folder", nargs="?", help="real quasar spectra, for `real`")
+    parser.add_argument("--n", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=20261)
+    parser.add_argument("--model", default="", help="directory of a model; the shipped one by default")
+    parser.add_argument("--law", default="exponential", choices=("exponential", "log-uniform", "zm13", "empirical"))
+    parser.add_argument("--catalogue", help="absorber catalogue, for the empirical law")
+    parser.add_argument("--quasars", help="folder of real quasar spectra whose eigenspectra give the continua")
+    parser.add_argument("--sky", help="folder of sky-fiber spectra")
+    parser.add_argument("--contaminated", type=float, default=0.1)
+    parser.add_argument("--templates", type=int, default=300, help="of the ideal observer; 0 leaves it out")
+    parser.add_argument("--snr-min", type=float, default=0.0)
+    options = parser.parse_args()
+    detector, settings = read_model(options.model).load(), load()
+    {"artificial": artificial, "impostors": impostors, "purity": purity, "real": real}[options.what](options, detector, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks that tell candidates apart: tables and tensors, no astronomy."""

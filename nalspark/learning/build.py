@@ -1,0 +1,125 @@
+"""From examples to a model on disk: fit the members, calibrate their mean, test it, write it with its card."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nalspark.errors import TrainingError
+from nalspark.learning.evaluation import binary_metrics, reliability
+from nalspark.learning.examples import Examples
+from nalspark.learning.feed import PADDING, Feed, told
+from nalspark.learning.models import Detector, ModelCard, PackedModel, fit_calibration, package_versions, save_model
+from nalspark.settings import Settings
+
+#: From the feeds of the examples to learn from and to stop by, to the fitted members and their curves: see `learning.training`.
+Fit = Callable[[Feed, Feed], Sequence[tuple[Any, dict[str, list[float]]]]]
+
+#: What the examples are split into: to learn from, to stop by, to calibrate with, and to test on.
+SPLITS = ("train", "validation", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Built:
+    """Result of :func:`build_model`.
+
+    Attributes
+    ----------
+    packed : PackedModel
+    histories : list of dict
+        Curve → values, of every member.
+    labels, scores : ndarray, shape (n,)
+        Of the test examples.
+    n_train : int
+        Training examples.
+    """
+
+    packed: PackedModel
+    histories: list[dict[str, list[float]]]
+    labels: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    n_train: int
+
+
+def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, progress: Callable[[str], None]) -> Built:
+    """Train, calibrate, test and save.
+
+    Parameters
+    ----------
+    examples : Examples
+    settings : Settings
+    folder : path
+        Of the model; replaced only by a finished one.
+    fit : callable
+    progress : callable
+        Takes a line.
+
+    Raises
+    ------
+    FeedError, TrainingError, ModelError
+    """
+    train, validation = _feed(examples, "train"), _feed(examples, "validation")
+    progress(f"train       {train.rows()} examples, {validation.rows()} to stop by")
+    fitted = fit(train, validation)
+    models = [model for model, _ in fitted]
+    card = ModelCard(
+        name=folder.name,
+        network=settings.train.network,
+        options=settings.train.options,
+        inputs=examples.columns,
+        shape=examples.shape,
+        grid=examples.grid,
+        species=examples.species,
+    )
+    detector = Detector(card, models)
+    calibration = fit_calibration(*_outputs(detector, _feed(examples, "calibration")))
+    logits, labels = _outputs(detector, _feed(examples, "test"))
+    scores = calibration.score(logits.mean(axis=1))
+    described = _describe(card, examples, settings, metrics(labels, scores))
+    packed = save_model(folder, described.model_copy(update={"calibration": calibration}), models)
+    progress("train       " + ", ".join(f"{name} {value:.4f}" for name, value in described.metrics.items()))
+    return Built(packed, [history for _, history in fitted], labels, scores, train.rows())
+
+
+def _feed(examples: Examples, split: str) -> Feed:
+    if not examples.files.get(split):
+        raise TrainingError(f"The training table has no examples of split '{split}'. Simulate more spectra.")
+    return Feed(examples.files[split], examples.columns, examples.shape)
+
+
+def metrics(labels: NDArray[np.float32], scores: NDArray[np.float32]) -> dict[str, float]:
+    """What the card says of the test examples."""
+    found = binary_metrics(labels, scores)
+    wanted = {name: float(found[name]) for name in ("accuracy", "precision", "recall", "auc")}
+    return {**wanted, "calibration_error": float(reliability(labels, scores).expected_calibration_error)}
+
+
+def _outputs(detector: Detector, feed: Feed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits (n, members) and labels (n,) of all rows."""
+    logits, labels = [], []
+    with told():
+        for x, y in feed.epoch(detector.batch_size, seed=0, shuffle=False):
+            own = y.numpy() != PADDING
+            logits.append(detector.logits(x.numpy())[own])
+            labels.append(y.numpy()[own])
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def _describe(card: ModelCard, examples: Examples, settings: Settings, measured: dict[str, float]) -> ModelCard:
+    counts = {split: _feed(examples, split).rows() for split in SPLITS}
+    sections: dict[str, Any] = settings.model_dump(mode="json", include={"simulate", "train", "search", "preprocess"})
+    return card.model_copy(
+        update={
+            "data": {"table": examples.digest, "examples": counts},
+            "settings": sections,
+            "metrics": measured,
+            "versions": package_versions(),
+            "created": datetime.date.today().isoformat(),
+        }
+    )

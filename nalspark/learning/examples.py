@@ -1,0 +1,32 @@
+"""What a network learns from: a description of a training table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A training table.
+
+    Attributes
+    ----------
+    files : mapping
+        Split → its Parquet files.
+    columns : tuple of str
+        Binary float32 columns, in the order of the network's channels.
+    shape : tuple of int
+        Of one column's value.
+    grid, species : str
+        What the examples are on, and of; a model is refused for anything else.
+    digest : str
+        Of the table.
+    """
+
+    files: Mapping[str, tuple[str, ...]]
+    columns: tuple[str, ...]
+    shape: tuple[int, ...]
+    grid: str
+    species: str
+    digest: str

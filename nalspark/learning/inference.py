@@ -1,0 +1,125 @@
+"""Scores with Spark: the packed model travels once to every executor, is put to work once in every worker, and scores column by column."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import BinaryType
+
+from nalspark.errors import ModelError
+from nalspark.learning.models import Detector, ModelCard, PackedModel
+from nalspark.settings import Infer
+
+SCORE = "score"
+#: The model that this worker last put to work, by digest and batch size: workers outlive their tasks.
+_AT_WORK: dict[tuple[str, int], Detector] = {}
+
+
+def score(frame: DataFrame, packed: PackedModel, infer: Infer) -> DataFrame:
+    """Add the column ``score``: what the model gives each row, between 0 and 1.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With the model's input columns: little-endian float32 bytes of ``packed.card.shape``.
+    packed : PackedModel
+        Already checked against the grid and the species of `frame`.
+    infer : Infer
+
+    Returns
+    -------
+    DataFrame
+        As many rows; a row without an input, or with one that is not finite, has a null score.
+
+    Raises
+    ------
+    ModelError
+        Where `frame` lacks an input column, or, in a worker, the model is broken or a cell has another size.
+    """
+    inputs = packed.card.inputs
+    for name in inputs:
+        if name not in frame.columns or not isinstance(frame.schema[name].dataType, BinaryType):
+            raise ModelError(f"The model '{packed.where}' reads the binary column '{name}', which this table does not have.")
+    broadcast = frame.sparkSession.sparkContext.broadcast(packed)
+    batch_size = infer.batch_size
+
+    @F.pandas_udf("float")  # type: ignore[call-overload, untyped-decorator]
+    def scored(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
+        yield from _score_batches(batches, broadcast.value, batch_size)
+
+    return frame.withColumn(SCORE, scored(*inputs))
+
+
+def _score_batches(batches: Iterator[tuple[pd.Series, ...]], packed: PackedModel, batch_size: int) -> Iterator[pd.Series]:
+    detector = _at_work(packed, batch_size)
+    for batch in batches:
+        columns = (batch,) if isinstance(batch, pd.Series) else batch  # of a single column Spark gives the series itself
+        usable = ~np.any([column.isna() for column in columns], axis=0)
+        scores = np.full(len(usable), np.nan, dtype=np.float32)  # NaN arrives as null
+        scores[usable] = detector.predict(decode_examples([column[usable] for column in columns], packed.card))
+        yield pd.Series(scores)
+
+
+def decode_examples(columns: Sequence[Sequence[bytes]], card: ModelCard) -> NDArray[np.float32]:
+    """Cells as the network reads them.
+
+    Parameters
+    ----------
+    columns : sequences of bytes, n each
+        In the order of ``card.inputs``.
+    card : ModelCard
+
+    Returns
+    -------
+    ndarray, shape (n, \\*card.example_shape)
+
+    Raises
+    ------
+    ModelError
+        Where a cell has not as many bytes as the card says.
+    """
+    size = 4 * int(np.prod(card.shape))
+    examples = np.empty((len(columns[0]), *card.example_shape), np.float32)
+    for channel, (name, cells) in enumerate(zip(card.inputs, columns, strict=True)):
+        wrong = next((len(cell) for cell in cells if len(cell) != size), size)
+        if wrong != size:
+            raise ModelError(
+                f"A cell of column '{name}' has {wrong} bytes; the model {card.name} reads {size} (float32 of shape {card.shape})."
+            )
+        examples[..., channel] = np.frombuffer(b"".join(cells), "<f4").reshape(-1, *card.shape)
+    return examples
+
+
+def _at_work(packed: PackedModel, batch_size: int) -> Detector:
+    """The model, put to work at its first use in this process; only the last one is kept."""
+    key = packed.digest, batch_size
+    if key not in _AT_WORK:
+        prepare_worker()
+        _AT_WORK.clear()
+        _AT_WORK[key] = packed.load(batch_size)
+    return _AT_WORK[key]
+
+
+def prepare_worker() -> None:
+    """Settle, before TensorFlow is loaded, on which device and with how many threads this worker computes.
+
+    The GPU is the one that Spark gave the task. Where it gave none, GPUs are left alone, unless ``CUDA_VISIBLE_DEVICES`` is set: workers
+    that know nothing of each other would fight for one. Threads are as many as ``OMP_NUM_THREADS`` says, which Spark sets to the task's
+    cores.
+    """
+    task = TaskContext.get()
+    given = task.resources().get("gpu") if task is not None else None
+    if given is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(given.addresses)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU may be shared by several tasks
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # full float32: a score must not depend on the device beyond its last digits
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")

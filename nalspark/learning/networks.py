@@ -1,0 +1,270 @@
+"""The networks, rebuilt from their name and options: nothing but weights is ever read from disk.
+
+All are plain keras layers and ops, so that they run on the TensorFlow, JAX and PyTorch backends, and all end in one logit, kept in float32
+under mixed precision. ``candidate_cnn`` sees the image of one candidate; the others see a whole spectrum.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nalspark.errors import ModelError, did_you_mean
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is written to the process's standard error inside: TensorFlow's libraries greet there, whatever they are told."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _quiet():
+    import keras
+    from keras import layers, ops
+
+Tensor = Any
+
+#: A residual beyond these is an artefact: 1 is black, and noise may go past it.
+_RESIDUAL_RANGE = (-1.0, 2.0)
+#: Significance per pixel beyond which nothing more is learned; its square is still exact enough in float32.
+_MOST_SIGNIFICANT = 1e4
+#: Rescaled flux beyond this is an artefact; it keeps the spectrum networks finite, in half precision too.
+_MOST_FLUX = 100.0
+
+
+def build(name: str, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> keras.Model:
+    """A network with fresh weights.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`NETWORKS`.
+    shape : sequence of int
+        Of one example: (t, c, 2) for ``candidate_cnn``, (p, 1) for the others.
+    options : mapping, optional
+        Keyword arguments of the network's function.
+
+    Returns
+    -------
+    keras.Model
+        (n, \\*shape) → logits of shape (n, 1), float32.
+
+    Raises
+    ------
+    ModelError
+        Where the name, an option or the shape does not exist.
+    """
+    if name not in NETWORKS:
+        raise ModelError(f"Network '{name}' is not known; there are {', '.join(NETWORKS)}.{did_you_mean(name, NETWORKS)}")
+    network, expected = NETWORKS[name]
+    known = list(inspect.signature(network).parameters)[1:]
+    for option in options or {}:
+        if option not in known:
+            raise ModelError(f"Network {name} has no option '{option}'; it has {', '.join(known)}.{did_you_mean(option, known)}")
+    if len(shape) != len(expected) or shape[-1] != expected[-1]:
+        raise ModelError(f"Network {name} reads examples of shape {_spelled(expected)}, not {_spelled(shape)}.")
+    inputs = keras.Input(tuple(shape), name="example")
+    try:
+        features = network(inputs, **(options or {}))
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"Network {name} cannot be built for shape {_spelled(shape)} with options {dict(options or {})}: {reason}"
+        ) from None
+    return keras.Model(inputs, layers.Dense(1, dtype="float32", name="logit")(features), name=name)
+
+
+def _spelled(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiplications with a weight that one example costs, in convolutions and dense layers."""
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Dense):
+            total += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+    return total
+
+
+# ---- the image of a candidate
+
+
+def working_channels(example: Tensor, mask: bool) -> Tensor:
+    """What is learned from: (n, t, c, 2) → (n, t, c, 2 or 3).
+
+    The residual, clipped; the significance ``residual * inverse_error``, compressed by arcsinh: linear within the noise, a logarithm
+    beyond; and, where asked for, 1 where there is data. Masked pixels (``inverse_error = 0``) are 0 in all.
+    """
+    residual, inverse_error = example[..., 0], example[..., 1]
+    good = inverse_error > 0
+    residual = ops.where(good, residual, 0.0)
+    significance = ops.clip(residual * inverse_error, -_MOST_SIGNIFICANT, _MOST_SIGNIFICANT)
+    size = ops.abs(significance)
+    # arcsinh by a logarithm: on a CPU TensorFlow's own costs as much time as all the rest of the network.
+    compressed = ops.sign(significance) * ops.log(size + ops.sqrt(size * size + 1.0))
+    channels = [ops.clip(residual, *_RESIDUAL_RANGE), compressed]
+    return ops.stack([*channels, ops.cast(good, compressed.dtype)] if mask else channels, axis=-1)
+
+
+def candidate_cnn(
+    example: Tensor,
+    filters: Sequence[int] = (12, 24, 48),
+    kernels: Sequence[int] = (9, 5, 3),
+    dense: int = 64,
+    dropout: float = 0.3,
+    mask: bool = True,
+) -> Tensor:
+    """Profiles along each row, then all rows at once: .47 million multiply-adds for 8 transitions of 49 pixels.
+
+    The first two convolutions look at one transition at a time, with the same weights for all; each is followed by a maximum over two
+    pixels. The third spans all transitions: which profile stands in which row at the same velocity. Then a dense layer.
+
+    Parameters
+    ----------
+    filters, kernels : three int
+        Of the convolutions: number, and width in (pooled) pixels.
+    dense : int
+    dropout : float
+        Fraction of the dense layer that is left out at each step of the training.
+    mask : bool
+        Whether "there is data" is a channel of its own.
+    """
+    rows = example.shape[1]
+    h = working_channels(example, mask)
+    for number, width in list(zip(filters, kernels, strict=True))[:2]:
+        h = layers.Conv2D(number, (1, width), activation="relu", kernel_initializer="he_normal")(h)
+        h = layers.MaxPooling2D((1, 2))(h)
+    h = layers.Conv2D(filters[2], (rows, kernels[2]), activation="relu", kernel_initializer="he_normal")(h)
+    h = layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(layers.Flatten()(h))
+    return layers.Dropout(dropout)(h)
+
+
+# ---- a whole spectrum
+
+
+def zhao2019(example: Tensor, first_filter: int = 15, dense: int = 256, dropout: float = 0.5) -> Tensor:
+    """The network of Zhao et al. (2019, §3.2): ten layers on 3841 pixels.
+
+    conv 96 x 15, stride 5 → 766, pool 3 → 255; conv 256 x 5 → 251, pool 3 → 83; conv 384 x 3 → 81, 384 x 3 → 79, 256 x 3 → 77, pool 3 → 25;
+    dense, dropout, dense. The paper prints the pixel counts 766 and 25, not the widths of the later filters: these are the ones that give
+    them. Nor does it print the size of the dense layer.
+
+    Parameters
+    ----------
+    first_filter : int
+        Width of the first filter, pixels: the paper scans it, and finds 15 best.
+    dense : int
+    dropout : float
+    """
+    h = _bounded(example)
+    h = layers.MaxPooling1D(3)(_conv(h, 96, first_filter, strides=5, padding="valid"))
+    h = layers.MaxPooling1D(3)(_conv(h, 256, 5, padding="valid"))
+    for number in (384, 384, 256):
+        h = _conv(h, number, 3, padding="valid")
+    h = layers.Flatten()(layers.MaxPooling1D(3)(h))
+    return layers.Dropout(dropout)(layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(h))
+
+
+def vgg(
+    example: Tensor,
+    filters: Sequence[int] = (16, 32, 64, 64, 128),
+    depths: Sequence[int] = (1, 1, 2, 2, 2),
+    dense: int = 128,
+    dropout: float = 0.5,
+) -> Tensor:
+    """VGG-11 (Simonyan & Zisserman 2014, configuration A) along one axis: 50 million multiply-adds for 3841 pixels.
+
+    Five blocks of `depths` convolutions of width 3, each block closed by a maximum over two pixels: 3841 → 1920 → 960 → 480 → 240 → 120;
+    two dense layers with dropout.
+    """
+    h = _bounded(example)
+    for number, depth in zip(filters, depths, strict=True):
+        for _ in range(depth):
+            h = _conv(h, number, 3)
+        h = layers.MaxPooling1D(2)(h)
+    h = layers.Flatten()(h)
+    for _ in range(2):
+        h = layers.Dropout(dropout)(layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(h))
+    return h
+
+
+def inception(example: Tensor, filters: Sequence[Sequence[int]] = ((64,), (128, 128), (256,)), dropout: float = 0.4) -> Tensor:
+    """GoogLeNet (Szegedy et al. 2014; batch normalisation as in Ioffe & Szegedy 2015) along one axis: 35 million multiply-adds.
+
+    conv 16 x 7 stride 2, pool 2 → 960; conv 32 x 3; modules of four branches (1; 1-3; 1-5; pool-1) whose outputs stand side by side, with a
+    maximum over two pixels between groups: 960 → 480 → 240; mean over the pixels, dropout.
+    """
+    h = layers.MaxPooling1D(2)(_normalized(_bounded(example), 16, 7, strides=2))
+    h = _normalized(h, 32, 3)
+    for group, numbers in enumerate(filters):
+        h = layers.MaxPooling1D(2)(h) if group else h
+        for number in numbers:
+            h = _inception_module(h, number)
+    return layers.Dropout(dropout)(layers.GlobalAveragePooling1D()(h))
+
+
+def _inception_module(h: Tensor, number: int) -> Tensor:
+    """`number` features: a quarter of width 1, a half of width 3, an eighth of width 5, an eighth of pooled ones."""
+    single = _normalized(h, number // 4, 1)
+    triple = _normalized(_normalized(h, number // 4, 1), number // 2, 3)
+    quintuple = _normalized(_normalized(h, number // 8, 1), number // 8, 5)
+    pooled = _normalized(layers.MaxPooling1D(3, strides=1, padding="same")(h), number // 8, 1)
+    return layers.Concatenate()([single, triple, quintuple, pooled])
+
+
+def resnet(example: Tensor, filters: Sequence[int] = (16, 32, 64, 128), blocks: int = 2) -> Tensor:
+    """ResNet-18 (He et al. 2015) along one axis, a quarter as wide: 40 million multiply-adds for 3841 pixels.
+
+    conv 16 x 7 stride 2, pool 2 → 960; groups of `blocks` residual blocks of two convolutions of width 3, each group but the first at half
+    the pixels: 960 → 480 → 240 → 120; mean over the pixels.
+    """
+    h = layers.MaxPooling1D(2)(_normalized(_bounded(example), filters[0], 7, strides=2))
+    for group, number in enumerate(filters):
+        for block in range(blocks):
+            h = _residual_block(h, number, strides=2 if group and not block else 1)
+    return layers.GlobalAveragePooling1D()(h)
+
+
+def _residual_block(h: Tensor, number: int, strides: int) -> Tensor:
+    inner = _normalized(_normalized(h, number, 3, strides=strides), number, 3, activation=None)
+    if strides != 1 or h.shape[-1] != number:
+        h = _normalized(h, number, 1, strides=strides, activation=None)
+    return layers.Activation("relu")(layers.Add()([h, inner]))
+
+
+def _bounded(example: Tensor) -> Tensor:
+    return ops.clip(example, -_MOST_FLUX, _MOST_FLUX)
+
+
+def _conv(h: Tensor, number: int, width: int, strides: int = 1, padding: str = "same") -> Tensor:
+    return layers.Conv1D(number, width, strides=strides, padding=padding, activation="relu", kernel_initializer="he_normal")(h)
+
+
+def _normalized(h: Tensor, number: int, width: int, strides: int = 1, activation: str | None = "relu") -> Tensor:
+    """Convolution, batch normalisation, activation."""
+    h = layers.Conv1D(number, width, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal")(h)
+    h = layers.BatchNormalization()(h)
+    return layers.Activation(activation)(h) if activation else h
+
+
+#: Name → the function that makes the features before the logit, and the shape of an example it reads.
+NETWORKS: dict[str, tuple[Callable[..., Tensor], tuple[str | int, ...]]] = {
+    "candidate_cnn": (candidate_cnn, ("transitions", "columns", 2)),
+    "zhao2019": (zhao2019, ("pixels", 1)),
+    "vgg": (vgg, ("pixels", 1)),
+    "inception": (inception, ("pixels", 1)),
+    "resnet": (resnet, ("pixels", 1)),
+}

@@ -1,0 +1,454 @@
+"""Networks are fitted: one, or the members of an ensemble; on one machine, on several GPUs, or by several Spark workers together.
+
+One loop serves all: its step runs under a strategy of TensorFlow, which for a single device does nothing, and otherwise sums the gradients.
+A member that was interrupted goes on from its last epoch and ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import socket
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from py4j.protocol import Py4JJavaError
+from pyspark import BarrierTaskContext
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from nalspark.errors import FeedError, TrainingError
+from nalspark.learning import networks
+from nalspark.learning.feed import Feed, told
+from nalspark.settings import Train
+
+# isort: split
+import keras
+import tensorflow as tf
+
+#: Curve → one value an epoch.
+History = dict[str, list[float]]
+#: A fitted network with the weights of its best epoch, and its curves.
+Fitted = tuple[keras.Model, History]
+Say = Callable[[str], None]
+
+CURVES = ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "rows_per_second", "seconds")
+_MOMENTUM = 0.9
+_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def fit_member(
+    train: Feed,
+    validation: Feed,
+    settings: Train,
+    *,
+    checkpoints: str | Path,
+    member: int = 0,
+    progress: Say | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Fitted:
+    """Fit one network to all positives and the member's negatives.
+
+    Loss is the binary cross-entropy of the logits, the mean over the rows. After every epoch all of the state is in a file below
+    `checkpoints`; a call with the same settings and examples goes on from there, and does nothing once the member is finished.
+
+    Parameters
+    ----------
+    train, validation : Feed
+        Their negatives are drawn alike.
+    settings : Train
+    checkpoints : path
+        Folder for the state; with several workers all see it under this path.
+    member : int
+        Which draw.
+    progress : callable, optional
+        Takes a line an epoch.
+    strategy : tf.distribute.Strategy, optional
+        By default :func:`strategy_here`.
+
+    Returns
+    -------
+    model : keras.Model
+        With the weights of the epoch of the lowest validation loss.
+    history : dict
+        Curve → list with one value an epoch: see :data:`CURVES`.
+
+    Raises
+    ------
+    FeedError
+        Where an epoch did not give every row.
+    TrainingError
+        Where the loss is not a number, or settings and machine do not fit.
+    """
+    strategy = strategy or strategy_here()
+    path = checkpoint_path(train, validation, settings, checkpoints, member)
+    fit = _Fit(train, validation, settings, member, strategy)
+    if path.exists():
+        fit.resume(path)
+    fit.agree(path)
+    while not _finished(fit.history, settings):
+        with told():
+            fit.epoch()
+        if _rank_of_workers()[0] == 0:
+            _write(path, fit.state())
+        if progress:
+            progress(_line(fit.history, settings, member))
+    fit.model.set_weights(fit.best)
+    return fit.model, fit.history
+
+
+def train_members(train: Feed, validation: Feed, settings: Train, *, checkpoints: str | Path, progress: Say | None = None) -> list[Fitted]:
+    """Fit the members 0 … ``settings.members`` - 1, one after the other, here. Parameters as for :func:`fit_member`."""
+    strategy = strategy_here()
+    return [
+        fit_member(train, validation, settings, checkpoints=checkpoints, member=member, progress=progress, strategy=strategy)
+        for member in range(settings.members)
+    ]
+
+
+def strategy_here() -> tf.distribute.Strategy:
+    """What this process can use: the workers that ``TF_CONFIG`` names, else all its GPUs, else the one device.
+
+    Raises
+    ------
+    TrainingError
+        Where keras runs on another library than TensorFlow, whose loop this is.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise TrainingError(
+            f"Training runs on TensorFlow, and keras is set to '{keras.backend.backend()}'. Unset KERAS_BACKEND; "
+            "trained models run on any backend."
+        )
+    return _strategy()
+
+
+@cache
+def _strategy() -> tf.distribute.Strategy:
+    """One a process: the collective operations of a second one are taken for those of the first."""
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.MirroredStrategy() if len(tf.config.list_physical_devices("GPU")) > 1 else tf.distribute.get_strategy()
+
+
+def _rank_of_workers() -> tuple[int, int]:
+    """This process's number among the workers, and how many there are, as ``TF_CONFIG`` says."""
+    config = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    return config.get("task", {}).get("index", 0), len(config.get("cluster", {}).get("worker", ["here"]))
+
+
+class _Fit:
+    """A member and all that changes while it is fitted."""
+
+    def __init__(self, train: Feed, validation: Feed, settings: Train, member: int, strategy: tf.distribute.Strategy) -> None:
+        if settings.batch_size % strategy.num_replicas_in_sync:
+            raise TrainingError(
+                f"train.batch_size = {settings.batch_size} cannot be shared equally by {strategy.num_replicas_in_sync} devices. "
+                "Set a multiple."
+            )
+        self.train, self.validation, self.settings, self.member, self.strategy = train, validation, settings, member, strategy
+        self.history: History = {curve: [] for curve in CURVES}
+        self.best: list[NDArray[np.float32]] = []
+        self.shares = {feed: (member, feed.fraction(settings.negatives_per_positive)) for feed in (train, validation)}
+        keras.utils.set_random_seed(int(np.random.SeedSequence([settings.seed, member]).generate_state(1)[0]))
+        with strategy.scope(), _precision(settings):
+            self.model = networks.build(settings.network, train.tensor_shape, settings.options)
+            self.optimizer = self._optimizer()
+            self.optimizer.build(self.model.trainable_variables)
+            # Sum of the losses, right answers, rows.
+            self.totals = tf.Variable(
+                tf.zeros(3, tf.float64),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.SUM,
+            )
+        self._learn = tf.function(lambda x, y: strategy.run(self._learn_batch, (x, y)), autograph=False)
+        self._judge = tf.function(lambda x, y: strategy.run(self._judge_batch, (x, y)), autograph=False)
+
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        settings, rate = self.settings, self.settings.learning_rate
+        if settings.schedule == "cosine":
+            _, workers = _rank_of_workers()
+            steps = self.train.steps(settings.batch_size // workers, shards=workers, negatives=self.shares[self.train])
+            rate = keras.optimizers.schedules.CosineDecay(rate, settings.epochs * steps)
+        made = keras.optimizers.Adam(rate) if settings.optimizer == "adam" else keras.optimizers.SGD(rate, momentum=_MOMENTUM)
+        half = keras.config.dtype_policy().compute_dtype == "float16"
+        return keras.optimizers.LossScaleOptimizer(made) if half else made
+
+    def epoch(self) -> None:
+        """Learn from every row once, judge, and add to the curves."""
+        number, started = len(self.history["loss"]), time.monotonic()
+        seed = int(np.random.SeedSequence([self.settings.seed, self.member, number]).generate_state(1)[0] >> 1)
+        loss, accuracy, rows = self._run(self._learn, self.train, seed)
+        learned = time.monotonic() - started
+        validation_loss, validation_accuracy, _ = self._run(self._judge, self.validation, None)
+        if not (math.isfinite(loss) and math.isfinite(validation_loss)):
+            raise TrainingError(
+                f"The loss of member {self.member} is not a number in epoch {number + 1}. Lower train.learning_rate = "
+                f"{self.settings.learning_rate}, and look for values in the training table that are not finite."
+            )
+        rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
+        values = (loss, accuracy, validation_loss, validation_accuracy, rate, rows / learned, time.monotonic() - started)
+        for curve, value in zip(CURVES, values, strict=True):
+            self.history[curve].append(value)
+        if _best_epoch(self.history) == number:
+            self.best = self.model.get_weights()
+
+    def _run(self, step: Callable[..., None], feed: Feed, seed: int | None) -> tuple[float, float, float]:
+        """Mean loss, accuracy and rows of one pass, over all workers. Shuffled where there is a seed."""
+        share, size = self.shares[feed], self.settings.batch_size
+
+        def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            shard, shards = context.input_pipeline_id, context.num_input_pipelines
+            own = feed.epoch(size // shards, seed=seed or 0, shuffle=seed is not None, shard=shard, shards=shards, negatives=share)
+            return own.rebatch(context.get_per_replica_batch_size(size))
+
+        self.totals.assign(tf.zeros(3, tf.float64))
+        for x, y in self.strategy.distribute_datasets_from_function(batches):
+            step(x, y)
+        loss, right, rows = (float(total) for total in self.totals.read_value().numpy())
+        if rows != feed.kept(share):
+            raise FeedError(f"An epoch gave {rows:.0f} examples; expected {feed.kept(share)}. Run again.")
+        return loss / rows, right / rows, rows
+
+    def _learn_batch(self, x: tf.Tensor, y: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            losses = self._losses(self.model(x, training=True), y)
+            # Over the rows of a full batch of all workers: every row weighs the same, and the workers' gradients are summed.
+            loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / self.settings.batch_size)
+        variables = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+
+    def _judge_batch(self, x: tf.Tensor, y: tf.Tensor) -> None:
+        self._losses(self.model(x, training=False), y)
+
+    def _losses(self, logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Of each row; 0 for padding. Adds to the totals."""
+        logit, own = tf.reshape(logits, (-1,)), y >= 0
+        losses = tf.where(own, tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logit), 0.0)
+        right = tf.logical_and(own, (logit > 0) == (y > 0))
+        self.totals.assign_add(tf.stack([tf.reduce_sum(tf.cast(values, tf.float64)) for values in (losses, right, own)]))
+        return losses
+
+    # ---- interrupted and gone on with
+
+    def _variables(self) -> list[Any]:
+        return [*self.model.variables, *self.optimizer.variables]
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that the next epochs depend on, as arrays."""
+        arrays = {f"variable-{n}": keras.ops.convert_to_numpy(value) for n, value in enumerate(self._variables())}
+        arrays |= {f"best-{n}": value for n, value in enumerate(self.best)}
+        return arrays | {"history": np.array(json.dumps(self.history))}
+
+    def resume(self, path: Path) -> None:
+        """Take up the state that :meth:`state` gave."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                self.history = json.loads(str(archive["history"]))
+                self.best = [archive[f"best-{n}"] for n in range(len(self.model.weights))]
+                for n, variable in enumerate(self._variables()):
+                    variable.assign(archive[f"variable-{n}"])
+        except _BROKEN as error:
+            raise TrainingError(f"The checkpoint '{path}' cannot be used: {error}. Delete it; the member is then trained anew.") from None
+
+    def agree(self, path: Path) -> None:
+        """Refuse to go on where the workers do not stand at the same epoch: they would wait for each other for ever."""
+        here = float(len(self.history["loss"]))
+        ask = tf.function(lambda: self.strategy.run(lambda: tf.constant([here, here * here, 1.0], tf.float64)), autograph=False)
+        total, squares, n = self.strategy.reduce("SUM", ask(), axis=None).numpy()
+        if squares * n != total * total:
+            raise TrainingError(f"The workers do not find the same checkpoint '{path}'. Put it in a folder that all of them see.")
+
+
+@contextmanager
+def _precision(settings: Train) -> Iterator[None]:
+    """The policy under which a network is built: float16 only where a GPU's tensor cores make it faster."""
+    before = keras.config.dtype_policy()
+    details = [tf.config.experimental.get_device_details(device) for device in tf.config.list_physical_devices("GPU")]
+    gains = bool(details) and all(detail.get("compute_capability", (0,))[0] >= 7 for detail in details)
+    keras.config.set_dtype_policy("mixed_float16" if settings.mixed_precision and gains else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _best_epoch(history: History) -> int:
+    return int(np.argmin(history["validation_loss"]))
+
+
+def _finished(history: History, settings: Train) -> bool:
+    done = len(history["loss"])
+    return done >= settings.epochs or (done > 0 and done - 1 - _best_epoch(history) >= settings.patience)
+
+
+def _line(history: History, settings: Train, member: int) -> str:
+    """What is told of the last epoch."""
+    last = {curve: values[-1] for curve, values in history.items()}
+    done = len(history["loss"])
+    if _finished(history, settings):
+        left = f"best epoch {_best_epoch(history) + 1}"
+    else:
+        left = f"at most {np.mean(history['seconds']) * (settings.epochs - done):,.0f} s left"
+    return (
+        f"member {member + 1}/{settings.members}, epoch {done}/{settings.epochs}: loss {last['loss']:.4f}, "
+        f"validation {last['validation_loss']:.4f}{' *' if _best_epoch(history) == done - 1 else ''}, "
+        f"accuracy {100 * last['validation_accuracy']:.2f} %, {last['rows_per_second']:,.0f} rows/s, {left}"
+    )
+
+
+def checkpoint_path(train: Feed, validation: Feed, settings: Train, checkpoints: str | Path, member: int) -> Path:
+    """Where a member's state is kept: other settings or other examples, another file. The number of workers makes no difference."""
+    cause = settings.model_dump(mode="json", exclude={"members", "workers"})
+    text = json.dumps([cause, train.digest(), validation.digest()], sort_keys=True)
+    return Path(checkpoints) / f"member-{member}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
+
+
+def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Under its name only when it is complete."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(new, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError as error:
+        raise TrainingError(f"The checkpoint '{path}' cannot be written: {error.strerror}. Choose another folder.") from None
+    finally:
+        new.unlink(missing_ok=True)
+
+
+# ---- several workers
+
+
+def fit_on_spark(
+    spark: SparkSession, train: Feed, validation: Feed, settings: Train, *, checkpoints: str | Path, progress: Say | None = None
+) -> list[Fitted]:
+    """Fit all members, each by ``settings.workers`` Spark tasks together. Parameters as for :func:`fit_member`.
+
+    The workers share the row groups, take the same number of steps, and sum their gradients at each. With the steps of one worker they
+    differ only in which rows meet in a batch.
+
+    Raises
+    ------
+    TrainingError
+        Where Spark has fewer slots than workers, or keeps Python workers from one task to the next: a process can join one cluster only.
+    """
+    slots = spark.sparkContext.defaultParallelism
+    if slots < settings.workers:
+        raise TrainingError(
+            f"train.workers = {settings.workers}, and Spark runs {slots} tasks at a time. Set train.workers to {slots} or less."
+        )
+    if spark.conf.get("spark.python.worker.reuse", "true") != "false":
+        raise TrainingError("Training by several workers needs fresh Python workers: start Spark with spark.python.worker.reuse=false.")
+    checkpoints = Path(checkpoints).absolute()
+    places = [checkpoint_path(train, validation, settings, checkpoints, member) for member in range(settings.members)]
+    tasks = spark.range(0, settings.workers, 1, settings.workers)
+    fitted = tasks.mapInArrow(_worker(train, validation, settings, str(checkpoints)), "member long, state binary", barrier=True)
+    try:
+        with _watched(places, settings, progress):
+            rows = fitted.collect()
+    except (PySparkException, Py4JJavaError) as error:
+        found = re.search(r"nalspark\.errors\.\w+: (.+)", str(error))
+        if found:
+            raise TrainingError(found[1].strip()) from None
+        raise TrainingError(
+            "A worker of the training stopped before its end. Run again: the member goes on from its last epoch."
+        ) from error
+    return [_unpack(row.state, train, settings) for row in sorted(rows, key=lambda row: row.member)]
+
+
+def _worker(train: Feed, validation: Feed, settings: Train, checkpoints: str) -> Callable[[Iterable[Any]], Iterable[pa.RecordBatch]]:
+    """What each task of the barrier stage does; the first one gives the members."""
+
+    def work(batches: Iterable[Any]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            pass
+        context = BarrierTaskContext.get()
+        _join(context)
+        states = [_pack(*fitted) for fitted in train_members(train, validation, settings, checkpoints=checkpoints)]
+        context.barrier()  # who leaves early takes the others' connections along
+        if context.partitionId() == 0:
+            yield pa.RecordBatch.from_pydict({"member": list(range(len(states))), "state": states})
+
+    return work
+
+
+def _join(context: BarrierTaskContext) -> None:
+    """Tell TensorFlow of all tasks of the stage: each on a free port of its host, and with the GPU that Spark gave it."""
+    host = context.getTaskInfos()[context.partitionId()].address.rsplit(":", 1)[0]
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind(("", 0))
+        addresses = context.allGather(f"{host}:{probe.getsockname()[1]}")
+    task = {"type": "worker", "index": context.partitionId()}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+    gpus = context.resources().get("gpu")
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
+
+
+def _pack(model: keras.Model, history: History) -> bytes:
+    stream = io.BytesIO()
+    weights = {str(n): value for n, value in enumerate(model.get_weights())}
+    np.savez(stream, history=np.array(json.dumps(history)), **weights)
+    return stream.getvalue()
+
+
+def _unpack(content: bytes, train: Feed, settings: Train) -> Fitted:
+    model = networks.build(settings.network, train.tensor_shape, settings.options)
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        model.set_weights([archive[str(n)] for n in range(len(model.weights))])
+        return model, json.loads(str(archive["history"]))
+
+
+@contextmanager
+def _watched(places: list[Path], settings: Train, progress: Say | None) -> Iterator[None]:
+    """Tell, from the checkpoints, what the workers have done, while the block runs."""
+    if progress is None:
+        yield
+        return
+    known = [len(_curves(path)["loss"]) for path in places]
+    done = threading.Event()
+
+    def look() -> None:
+        for member, path in enumerate(places):
+            history = _curves(path)
+            for epoch in range(known[member], len(history["loss"])):
+                progress(_line({curve: values[: epoch + 1] for curve, values in history.items()}, settings, member))
+            known[member] = len(history["loss"])
+
+    def watch() -> None:
+        while not done.wait(1.0):
+            look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        look()
+
+
+def _curves(path: Path) -> History:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return json.loads(str(archive["history"]))
+    except _BROKEN:
+        return {curve: [] for curve in CURVES}
