@@ -24,12 +24,12 @@ import numpy as np
 from ideal_observer import ideal_log_ratio, make_templates
 
 from nalspark.absorption import inject
-from nalspark.absorption.examples import label_candidates, nearest_absorbers, prepare, strong
+from nalspark.absorption.examples import prepare, strong
 from nalspark.absorption.impostors import KINDS, OTHER_SPECIES
 from nalspark.absorption.mocks import INSTRUMENT_SIGMAS, Mocks, Recipe, make_mocks
 from nalspark.absorption.normalize import Normalized, searched_pixels
 from nalspark.absorption.stages import REALISTIC, measure_columns, search_columns
-from nalspark.absorption.windows import observed_mask, search_window
+from nalspark.absorption.windows import observed_mask
 from nalspark.learning.evaluation import area_under_curve, binary_metrics, reliability
 from nalspark.learning.models import Detector, read_model
 from nalspark.lines import MG_II, with_all_lines
@@ -37,10 +37,12 @@ from nalspark.settings import Settings, load
 from nalspark.spectra.batch import Spectra
 from nalspark.spectra.eigenspectra import DrawnQuasars, bridge_gaps, fit_eigenspectra
 from nalspark.spectra.grid import SDSS_GRID
-from nalspark.surveys.simulate import _usable_sources
+from nalspark.surveys.simulate import usable_sources
 from nalspark.surveys.sky import sky_noise
 
 BLOCK = 256
+#: A candidate is an absorber within 6 pixels, 414 km/s: Δz = .0028 at z = 1; systems nearer than .003 are one (Zhu & Ménard 2013).
+MATCH_PIXELS = 6.0
 
 
 @dataclass
@@ -73,6 +75,29 @@ def detect(columns: dict, detector: Detector, settings: Settings) -> Found:
     return Found(
         np.asarray(found["plate"], dtype=int), np.asarray(found["pixel"]), score, published, z_abs, np.asarray(found["significance"])
     )
+
+
+def matched(mocks_row: np.ndarray, place: np.ndarray, found: Found, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates with the absorbers they are: nearest pairs first, each once, at most :data:`MATCH_PIXELS` apart.
+
+    Of `chosen` candidates the numbers of their absorbers, -1 for none; of the absorbers, whether they were found.
+    """
+    candidate = np.flatnonzero(chosen)
+    away = np.abs(found.pixel[candidate][:, None] - place)
+    away[found.row[candidate][:, None] != mocks_row] = np.inf
+    partner, taken = np.full(len(found.row), -1), np.zeros(len(mocks_row), dtype=bool)
+    for k in np.argsort(away, axis=None):
+        c, a = np.unravel_index(k, away.shape) if away.size else (0, 0)
+        if not away.size or away[c, a] > MATCH_PIXELS:
+            break
+        if partner[candidate[c]] < 0 and not taken[a]:
+            partner[candidate[c]], taken[a] = a, True
+    return partner, taken
+
+
+def places(z_abs: np.ndarray) -> np.ndarray:
+    """Pixels of the first line."""
+    return SDSS_GRID.pixel(MG_II.primary.wavelength * (1 + z_abs))
 
 
 def in_path(ready: Normalized, row: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -122,7 +147,9 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
     law = {"ew_law": options.law, "ew_min": 0.3, "ew_max": 6.0}
     if options.law == "empirical":
         law["ew_sample"] = quantiles_of(options.catalogue)
+    kinds = tuple(kind for kind in KINDS if kind != "stellar")  # quasars with contaminants, not stars that were taken for quasars
     common = {"species": MG_II, "seed": options.seed, "contaminated": options.contaminated, "snr_min": 3.0, "most_correlated": 0.0}
+    common["kinds"] = kinds
     with_one = inject.Population(counts=(0.0, 1.0), **law)
     recipes = [Recipe(populations=(inject.Population(counts=(1.0, 0.0)),), continuum=continuum, **common)]
     recipes.append(Recipe(populations=(with_one,), continuum=continuum, **common))
@@ -221,9 +248,8 @@ def impostors(options: argparse.Namespace, detector: Detector, settings: Setting
             anywhere += len(set(found.row[found.score >= 0.5]))
             published += len(set(found.row[found.published]))
             near += len(set(found.row[(found.score >= 0.5) & close_to(mocks, found, kind)]))
-        print(
-            f"  {kind or 'no impostor':<12} {total:5d} searched: at its lines {near / total:.4f}, anywhere {anywhere / total:.4f} ({published / total:.4f})"
-        )
+        rates = f"at its lines {near / total:.4f}, anywhere {anywhere / total:.4f} ({published / total:.4f})"
+        print(f"  {kind or 'no impostor':<12} {total:5d} searched: {rates}")
 
 
 def close_to(mocks: Mocks, found: Found, kind: str) -> np.ndarray:
@@ -241,30 +267,28 @@ def close_to(mocks: Mocks, found: Found, kind: str) -> np.ndarray:
 def purity(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
     sky = sky_noise(options.sky) if options.sky else None
     recipe = Recipe(MG_II, (REALISTIC,), seed=options.seed, contaminated=options.contaminated, sky=sky)
-    label, score, shown, dz, complete, spurious = [], [], [], [], [], Counter()
+    label, score, shown, true, true_listed, dz, complete, spurious = [], [], [], [], [], [], [], Counter()
     for start in range(0, options.n, BLOCK):
         names = [f"purity-{k}" for k in range(start, min(start + BLOCK, options.n))]
         mocks = make_mocks(names, recipe)
         ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
         found = detect(columns, detector, settings)
-        value, number = label_candidates(mocks, found.row, found.pixel, settings)
-        number = np.where(value == 1, number, nearest_absorbers(mocks, found.row, found.pixel, settings)[0])
+        place = places(mocks.z_abs)
+        value = (matched(mocks.row, place, found, np.ones(len(found.row), dtype=bool))[0] >= 0).astype(float)
+        partner, got = matched(mocks.row, place, found, found.score >= 0.5)
+        listed_partner, listed = matched(mocks.row, place, found, found.published)
         label.append(value), score.append(found.score), shown.append(found.published)
-        hit = (value == 1) & (found.score >= 0.5)
-        dz.append((found.z_abs - mocks.z_abs[np.maximum(number, 0)])[hit])
+        true.append(partner >= 0), true_listed.append(listed_partner >= 0)
+        dz.append((found.z_abs - mocks.z_abs[np.maximum(partner, 0)])[partner >= 0])
         truth = in_path(ready, mocks.row, mocks.z_abs)
-        got, listed = (np.isin(np.arange(len(mocks.row)), number[hit & which]) for which in (True, found.published))
         complete.append(np.stack([mocks.ew_primary, strong(mocks), got, listed], axis=1)[truth])
-        spurious.update(mocks.kind[k] or "no impostor" for k in found.row[(value != 1) & found.published])
-    y, s, p = (np.concatenate(part) for part in (label, score, shown))
-    true = y == 1
-    judged = np.isfinite(y)
+        spurious.update(mocks.kind[k] or "no impostor" for k in found.row[found.published & (listed_partner < 0)])
+    y, s, p, t, listed = (np.concatenate(part) for part in (label, score, shown, true, true_listed))
     print(f"{options.n} spectra, {'noise of real sky fibers' if sky else 'parametric noise'}, Zhu & Ménard incidence above .15 Å")
-    print(f"  score above .5: {int((s >= 0.5).sum())} candidates, purity {true[s >= 0.5].mean():.4f}")
-    print(f"  published: {int(p.sum())} absorbers, purity {true[p].mean():.4f}; spurious in {dict(spurious)}")
-    print(
-        f"  calibration error {reliability(y[judged], s[judged]).expected_calibration_error:.4f}; AUC {area_under_curve(y[judged], s[judged]):.4f}"
-    )
+    print(f"  score above .5: {int((s >= 0.5).sum())} candidates, purity {t[s >= 0.5].mean():.4f}")
+    print(f"  published: {int(p.sum())} absorbers, purity {listed[p].mean():.4f}; spurious in {dict(spurious)}")
+    error = reliability(y, s).expected_calibration_error
+    print(f"  calibration error {error:.4f}; AUC {area_under_curve(y, s):.4f}")
     print(f"  median |dz| {np.nanmedian(np.abs(np.concatenate(dz))):.6f}")
     report_completeness(np.concatenate(complete))
 
@@ -274,9 +298,8 @@ def report_completeness(table: np.ndarray) -> None:
     w, is_strong, got, listed = table.T
     chosen = {"strong": is_strong > 0, "strong, W >= 1 Å": (is_strong > 0) & (w >= 1), "W >= 1 Å": w >= 1, "all": w > 0}
     for name, some in chosen.items():
-        print(
-            f"  completeness, {name:<17} {int(some.sum()):6d} in the path: score above .5 {got[some].mean():.4f}, published {listed[some].mean():.4f}"
-        )
+        rates = f"score above .5 {got[some].mean():.4f}, published {listed[some].mean():.4f}"
+        print(f"  completeness, {name:<17} {int(some.sum()):6d} in the path: {rates}")
 
 
 # ---- real quasars
@@ -287,7 +310,7 @@ def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray, list[str]]:
     from nalspark.spectra.regrid import place_on_grid
     from nalspark.surveys.reader import open_spectrum
 
-    paths, _ = _usable_sources(folder, MG_II)
+    paths, _ = usable_sources(folder, MG_II)
     found = [open_spectrum(path) for path in paths]
     origin = [one.loglam if one.loglam is not None else one.first_pixel for one in found]
     columns = ([getattr(one, name) for one in found] for name in ("flux", "ivar", "mask"))
@@ -322,10 +345,8 @@ def real(options: argparse.Namespace, detector: Detector, settings: Settings) ->
             absorbers.spectrum,
             absorbers.z,
         )
-        place = SDSS_GRID.pixel(MG_II.primary.wavelength * (1 + absorbers.z))
-        reach = 4.0 + 0.5 * np.maximum(absorbers.ew_primary - 1.0, 0.0)
-        near = (found.row[:, None] == absorbers.spectrum) & (np.abs(found.pixel[:, None] - place) <= reach)
-        got, listed = ((near & which[:, None]).any(axis=0) for which in (found.score >= 0.5, found.published))
+        place = places(absorbers.z)
+        got, listed = (matched(absorbers.spectrum, place, found, which)[1] for which in (found.score >= 0.5, found.published))
         is_strong = (snr >= 3.0).all(axis=1) & (absorbers.ew_primary >= 0.3)
         table.append(np.stack([absorbers.ew_primary, is_strong, got, listed], axis=1)[inside])
     print(f"{options.n} absorbers (W {options.law}) in {len(alive)} real spectra")

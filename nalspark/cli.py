@@ -23,7 +23,17 @@ from nalspark.session import running_session
 from nalspark.settings import Settings, load
 from nalspark.surveys.simulate import simulate_survey
 from nalspark.tables.data_model import data_model_page
-from nalspark.tables.schemas import CANDIDATES, MATCHES, REJECTIONS, SIGHTLINES, TRUTH, absorbers_table
+from nalspark.tables.schemas import (
+    CANDIDATES,
+    EIGENSPECTRA,
+    MATCHES,
+    REJECTIONS,
+    SCORES,
+    SIGHTLINES,
+    TRAINING,
+    TRUTH,
+    absorbers_table,
+)
 from nalspark.tables.store import Store
 
 
@@ -92,7 +102,9 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
     if not settings.out:
         raise NalsparkError("No output directory is given: set `out` in the run file, or --out.")
     check(settings, stages)
-    with running_session(options.master) as spark:
+    # A Python process can join one group of training workers in its life.
+    several = "train" in stages and settings.train.workers > 1
+    with running_session(options.master, {"spark.python.worker.reuse": "false"} if several else None) as spark:
         pipeline = Pipeline(spark, settings, Progress(sys.stderr))
         return pipeline.run(stages, getattr(options, "part", ()), force=options.force, dry_run=options.dry_run)
 
@@ -170,7 +182,8 @@ def completeness_table(out: Path, truth: Path) -> str:
 def data_model() -> str:
     """The data-model page, for the default species."""
     settings = Settings()
-    tables = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, measured_table(settings), TRUTH]
+    catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
+    tables = [*catalogue, TRAINING, EIGENSPECTRA, TRUTH]
     return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 import nalspark
 from nalspark.absorption import stages as absorption
 from nalspark.absorption.images import ImageGeometry
+from nalspark.absorption.mocks import SkyNoise
 from nalspark.errors import NalsparkError, StoreError, did_you_mean
 from nalspark.learning.examples import Examples
 from nalspark.learning.inference import score
@@ -74,7 +75,7 @@ STAGES = (
     Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species")),
     Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species"), revision=2),
     Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=2),
-    Stage("infer", "scores", ("normalized", "candidates"), ("infer", "preprocess", "species")),
+    Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species")),  # and the model: see Pipeline._causes
     Stage("measure", "measured", ("candidates", "scores"), ("measure", "infer", "species")),
     Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),
     Stage("eigenspectra", "eigenspectra", ("normalized",), ("eigenspectra",)),
@@ -93,11 +94,32 @@ def _check_stages(stages: Sequence[str]) -> None:
             raise NalsparkError(f"There is no stage '{name}'; there are {', '.join(known)}.{did_you_mean(name, known)}")
 
 
-def _check_reads(stage: Stage, present: Collection[str]) -> None:
-    for table in stage.reads:
+def _reads(stage: Stage, settings: Settings) -> tuple[str, ...]:
+    """The tables that a stage reads."""
+    learned = stage.name == "simulate" and settings.simulate.continuum == "eigenspectra"
+    return (*stage.reads, EIGENSPECTRA.name) if learned else stage.reads
+
+
+def _check_reads(stage: Stage, settings: Settings, present: Collection[str]) -> None:
+    for table in _reads(stage, settings):
         if table not in present:
             earlier = next(other.name for other in STAGES if other.table == table)
             raise NalsparkError(f"Stage '{stage.name}' reads table '{table}', which is not there yet. Run stage '{earlier}' first.")
+
+
+def _inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The columns of an example, one a channel of the network, and the shape of one."""
+    if settings.simulate.examples == "spectra":
+        return absorption.SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,)
+    return absorption.IMAGE_COLUMNS, ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape
+
+
+def _check_network(settings: Settings) -> None:
+    """Build the network that is to be trained: examples for it may take hours, and this seconds."""
+    from nalspark.learning.networks import build
+
+    columns, shape = _inputs(settings)
+    build(settings.train.network, (*shape, len(columns)), settings.train.options)
 
 
 def _catalogues(settings: Settings) -> dict[str, list[Catalog]]:
@@ -121,7 +143,7 @@ def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
     present = {table for table, parts in store.manifest().tables.items() if parts}
     for stage in STAGES:
         if stage.name in stages:
-            _check_reads(stage, present)
+            _check_reads(stage, settings, present)
             present.add(stage.table)
     if "ingest" in stages:
         classify(settings.spectra)
@@ -129,6 +151,8 @@ def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
         _catalogues(settings)
     if "infer" in stages:
         read_model(settings.infer.model or DEFAULT_MODEL).check(SDSS_GRID.fingerprint, settings.species)
+    if "train" in stages:
+        _check_network(settings)
 
 
 @dataclass
@@ -206,7 +230,7 @@ class Pipeline:
         for stage in STAGES:
             if stage.name not in stages:
                 continue
-            _check_reads(stage, {table for table, parts in self.manifest.tables.items() if parts})
+            _check_reads(stage, self.settings, {table for table, parts in self.manifest.tables.items() if parts})
             self._check_fresh(stage)
             started = time.monotonic()
             self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}")
@@ -228,7 +252,7 @@ class Pipeline:
         seen here: only a listing of the files tells.
         """
         for earlier in STAGES:
-            if earlier.table not in stage.reads or not earlier.reads:  # what is made from files or from nothing
+            if earlier.table not in _reads(stage, self.settings) or earlier.name == "ingest":
                 continue
             if earlier.name == "crossmatch":
                 key = self._crossmatch_key(earlier, _catalogues(self.settings))
@@ -263,6 +287,11 @@ class Pipeline:
 
     def _wanted(self, stage: Stage) -> dict[str, str]:
         """Part → key it must have, from the tables that the stage reads."""
+        if stage.name == "simulate":
+            return self._wanted_examples(stage)
+        if stage.name == "eigenspectra":
+            made_from = {part: record.key for part, record in self.manifest.parts(NORMALIZED.name).items()}
+            return {ALL_QUASARS: digest(self._causes(stage), made_from)}
         parts = [set(self.manifest.parts(table)) for table in stage.reads]
         return {part: digest(self._causes(stage), self.manifest.key_of(stage.reads, part)) for part in sorted(set.intersection(*parts))}
 
@@ -486,13 +515,11 @@ class Pipeline:
 
     def _eigenspectra(self, stage: Stage) -> StageSummary:
         """All parts together: a bin of redshift holds quasars of every part. The reconstruction errors are told."""
-        parts = self.manifest.parts(NORMALIZED.name)
-        wanted = {ALL_QUASARS: digest(self._causes(stage), {part: record.key for part, record in parts.items()})}
 
         def compute(_: list[str]) -> DataFrame:
-            return fit_eigenspectra_by_bin(self._usable(NORMALIZED, list(parts)), self.settings)
+            return fit_eigenspectra_by_bin(self._usable(NORMALIZED, list(self.manifest.parts(NORMALIZED.name))), self.settings)
 
-        summary = self._by_part(stage, EIGENSPECTRA, wanted, compute, lambda _: -1)
+        summary = self._by_part(stage, EIGENSPECTRA, self._wanted(stage), compute, lambda _: -1)
         for model in self._quasar_models():
             self.progress.say(
                 f"  z {model.z_low:.1f} to {model.z_high:.1f}: {model.n_quasars} quasars, {len(model.variance)} eigenspectra, "
@@ -501,23 +528,31 @@ class Pipeline:
         return summary
 
     def _quasar_models(self) -> tuple[Eigenspectra, ...]:
-        return eigenspectra_of(self.store.read(self.spark, self.manifest, EIGENSPECTRA).toArrow())
+        found = eigenspectra_of(self.store.read(self.spark, self.manifest, EIGENSPECTRA).toArrow())
+        if not found:
+            raise NalsparkError("No bin of redshift has two quasars to learn eigenspectra from. Give more spectra, or set wider bins.")
+        return found
+
+    @cached_property
+    def _sky(self) -> SkyNoise | None:
+        """Noise of real sky fibers, where it is asked for."""
+        folder = self.settings.simulate.sky
+        return sky_noise(folder) if folder else None
+
+    def _wanted_examples(self, stage: Stage) -> dict[str, str]:
+        made_from = self.manifest.key_of(_reads(stage, self.settings), ALL_QUASARS)
+        made_of = [self._sky.digest if self._sky else "", made_from or ""]
+        return {part: digest(self._causes(stage), part, made_of) for part in absorption.example_parts(self.settings)}
 
     def _simulate(self, stage: Stage) -> StageSummary:
         """Artificial spectra, part by part; a part belongs to one split, and every spectrum is another quasar's."""
-        chosen = self.settings.simulate
-        sky = sky_noise(chosen.sky) if chosen.sky else None
-        learned = chosen.continuum == "eigenspectra"
-        if learned and not self.manifest.parts(EIGENSPECTRA.name):
-            raise NalsparkError("simulate.continuum = 'eigenspectra', and there are none yet. Run stage 'eigenspectra' first.")
-        made_of = [sky.digest if sky else "", self.manifest.key_of((EIGENSPECTRA.name,), ALL_QUASARS) if learned else ""]
-        wanted = {part: digest(self._causes(stage), part, made_of) for part in absorption.example_parts(self.settings)}
-        recipes = absorption.recipes(self.settings, sky, DrawnQuasars(self._quasar_models()) if learned else None)
+        learned = self.settings.simulate.continuum == "eigenspectra"
+        recipes = absorption.recipes(self.settings, self._sky, DrawnQuasars(self._quasar_models()) if learned else None)
 
         def compute(parts: list[str]) -> DataFrame:
             return absorption.simulate(absorption.mock_names(self.spark, parts, self.settings), recipes, self.settings)
 
-        return self._by_part(stage, absorption.examples_table(self.settings), wanted, compute, lambda _: -1)
+        return self._by_part(stage, absorption.examples_table(self.settings), self._wanted(stage), compute, lambda _: -1)
 
     def _example_files(self) -> dict[str, tuple[str, ...]]:
         """The Parquet files of every split."""
@@ -527,20 +562,23 @@ class Pipeline:
                 files.setdefault(part.rpartition("-")[0], []).extend(self.store.files(record))
         return {split: tuple(sorted(found)) for split, found in files.items()}
 
+    def _train_key(self, stage: Stage) -> str:
+        made_from = {part: record.key for part, record in self.manifest.parts("training").items()}
+        return digest(self._causes(stage), made_from, nalspark.__version__)
+
+    def _is_trained(self, stage: Stage, key: str) -> bool:
+        return self.manifest.keys.get(stage.name) == key and self.store.published("model").is_dir() and stage.name not in self.force
+
     def _train(self, stage: Stage) -> StageSummary:
-        parts = self.manifest.parts("training")
-        key = digest(self._causes(stage), {part: record.key for part, record in parts.items()}, nalspark.__version__)
-        if self.manifest.keys.get(stage.name) == key and self.store.published("model").is_dir() and stage.name not in self.force:
+        key = self._train_key(stage)
+        if self._is_trained(stage, key):
             return StageSummary(stage.name, 0, 1)
-        whole = self.settings.simulate.examples == "spectra"
-        examples = Examples(
-            files=self._example_files(),
-            columns=absorption.SPECTRUM_COLUMNS if whole else absorption.IMAGE_COLUMNS,
-            shape=(SDSS_GRID.n_pixels,) if whole else ImageGeometry.of(self.settings.line_species, SDSS_GRID.step).shape,
-            grid=SDSS_GRID.fingerprint,
-            species=self.settings.species,
-            digest=digest({part: record.key for part, record in parts.items()}),
-        )
+        columns, shape = _inputs(self.settings)
+        parts = {part: record.key for part, record in self.manifest.parts("training").items()}
+        examples = Examples(self._example_files(), columns, shape, SDSS_GRID.fingerprint, self.settings.species, digest(parts))
+        # The model is replaced before its key is: a run that is cut short between must not be taken for the old one.
+        self.manifest.keys.pop(stage.name, None)
+        self.store.commit(self.manifest)
         rows = self._fit_model(examples)
         self.manifest.keys[stage.name] = key
         self.store.commit(self.manifest)
@@ -550,15 +588,16 @@ class Pipeline:
         """Train on the examples and put the model, with its pictures, in its place; how many were trained on."""
         # TensorFlow takes seconds and half a gigabyte: only who trains waits for it.
         from nalspark.learning.build import build_model
-        from nalspark.learning.training import fit_on_spark, train_members
+        from nalspark.learning.feed import Feed
+        from nalspark.learning.training import Fitted, fit_on_spark, train_members
 
-        options = {"checkpoints": self.store.scratch("checkpoints"), "progress": self.progress.say}
-        several = self.settings.train.workers > 1
-        fit = (
-            partial(fit_on_spark, self.spark, settings=self.settings.train, **options)
-            if several
-            else partial(train_members, settings=self.settings.train, **options)
-        )
+        how, checkpoints = self.settings.train, self.store.scratch("checkpoints")
+
+        def fit(train: Feed, validation: Feed) -> list[Fitted]:
+            if how.workers > 1:
+                return fit_on_spark(self.spark, train, validation, how, checkpoints=checkpoints, progress=self.progress.say)
+            return train_members(train, validation, how, checkpoints=checkpoints, progress=self.progress.say)
+
         folder = self.store.published("model")
         built = build_model(examples, self.settings, folder, fit, self.progress.say)
         for name, figure in training_figures(built.histories, built.labels, built.scores).items():
@@ -584,7 +623,7 @@ class Pipeline:
         if stage.name == "ingest":
             wanted, _ = self._wanted_of_files(stage, self._list_files())
             return len(self._stale(stage, wanted)), len(wanted)
-        if not all(self.manifest.parts(table) for table in stage.reads):
+        if not all(self.manifest.parts(table) for table in _reads(stage, self.settings)):
             return 1, 1
         if stage.name == "crossmatch":
             current = self.manifest.keys.get(stage.name) == self._crossmatch_key(stage, _catalogues(self.settings))
@@ -592,5 +631,7 @@ class Pipeline:
             return (0 if current and stage.name not in self.force else total), total
         if stage.name == "publish":
             return int(not self._is_published(stage, self._publish_key(stage))), 1
+        if stage.name == "train":
+            return int(not self._is_trained(stage, self._train_key(stage))), 1
         wanted = self._wanted(stage)
         return len(self._stale(stage, wanted)), len(wanted)

@@ -115,10 +115,10 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
 
 
 @contextmanager
-def running_session(master: str | None = None) -> Iterator[SparkSession]:
+def running_session(master: str | None = None, conf: dict[str, str] | None = None) -> Iterator[SparkSession]:
     """A session for one run: stopped at its end if it was started here, left alone if a notebook or a cluster gave it."""
     given = SparkSession.getActiveSession() is not None
-    session = spark_session(master)
+    session = spark_session(master, conf=conf)
     try:
         yield session
     except PythonException as error:

@@ -111,6 +111,8 @@ class Measure(_Section):
     """Narrow features that the doublet does not explain, per 1000 searched pixels, above which a spectrum is crowded: a star, a galaxy."""
     crowded_significance: Positive = 15.0
     """Significance that a doublet needs in a crowded spectrum, or beside strong unexplained absorption."""
+    crowded_score: Annotated[float, Field(ge=0, le=1)] = 0.995
+    """Score from which a doublet is believed in a crowded spectrum too."""
     near_quasar_kms: float = 5000.0
     """Velocity below which an absorber is flagged as associated with the quasar."""
 

@@ -25,3 +25,14 @@ def real_data() -> Path:
     if not (folder / "spectra").is_dir():
         pytest.skip(f"no real data in {folder}; set NALSPARK_DATA to the folder that has it")
     return folder
+
+
+@pytest.fixture
+def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a test in which the command line starts a session."""
+    from nalspark import cli
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a Spark session was asked for")
+
+    monkeypatch.setattr(cli, "running_session", refuse)

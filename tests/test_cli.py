@@ -16,19 +16,9 @@ from runs import COMMAND, environment, make_survey, tree
 from surveys.make_files import write_spec
 
 import nalspark
-from nalspark import cli
 from nalspark.cli import _parser, main
+from nalspark.pipeline import STAGE_NAMES
 from nalspark.tables.store import Store
-
-
-@pytest.fixture
-def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails a test that starts a session."""
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("a Spark session was asked for")
-
-    monkeypatch.setattr(cli, "running_session", refuse)
 
 
 @pytest.fixture
@@ -204,14 +194,7 @@ def test_find_says_what_it_found_and_leaves_a_session_that_was_there_alone(spark
     found, catalogue, report = captured.out.splitlines()
     assert re.fullmatch(r"\d+ absorbers in 8 searched spectra; 1 rejected\.", found)
     assert Path(catalogue.split(maxsplit=1)[1]).is_file() and Path(report.split(maxsplit=1)[1]).is_file()
-    assert [line.split()[0] for line in captured.err.splitlines() if line[0] != " "] == [
-        "ingest",
-        "crossmatch",
-        "preprocess",
-        "search",
-        "measure",
-        "publish",
-    ]
+    assert [line.split()[0] for line in captured.err.splitlines() if line[0] != " "] == list(STAGE_NAMES)
     assert spark.range(3).count() == 3
     before = tree(tmp_path / "out")
     assert main(["find", str(survey / "parts"), "--out", str(tmp_path / "out"), *quick, "--dry-run"]) == 0
@@ -228,7 +211,9 @@ def test_version_and_help_need_no_spark() -> None:
     assert version.stdout == f"nalspark {nalspark.__version__}\n" and version.stderr == ""
 
 
-@pytest.mark.parametrize("command", [(), ("find",), ("run",), ("simulate",), ("simulate", "survey"), ("demo",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [(), ("find",), ("run",), ("train",), ("simulate",), ("simulate", "survey"), ("evaluate",), ("demo",)], ids=" ".join
+)
 def test_every_command_has_help(command: tuple[str, ...], capsys: Any, no_spark: None) -> None:
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])

@@ -25,12 +25,13 @@ from nalspark.plots import stages as publishing
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.manifest import read_manifest
-from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SIGHTLINES, TARGETS, absorbers_table
+from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SCORES, SIGHTLINES, TARGETS, absorbers_table
 from nalspark.tables.store import Store
 
 pytestmark = pytest.mark.spark
 
 NOTHING = dict.fromkeys(STAGE_NAMES, 0)
+AFTER_SEARCH = ("search", "infer", "measure")
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +78,10 @@ def test_every_file_is_in_exactly_one_of_sightlines_and_rejections(survey: Path,
 
 def test_the_files_on_disk_have_the_schemas_that_are_declared(spark: Any, survey: Path, finished: Path) -> None:
     settings = settings_of(survey, finished)
-    kept = (SPECTRA_READ, TARGETS, MATCHES, NORMALIZED, CANDIDATES, measured_table(settings))
+    kept = (SPECTRA_READ, TARGETS, MATCHES, NORMALIZED, CANDIDATES, SCORES, measured_table(settings))
     places = {path: table for table in kept for part in part_records(finished, table.name).values() if (path := part.path)}
     places |= {"absorbers.parquet": absorbers_table(MG_II), "sightlines.parquet": SIGHTLINES, "rejections.parquet": REJECTIONS}
-    assert {table.name for table in places.values()} >= {"spectra", "targets", "normalized", "candidates", "measured"}
+    assert {table.name for table in places.values()} >= {"spectra", "targets", "normalized", "candidates", "scores", "measured"}
     for place, table in places.items():
         assert spark.read.parquet(str(finished / place)).schema.simpleString() == table.spark_schema.simpleString(), place
 
@@ -88,7 +89,7 @@ def test_the_files_on_disk_have_the_schemas_that_are_declared(spark: Any, survey
 def test_the_manifest_counts_the_rows_that_are_there(spark: Any, survey: Path, finished: Path) -> None:
     manifest, settings = read_manifest(finished / "manifest.json"), settings_of(survey, finished)
     assert len(manifest.parts("spectra")) == 5
-    for table in (SPECTRA_READ, TARGETS, NORMALIZED, CANDIDATES, measured_table(settings)):
+    for table in (SPECTRA_READ, TARGETS, NORMALIZED, CANDIDATES, SCORES, measured_table(settings)):
         rows = Store(finished).read(spark, manifest, table)
         assert (
             sum(manifest.rows(table.name))
@@ -124,7 +125,7 @@ def test_a_changed_threshold_redoes_its_stage_and_those_after_it(spark: Any, sur
     spectra = {table: part_records(result, table) for table in ("spectra", "targets", "normalized")}
     before = published(result)["absorbers"]
     done = run(spark, settings_of(survey, result, "search.min_significance=9"))
-    assert done == NOTHING | {"search": 5, "measure": 5, "publish": 1}
+    assert done == NOTHING | {"search": 5, "infer": 5, "measure": 5, "publish": 1}
     assert {table: part_records(result, table) for table in spectra} == spectra
     after = published(result)["absorbers"]
     assert len(after) < len(before) and (after["significance"] >= 9).all()
@@ -141,7 +142,7 @@ def test_new_changed_and_removed_files_redo_their_part_only(spark: Any, survey: 
     records = {table: part_records(out, table) for table in ("spectra", "normalized", "candidates", "measured")}
 
     assert run(spark, settings_of(survey, out, spectra=both)) == {
-        "ingest": 1, "crossmatch": 6, "preprocess": 1, "search": 1, "measure": 1, "publish": 1,
+        "ingest": 1, "crossmatch": 6, "preprocess": 1, "search": 1, "infer": 1, "measure": 1, "publish": 1,
     }  # fmt: skip
     for table, old in records.items():
         now = part_records(out, table)
@@ -155,14 +156,14 @@ def test_new_changed_and_removed_files_redo_their_part_only(spark: Any, survey: 
     with fits.open(new / "spec-1009-52000-0000.fits", mode="update") as hdus:
         hdus[1].data["flux"] *= 2
     done = run(spark, settings_of(survey, out, spectra=both), *STAGE_NAMES[:-1])
-    assert done == {"ingest": 1, "crossmatch": 6, "preprocess": 1, "search": 1, "measure": 1}
+    assert done == {"ingest": 1, "crossmatch": 6, "preprocess": 1, "search": 1, "infer": 1, "measure": 1}
     for table, old in added.items():
         changed = [part for part, record in part_records(out, table).items() if record != old[part]]
         assert changed == ["plate01009"], table
     assert {part: record.rejected for part, record in part_records(out, "targets").items() if record.rejected} == {"plate01009": 1}
 
     done = run(spark, settings_of(survey, out))
-    assert (done["ingest"], done["preprocess"], done["search"], done["measure"]) == (0, 0, 0, 0)
+    assert [done[stage] for stage in ("ingest", "preprocess", "search", "infer", "measure")] == [0] * 5
     assert {table: part_records(out, table) for table in records} == records
     assert_same_catalogue(out, finished)
     assert not list(out.glob("tables/*/*/in_part=plate01009"))
@@ -199,8 +200,8 @@ def test_a_new_absorber_catalogue_changes_labels_but_no_spectrum_is_worked_on_ag
 
 def test_force_makes_the_named_stage_anew_and_changes_nothing(spark: Any, survey: Path, result: Path, finished: Path) -> None:
     settings = settings_of(survey, result)
-    assert run(spark, settings, "search", "measure", force=True) == {"search": 5, "measure": 5}
-    for table in ("candidates", "measured"):
+    assert run(spark, settings, *AFTER_SEARCH, force=True) == dict.fromkeys(AFTER_SEARCH, 5)
+    for table in ("candidates", "scores", "measured"):
         assert keys_and_rows(part_records(result, table)) == keys_and_rows(part_records(finished, table))
     assert run(spark, settings) == NOTHING
 
@@ -252,9 +253,9 @@ def test_a_crash_costs_one_wave(spark: Any, survey: Path, result: Path, monkeypa
     finished_waves = [part for part in before if halfway[part] != before[part]]
     assert finished_waves == ["plate01001", "plate01002"]
     times = {part: tree(result / halfway[part].path) for part in finished_waves if halfway[part].path}
-    assert run(spark, settings, "search", "measure") == {"search": 3, "measure": 5}
+    assert run(spark, settings, *AFTER_SEARCH) == {"search": 3, "infer": 5, "measure": 5}
     assert {part: tree(result / halfway[part].path) for part in times} == times
-    assert run(spark, settings, "search", "measure") == {"search": 0, "measure": 0}
+    assert run(spark, settings, *AFTER_SEARCH) == dict.fromkeys(AFTER_SEARCH, 0)
     interrupted = part_records(result, "candidates")
     assert run(spark, settings_of(survey, result, "search.min_significance=9"), "search", force=True) == {"search": 5}
     assert keys_and_rows(part_records(result, "candidates")) == keys_and_rows(interrupted)
@@ -283,7 +284,7 @@ def test_no_stage_builds_on_parts_that_are_out_of_date(spark: Any, survey: Path,
         NalsparkError, match=r"'measure' reads table 'candidates', of which 5 part\(s\) are out of date. Run stage 'search' first"
     ):
         run(spark, changed, "measure")
-    assert run(spark, changed, "search", "measure")["measure"] == 5
+    assert run(spark, changed, *AFTER_SEARCH)["measure"] == 5
     more = settings_of(survey, result, absorbers=(str(survey / "nowhere.fits"),))
     with pytest.raises(NalsparkError, match="does not exist"):
         run(spark, more, "preprocess")
@@ -310,7 +311,7 @@ def test_files_that_somebody_removed_are_missed_by_name(spark: Any, survey: Path
     shutil.rmtree(result / part_records(result, "candidates")["plate01002"].path)
     with pytest.raises(StoreError, match=r"in_part=plate01002 is not there, but the manifest names it.*--force"):
         run(spark, settings_of(survey, result), "measure", force=True)
-    assert run(spark, settings_of(survey, result), "search", "measure", force=True) == {"search": 5, "measure": 5}
+    assert run(spark, settings_of(survey, result), *AFTER_SEARCH, force=True) == dict.fromkeys(AFTER_SEARCH, 5)
 
 
 def test_what_an_interrupted_run_left_behind_is_ignored_and_removed(spark: Any, survey: Path, result: Path, finished: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nalspark.absorption.evaluate import STRONG_EW, STRONG_SIGNIFICANCE
 from nalspark.absorption.inject import seeded_generator
 from nalspark.absorption.mocks import Mocks, Recipe, make_mocks
 from nalspark.absorption.normalize import Normalized, normalize
@@ -18,8 +19,6 @@ from nalspark.spectra.grid import SDSS_GRID
 MATCH_PIXELS, MATCH_PIXELS_PER_ANGSTROM = 4.0, 0.5
 #: Nearer than this, and not matched, a candidate is neither: the flank of an absorber.
 FLANK_PIXELS = 8.0
-#: A strong absorber (Zhao et al. 2019, §2.2): both lines above 3 σ, and an equivalent width in Å of at least
-STRONG_SNR, STRONG_EW = 3.0, 0.3
 
 
 def prepare(spectra: Spectra, z_qso: NDArray[np.float64], names: list[str], settings: Settings) -> tuple[Normalized, dict[str, NDArray]]:
@@ -71,7 +70,7 @@ def label_candidates(mocks: Mocks, row: NDArray[np.int64], pixel: NDArray[np.int
 
 def strong(mocks: Mocks) -> NDArray[np.bool_]:
     """Which of the absorbers are strong, shape (k,)."""
-    return (mocks.line_snr >= STRONG_SNR).all(axis=1) & (mocks.ew_primary >= STRONG_EW)
+    return (mocks.line_snr >= STRONG_SIGNIFICANCE).all(axis=1) & (mocks.ew_primary >= STRONG_EW)
 
 
 def draws(names: list[str]) -> NDArray[np.float64]:

@@ -206,6 +206,7 @@ class Limits:
     contamination: float
     crowding: float
     crowded_significance: float
+    crowded_score: float
     score: float
 
 
@@ -244,7 +245,9 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
         & (context["significance"] < limits.crowded_significance)
         & ~(context["neighbour_pixels"] < 2 * HALF_WIDTH),
         Veto.MISALIGNED: (np.abs(measured["split_kms"]) > 60.0 + 0.25 * width_kms) & (measured["split_significance"] > 3.0),
-        Veto.CROWDED: (context["crowding"] > limits.crowding) & (context["significance"] < limits.crowded_significance),
+        Veto.CROWDED: (context["crowding"] > limits.crowding)
+        & (context["significance"] < limits.crowded_significance)
+        & (context["score"] < limits.crowded_score),
         Veto.UNCOVERED: measured["coverage"] < 0.25,
         Veto.LOW_SCORE: context["score"] < limits.score,
     }

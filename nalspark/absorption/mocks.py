@@ -8,7 +8,7 @@ seeded with the seed and its name, so that a spectrum is the same in whatever ba
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,8 +149,8 @@ def make_mocks(names: list[str], recipe: Recipe) -> Mocks:
     spectra = Spectra(flux.astype(np.float32), ivar.astype(np.float32), mask.astype(np.uint8), grid)
     expected *= level[:, None]
     used = spectra.good & (observed_mask(grid) == 0)
-    truth = _truth(drawn, np.where(used, (expected / sigma) ** 2, 0.0), recipe)
-    return Mocks(spectra, z_qso, *truth, kind, impostors.pixel, expected, sigma)
+    row, z_abs, primary, secondary, snr = _truth(drawn, np.where(used, (expected / sigma) ** 2, 0.0), recipe)
+    return Mocks(spectra, z_qso, row, z_abs, primary, secondary, snr, kind, impostors.pixel, expected, sigma)
 
 
 def _impostor(rng: np.random.Generator, recipe: Recipe) -> str:
@@ -200,7 +200,7 @@ def _absorbers(names: list[str], z_qso: Array, recipe: Recipe) -> list[tuple[NDA
     return drawn
 
 
-def _truth(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], weight: Array, recipe: Recipe) -> Iterator[NDArray]:
+def _truth(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], weight: Array, recipe: Recipe) -> list[NDArray]:
     """Row, redshift, equivalent widths and line signal-to-noise ratios of all absorbers, in order of the row."""
     system = with_all_lines(recipe.species)
     parts = [
@@ -209,7 +209,7 @@ def _truth(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], weight: Arra
     ]
     columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")
-    return (column[order] for column in columns)
+    return [column[order] for column in columns]
 
 
 def _transmission(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], instrument: Array, recipe: Recipe) -> Array:
@@ -238,7 +238,7 @@ def _with_spectrograph(rng: np.random.Generator, flux: Array, recipe: Recipe) ->
     correlation = rng.uniform(0.0, recipe.most_correlated)
     noise = (noise + correlation * np.roll(noise, 1)) / np.sqrt(1.0 + correlation**2)
     mask = np.where(good, 0, PixelFlag.NO_DATA) | np.where((seen.and_mask >> quasar.BRIGHT_SKY_BIT) & 1, PixelFlag.BRIGHT_SKY, 0)
-    return level, np.where(good, flux * level + seen.sigma * noise, 0.0), seen.ivar, mask, seen.sigma
+    return level, np.where(good, flux * level + seen.sigma * noise, 0.0), seen.ivar.astype(float), mask, seen.sigma
 
 
 def _with_sky(rng: np.random.Generator, flux: Array, recipe: Recipe) -> tuple[float, Array, Array, Array, Array]:

@@ -194,7 +194,7 @@ def measure_columns(columns: Columns, settings: Settings) -> Columns:
     context = {**{name: columns[name].astype(float) for name in names}, "velocity_kms": velocity}
     veto_limits = measuring.Limits(
         limits.min_snr_primary, limits.min_snr_secondary, limits.max_fwhm_kms, limits.max_contamination, limits.crowding,
-        limits.crowded_significance, settings.infer.min_score,
+        limits.crowded_significance, limits.crowded_score, settings.infer.min_score,
     )  # fmt: skip
     context["score"] = columns["score"].astype(float)
     return {
@@ -242,10 +242,9 @@ def recipes(settings: Settings, sky: SkyNoise | None = None, continuum: Continuu
     """How the spectra of each split are made: those to learn from, and those to calibrate and test with."""
     chosen, species = settings.simulate, settings.line_species
     populations = (REALISTIC, _BROAD) if chosen.population == "broad" else (ZHAO_2019,)
-    common = {"species": species, "seed": chosen.seed, "sky": sky, "continuum": continuum}
-    learn = Recipe(populations=populations, contaminated=chosen.contaminated, **common)
+    learn = Recipe(species, populations, chosen.seed, chosen.contaminated, sky=sky, continuum=continuum)
     real = (REALISTIC,) if chosen.population == "broad" else populations
-    judge = Recipe(populations=real, contaminated=chosen.contaminated_realistic, **common)
+    judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic)
     return {"train": learn, "validation": learn, "calibration": judge, "test": judge}
 
 

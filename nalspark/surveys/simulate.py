@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from nalspark.absorption import inject
 from nalspark.errors import NalsparkError, UnusableSpectrum
-from nalspark.lines import MG_II, LineSpecies
+from nalspark.lines import MG_II, LineSpecies, with_all_lines
 from nalspark.spectra import quasar
 from nalspark.spectra.grid import SDSS_GRID, WavelengthGrid
 
@@ -164,7 +164,7 @@ def simulate_survey(
     _check_counts(n, workers)
     if source is not None:
         _check_apart(out, Path(source))
-    sources, skipped = _usable_sources(Path(source), species) if source is not None else ((), Counter())
+    sources, skipped = usable_sources(Path(source), species) if source is not None else ((), Counter())
     if population is None:
         population = inject.Population(counts=(0.0, 0.8, 0.15, 0.05)) if sources else inject.Population()
     _prepare(out, {"n": n, "seed": seed, "source": str(source or ""), "species": species.name, "population": asdict(population)})
@@ -239,11 +239,12 @@ def _make_block(task: tuple[_Job, int, int]) -> tuple[list[dict[str, Any]], list
 
 def _absorbers_of(job: _Job, spectra: list[_Spectrum]) -> tuple[inject.Absorbers, NDArray[np.float64], list[_Spectrum]]:
     """Absorbers of a block and what they leave of the light on the common lattice."""
-    size = inject.uniforms_per_spectrum(job.species, job.population)
+    system = with_all_lines(job.species)
+    size = inject.uniforms_per_spectrum(system, job.population)
     uniforms = np.stack([_generator(job, spectrum.identity, "absorbers").random(size) for spectrum in spectra])
     limits = inject.redshift_limits(job.species, [s.z for s in spectra], [_ends(s.grid) for s in spectra], job.population)
-    absorbers = inject.draw(job.species, job.population, uniforms, limits)
-    return absorbers, inject.transmission(absorbers, job.species, _LATTICE, len(spectra), INSTRUMENT_SIGMA_KMS), spectra
+    absorbers = inject.draw(system, job.population, uniforms, limits)
+    return absorbers, inject.transmission(absorbers, system, _LATTICE, len(spectra), INSTRUMENT_SIGMA_KMS), spectra
 
 
 def _ends(grid: WavelengthGrid) -> tuple[float, float]:
@@ -452,7 +453,7 @@ def _padded(data: bytes) -> bytes:
 # --- real spectra -------------------------------------------------------------------------------------------------------------------------
 
 
-def _usable_sources(folder: Path, species: LineSpecies) -> tuple[tuple[Path, ...], Counter[str]]:
+def usable_sources(folder: Path, species: LineSpecies) -> tuple[tuple[Path, ...], Counter[str]]:
     """The files below a folder in which absorbers of the species can be put, sorted by name, and why the others cannot."""
     if not folder.is_dir():
         raise NalsparkError(f"There is no folder '{folder}'; --from must name a folder of real SDSS spectra.")

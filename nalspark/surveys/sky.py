@@ -37,9 +37,8 @@ def sky_noise(folder: str | Path) -> SkyNoise:
         except UnusableSpectrum:
             continue
     if found:
-        origin = [sky.loglam if sky.loglam is not None else sky.first_pixel for sky in found]
-        columns = ([getattr(sky, name) for sky in found] for name in ("flux", "ivar", "mask"))
-        spectra = place_on_grid(*columns, origin, SDSS_GRID)
+        origin = [sky.loglam if sky.loglam is not None else int(sky.first_pixel or 0) for sky in found]
+        spectra = place_on_grid([s.flux for s in found], [s.ivar for s in found], [s.mask for s in found], origin, SDSS_GRID)
         enough = (spectra.ivar > 0).mean(axis=1) >= _LEAST_COVERED
         if enough.any():
             # What a sky fiber has beside noise, the mean level of its surroundings, is not noise.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry, cut_images
-from nalspark.absorption.stages import measure_columns, normalize_columns, search_columns
+from nalspark.absorption.stages import IMAGE_COLUMNS, measure_columns, normalize_columns, search_columns
+from nalspark.learning.models import Detector, read_model
 from nalspark.lines import MG_II
 from nalspark.settings import load
 from nalspark.spectra.batch import Spectra
@@ -110,10 +113,18 @@ def spectrum_columns(spectra, z_qso):
     }  # fmt: skip
 
 
+@cache
+def detector() -> Detector:
+    """The network that ships with nalspark."""
+    return read_model().load()
+
+
 def find(spectra, z_qso, overrides=()):
-    """Spectra through all three stages: the columns of the measured table, and those of the candidates."""
+    """Spectra through all stages, the network's included: the columns of the measured table, and those of the candidates measured."""
     settings = load(None, overrides)
     normalized = normalize_columns(spectrum_columns(spectra, z_qso), settings)
     ready = {name: np.stack(column) if name in ("flux", "ivar", "continuum", "mask") else column for name, column in normalized.items()}
-    candidates = search_columns(ready, settings)
-    return measure_columns(candidates, settings), candidates
+    candidates = {name: np.asarray(column) for name, column in search_columns(ready, settings).items()}
+    score = detector().predict(np.stack([candidates[name] for name in IMAGE_COLUMNS], axis=-1))
+    possible = {name: column[score >= settings.infer.measure_score] for name, column in {**candidates, "score": score}.items()}
+    return measure_columns(possible, settings), possible

@@ -7,7 +7,7 @@ from make_spectra import OFFSET, STEP, UNIT_WIDTH, find, make_images, make_spect
 from nalspark.absorption.images import ImageGeometry, cut_images
 from nalspark.absorption.inject import Population, draw, equivalent_width, transmission, uniforms_per_spectrum
 from nalspark.absorption.measure import AbsorberFlag, Veto, intrinsic_fwhm, measure_candidates, velocity_from_quasar
-from nalspark.absorption.stages import detection_score, measure_columns
+from nalspark.absorption.stages import measure_columns
 from nalspark.lines import FE_II_2600, MG_II, SPEED_OF_LIGHT_KMS
 from nalspark.settings import load
 from nalspark.spectra.grid import SDSS_GRID
@@ -33,7 +33,8 @@ def catalogue(images, *, pixel=PIXEL, z_qso=1.6, overrides=(), **context):
         "z_qso": np.full(n, float(z_qso)), "pixel": np.full(n, pixel), "width_pixels": np.full(n, 1.8),
         "image_residual": images[0].reshape(n, -1), "image_inverse_error": images[1].reshape(n, -1),
         **{name: np.full(n, float(value)) for name, value in
-           {"significance": 10.0, "neighbour_pixels": np.nan, "depressed_fraction": 0.05, "crowding": 0.5, **context}.items()},
+           {"significance": 10.0, "neighbour_pixels": np.nan, "depressed_fraction": 0.05, "crowding": 0.5, "score": 0.9,
+            **context}.items()},
     }  # fmt: skip
     return measure_columns(columns, load(None, overrides))
 
@@ -252,12 +253,13 @@ VETO_CASES = {
     Veto.CONTAMINATED: ({"extra": [(-13, 0.5, 1.8)]}, {}),
     Veto.MISALIGNED: ({"split": 2.2}, {}),
     Veto.CROWDED: ({}, {"crowding": 4.5}),
-    Veto.UNCOVERED: ({"masked": range(-3, 2)}, {}),
+    Veto.UNCOVERED: ({"masked": range(-4, 4)}, {}),
+    Veto.LOW_SCORE: ({}, {"score": 0.49}),
 }
 MORE_VETO_CASES = [
-    (Veto.WEAK, {"first": 0.1, "second": 0.1}, {}),
+    (Veto.WEAK, {"first": 0.04, "second": 0.04}, {}),
     (Veto.RATIO, {"first": 0.9, "second": 0.12}, {}),
-    (Veto.UNCOVERED, {"masked": range(9, 14)}, {}),
+    (Veto.UNCOVERED, {"masked": range(8, 16)}, {}),
 ]
 
 
@@ -324,7 +326,8 @@ def test_noise_seldom_vetoes_a_clean_doublet():
     assert np.mean(row["flags"] == 0) > 0.9  # a ratio 2 σ out comes by chance, but only beyond the physical range
 
 
-def test_score_is_monotone_and_between_0_and_1():
-    score = detection_score(np.array([0.0, 5.0, 6.0, 8.0, 10.0, 300.0]))
-    assert (np.diff(score) > 0).all() and score[0] >= 0 and score[-1] < 1
-    assert score[[2, 3, 4]] == pytest.approx([0.5, 0.64, 0.735], abs=0.005)
+def test_the_score_is_the_networks_and_min_score_is_its_limit():
+    row = catalogue(clean_images(), score=0.625)
+    assert row["score"].tolist() == [0.625] and row["veto"].tolist() == [0]
+    assert catalogue(clean_images(), score=0.625, overrides=["infer.min_score=0.7"])["veto"].tolist() == [Veto.LOW_SCORE]
+    assert catalogue(clean_images(), score=0.7, overrides=["infer.min_score=0.7"])["veto"].tolist() == [0]

@@ -12,11 +12,13 @@ import pytest
 from runs import make_survey, settings_of
 
 from nalspark.absorption import stages as absorption
+from nalspark.learning.inference import decode_examples, score
+from nalspark.learning.models import PackedModel, read_model
 from nalspark.settings import Settings
 from nalspark.surveys import stages as surveys
 from nalspark.surveys.sources import classify, part_of, walk
 from nalspark.tables.arrow import Columns, decode, encode
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, TARGETS
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SCORES, TARGETS
 from nalspark.tables.table import Table
 
 pytestmark = pytest.mark.spark
@@ -81,8 +83,21 @@ def candidates(normalized: pa.RecordBatch, settings: Settings) -> pa.RecordBatch
 
 
 @pytest.fixture(scope="module")
-def measured(candidates: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
-    return encode(absorption.measure_columns(as_columns(candidates, CANDIDATES), settings), absorption.measured_table(settings))
+def model() -> PackedModel:
+    return read_model()
+
+
+@pytest.fixture(scope="module")
+def scores(candidates: pa.RecordBatch, model: PackedModel) -> pa.RecordBatch:
+    images = decode_examples([candidates[name].to_pylist() for name in model.card.inputs], model.card)
+    return encode(as_columns(candidates, CANDIDATES) | {"score": model.load().predict(images)}, SCORES)
+
+
+@pytest.fixture(scope="module")
+def measured(candidates: pa.RecordBatch, scores: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
+    possible = pa.array(scores["score"].to_numpy() >= settings.infer.measure_score)
+    columns = as_columns(candidates.filter(possible), CANDIDATES) | {"score": scores["score"].to_numpy()[possible.to_numpy(False)]}
+    return encode(absorption.measure_columns(columns, settings), absorption.measured_table(settings))
 
 
 # ---- the comparison
@@ -124,12 +139,35 @@ def test_search_finds_in_each_spectrum_what_it_finds_in_all_together(
     assert_equal(stage, candidates, CANDIDATES, "candidate_id")
 
 
-def test_measure_fits_each_candidate_as_all_together(spark: Any, settings: Settings, candidates: Any, measured: Any, cut: int) -> None:
-    stage = absorption.measure(frame_of(spark, candidates, CANDIDATES, cut), settings)
-    assert_equal(stage, measured, absorption.measured_table(settings), "absorber_id")
+def test_infer_scores_each_candidate_as_all_together(
+    spark: Any, settings: Settings, candidates: Any, scores: Any, model: PackedModel, cut: int
+) -> None:
+    stage = score(frame_of(spark, candidates, CANDIDATES, cut), model, settings.infer).select(*SCORES.names)
+    assert_equal(stage, scores, SCORES, "candidate_id")
 
 
-def test_every_candidate_is_measured_and_some_are_absorbers(candidates: pa.RecordBatch, measured: pa.RecordBatch) -> None:
-    assert measured["absorber_id"].to_pylist() == candidates["candidate_id"].to_pylist()
+def test_measure_fits_each_possible_candidate_as_all_together(
+    spark: Any, settings: Settings, candidates: Any, scores: Any, measured: Any, cut: int
+) -> None:
+    frames = frame_of(spark, candidates, CANDIDATES, cut), frame_of(spark, scores, SCORES, 2)
+    assert_equal(absorption.measure(*frames, settings), measured, absorption.measured_table(settings), "absorber_id")
+
+
+def test_what_is_measured_has_the_score_and_some_are_absorbers(
+    settings: Settings, candidates: pa.RecordBatch, scores: pa.RecordBatch, measured: pa.RecordBatch
+) -> None:
+    given = dict(zip(scores["candidate_id"].to_pylist(), scores["score"].to_pylist(), strict=True))
+    assert list(given) == candidates["candidate_id"].to_pylist()
+    possible = {name: value for name, value in given.items() if value >= settings.infer.measure_score}
+    assert dict(zip(measured["absorber_id"].to_pylist(), measured["score"].to_pylist(), strict=True)) == possible
+    assert 5 < len(possible) < len(given)
     vetoed = np.array(measured["veto"].to_pylist()) != 0
     assert 5 < (~vetoed).sum() < len(vetoed)
+    assert all(value >= settings.infer.min_score for value in measured.filter(pa.array(~vetoed))["score"].to_pylist())
+
+
+def test_a_candidate_without_a_score_is_not_measured(spark: Any, settings: Settings, candidates: Any, scores: Any) -> None:
+    """As the network gives it for an image that holds a NaN."""
+    nothing = encode(as_columns(scores, SCORES) | {"score": np.full(len(scores), np.nan)}, SCORES)
+    stage = absorption.measure(frame_of(spark, candidates, CANDIDATES, 1), frame_of(spark, nothing, SCORES, 1), settings)
+    assert stage.count() == 0

@@ -1,0 +1,209 @@
+"""From normalized spectra to scored candidates: spectra per second in arrays, and under Spark from Parquet.
+
+    python benchmarks/inference.py [--n 8192] [--cores 2] [--model DIR]
+
+The spectra are artificial, with absorbers as frequent as Zhu & Ménard (2013) find them and an impostor in every tenth; they are made and
+normalized before. "Arrays": one process for each core, with one thread each, all at work between the same two barriers. "Spark": the NORMALIZED
+table as the pipeline writes it, through the stages `search` and `infer` in one plan, whose scores are summed. Beside it the same columns
+merely decoded, which no detector under Spark can be faster than. The two ways must agree in the sum of the scores.
+
+CPU time is that of all processes, by kind. With it the rate of an idle machine can be told on a busy one: 10⁶ · cores / µs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from chain import descendants, kind_of
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nalspark.absorption import stages
+from nalspark.absorption.examples import prepare
+from nalspark.absorption.mocks import Recipe, make_mocks
+from nalspark.learning.inference import prepare_worker, score
+from nalspark.learning.models import read_model
+from nalspark.session import spark_session
+from nalspark.settings import Settings
+from nalspark.tables.arrow import Columns, encode, map_arrays
+from nalspark.tables.schemas import NORMALIZED
+from nalspark.tables.store import Store
+from nalspark.tables.table import Column, Table
+
+#: Spectra of a batch, as Spark hands them over.
+BATCH = 256
+PART = "1"
+COUNTED = Table("counted", "Rows of each batch.", (Column("rows", "long", "Rows"),))
+
+
+def normalized(start: int, stop: int, settings: Settings) -> list[Columns]:
+    """The artificial spectra of some numbers that can be searched, in batches."""
+    recipe = Recipe(settings.line_species, (stages.REALISTIC,), seed=7, contaminated=settings.simulate.contaminated_realistic)
+    batches = []
+    for first in range(start, stop, BATCH):
+        names = [f"bench-{number}" for number in range(first, min(first + BATCH, stop))]
+        mocks = make_mocks(names, recipe)
+        _, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
+        batches.append({**columns, "part": np.full(len(columns["z_qso"]), PART, dtype=object)})
+    return batches
+
+
+# ---- arrays
+
+
+def in_arrays(numbers: tuple[int, int], model: str, passes: int, parquet: Path, barrier: Any, results: Any) -> None:
+    """One process: make spectra, write them to Parquet, warm up, and search and score them as often as asked for."""
+    prepare_worker()
+    settings = Settings()
+    batches = normalized(*numbers, settings)
+    pq.write_table(pa.Table.from_batches([encode(batch, NORMALIZED) for batch in batches]), parquet)
+    detector = read_model(model).load(settings.infer.batch_size)
+    search_and_score(batches[:2], detector.predict, settings)
+    for _ in range(passes):
+        barrier.wait()
+        results.put((sum(len(batch["z_qso"]) for batch in batches), *search_and_score(batches, detector.predict, settings)))
+        barrier.wait()
+
+
+def search_and_score(
+    batches: list[Columns], predict: Callable[[np.ndarray], np.ndarray], settings: Settings
+) -> tuple[int, float, np.ndarray]:
+    """Number of candidates, sum of their scores, CPU seconds of the search, of stacking the images and of the network."""
+    candidates, total, seconds = 0, 0.0, np.zeros(3)
+    for batch in batches:
+        ticks = [time.process_time()]
+        found = stages.search_columns(batch, settings)
+        ticks.append(time.process_time())
+        examples = np.stack([found[name] for name in stages.IMAGE_COLUMNS], axis=-1)
+        ticks.append(time.process_time())
+        scores = predict(examples)
+        seconds += np.diff([*ticks, time.process_time()])
+        candidates, total = candidates + len(scores), total + float(scores.sum(dtype=float))
+    return candidates, total, seconds
+
+
+def measure_arrays(options: argparse.Namespace, folder: Path) -> tuple[int, int, float]:
+    """Print the rate in arrays; number of spectra and candidates, sum of the scores. Leaves the spectra in `folder`."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(options.cores + 1), context.Queue()
+    edges = np.linspace(0, options.n, options.cores + 1).astype(int).tolist()
+    workers = [
+        context.Process(
+            target=in_arrays, args=((start, stop), options.model, options.passes, folder / f"{start}.parquet", barrier, results)
+        )
+        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    for worker in workers:
+        worker.start()
+    rates, costs = [], []
+    for _ in range(options.passes):
+        barrier.wait()
+        started = time.perf_counter()
+        barrier.wait()
+        taken = time.perf_counter() - started
+        n, candidates, total, seconds = (sum(part) for part in zip(*[results.get() for _ in workers], strict=True))
+        rates.append(n / taken)
+        costs.append(1e6 * seconds / n)
+    for worker in workers:
+        worker.join()
+    search, stack, network = np.median(costs, axis=0)
+    print(f"{n} spectra, {candidates / n:.2f} candidates each")
+    print(
+        f"arrays, {options.cores} processes:    {told(rates)}; CPU µs per spectrum: search {search:.0f}, images {stack:.0f}, network {network:.0f}"
+    )
+    return n, candidates, total
+
+
+# ---- Spark
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU time so far of this process and all below it, by kind."""
+    used: dict[str, float] = {}
+    for pid in descendants(os.getpid()):
+        kind = kind_of(pid, os.getpid())
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        used[kind] = used.get(kind, 0.0) + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
+
+
+def count_rows(columns: Columns) -> Columns:
+    """Rows of a batch that is decoded and not looked at."""
+    return {"rows": np.array([len(columns["z_qso"])])}
+
+
+def measure_spark(options: argparse.Namespace, folder: Path) -> tuple[int, int, float]:
+    """Print the rates under Spark; number of spectra and candidates, sum of the scores."""
+    settings, packed = Settings(), read_model(options.model)
+    spark = spark_session(f"local[{options.cores}]", "inference")
+    store = Store(folder / "store")
+    made = spark.read.schema(NORMALIZED.spark_schema).parquet(str(folder / "*.parquet")).repartition(2 * options.cores)
+    parts = store.write(made, NORMALIZED, "run", {PART: ""})
+
+    def table() -> DataFrame:
+        return store.load(spark, NORMALIZED.spark_schema, store.root / parts[PART].path).where(F.col("reason").isNull())
+
+    def decoded() -> Any:
+        needed = table().select(*stages._CARRIED, "flux", "ivar", "continuum", "mask")
+        return map_arrays(needed, count_rows, NORMALIZED, COUNTED).agg(F.sum("rows")).first()
+
+    def scored() -> Any:
+        candidates = score(stages.search(table(), settings), packed, settings.infer)
+        return candidates.agg(F.count("*"), F.sum("score"), F.sum(F.length("candidate_id"))).first()
+
+    n = parts[PART].rows
+    for name, query in (("only decoded", decoded), ("scored", scored)):
+        rates, costs = [], []
+        for number in range(options.warm_up + options.passes):
+            before, started = cpu_seconds(), time.perf_counter()
+            result = query()
+            taken = time.perf_counter() - started
+            if number >= options.warm_up:
+                rates.append(n / taken)
+                costs.append({kind: 1e6 * (used - before.get(kind, 0.0)) / n for kind, used in cpu_seconds().items()})
+        cost = ", ".join(f"{kind} {median(each.get(kind, 0.0) for each in costs):.0f}" for kind in costs[-1])
+        print(f"Spark, {name + ':':<16} {told(rates)}; CPU µs per spectrum: {cost}")
+    spark.stop()
+    return n, result[0], result[1]
+
+
+def told(rates: list[float]) -> str:
+    return f"{median(rates):,.0f} spectra/s (passes {min(rates):,.0f} to {max(rates):,.0f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=8192, help="spectra")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--model", default="", help="directory of a model; the one that ships with nalspark by default")
+    parser.add_argument(
+        "--warm-up", type=int, default=4, help="passes under Spark before: its workers change roles, and each loads all once"
+    )
+    parser.add_argument("--passes", type=int, default=5)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = measure_arrays(options, Path(folder))
+        spark = measure_spark(options, Path(folder))
+    if arrays[:2] != spark[:2] or not np.isclose(arrays[2], spark[2], rtol=1e-9):
+        raise SystemExit(f"Spark and arrays differ in spectra, candidates or scores: {arrays} and {spark}")
+    print(f"load {os.getloadavg()[0]:.1f} at the end; Spark and arrays agree: {spark[1]} candidates, sum of scores {spark[2]:.3f}")
+
+
+if __name__ == "__main__":
+    main()
