@@ -37,6 +37,7 @@ from nalspark.settings import Settings, load
 from nalspark.spectra.batch import Spectra
 from nalspark.spectra.eigenspectra import DrawnQuasars, bridge_gaps, fit_eigenspectra
 from nalspark.spectra.grid import SDSS_GRID
+from nalspark.surveys.catalogs import equivalent_width_quantiles, open_catalog
 from nalspark.surveys.simulate import usable_sources
 from nalspark.surveys.sky import sky_noise
 
@@ -146,7 +147,7 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
     continuum = drawn_quasars(options.quasars) if options.quasars else None
     law = {"ew_law": options.law, "ew_min": 0.3, "ew_max": 6.0}
     if options.law == "empirical":
-        law["ew_sample"] = quantiles_of(options.catalogue)
+        law["ew_sample"] = equivalent_width_quantiles(open_catalog(options.catalogue, "absorbers", "MgII"))
     kinds = tuple(kind for kind in KINDS if kind != "stellar")  # quasars with contaminants, not stars that were taken for quasars
     common = {"species": MG_II, "seed": options.seed, "contaminated": options.contaminated, "snr_min": 3.0, "most_correlated": 0.0}
     common["kinds"] = kinds
@@ -197,14 +198,6 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
         print(line + (f", ideal {(best[some] > 0).mean():.3f}" if ideal else ""))
     missed = Counter(k or "no impostor" for k, yes, v in zip(kind, y, s, strict=True) if not yes and v >= 0.5)
     print(f"  false positives at .5: {dict(missed)}")
-
-
-def quantiles_of(catalogue: str) -> tuple[float, ...]:
-    from nalspark.surveys.catalogs import open_catalog
-
-    table = open_catalog(catalogue, "absorbers", "MgII").table
-    width = np.asarray(table["ew_primary"], dtype=float)
-    return tuple(np.quantile(width[np.isfinite(width) & (width > 0.3)], np.linspace(0, 1, 201)))
 
 
 def templates_of(population: inject.Population, n: int, seed: int):

@@ -7,6 +7,7 @@ crash costs one wave.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,10 @@ import nalspark
 from nalspark.absorption import stages as absorption
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.mocks import SkyNoise
-from nalspark.errors import NalsparkError, StoreError, did_you_mean
+from nalspark.errors import ModelError, NalsparkError, StoreError, did_you_mean
 from nalspark.learning.examples import Examples
 from nalspark.learning.inference import score
-from nalspark.learning.models import DEFAULT_MODEL, PackedModel, read_model
+from nalspark.learning.models import PackedModel, read_model
 from nalspark.plots.stages import publish
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress
@@ -33,7 +34,7 @@ from nalspark.spectra.grid import SDSS_GRID
 from nalspark.spectra.stages import PART as ALL_QUASARS
 from nalspark.spectra.stages import eigenspectra_of, fit_eigenspectra_by_bin
 from nalspark.surveys import stages as surveys
-from nalspark.surveys.catalogs import Catalog, open_catalog
+from nalspark.surveys.catalogs import Catalog, equivalent_width_quantiles, open_catalog
 from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, match_counts
 from nalspark.surveys.sky import sky_noise
 from nalspark.surveys.sources import classify
@@ -82,6 +83,8 @@ STAGES = (
     Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species")),
     Stage("train", "", ("training",), ("train", "simulate", "species")),
 )
+#: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
+_MOCK_WEIGHT = 5
 #: What makes a catalogue, and what makes a model.
 LEARNING = ("simulate", "train")
 STAGE_NAMES = tuple(stage.name for stage in STAGES if stage.name not in (*LEARNING, "eigenspectra"))
@@ -122,6 +125,24 @@ def _check_network(settings: Settings) -> None:
     build(settings.train.network, (*shape, len(columns)), settings.train.options)
 
 
+def _read_model(settings: Settings) -> PackedModel:
+    """The network of a run, refused where it was made for something else.
+
+    Raises
+    ------
+    ModelError
+    """
+    packed = read_model(settings.infer.model)
+    packed.check(SDSS_GRID.fingerprint, settings.species)
+    image = absorption.IMAGE_COLUMNS, ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape
+    if (packed.card.inputs, packed.card.shape) not in (image, (absorption.SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,))):
+        raise ModelError(
+            f"The model '{packed.where}' reads {', '.join(packed.card.inputs)} of shape {packed.card.shape}; expected candidate images "
+            f"of shape {image[1]}, or the flux of whole spectra. Train one with this version of nalspark."
+        )
+    return packed
+
+
 def _catalogues(settings: Settings) -> dict[str, list[Catalog]]:
     return {
         "quasars": [open_catalog(path, "quasars") for path in settings.quasars],
@@ -150,7 +171,9 @@ def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
     if "crossmatch" in stages:
         _catalogues(settings)
     if "infer" in stages:
-        read_model(settings.infer.model or DEFAULT_MODEL).check(SDSS_GRID.fingerprint, settings.species)
+        _read_model(settings)
+    if "simulate" in stages and settings.simulate.population == "empirical":
+        open_catalog(settings.simulate.catalogue, "absorbers", settings.species)
     if "train" in stages:
         _check_network(settings)
 
@@ -274,16 +297,17 @@ class Pipeline:
     def _model(self) -> PackedModel:
         """The network of this run; read once, so that a run does not mix two."""
         if self._packed is None:
-            self._packed = read_model(self.settings.infer.model or DEFAULT_MODEL)
-            self._packed.check(SDSS_GRID.fingerprint, self.settings.species)
+            self._packed = _read_model(self.settings)
         return self._packed
 
     # ---- keys
 
     def _causes(self, stage: Stage) -> list[object]:
         sections = [self.settings.model_dump(mode="json", include={section}) for section in stage.sections]
-        model = [self._model().digest] if stage.name == "infer" else []
-        return [stage.name, stage.revision, SDSS_GRID.fingerprint, sections, *model]
+        more: list[object] = [self._model().digest] if stage.name == "infer" else []
+        if stage.name == "simulate":  # mocks go through the code of these stages
+            more = [other.revision for other in STAGES if other.name in ("preprocess", "search")]
+        return [stage.name, stage.revision, SDSS_GRID.fingerprint, sections, *more]
 
     def _wanted(self, stage: Stage) -> dict[str, str]:
         """Part → key it must have, from the tables that the stage reads."""
@@ -313,8 +337,12 @@ class Pipeline:
         wanted: dict[str, str],
         compute: Callable[[list[str]], DataFrame],
         expected: Callable[[list[str]], int],
+        size: Callable[[list[str]], int] | None = None,
     ) -> StageSummary:
-        """Make the stale parts in waves; `expected` counts the rows of some parts, or is negative where any number is right."""
+        """Make the stale parts in waves; `expected` counts the rows of some parts, or is negative where any number is right.
+
+        Waves are bundled by `size`, by default the expected rows.
+        """
         recorded = self.manifest.parts(stage.table)
         stale = self._stale(stage, wanted)
         if gone := set(recorded) - set(wanted):
@@ -323,7 +351,7 @@ class Pipeline:
             self.store.commit(self.manifest)
         summary = StageSummary(stage.name, len(stale), len(wanted))
         done = 0
-        for wave in self._waves(stale, expected):
+        for wave in self._waves(stale, size or expected):
             keys = {part: wanted[part] for part in wave}
             run = self.store.new_run(self.manifest, table.name, digest(stage.name, keys))
             made = self.store.write(self._partitioned(compute(wave)), table, run, keys)
@@ -341,12 +369,12 @@ class Pipeline:
                 self.progress.say(f"{stage.name:<11} {done} of {len(stale)} parts done, {summary.rows} rows")
         return summary
 
-    def _waves(self, parts: list[str], expected: Callable[[list[str]], int]) -> Iterator[list[str]]:
+    def _waves(self, parts: list[str], size: Callable[[list[str]], int]) -> Iterator[list[str]]:
         """The parts in bundles that one write makes."""
         limits, wave, rows = self.settings.pipeline, list[str](), 0
         for part in parts:
             wave.append(part)
-            rows += max(expected([part]), 0)
+            rows += max(size([part]), 0)
             if len(wave) >= limits.parts_per_wave or rows >= limits.rows_per_wave:
                 yield wave
                 wave, rows = [], 0
@@ -539,20 +567,32 @@ class Pipeline:
         folder = self.settings.simulate.sky
         return sky_noise(folder) if folder else None
 
+    @cached_property
+    def _sample(self) -> tuple[float, ...]:
+        """Quantiles of the equivalent widths of the catalogue of the empirical population."""
+        chosen = self.settings.simulate
+        if chosen.population != "empirical":
+            return ()
+        return equivalent_width_quantiles(open_catalog(chosen.catalogue, "absorbers", self.settings.species))
+
     def _wanted_examples(self, stage: Stage) -> dict[str, str]:
         made_from = self.manifest.key_of(_reads(stage, self.settings), ALL_QUASARS)
-        made_of = [self._sky.digest if self._sky else "", made_from or ""]
+        made_of = [self._sky.digest if self._sky else "", made_from or "", self._sample]
         return {part: digest(self._causes(stage), part, made_of) for part in absorption.example_parts(self.settings)}
 
     def _simulate(self, stage: Stage) -> StageSummary:
         """Artificial spectra, part by part; a part belongs to one split, and every spectrum is another quasar's."""
         learned = self.settings.simulate.continuum == "eigenspectra"
-        recipes = absorption.recipes(self.settings, self._sky, DrawnQuasars(self._quasar_models()) if learned else None)
+        continuum = DrawnQuasars(self._quasar_models()) if learned else None
+        recipes = absorption.recipes(self.settings, self._sky, continuum, self._sample)
 
         def compute(parts: list[str]) -> DataFrame:
             return absorption.simulate(absorption.mock_names(self.spark, parts, self.settings), recipes, self.settings)
 
-        return self._by_part(stage, absorption.examples_table(self.settings), self._wanted(stage), compute, lambda _: -1)
+        def size(parts: list[str]) -> int:
+            return len(parts) * self.settings.simulate.spectra_per_part * _MOCK_WEIGHT
+
+        return self._by_part(stage, absorption.examples_table(self.settings), self._wanted(stage), compute, lambda _: -1, size)
 
     def _example_files(self) -> dict[str, tuple[str, ...]]:
         """The Parquet files of every split."""
@@ -582,6 +622,7 @@ class Pipeline:
         rows = self._fit_model(examples)
         self.manifest.keys[stage.name] = key
         self.store.commit(self.manifest)
+        shutil.rmtree(self.store.checkpoints, ignore_errors=True)
         return StageSummary(stage.name, 1, 1, rows)
 
     def _fit_model(self, examples: Examples) -> int:
@@ -591,7 +632,7 @@ class Pipeline:
         from nalspark.learning.feed import Feed
         from nalspark.learning.training import Fitted, fit_on_spark, train_members
 
-        how, checkpoints = self.settings.train, self.store.scratch("checkpoints")
+        how, checkpoints = self.settings.train, str(self.store.checkpoints)
 
         def fit(train: Feed, validation: Feed) -> list[Fitted]:
             if how.workers > 1:

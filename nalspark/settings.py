@@ -125,13 +125,16 @@ class Simulate(_Section):
     n: Annotated[int, Field(ge=100)] = 40_000
     """Spectra for training and validation, four to one."""
     n_realistic: Annotated[int, Field(ge=100)] = 20_000
-    """Spectra for calibration and test, one to one, with absorbers as frequent as Zhu & Ménard (2013) find them and few impostors."""
-    population: Literal["broad", "zhao2019"] = "broad"
-    """Absorbers to train on: half as Zhu & Ménard (2013) find them, half flat in log W; or as Zhao et al. (2019) put them in."""
+    """Spectra for calibration and test, one to one, with absorbers as frequent as Zhu & Ménard (2013) find them."""
+    population: Literal["broad", "zm13", "log-uniform", "zhao2019", "empirical"] = "broad"
+    """Absorbers to train on: as Zhu & Ménard (2013) find them; flat in log W; half of each (broad); one in every other spectrum with the
+    line widths of Zhao et al. (2019); or equivalent widths of a catalogue."""
+    catalogue: str = ""
+    """Absorber catalogue whose equivalent widths the empirical population has."""
     contaminated: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Fraction of the training spectra that hold an impostor: another ion, a chance pair, a sky residual, a broad trough."""
-    contaminated_realistic: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The same for calibration and test."""
+    contaminated_realistic: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The same for calibration and test. Real spectra have fewer impostors: a score is then rather too low than too high."""
     sky: str = ""
     """Folder of sky-fiber spectra whose residuals are the noise; empty for parametric noise."""
     continuum: Literal["parametric", "eigenspectra"] = "parametric"

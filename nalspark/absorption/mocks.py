@@ -44,6 +44,10 @@ class SkyNoise:
     ivar: NDArray[np.float32]
     mask: NDArray[np.uint8]
 
+    def take(self, which: slice) -> SkyNoise:
+        """Some of the fibers."""
+        return SkyNoise(self.residual[which], self.ivar[which], self.mask[which])
+
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.residual.tobytes() + self.ivar.tobytes() + self.mask.tobytes()).hexdigest()[:16]

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from nalspark.absorption import measure as measuring
 from nalspark.absorption.examples import candidate_examples, spectrum_examples, spectrum_inputs
 from nalspark.absorption.images import ImageGeometry, cut_images
+from nalspark.absorption.impostors import KINDS
 from nalspark.absorption.inject import ZHAO_2019, Population
 from nalspark.absorption.mocks import Continuum, Recipe, SkyNoise
 from nalspark.absorption.normalize import normalize, residuals, searched_pixels
@@ -238,13 +239,28 @@ _BROAD = Population(counts=(0.2, 0.6, 0.2), ew_law="log-uniform", ew_min=0.2, ew
 MOCK_NAMES = Table("mock_names", "Names of artificial spectra.", TRAINING.select("quasar_id", "part", "split"))
 
 
-def recipes(settings: Settings, sky: SkyNoise | None = None, continuum: Continuum | None = None) -> dict[str, Recipe]:
-    """How the spectra of each split are made: those to learn from, and those to calibrate and test with."""
+def populations(settings: Settings, sample: tuple[float, ...] = ()) -> tuple[Population, ...]:
+    """What the spectra to learn from are populated with; `sample` has the equivalent widths of the empirical population."""
+    known = {"broad": (REALISTIC, _BROAD), "zm13": (REALISTIC,), "log-uniform": (_BROAD,), "zhao2019": (ZHAO_2019,)}
+    if settings.simulate.population == "empirical":
+        return (replace(_BROAD, ew_law="empirical", ew_sample=sample),)
+    return known[settings.simulate.population]
+
+
+def recipes(
+    settings: Settings, sky: SkyNoise | None = None, continuum: Continuum | None = None, sample: tuple[float, ...] = ()
+) -> dict[str, Recipe]:
+    """How the spectra of each split are made: those to learn from, and those to calibrate and test with.
+
+    The latter have absorbers as they are, unless the population is the paper's.
+    """
     chosen, species = settings.simulate, settings.line_species
-    populations = (REALISTIC, _BROAD) if chosen.population == "broad" else (ZHAO_2019,)
-    learn = Recipe(species, populations, chosen.seed, chosen.contaminated, sky=sky, continuum=continuum)
-    real = (REALISTIC,) if chosen.population == "broad" else populations
-    judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic)
+    kinds = tuple(kind for kind in KINDS if kind != species.name)
+    # No fiber on both sides: what is tested on was not learned from.
+    fibers = (sky.take(slice(0, None, 2)), sky.take(slice(1, None, 2))) if sky else (None, None)
+    learn = Recipe(species, populations(settings, sample), chosen.seed, chosen.contaminated, kinds, sky=fibers[0], continuum=continuum)
+    real = learn.populations if chosen.population == "zhao2019" else (REALISTIC,)
+    judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic, sky=fibers[1])
     return {"train": learn, "validation": learn, "calibration": judge, "test": judge}
 
 
@@ -276,7 +292,9 @@ def mock_names(spark: SparkSession, parts: list[str], settings: Settings) -> Dat
     number = F.explode(F.sequence("first", "last"))
     names = ranges.select("part", "split", number.alias("number"))
     tasks = max(spark.sparkContext.defaultParallelism, sum(last - first for _, _, first, last in blocks) // 1000)
-    return names.repartition(tasks).select(F.concat_ws("-", "split", "number").alias("quasar_id"), "part", "split")
+    # Neighbours in one task: it writes few parts.
+    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
+    return names.select(F.concat_ws("-", "split", "number").alias("quasar_id"), "part", "split")
 
 
 def example_columns(columns: Columns, recipes: dict[str, Recipe], settings: Settings) -> Columns:

@@ -15,7 +15,8 @@ from nalspark.errors import TrainingError
 from nalspark.learning.evaluation import binary_metrics, reliability
 from nalspark.learning.examples import Examples
 from nalspark.learning.feed import PADDING, Feed, told
-from nalspark.learning.models import Detector, ModelCard, PackedModel, fit_calibration, package_versions, save_model
+from nalspark.learning.models import Detector, ModelCard, PackedModel, fit_calibration, mean_logit, package_versions, save_model
+from nalspark.learning.networks import resolved_options
 from nalspark.settings import Settings
 
 #: From the feeds of the examples to learn from and to stop by, to the fitted members and their curves: see `learning.training`.
@@ -64,23 +65,23 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
     ------
     FeedError, TrainingError, ModelError
     """
-    train, validation = _feed(examples, "train"), _feed(examples, "validation")
+    train, validation, calibrating, testing = (_feed(examples, split) for split in SPLITS)
     progress(f"train       {train.rows()} examples, {validation.rows()} to stop by")
     fitted = fit(train, validation)
     models = [model for model, _ in fitted]
     card = ModelCard(
-        name=folder.name,
+        name=Path(settings.out).name,
         network=settings.train.network,
-        options=settings.train.options,
+        options=resolved_options(settings.train.network, settings.train.options),
         inputs=examples.columns,
         shape=examples.shape,
         grid=examples.grid,
         species=examples.species,
     )
     detector = Detector(card, models)
-    calibration = fit_calibration(*_outputs(detector, _feed(examples, "calibration")))
-    logits, labels = _outputs(detector, _feed(examples, "test"))
-    scores = calibration.score(logits.mean(axis=1))
+    calibration = fit_calibration(*_outputs(detector, calibrating))
+    logits, labels = _outputs(detector, testing)
+    scores = calibration.score(mean_logit(logits))
     described = _describe(card, examples, settings, metrics(labels, scores))
     packed = save_model(folder, described.model_copy(update={"calibration": calibration}), models)
     progress("train       " + ", ".join(f"{name} {value:.4f}" for name, value in described.metrics.items()))

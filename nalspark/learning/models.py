@@ -140,7 +140,7 @@ def fit_calibration(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | N
     ModelError
         Where a label is neither, or one of the two is missing, a logit is not finite, or the logits do not rise with the label.
     """
-    x, y = _mean_logit(np.asarray(logits, dtype=np.float64)), np.asarray(labels, dtype=np.float64)
+    x, y = mean_logit(np.asarray(logits, dtype=np.float64)), np.asarray(labels, dtype=np.float64)
     weight = np.ones_like(y) if weights is None else np.asarray(weights, dtype=np.float64)
     wrong = np.count_nonzero(~np.isfinite(x))
     if wrong:
@@ -355,7 +355,8 @@ class PackedModel:
         """
         if self.card.species != species:
             raise ModelError(
-                f"The model '{self.where}' was trained for {self.card.species}, not for {species}. Give a model for {species}."
+                f"The model '{self.where}' was trained for {self.card.species}, not for {species}. Train one with "
+                f"`nalspark train RUN.toml --set species={species}` and give it as infer.model."
             )
         if self.card.grid != grid:
             raise ModelError(
@@ -439,10 +440,10 @@ class Detector:
 
         The mean of logits, not of probabilities: it is what the calibration was fitted to, and a member that is sure does not drown.
         """
-        return self.card.calibration.score(_mean_logit(self.logits(examples)))
+        return self.card.calibration.score(mean_logit(self.logits(examples)))
 
 
-def _mean_logit(logits: NDArray[Any]) -> NDArray[np.float64]:
+def mean_logit(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Mean over the members, (n, members) → (n,); member after member, so that the sum does not depend on n."""
     if logits.ndim == 1:
         return logits.astype(np.float64)

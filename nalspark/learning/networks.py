@@ -86,6 +86,12 @@ def build(name: str, shape: Sequence[int], options: Mapping[str, Any] | None = N
     return keras.Model(inputs, layers.Dense(1, dtype="float32", name="logit")(features), name=name)
 
 
+def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a network, those that are left to their defaults too: what a card must say for good."""
+    parameters = list(inspect.signature(NETWORKS[name][0]).parameters.values())[1:]
+    return {parameter.name: options.get(parameter.name, parameter.default) for parameter in parameters}
+
+
 def _spelled(shape: Sequence[int | str]) -> str:
     return f"({', '.join(map(str, shape))})"
 

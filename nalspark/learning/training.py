@@ -322,8 +322,10 @@ def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # an archive is written with going back, which not every cluster's file system can
+        np.savez(content, **arrays)
         with open(new, "wb") as file:
-            np.savez(file, **arrays)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
@@ -354,7 +356,7 @@ def fit_on_spark(
         raise TrainingError(
             f"train.workers = {settings.workers}, and Spark runs {slots} tasks at a time. Set train.workers to {slots} or less."
         )
-    if spark.conf.get("spark.python.worker.reuse", "true") != "false":
+    if spark.sparkContext.getConf().get("spark.python.worker.reuse", "true") != "false":
         raise TrainingError("Training by several workers needs fresh Python workers: start Spark with spark.python.worker.reuse=false.")
     checkpoints = Path(checkpoints).absolute()
     places = [checkpoint_path(train, validation, settings, checkpoints, member) for member in range(settings.members)]

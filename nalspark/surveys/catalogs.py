@@ -653,3 +653,20 @@ def read_rows(catalog: Catalog, start: int, stop: int) -> Rows:
     if catalog.kind == "absorbers":
         _clean_absorbers(out, numbers)
     return {name: out[name] for name in canonical_columns(catalog.kind)}
+
+
+def equivalent_width_quantiles(catalog: Catalog, weakest: float = 0.3) -> tuple[float, ...]:
+    """201 quantiles of the first line's rest equivalent widths, in Å, above `weakest`: a population to draw absorbers from.
+
+    Of a catalogue of more than 200,000 rows, the first ones.
+
+    Raises
+    ------
+    CatalogError
+        Where it has fewer than 20 such absorbers.
+    """
+    width = np.asarray(read_rows(catalog, 0, min(catalog.n_rows, 200_000))["ew_primary"], dtype=float)
+    width = width[np.isfinite(width) & (width > weakest)]
+    if len(width) < 20:
+        raise CatalogError(f"'{catalog.path}' has {len(width)} equivalent widths above {weakest} Å; a population needs 20 at least.")
+    return tuple(np.quantile(width, np.linspace(0.0, 1.0, 201)).tolist())

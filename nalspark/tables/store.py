@@ -157,6 +157,11 @@ class Store:
             parts[part] = Part(keys[part], str(relative / f"in_part={part}"), row["n"], row["rejected"])
         return parts
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where an interrupted training goes on from; whoever finishes it removes it."""
+        return self.root / "checkpoints"
+
     def scratch(self, name: str) -> str:
         """A directory for a table that only this run reads."""
         return str(self.root / "tables" / name / "scratch")
