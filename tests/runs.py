@@ -91,11 +91,16 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (found.st_size, found.st_mtime_ns) for name, found in status.items()}
 
 
+#: Sessions of the tests are short, and several: the JVMs' second compiler costs more than it saves.
+_JVM_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment of a process that starts a Spark session of its own."""
     find_java()
     scripts = str(Path(sys.executable).parent)
     own = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    own |= {"JDK_JAVA_OPTIONS": _JVM_OPTIONS}
     kept = {key: value for key, value in os.environ.items() if key not in ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET")}
     return kept | own | {"PATH": scripts + os.pathsep + os.environ.get("PATH", ""), "PYTHONIOENCODING": "utf-8"} | more
 
