@@ -190,9 +190,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=8192, help="spectra")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--model", default="", help="directory of a model; the one that ships with nalspark by default")
-    parser.add_argument(
-        "--warm-up", type=int, default=4, help="passes under Spark before: its workers change roles, and each loads all once"
-    )
+    parser.add_argument("--warm-up", type=int, default=6, help="passes under Spark before")
     parser.add_argument("--passes", type=int, default=5)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
