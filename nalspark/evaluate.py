@@ -299,7 +299,11 @@ def assign_spectra(rows: pd.DataFrame, sightlines: pd.DataFrame, radius_arcsec: 
 def _other_catalogues(result: Result, paths: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
     """Name → systems in the searched spectra: of the files given, else of the catalogues that the result was crossmatched with."""
     if paths:
-        return {Path(str(path).partition("::")[0]).name: read_catalogue(path, result) for path in paths}
+        names = [Path(str(path).partition("::")[0]).name for path in paths]
+        # Two files of one name are told apart by their paths.
+        return {
+            name if names.count(name) == 1 else str(path): read_catalogue(path, result) for name, path in zip(names, paths, strict=True)
+        }
     parts = [result.store.root / part.path for part in result.manifest.parts(MATCHES.name).values() if part.path]
     tables = [_read_parquet(path, ["spectrum_id", "catalogue", "z_abs"]) for path in parts if path.is_dir()]
     if not tables:

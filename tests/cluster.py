@@ -55,7 +55,13 @@ class Cluster:
         own = {"SPARK_NO_DAEMONIZE": "1", "SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_DIRS": str(self.folder / "scratch")}
         with (self.folder / f"{name}.log").open("wb") as log:
             self.daemons[name] = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment(**own, **FRUGAL), cwd=self.folder, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=environment(**own, **FRUGAL),
+                cwd=self.folder,
+                start_new_session=True,
             )
 
     def wait_for(self, name: str, pattern: str) -> None:

@@ -89,7 +89,8 @@ def build(name: str, shape: Sequence[int], options: Mapping[str, Any] | None = N
 def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a network, those that are left to their defaults too: what a card must say for good."""
     parameters = list(inspect.signature(NETWORKS[name][0]).parameters.values())[1:]
-    return {parameter.name: options.get(parameter.name, parameter.default) for parameter in parameters}
+    chosen = {parameter.name: options.get(parameter.name, parameter.default) for parameter in parameters}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
 
 def _spelled(shape: Sequence[int | str]) -> str:

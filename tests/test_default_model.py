@@ -1,0 +1,43 @@
+"""The model that ships is the one that its run file makes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nalspark.absorption.stages import IMAGE_COLUMNS
+from nalspark.learning.models import DEFAULT_MODEL, read_model
+from nalspark.learning.networks import resolved_options
+from nalspark.settings import load
+from nalspark.spectra.grid import SDSS_GRID
+
+RUN = load(Path(__file__).parents[1] / "conf" / "runs" / "default_model.toml")
+
+
+def test_the_card_says_what_the_run_file_asks_for():
+    card = read_model().card
+    assert (card.network, card.options) == (RUN.train.network, resolved_options(RUN.train.network, RUN.train.options))
+    assert len(card.members) == RUN.train.members
+    assert (card.inputs, card.species, card.grid) == (IMAGE_COLUMNS, RUN.species, SDSS_GRID.fingerprint)
+    for section in ("simulate", "train"):
+        asked = RUN.model_dump(mode="json")[section]
+        assert card.settings[section] == asked, section
+    assert card.metrics["auc"] > 0.97 and card.metrics["calibration_error"] < 0.02
+
+
+def test_it_is_small():
+    assert sum(file.stat().st_size for file in DEFAULT_MODEL.iterdir()) <= 2 * 2**20
+
+
+def test_a_doublet_of_atomic_physics_scores_high_and_noise_low():
+    """Two equal lines at the right distance at 10 σ each with Fe II, in noise; and noise alone."""
+    rng = np.random.default_rng(1)
+    error = np.full((2, 8, 49), 20.0)
+    residual = rng.normal(0.0, 1 / 20.0, (2, 8, 49))
+    u = np.arange(-24, 25)
+    lines = {0: 0.3, 2: 0.4, 3: 0.2, 4: 0.5, 5: 0.8, 6: 0.75, 7: 0.2}
+    for row, depth in lines.items():
+        residual[0, row] += depth * np.exp(-0.5 * (u / 1.6) ** 2)
+    for row, other in ((5, 11), (6, -11)):  # the rows of the doublet show each other's line
+        residual[0, row] += 0.75 * np.exp(-0.5 * ((u - other) / 1.6) ** 2)
+    scores = read_model().load().predict(np.stack([residual, error], axis=-1))
+    assert scores[0] > 0.95 and scores[1] < 0.2
