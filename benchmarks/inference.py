@@ -3,9 +3,9 @@
     python benchmarks/inference.py [--n 8192] [--cores 2] [--model DIR]
 
 The spectra are artificial, with absorbers as frequent as Zhu & Ménard (2013) find them and an impostor in every tenth; they are made and
-normalized before. "Arrays": one process for each core, with one thread each, all at work between the same two barriers. "Spark": the NORMALIZED
-table as the pipeline writes it, through the stages `search` and `infer` in one plan, whose scores are summed. Beside it the same columns
-merely decoded, which no detector under Spark can be faster than. The two ways must agree in the sum of the scores.
+normalized before. "Arrays": one process for each core, with one thread each, all at work between the same two barriers. "Spark": the table
+NORMALIZED as the pipeline writes it, through the stages `search` and `infer` in one plan, whose scores are summed. Beside it the same
+columns merely decoded, which no detector under Spark can be faster than. The two ways must agree in the sum of the scores.
 
 CPU time is that of all processes, by kind. With it the rate of an idle machine can be told on a busy one: 10⁶ · cores / µs.
 """
@@ -119,9 +119,8 @@ def measure_arrays(options: argparse.Namespace, folder: Path) -> tuple[int, int,
         worker.join()
     search, stack, network = np.median(costs, axis=0)
     print(f"{n} spectra, {candidates / n:.2f} candidates each")
-    print(
-        f"arrays, {options.cores} processes:    {told(rates)}; CPU µs per spectrum: search {search:.0f}, images {stack:.0f}, network {network:.0f}"
-    )
+    cost = f"search {search:.0f}, images {stack:.0f}, network {network:.0f}"
+    print(f"arrays, {options.cores} processes:    {told(rates)}; CPU µs per spectrum: {cost}")
     return n, candidates, total
 
 

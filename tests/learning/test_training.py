@@ -112,7 +112,7 @@ def test_a_step_goes_down_the_gradient_of_the_mean_loss(tmp_path, shared):
     """One step of plain descent with all rows in the batch, of which some are padding."""
     train, validation, _ = shared
     settings = changed(
-        options={"dropout": 0.0},
+        options={"dropout": 0.0, "noise": 0.0},
         optimizer="sgd",
         schedule="constant",
         learning_rate=0.3,
@@ -219,7 +219,7 @@ def test_checkpoints_are_named_by_what_they_depend_on(tmp_path, shared):
 
 def test_training_stops_when_it_no_longer_helps_and_keeps_the_best(tmp_path):
     train, validation = feeds(tmp_path, random_labels=True, n=120)
-    settings = changed(epochs=60, patience=3, options={"dropout": 0.0}, learning_rate=0.02, schedule="constant")
+    settings = changed(epochs=60, patience=3, options={"dropout": 0.0, "noise": 0.0}, learning_rate=0.02, schedule="constant")
     model, history = training.fit_member(train, validation, settings, checkpoints=tmp_path)
     losses = history["validation_loss"]
     assert len(losses) < 60 and len(losses) == int(np.argmin(losses)) + 1 + 3
@@ -243,7 +243,8 @@ def test_half_precision_is_used_only_where_a_gpu_gains_by_it(tmp_path, shared, m
     whole = training.fit_member(train, validation, settings, checkpoints=tmp_path / "whole")
     assert whole[0].layers[-1].compute_dtype == "float32" and {layer.compute_dtype for layer in whole[0].layers} >= {"float16"}
     assert {weight.dtype for weight in whole[0].weights} == {"float32"}
-    assert whole[1]["validation_loss"] == pytest.approx(unbroken[1]["validation_loss"], rel=0.1)
+    # Half precision rounds, and what is drawn anew each epoch makes much of it.
+    assert whole[1]["validation_loss"] == pytest.approx(unbroken[1]["validation_loss"], rel=0.25)
     with pytest.raises(Interrupted):
         training.fit_member(train, validation, settings, checkpoints=tmp_path, progress=interrupt_after(2))
     assert same(training.fit_member(train, validation, settings, checkpoints=tmp_path), whole)
@@ -307,7 +308,7 @@ if __name__ == "__main__":
     cpu, = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     train, validation = feeds(".", n=450)
-    settings = changed(options={"dropout": 0.0}, batch_size=512, workers=2, negatives_per_positive=9.0, optimizer="sgd", learning_rate=0.3)
+    settings = changed(options={"dropout": 0.0, "noise": 0.0}, batch_size=512, workers=2, negatives_per_positive=9.0, optimizer="sgd", learning_rate=0.3)
     told, lines = {}, []
     spark = spark_session("local[2]", "together", {"spark.python.worker.reuse": "false"})
     ((model, history),) = training.fit_on_spark(spark, train, validation, settings, checkpoints="workers", progress=lines.append)
