@@ -35,7 +35,9 @@ _JVM = Path(__file__).parent / "jvm"
 LOCAL_CONF = {
     # Local runs are short and their work is numpy: the JVM's second compiler costs more than it saves.
     # A heap that begins large is not collected again and again while it grows.
+    # With one compiler Java keeps only 48 MB for compiled code, which Spark fills within minutes: from then on nothing is compiled.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xms1g -XX:MetaspaceSize=256m "
+    "-XX:ReservedCodeCacheSize=256m "
     f"-Dlog4j2.configurationFile=file:{_JVM / 'log4j2.properties'}",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",

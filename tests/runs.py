@@ -92,7 +92,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 #: Sessions of the tests are short, and several: the JVMs' second compiler costs more than it saves.
-_JVM_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+_JVM_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
 
 
 def environment(**more: str) -> dict[str, str]:
