@@ -19,8 +19,6 @@ from runs import environment
 #: Seconds within which a daemon must be up; it takes 5 on a quiet machine.
 PATIENCE = 120
 _CLASS = "org.apache.spark.deploy"
-#: Short lives, many of them on few cores: the JVMs' second compiler costs more than it saves.
-FRUGAL = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
 
 
 @dataclass
@@ -55,13 +53,7 @@ class Cluster:
         own = {"SPARK_NO_DAEMONIZE": "1", "SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_DIRS": str(self.folder / "scratch")}
         with (self.folder / f"{name}.log").open("wb") as log:
             self.daemons[name] = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=environment(**own, **FRUGAL),
-                cwd=self.folder,
-                start_new_session=True,
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment(**own), cwd=self.folder, start_new_session=True
             )
 
     def wait_for(self, name: str, pattern: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import FRUGAL, Cluster, start_worker, started_cluster
+from cluster import Cluster, start_worker, started_cluster
 from runs import COMMAND, QUICK, assert_same_catalogue, environment, make_survey, nalspark, published, run, settings_of
 
 pytestmark = [pytest.mark.spark, pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are told apart by /proc")]
@@ -50,7 +50,7 @@ def find(survey: Path, out: Path, cluster: Cluster, *overrides: str) -> list[str
 
 
 def test_a_cluster_makes_the_catalogue_that_one_machine_makes(cluster: Cluster, survey: Path, local: Path) -> None:
-    finished = nalspark(*find(survey, survey / "clustered", cluster), **FRUGAL)
+    finished = nalspark(*find(survey, survey / "clustered", cluster))
     assert finished.returncode == 0, finished.stderr
     assert "Traceback" not in finished.stderr
     assert_same_catalogue(survey / "clustered", local)
@@ -62,7 +62,7 @@ def test_a_cluster_makes_the_catalogue_that_one_machine_makes(cluster: Cluster, 
 def test_a_worker_that_is_killed_half_way_costs_time_and_nothing_else(cluster: Cluster, survey: Path, local: Path) -> None:
     out = survey / "wounded"
     command = [*COMMAND, *find(survey, out, cluster, "pipeline.partitions=4")]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**FRUGAL))
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     try:
         end = time.monotonic() + 120
         while not (cluster.executors("worker2") and list(out.glob("tables/spectra/*/_SUCCESS"))):

@@ -33,6 +33,12 @@ def doublet(centre, depth, ratio=1.5, sigma=1.8, offset=OFFSET):
     return (centre, depth, sigma), (centre + offset, depth / ratio, sigma)
 
 
+def system(centre, depth, ratio=1.5, sigma=1.8):
+    """An absorber's doublet and, half as deep, its Fe II lines, for :func:`lines_at`."""
+    iron = [line for line in MG_II.transitions if line.ion == "Fe II"]
+    return (*doublet(centre, depth, ratio, sigma), *((centre + MG_II.offset_pixels(line, STEP), depth / 2, sigma) for line in iron))
+
+
 def make_images(epsilon, sigma, first, second, *, error=0.05, noise=None, companions=None, extra=(), masked=(), split=0.0):
     """Candidate images of Gaussian doublets; everything that varies between candidates is of shape (m,).
 

@@ -308,7 +308,8 @@ if __name__ == "__main__":
     cpu, = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     train, validation = feeds(".", n=450)
-    settings = changed(options={"dropout": 0.0, "noise": 0.0}, batch_size=512, workers=2, negatives_per_positive=9.0, optimizer="sgd", learning_rate=0.3)
+    quiet = {"dropout": 0.0, "noise": 0.0}
+    settings = changed(options=quiet, batch_size=512, workers=2, negatives_per_positive=9.0, optimizer="sgd", learning_rate=0.3)
     told, lines = {}, []
     spark = spark_session("local[2]", "together", {"spark.python.worker.reuse": "false"})
     ((model, history),) = training.fit_on_spark(spark, train, validation, settings, checkpoints="workers", progress=lines.append)
