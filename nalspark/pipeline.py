@@ -173,6 +173,8 @@ def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
     if "infer" in stages:
         _read_model(settings)
     if "simulate" in stages and settings.simulate.population == "empirical":
+        if not settings.simulate.catalogue:
+            raise NalsparkError("simulate.population = 'empirical' takes equivalent widths from a catalogue: set simulate.catalogue.")
         open_catalog(settings.simulate.catalogue, "absorbers", settings.species)
     if "train" in stages:
         _check_network(settings)

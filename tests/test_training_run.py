@@ -313,6 +313,7 @@ def test_models_that_do_not_fit_are_refused_before_spark_starts(tmp_path: Path, 
             "'simulate' reads table 'eigenspectra', which is not there yet. Run stage 'eigenspectra' first",
         ),
         ("simulate.examples=images", "'candidates' or 'spectra'"),
+        ("simulate.population=empirical", "set simulate.catalogue"),
         ("out=''", "No output directory is given"),
     ],
 )

@@ -327,6 +327,6 @@ if __name__ == "__main__":
     assert told["2 workers"] == pytest.approx(told["1 device"], rel=1e-4)
     assert told["2 devices"] == pytest.approx(told["1 device"], rel=1e-4)
     assert told["model"] == pytest.approx(min(told["2 workers"]), rel=1e-4)
-    assert told["1 device"][-1] < 0.97 * told["1 device"][0]  # the steps did something
+    assert told["1 device"][-1] < 0.99 * told["1 device"][0]  # the steps did something
     assert told["shards"] == [240, 210]
     assert len(told["lines"]) == 4 and told["lines"][0].startswith("member 1/1, epoch 1/4: loss ")
