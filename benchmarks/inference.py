@@ -49,7 +49,7 @@ COUNTED = Table("counted", "Rows of each batch.", (Column("rows", "long", "Rows"
 
 def normalized(start: int, stop: int, settings: Settings) -> list[Columns]:
     """The artificial spectra of some numbers that can be searched, in batches."""
-    recipe = Recipe(settings.line_species, (stages.REALISTIC,), seed=7, contaminated=settings.simulate.contaminated_realistic)
+    recipe = Recipe(settings.line_species, (stages.REALISTIC,), seed=7, contaminated=0.1)
     batches = []
     for first in range(start, stop, BATCH):
         names = [f"bench-{number}" for number in range(first, min(first + BATCH, stop))]
