@@ -75,7 +75,7 @@ STAGES = (
     Stage("ingest", "spectra", (), ("ingest",)),
     Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species")),
     Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species"), revision=2),
-    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=2),
+    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=3),
     Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species")),  # and the model: see Pipeline._causes
     Stage("measure", "measured", ("candidates", "scores"), ("measure", "infer", "species")),
     Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),

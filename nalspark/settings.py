@@ -69,7 +69,7 @@ class Search(_Section):
 
     widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1)] = (1.4, 2.4, 4.2)
     """Gaussian σ of the filters, in grid pixels of 69 km/s."""
-    min_significance: Positive = 3.8
+    min_significance: Positive = 3.5
     """Both lines together. Low: the search proposes, the network decides."""
     min_snr_primary: Positive = 1.8
     """First line of the doublet."""

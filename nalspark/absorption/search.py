@@ -31,6 +31,8 @@ _FEATURE_WIDTH, _FEATURE_SNR = 1.8, 4.0
 _FILTER_END, _LINE_END = 3.0, 5.0
 #: Significance from which an absorber's other lines are seen too, and would be taken for doublets.
 _SHOWS_METALS = 8.0
+#: It is one where so many of them stand out by so many σ; what looks like an absorber and shows none must not hide another.
+_METALS_SHOWN, _METAL_SNR = 2, 4.0
 #: Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors.
 _compiled = njit(error_model="numpy")
 #: Added to powers that may be 0.
@@ -333,13 +335,16 @@ class _Left(NamedTuple):
         self.light[at] -= self.weight[at] * profile[inside].astype(np.float32)
 
     def explain_metals(self, rows: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, metals: tuple[float, ...]) -> None:
-        """Blind the rows where other lines of an absorber just found may lie."""
+        """Blind the rows where other lines of an absorber just found lie, if it shows them."""
         centre, half = np.round(pixel[:, None] + np.array(metals)).astype(int) + self.margin, np.ceil(2.0 * width).astype(int)
         near = np.arange(-half.max(initial=0), half.max(initial=0) + 1)
         at = centre[..., None] + near
         where = (np.abs(near) <= half[:, None, None]) & (at >= 0) & (at < self.weight.shape[1])
-        row = np.broadcast_to(rows[:, None, None], at.shape)[where]
-        self.light[row, at[where]] = self.weight[row, at[where]] = 0.0
+        row, at = np.broadcast_to(rows[:, None, None], at.shape), np.clip(at, 0, self.weight.shape[1] - 1)
+        light, weight = (np.where(where, values[row, at], 0.0).sum(axis=2) for values in (self.light, self.weight))
+        shown = (light > _METAL_SNR * np.sqrt(weight)).sum(axis=1) >= _METALS_SHOWN
+        where &= shown[:, None, None]
+        self.light[row[where], at[where]] = self.weight[row[where], at[where]] = 0.0
 
 
 def _judge(seen: NDArray[np.float64], filters: _Filters, doublet: Doublet, limits: Thresholds) -> _Pool:
