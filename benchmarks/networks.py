@@ -166,8 +166,8 @@ def read(where: Path, fit: Fit, split: str) -> Examples:
     if fit.shown == "candidates":
         return Examples(part["image"], part["candidate"], part["row"], part["label"], part["weakest"])
     x = part[wanted[0]]
-    if fit.shown == "flux":  # about 0 everywhere, so that the edges of the window are no step
-        x -= x != 0
+    if fit.shown == "flux as it is":  # about 1 in the window, with a step at its edges
+        x += x != 0
     return Examples(x[..., None], part["label"], np.arange(n), part["label"], part["weakest"])
 
 

@@ -108,9 +108,12 @@ def candidate_examples(names: list[str], recipe: Recipe, settings: Settings) -> 
 
 
 def spectrum_inputs(spectra: Spectra, z_qso: NDArray[np.float64], settings: Settings) -> NDArray[np.float32]:
-    """What a whole-spectrum network sees: rescaled flux inside the search window, 0 elsewhere (Zhao et al. 2019, §2.1); shape (n, p)."""
+    """What a whole-spectrum network sees: rescaled flux inside the search window, 0 elsewhere (Zhao et al. 2019, §2.1); shape (n, p).
+
+    Less 1, unlike the paper's: with a step at the window's edges the networks hardly learn (docs/networks.md).
+    """
     window = search_window(spectra.grid, settings.line_species, z_qso, settings.preprocess.window_blue_z)
-    return np.where(window & spectra.good, spectra.flux, 0.0).astype(np.float32)
+    return np.where(window & spectra.good, spectra.flux - 1.0, 0.0).astype(np.float32)
 
 
 def spectrum_examples(names: list[str], recipe: Recipe, settings: Settings) -> dict[str, NDArray]:

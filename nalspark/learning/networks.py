@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from nalspark.errors import ModelError, did_you_mean
 
 
@@ -103,6 +105,8 @@ def multiply_adds(model: keras.Model) -> int:
     for layer in model.layers:
         if isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Dense):
             total += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, Evidence):
+            total += 2 * math.prod(layer.shape_weights.shape)
     return total
 
 
@@ -153,6 +157,67 @@ class Observed(layers.Layer):
         return ops.stack([residual, inverse_error / ops.sqrt(1.0 + share**2)], axis=-1)
 
 
+class Evidence(layers.Layer):
+    """How well learned shapes explain an image, line by line.
+
+    With residual r and inverse variance w of a pixel, the logarithm of the likelihood ratio of a shape m to no absorption is
+    ``G = Σ w (r m - m²/2)`` (Neyman & Pearson 1933): what a convolution, which sees bounded pixels, has to piece together. Given are
+    ``log Σ exp(G + b)`` over the shapes; for each row the G of the shapes that explain the whole image, as probable as each is, and the χ²
+    that they leave; and the part of the row's pixels that have data. Shapes m and levels b are learned.
+
+    Parameters
+    ----------
+    shapes : int
+        How many.
+    """
+
+    #: An absorber lies this far from the nearest shape: part of the light. It bounds what a bright spectrum says for or against one.
+    MISFIT = 0.04
+    #: Evidence, in units of 10, beyond which nothing is uncertain.
+    MOST = 3.0
+
+    def __init__(self, shapes: int) -> None:
+        super().__init__(dtype="float32")  # sums of squares have no place in half precision
+        self.shapes = shapes
+
+    def build(self, shape: Sequence[int | None]) -> None:
+        self.shape_weights = self.add_weight((*shape[1:3], self.shapes), initializer=_first_shapes, name="shapes")
+        self.levels = self.add_weight((self.shapes,), initializer="zeros", name="levels")
+
+    def call(self, example: Tensor) -> Tensor:
+        inverse_error = example[..., 1]
+        good = inverse_error > 0
+        residual = ops.clip(ops.where(good, example[..., 0], 0.0), *_RESIDUAL_RANGE)
+        variance_inverse = inverse_error * inverse_error
+        weight = variance_inverse / (1.0 + variance_inverse * self.MISFIT**2)
+        signal, power = (ops.transpose(values, (1, 0, 2)) for values in (residual * weight, weight))
+        shapes = self.shape_weights
+        gain = ops.matmul(signal, shapes) - 0.5 * ops.matmul(power, shapes * shapes)  # (t, n, shapes)
+        total = ops.sum(gain, axis=0) + self.levels
+        evidence = ops.logsumexp(total, axis=1, keepdims=True)
+        gains = ops.transpose(ops.sum(gain * ops.exp(total - evidence)[None], axis=2))
+        misfit = ops.sum(residual * residual * weight, axis=2) - 2.0 * gains
+        present = ops.mean(ops.cast(good, "float32"), axis=2)
+        bounded = ops.clip(0.1 * evidence, -self.MOST, self.MOST)
+        return ops.concatenate([bounded, *(_logarithmic(values) for values in (evidence, gains, misfit)), present], axis=1)
+
+
+def _logarithmic(values: Tensor) -> Tensor:
+    return ops.sign(values) * ops.log(1.0 + ops.abs(values))
+
+
+def _first_shapes(shape: Sequence[int], dtype: str | None = None) -> Tensor:
+    """Shapes to begin with: one or two Gaussian lines near the middle, the same in all rows but for their depth; (t, c, shapes)."""
+    rows, columns, n = shape
+    rng, column = np.random.default_rng(0), np.arange(columns) - columns // 2
+    centre, width = rng.normal(0.0, 1.2, (2, n, 1)), np.exp(rng.uniform(np.log(1.1), np.log(4.5), (2, n, 1)))
+    depth = rng.uniform(0.3, 1.0, (2, n, 1)) * np.array([1.0, 0.5])[:, None, None] ** rng.integers(0, 9, (2, n, 1))
+    profile = 1.0 - np.prod(1.0 - depth * np.exp(-0.5 * ((column - centre) / width) ** 2), axis=0)
+    strength = np.exp(rng.uniform(np.log(0.1), np.log(2.0), n)) * rng.uniform(0.0, 1.0, (rows, n))
+    lines = 1.0 - np.exp(-strength[:, None] * (profile / profile.max(axis=1, keepdims=True)).T)
+    return ops.convert_to_tensor(lines.astype(np.float32))
+
+
 def candidate_cnn(
     example: Tensor,
     filters: Sequence[int] = (12, 24, 48),
@@ -161,6 +226,7 @@ def candidate_cnn(
     dropout: float = 0.3,
     mask: bool = True,
     noise: float = 0.5,
+    shapes: int = 0,
 ) -> Tensor:
     """Profiles along each row, then all rows at once: .47 million multiply-adds for 8 transitions of 49 pixels.
 
@@ -178,15 +244,21 @@ def candidate_cnn(
         Whether "there is data" is a channel of its own.
     noise : float
         Noise that is added while learning: see :class:`Observed`.
+    shapes : int
+        Learned shapes whose :class:`Evidence` is weighed beside the profiles; 0 for none.
     """
     rows = example.shape[1]
-    h = working_channels(Observed(noise)(example), mask)
+    seen = Observed(noise)(example)
+    h = working_channels(seen, mask)
     for number, width in list(zip(filters, kernels, strict=True))[:2]:
         h = layers.Conv2D(number, (1, width), activation="relu", kernel_initializer="he_normal")(h)
         h = layers.MaxPooling2D((1, 2))(h)
     h = layers.Conv2D(filters[2], (rows, kernels[2]), activation="relu", kernel_initializer="he_normal")(h)
-    h = layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(layers.Flatten()(h))
-    return layers.Dropout(dropout)(h)
+    h = layers.Dropout(dropout)(layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(layers.Flatten()(h)))
+    if not shapes:
+        return h
+    evidence = layers.Dense(dense // 2, activation="relu", kernel_initializer="he_normal")(Evidence(shapes)(seen))
+    return layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(layers.Concatenate()([h, evidence]))
 
 
 # ---- a whole spectrum

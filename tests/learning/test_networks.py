@@ -65,15 +65,15 @@ def test_logits_are_finite_for_absurd_values(name, value):
     assert np.isfinite(numbers(build(name, shape_of(name))(example))).all()
 
 
-@pytest.mark.parametrize("mask", [False, True])
-def test_masked_pixels_do_not_matter(mask):
+@pytest.mark.parametrize("options", [{"mask": False}, {"mask": True}, {"shapes": 5}])
+def test_masked_pixels_do_not_matter(options):
     """Where the inverse error is 0 the residual may be anything, NaN and infinities included."""
     rng = np.random.default_rng(0)
     clean = np.stack([rng.normal(0, 0.3, (4, 8, 49)), rng.uniform(1, 30, (4, 8, 49))], axis=-1).astype(np.float32)
     clean[:, :, 20:25] = 0.0
     soiled = clean.copy()
     soiled[:, :, 20:25, 0] = np.array([1e30, np.nan, np.inf, -np.inf, 3.0])
-    model = build("candidate_cnn", IMAGE, {"mask": mask})
+    model = build("candidate_cnn", IMAGE, options)
     np.testing.assert_array_equal(numbers(model(soiled)), numbers(model(clean)))
 
 
@@ -85,6 +85,30 @@ def test_working_channels():
     np.testing.assert_allclose(compressed, np.arcsinh([-3.0, -10.0, 0.0, 0.03, 40.0, 10.0, 1e4, 0.0]), rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(good, [1, 1, 1, 1, 1, 1, 1, 0])
     assert working_channels(example, mask=False).shape[-1] == 2
+
+
+def test_evidence_is_the_likelihood_ratio():
+    """Against the logarithms of Gaussian densities, summed pixel by pixel, of three shapes with levels."""
+    rng = np.random.default_rng(1)
+    shapes, levels = rng.uniform(0.0, 0.4, (8, 49, 3)).astype(np.float32), np.array([0.3, -0.2, 0.0], np.float32)
+    residual = (shapes[None, ..., 1] + rng.normal(0, 0.2, (2, 8, 49))).astype(np.float32)
+    inverse_error = np.full((2, 8, 49), 5.0, np.float32)
+    inverse_error[:, :, :10] = 0.0
+    layer = networks.Evidence(3)
+    layer.build((None, *IMAGE))
+    layer.set_weights([shapes, levels])
+    found = numbers(layer(np.stack([residual, inverse_error], axis=-1)))
+    error = np.where(inverse_error > 0, np.sqrt(1 / 25.0 + layer.MISFIT**2), np.inf)[..., None]
+    gain = 0.5 * ((residual[..., None] / error) ** 2 - ((residual[..., None] - shapes) / error) ** 2)
+    total = gain.sum(axis=(1, 2)) + levels
+    evidence = np.log(np.exp(total).sum(axis=1))
+    np.testing.assert_allclose(np.expm1(found[:, 1]), evidence, rtol=1e-3)
+    np.testing.assert_allclose(found[:, 0], np.clip(evidence / 10.0, -3.0, 3.0), rtol=1e-3)
+    by_row = (gain.sum(axis=2) * np.exp(total - evidence[:, None])[:, None]).sum(axis=2)
+    left = ((residual / error[..., 0]) ** 2).sum(axis=2) - 2.0 * by_row
+    np.testing.assert_allclose(np.sign(found[:, 2:10]) * np.expm1(np.abs(found[:, 2:10])), by_row, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(np.expm1(found[:, 10:18]), left, rtol=2e-3)
+    np.testing.assert_allclose(found[:, 18:], 39 / 49)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
