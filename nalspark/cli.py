@@ -206,8 +206,8 @@ def data_model() -> str:
     """The data-model page, for the default species."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
-    tables = [*catalogue, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
-    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
+    tables = [*catalogue, TRAINING, EIGENSPECTRA, TRUTH]
+    return data_model_page([*tables, FETCH_FAILURES], {"flags": AbsorberFlag, "veto": Veto})
 
 
 def _demo(options: argparse.Namespace) -> None:
