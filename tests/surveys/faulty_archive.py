@@ -19,7 +19,7 @@ from nalspark.surveys.archive import SpectrumId
 PATH = re.compile(r"/sas/dr16/(sdss|eboss)/spectro/redux/(\w+)/spectra/lite/(\d{4,5})/spec-(\d+)-(\d+)-(\d+)\.fits")
 #: Stands for plate, mjd and fiber in the one file from which all are made.
 _PLACEHOLDER = SpectrumId(77_777, 88_888, 6_666)
-_SILENCE_S = 1.0
+_SILENCE_S = 10.0
 
 
 @cache
