@@ -19,6 +19,7 @@ from urllib3.exceptions import (
     InvalidHeader,
     MaxRetryError,
     NewConnectionError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
@@ -174,7 +175,7 @@ class Archive:
                         return self._read(response)
                 finally:
                     response.close()  # a body that was read to its end has given its connection back already
-            except (NewConnectionError, ConnectTimeoutError, SSLError) as error:
+            except (NewConnectionError, ConnectTimeoutError, ProxyError, SSLError) as error:
                 raise _Passing("unreachable", f"There is no connection to the server: {printable(str(error), 200)}.") from None
             except ReadTimeoutError:
                 raise _Passing("stalled", f"The server was silent for {self._settings.timeout_s:g} s.") from None

@@ -35,6 +35,7 @@ _LOCK = ".nalspark-fetch.lock"
 _EVERY_S = 5.0
 #: Spectra in a row for which there was no server: then there is none.
 _SERVER_GONE = 20
+_GO_ON = "Run the same command again to go on."
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def _follow(outcomes: Iterator[Outcome], summary: FetchSummary, record: Callable
             record(outcome)
         gone = gone + 1 if outcome.result == "unreachable" else 0
         if gone >= _SERVER_GONE:
-            raise FetchError(f"{gone} spectra in a row could not be asked for. {outcome.detail}")
+            raise FetchError(f"{gone} spectra in a row could not be asked for. {outcome.detail} {summary}. {_GO_ON}")
         if now - told >= _EVERY_S:
             told = now
             say(f"fetch       {summary.progress()}")
@@ -274,10 +275,8 @@ def fetch(release: DataRelease, catalog: Catalog, out: str | Path, settings: Fet
             wanted, fetcher = _wanted(catalog, release, summary), _Fetcher(release, archive, out)
             with closing(_outcomes(wanted, fetcher, settings.workers)) as outcomes:
                 _follow(outcomes, summary, record, say)
-    except FetchError as error:
-        raise FetchError(f"{error} {summary}. Run the same command again to go on.") from None
     except KeyboardInterrupt:
-        raise FetchError(f"Stopped: {summary}. Run the same command again to go on.") from None
+        raise FetchError(f"Stopped: {summary}. {_GO_ON}") from None
     except OSError as error:
-        raise FetchError(f"'{out}' cannot be written: {error.strerror}. {summary}. Mend it and run the same command again.") from None
+        raise FetchError(f"'{out}' cannot be written: {error.strerror}. {summary}. {_GO_ON}") from None
     return summary

@@ -184,7 +184,7 @@ def test_two_fetches_do_not_write_into_one_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(FetchError, match=r"'.*out' cannot be written: File exists\..*run the same command again"):
+    with pytest.raises(FetchError, match=r"'.*out' cannot be written: File exists\..*Run the same command again"):
         run_fetch("http://127.0.0.1:9", catalogue(tmp_path / "q.csv", spectra(1)), tmp_path / "out")
 
 
