@@ -26,4 +26,5 @@ def parameter(names: Mapping[str, Any], name: str, default: str) -> str:
 
 def shower(names: Mapping[str, Any]) -> Callable[[Any], Any]:
     """What shows a table or a figure: the notebook's own ``display``, else ``print``."""
-    return names.get("display") or getattr(builtins, "display", print)
+    shown: Callable[[Any], Any] = names.get("display", getattr(builtins, "display", print))
+    return shown

@@ -56,7 +56,7 @@ ew, ew_err = f"ew_{species.primary.label}", f"ew_{species.primary.label}_err"
 columns = ["z_abs", ew, ew_err, "doublet_ratio", "doublet_ratio_err", "score", "flags"]
 table = absorbers.orderBy("significance", ascending=False).select(*columns).limit(20_000).toPandas()
 display(table.describe())
-display({flag.name: int((table["flags"] & flag > 0).sum()) for flag in AbsorberFlag})
+display({flag.name: int((table["flags"] & flag.value > 0).sum()) for flag in AbsorberFlag})
 
 # COMMAND ----------
 
