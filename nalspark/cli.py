@@ -21,11 +21,15 @@ from nalspark.pipeline import LEARNING, STAGE_NAMES, Pipeline, StageSummary, che
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import Settings, load
+from nalspark.surveys.catalogs import open_catalog
+from nalspark.surveys.download import FAILURES, fetch
+from nalspark.surveys.release import load_release, release_names
 from nalspark.surveys.simulate import simulate_survey
 from nalspark.tables.data_model import data_model_page
 from nalspark.tables.schemas import (
     CANDIDATES,
     EIGENSPECTRA,
+    FETCH_FAILURES,
     MATCHES,
     REJECTIONS,
     SCORES,
@@ -70,6 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="make artificial spectra and train a model on them, as a TOML file describes")
     train.add_argument("run", metavar="RUN.toml")
     _common(train)
+
+    fetch = commands.add_parser("fetch", help="get the spectra of a quasar catalogue from a survey's archive")
+    fetch.add_argument("release", metavar="RELEASE", help=f"one of {', '.join(release_names())}, or a TOML file like theirs")
+    fetch.add_argument("--quasars", required=True, metavar="FILE", help="quasar catalogue with plate, mjd and fiber")
+    fetch.add_argument("--out", required=True, metavar="DIR", help="folder of the spectra; what is there and whole is kept")
+    fetch.add_argument("--base-url", metavar="URL", help="a mirror of the archive")
+    fetch.add_argument("--workers", metavar="N", help="files at a time (4)")
+    fetch.add_argument("--limit-rate", metavar="MB/S", help="largest rate of all downloads together")
+    fetch.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="a setting, like fetch.retries=10")
 
     simulate = commands.add_parser("simulate", help="write a simulated survey")
     survey = simulate.add_subparsers(dest="what", required=True, metavar="WHAT").add_parser(
@@ -153,6 +166,16 @@ def _train(options: argparse.Namespace) -> None:
         print(f"model      {model}\nuse it     nalspark find SPECTRA --out DIR --set infer.model={model}")
 
 
+def _fetch(options: argparse.Namespace) -> None:
+    given = {"base_url": options.base_url, "workers": options.workers, "limit_rate_mb_s": options.limit_rate}
+    settings = load(overrides=options.set, **{f"fetch.{key}": value for key, value in given.items() if value is not None})
+    release, catalog = load_release(options.release), open_catalog(options.quasars, "quasars")
+    summary = fetch(release, catalog, options.out, settings.fetch, Progress(sys.stderr).say)
+    print(f"{summary}; {summary.not_selected} rows outside the redshifts of {release.name}.")
+    if summary.failures:
+        print(f"failures   {Path(options.out) / FAILURES}")
+
+
 def _simulate(options: argparse.Namespace) -> None:
     progress = Progress(sys.stderr)
     summary = simulate_survey(
@@ -184,7 +207,7 @@ def data_model() -> str:
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
     tables = [*catalogue, TRAINING, EIGENSPECTRA, TRUTH]
-    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
+    return data_model_page([*tables, FETCH_FAILURES], {"flags": AbsorberFlag, "veto": Veto})
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -203,6 +226,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
     "train": _train,
+    "fetch": _fetch,
     "simulate": _simulate,
     "evaluate": _evaluate,
     "data-model": lambda _: print(data_model(), end=""),

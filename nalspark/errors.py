@@ -22,6 +22,10 @@ class StoreError(NalsparkError):
     """The output directory is in use, damaged, or not ours."""
 
 
+class FetchError(NalsparkError):
+    """Spectra cannot be got from an archive, or not be kept."""
+
+
 class FeedError(NalsparkError):
     """A training table cannot be read, or not all of it was."""
 

@@ -23,6 +23,27 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class Fetch(_Section):
+    """Getting spectra from a survey's archive."""
+
+    base_url: str = ""
+    """Where the archive is; empty for the release's own. A mirror has the same folders below it."""
+    workers: Annotated[int, Field(ge=1, le=32)] = 4
+    """Files that are downloaded at a time. Archives are shared: more is not always faster."""
+    limit_rate_mb_s: Annotated[float, Field(ge=0)] = 0.0
+    """Largest rate of all downloads together, in MB/s; 0 for none."""
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """Silence of the server, in seconds, after which a request is given up and repeated."""
+    file_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    """Time, in seconds, in which a file must be there."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 5
+    """Repetitions of a request after server errors, silence, and bodies that are cut short."""
+    backoff_s: Annotated[float, Field(ge=0, le=60)] = 1.0
+    """The first repetition follows at once, the second after twice this time and the next each after twice as long, at most 60 s."""
+    max_file_mb: Annotated[float, Field(gt=0, le=256)] = 32.0
+    """Largest file, in MB; a lite spectrum has .2, one with all exposures up to 20."""
+
+
 class Ingest(_Section):
     """Finding and reading files."""
 
@@ -220,6 +241,7 @@ class Settings(_Section):
     """Quasar catalogues; the first that knows a spectrum gives its redshift."""
     absorbers: tuple[str, ...] = ()
     """Absorber catalogues to compare with and to label by."""
+    fetch: Fetch = Fetch()
     ingest: Ingest = Ingest()
     crossmatch: Crossmatch = Crossmatch()
     preprocess: Preprocess = Preprocess()

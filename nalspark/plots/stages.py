@@ -144,7 +144,7 @@ def _bit_counts(frame: DataFrame, column: str, enum: type[IntFlag]) -> list[BitC
     return [BitCount(name, counted[name] or 0, meanings.get(name, "")) for name in enum.__members__]
 
 
-def _gallery(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: DataFrame) -> list[GalleryItem]:
+def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: DataFrame) -> list[GalleryItem]:
     """Pictures' worth of data of a few absorbers, in their order."""
     species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, SDSS_GRID.step)
     absorbers = [row.asDict() for row in chosen.collect()]
@@ -226,8 +226,8 @@ def _report_data(spark: SparkSession, store: Store, manifest: Manifest, settings
         of_absorbers=lambda: _histograms(absorbers, _absorber_edges(species)),
         of_sightlines=lambda: _histograms(searched, _SIGHTLINE_EDGES),
         path=lambda: _path(searched, species),
-        gallery_strongest=lambda: _gallery(spark, store, manifest, settings, strongest),
-        gallery_doubtful=lambda: _gallery(spark, store, manifest, settings, doubtful),
+        gallery_strongest=lambda: gallery_items(spark, store, manifest, settings, strongest),
+        gallery_doubtful=lambda: gallery_items(spark, store, manifest, settings, doubtful),
         doublet_ratios=lambda: _ratios(absorbers, species),
     )
     return ReportData(

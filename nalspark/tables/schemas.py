@@ -32,6 +32,12 @@ FILES = Table(
     ),
 )
 
+FETCH_FAILURES = Table(
+    "fetch_failures",
+    "One row per spectrum that could not be had from the archive: `fetch_failures.csv` in the folder of `nalspark fetch`.",
+    (_SPECTRUM_ID, *_IDS, Column("url", "string", "Where it was looked for", ucd="meta.ref.url"), *REJECTION_COLUMNS),
+)
+
 SPECTRA = Table(
     "spectra",
     "One row per spectrum as the survey published it, on its own pixels.",

@@ -1,0 +1,53 @@
+# Databricks notebook source
+# MAGIC %md
+# MAGIC # Training a model on a GPU cluster
+# MAGIC Artificial spectra are made on all workers, then the networks are trained where this notebook runs: on its GPUs, if it has any.
+# MAGIC What is trained is what `conf/runs/default_model.toml` says, on 150,000 spectra, unless `settings` says otherwise.
+# MAGIC
+# MAGIC Widgets, or environment variables where there are none: `folder` (`NALSPARK_FOLDER`), seen by the driver and all workers under this
+# MAGIC path; `settings` (`NALSPARK_SETTINGS`), such as `simulate.n=20000 train.members=1 train.mixed_precision=true`.
+
+# COMMAND ----------
+
+from pathlib import Path
+
+import pandas as pd
+
+from nalspark.learning.models import read_model
+from nalspark.notebook import parameter, shower
+from nalspark.pipeline import LEARNING, Pipeline
+from nalspark.progress import Progress
+from nalspark.session import spark_session
+from nalspark.settings import load
+from nalspark.surveys.catalogs import conf_dir
+from nalspark.tables.store import Store
+
+folder = Path(parameter(globals(), "folder", "nalspark-notebooks"))
+overrides = parameter(globals(), "settings", "").split()
+display = shower(globals())
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## Spectra, then networks
+# MAGIC Interrupted, it goes on where it was: run the cell again.
+
+# COMMAND ----------
+
+settings = load(conf_dir() / "runs" / "default_model.toml", overrides, out=str(folder / "model-run"))
+for summary in Pipeline(spark_session(), settings, Progress(None)).run(LEARNING):
+    display(str(summary))
+
+# COMMAND ----------
+
+# MAGIC %md
+# MAGIC ## The model
+# MAGIC Its card: what it learned from and how well it does on spectra that it never saw. `curves.png` and `scores.png` lie beside it.
+# MAGIC A search uses it with the setting `infer.model`.
+
+# COMMAND ----------
+
+model = Store(settings.out).published("model")
+card = read_model(model).card
+display(pd.Series(card.metrics, name=card.network).to_frame())
+display(f"infer.model={model}")

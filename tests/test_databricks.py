@@ -1,0 +1,138 @@
+"""The asset bundle fits the jobs that exist: every file is there, tasks follow the pipeline's order, schedules can be read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nalspark.cli import _parser
+from nalspark.pipeline import LEARNING, STAGE_NAMES
+from nalspark.settings import load
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = ROOT / "conf" / "databricks"
+#: Fields of a Quartz expression: the names and the numbers that each may hold.
+_DAYS, _MONTHS = "SUN|MON|TUE|WED|THU|FRI|SAT", "JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
+_QUARTZ = (("", 0, 59), ("", 0, 59), ("", 0, 23), ("", 1, 31), (_MONTHS, 1, 12), (_DAYS, 1, 7))
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+MAIN = parsed(BUNDLE / "databricks.yml")
+#: Job → its declaration, and the file that holds it.
+JOBS = {
+    name: (job, path)
+    for pattern in MAIN["include"]
+    for path in sorted(BUNDLE.glob(pattern))
+    for name, job in parsed(path)["resources"]["jobs"].items()
+}
+
+
+def resolved(text: str) -> str:
+    """A value with the bundle's variables at their defaults, and the deployed folder as this checkout."""
+    while "${var." in text:
+        text = re.sub(r"\$\{var\.(\w+)\}", lambda found: str(MAIN["variables"][found[1]]["default"]), text)
+    return text.replace("${workspace.file_path}", str(ROOT))
+
+
+def is_quartz(expression: str) -> bool:
+    """Whether a Quartz cron expression is one: six fields in their ranges, and one of the two days left open."""
+    fields = expression.split()
+    if len(fields) != 6 or (fields[3] == "?") == (fields[5] == "?"):
+        return False
+    for position, (field, (names, low, high)) in enumerate(zip(fields, _QUARTZ, strict=True)):
+        if field in ("*", "?"):
+            if field == "?" and position not in (3, 5):
+                return False
+            continue
+        for piece in re.split(r"[,\-/]", field.removeprefix("*/")):
+            named = bool(names) and re.fullmatch(names, piece) is not None
+            if not named and not (piece.isdigit() and low <= int(piece) <= high):
+                return False
+    return True
+
+
+def test_the_bundle_has_its_jobs() -> None:
+    assert set(JOBS) == {"catalogue", "reprocess", "training"}
+    assert MAIN["bundle"] == {"name": "nalspark"}
+    assert [name for name, target in MAIN["targets"].items() if target.get("default")] == ["dev"]
+
+
+def test_what_is_sent_along_is_there() -> None:
+    for place in MAIN["sync"]["paths"]:
+        assert (BUNDLE / place).is_dir(), place
+    assert (BUNDLE / MAIN["artifacts"]["nalspark"]["path"] / "setup.py").is_file()
+
+
+def test_every_variable_is_declared_and_used() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in BUNDLE.rglob("*.yml"))
+    assert set(re.findall(r"\$\{var\.(\w+)\}", text)) == set(MAIN["variables"])
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_runs_what_exists_where_it_can(name: str) -> None:
+    job, path = JOBS[name]
+    clusters = {cluster["job_cluster_key"]: cluster["new_cluster"] for cluster in job["job_clusters"]}
+    assert {task["job_cluster_key"] for task in job["tasks"]} == set(clusters)
+    for task in job["tasks"]:
+        script = (path.parent / task["spark_python_task"]["python_file"]).resolve()
+        assert script.is_file() and script.parent == ROOT / "jobs" and script.stem == task["task_key"]
+        assert [library["whl"] for library in task["libraries"]] == ["../../../dist/*.whl"]
+    for cluster in clusters.values():
+        assert ("autoscale" in cluster) != ("num_workers" in cluster)
+        assert re.fullmatch(r"\d+\.\d+\.x-(gpu-ml-)?scala2\.1\d", resolved(cluster["spark_version"]))
+
+
+@pytest.mark.parametrize("name, order", [("catalogue", STAGE_NAMES), ("reprocess", ("reprocess",)), ("training", LEARNING)])
+def test_tasks_follow_the_pipelines_order(name: str, order: tuple[str, ...]) -> None:
+    waits = {task["task_key"]: {other["task_key"] for other in task.get("depends_on", [])} for task in JOBS[name][0]["tasks"]}
+    done: list[str] = []
+    while len(done) < len(waits):
+        ready = [task for task, others in waits.items() if task not in done and others <= set(done)]
+        assert len(ready) == 1, f"tasks wait for each other, or do not wait: {ready}"
+        done += ready
+    assert tuple(done) == order
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_parameters_are_a_run_file_that_loads_and_settings_that_it_takes(name: str) -> None:
+    for task in JOBS[name][0]["tasks"]:
+        run_file, option, *overrides = [resolved(word) for word in task["spark_python_task"]["parameters"]]
+        assert option == "--set"
+        settings = load(run_file, overrides)
+        assert settings.out.startswith("/Volumes/")
+        assert all(path.startswith("/Volumes/") for path in (*settings.spectra, *settings.quasars))
+
+
+def test_training_has_a_gpu() -> None:
+    job = JOBS["training"][0]
+    clusters = {cluster["job_cluster_key"]: cluster["new_cluster"] for cluster in job["job_clusters"]}
+    train = next(task for task in job["tasks"] if task["task_key"] == "train")
+    assert "gpu-ml" in resolved(clusters[train["job_cluster_key"]]["spark_version"])
+
+
+def test_the_schedule_can_be_read() -> None:
+    scheduled = {name: job["schedule"] for name, (job, _) in JOBS.items() if "schedule" in job}
+    assert set(scheduled) == {"reprocess"}
+    assert is_quartz(scheduled["reprocess"]["quartz_cron_expression"]) and scheduled["reprocess"]["timezone_id"] == "UTC"
+
+
+@pytest.mark.parametrize(
+    "expression", ["0 0 3 * * MON", "0 0 3 ? * ?", "0 0 3 ? *", "0 60 3 ? * MON", "0 0 3 ? * MOON", "? 0 3 ? * 1", "0 0 24 * * ?"]
+)
+def test_what_is_no_schedule_is_found(expression: str) -> None:
+    assert not is_quartz(expression)
+
+
+def test_the_commands_in_the_docs_are_commands() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    commands = [line.split("#")[0].split()[1:] for line in text.splitlines() if line.startswith("nalspark fetch ")]
+    assert len(commands) >= 2
+    for command in commands:
+        assert _parser().parse_args(command).command == "fetch"
