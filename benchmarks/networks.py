@@ -268,7 +268,8 @@ def plan() -> list[Fit]:
     zhao = partial(Fit, "zhao2019", "flux", 16000)
     scan = {width: zhao(options={"first_filter": width}) for width in (3, 5, 9, 21)}
     by_size = {name: [Fit(name, shown_to(name), size) for size in (16000, 4000, 1000)] for name in NETWORKS}
-    fits = [*by_size["candidate_cnn"], *(by_size[name][0] for name in NETWORKS[1:])]
+    shapes = Fit("candidate_cnn", "candidates", 16000, options={"shapes": 128})
+    fits = [*by_size["candidate_cnn"], shapes, *(by_size[name][0] for name in NETWORKS[1:])]
     fits += [zhao(rate=3e-4), Fit("zhao2019", "residual", 16000, rate=3e-4)]
     fits += [*by_size["zhao2019"][1:], scan[3], *by_size["vgg"][1:], scan[21], *by_size["resnet"][1:], scan[5], scan[9]]
     return [*fits, Fit("zhao2019", "residual", 16000), zhao(seed=2), *by_size["inception"][1:]]
@@ -309,7 +310,8 @@ def main_table(rows: list[dict[str, Any]]) -> str:
     for fit in sorted(plan(), key=lambda fit: (NETWORKS.index(fit.network), fit.shown, fit.size)):
         changed = {"learning rate": (fit.rate, Fit.rate), "seed": (fit.seed, Fit.seed), "budget": (fit.budget, Fit.budget)}
         other = [f", {name} {value:g}" for name, (value, usual) in changed.items() if value != usual]
-        if not fit.options:
+        other += [f", {fit.options['shapes']} shapes"] if "shapes" in fit.options else []
+        if "first_filter" not in fit.options:
             lines.append([fit.network, "".join([fit.shown, *other]), f"{fit.size:,}", *line_of(rows, fit)])
     return table(("network", "sees", "spectra", *QUALITY), lines)
 
