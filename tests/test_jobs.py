@@ -19,7 +19,7 @@ JOBS = Path(__file__).parents[1] / "jobs"
 
 
 def test_every_stage_has_a_job_and_so_has_the_evaluation() -> None:
-    assert sorted(job.stem for job in JOBS.glob("*.py")) == sorted([*(stage.name for stage in STAGES), "evaluate"])
+    assert sorted(job.stem for job in JOBS.glob("*.py")) == sorted([*(stage.name for stage in STAGES), "evaluate", "reprocess"])
 
 
 @pytest.mark.parametrize("job", sorted(JOBS.glob("*.py")), ids=lambda job: job.stem)
