@@ -6,7 +6,7 @@
 A real standalone cluster on the loopback: a master and two workers of one core. Every run starts in an empty directory; a process of the
 kind is killed (SIGKILL) at a random moment of a random stage; a run that ends by it is repeated in the same directory. All runs have
 speculative execution on, so that tasks also run twice. Compared is a digest of the contents of the published tables and the FITS file with
-that of an undisturbed run of a local session.
+that of an undisturbed run, on the cluster and in a local session.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _SPECULATION = {
     "spark.executor.memory": "900m",
     "spark.sql.shuffle.partitions": "4",
 }
+_NOTHING = "nothing: the run had ended"
 #: Files larger than this cannot be written while the disk is "full": less than a part of spectra.
 _FULL_BYTES = 200_000
 
@@ -169,7 +170,7 @@ def kill_driver(survey: Path, out: Path, cluster: Cluster, stage: str, delay: fl
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return "nothing: the run had ended" if ended else "driver"
+    return _NOTHING if ended else "driver"
 
 
 def _begun(log: Path, stage: str) -> bool:
@@ -214,7 +215,52 @@ def disturbed(spark: Any, survey: Path, cluster: Cluster, trial: Trial, seconds:
     how = {"executor": kill_executor, "worker": kill_worker, "Python worker": kill_python}[trial.kind]
     killer = Killer(trial.stage, trial.fraction * seconds[trial.stage], lambda: how(cluster, trial.worker))
     trial.attempts = run_here(spark, survey, trial.out, killer)
-    trial.killed = killer.killed[0] if killer.killed else "nothing: the run had ended"
+    trial.killed = killer.killed[0] if killer.killed else _NOTHING
+
+
+class Judge:
+    """Compares with an undisturbed result, and counts."""
+
+    def __init__(self, reference: Path, files: int) -> None:
+        self.digest, self.files = content_digest(reference), files
+        self.killed = self.same = self.trials = 0
+
+    def look(self, out: Path, what: str) -> bool:
+        found, missing = content_digest(out), account(out, self.files)
+        print(f"{what:<90} {found}{missing}{'' if found == self.digest else '  ANOTHER CATALOGUE'}", flush=True)
+        return found == self.digest and not missing
+
+    def judge(self, trial: Trial) -> None:
+        self.trials += 1
+        self.killed += trial.killed != _NOTHING
+        what = f"{self.trials:>3} {trial.kind:<13} in {trial.stage:<10} -> {trial.killed}, {trial.attempts} attempt(s)"
+        self.same += self.look(trial.out, what)
+
+
+def play(cluster: Cluster, survey: Path, folder: Path, planned: list[Trial]) -> Judge:
+    """All trials: first those with a driver that lives on, then those that kill it."""
+    spark = on_cluster(cluster)
+    summaries = Pipeline(spark, settings_of(survey, folder / "whole", "pipeline.partitions=4"), Progress(None)).run()
+    seconds = {summary.stage: summary.seconds / 2 for summary in summaries}  # from the second run on a session is warm
+    judge = Judge(folder / "whole", len(list((survey / "parts").rglob("*.fits*"))))
+    judge.look(folder / "whole", f"undisturbed, {judge.files} files")
+    for trial in (trial for trial in planned if trial.kind != "driver"):
+        disturbed(spark, survey, cluster, trial, seconds)
+        judge.judge(trial)
+    spark.stop()
+    drivers = [trial for trial in planned if trial.kind == "driver"]
+    for trial in drivers:
+        trial.killed = kill_driver(survey, trial.out, cluster, trial.stage, trial.fraction * seconds[trial.stage])
+    said = full_disk(survey, folder / "full")
+    spark = spark_session("local[2]", "faults")
+    for trial in drivers:
+        trial.attempts = 1 + run_here(spark, survey, trial.out, Progress(None))
+        judge.judge(trial)
+    for name, what in (("full", f"full disk, {said}; then resumed"), ("local", "undisturbed, local session")):
+        run_here(spark, survey, folder / name, Progress(None))
+        judge.look(folder / name, what)
+    spark.stop()
+    return judge
 
 
 def on_cluster(cluster: Cluster) -> Any:
@@ -231,50 +277,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         survey = make_survey(folder / "survey", options.n, per_part=20)
-        planned = trials(options.kills, options.seed, folder)
-        with started_cluster(folder / "cluster") as cluster:
-            seconds, reference = play(cluster, survey, folder, planned)
-        print(f"undisturbed {reference}, {options.n + 1} files; stages took " + ", ".join(f"{k} {v:.1f} s" for k, v in seconds.items()))
-        judge(planned, reference, options.n + 1)
-
-
-def play(cluster: Cluster, survey: Path, folder: Path, planned: list[Trial]) -> tuple[dict[str, float], str]:
-    """All trials; the seconds of every stage and the digest of an undisturbed run."""
-    quiet = Progress(None)
-    spark = on_cluster(cluster)
-    run_here(spark, survey, folder / "first", quiet)  # the stages' seconds are those of a warm session
-    summaries = Pipeline(spark, settings_of(survey, folder / "whole", "pipeline.partitions=4"), quiet).run()
-    seconds = {summary.stage: summary.seconds for summary in summaries}
-    for trial in planned:
-        if trial.kind != "driver":
-            disturbed(spark, survey, cluster, trial, seconds)
-            print(f"  {trial.kind:<13} in {trial.stage:<10} -> {trial.killed}, {trial.attempts} attempt(s)", flush=True)
-    spark.stop()
-    for trial in planned:
-        if trial.kind == "driver":
-            trial.killed = kill_driver(survey, trial.out, cluster, trial.stage, trial.fraction * seconds[trial.stage])
-            print(f"  {trial.kind:<13} in {trial.stage:<10} -> {trial.killed}", flush=True)
-    print("  full disk: " + full_disk(survey, folder / "full"), flush=True)
-    spark = spark_session("local[2]", "faults")
-    for trial in (trial for trial in planned if trial.kind == "driver"):
-        trial.attempts = 1 + run_here(spark, survey, trial.out, quiet)
-    for name in ("local", "full"):
-        run_here(spark, survey, folder / name, quiet)
-    reference = content_digest(folder / "local")
-    same = content_digest(folder / "full") == reference and content_digest(folder / "whole") == reference
-    print(f"  cluster undisturbed, and full disk then resumed: {'the same catalogue' if same else 'ANOTHER CATALOGUE'}")
-    spark.stop()
-    return seconds, reference
-
-
-def judge(planned: list[Trial], reference: str, files: int) -> None:
-    same = 0
-    for number, trial in enumerate(planned, 1):
-        found, missing = content_digest(trial.out), account(trial.out, files)
-        same += found == reference and not missing
-        print(f"{number:>3} {trial.kind:<13} {trial.stage:<10} {trial.killed:<28} {trial.attempts} attempt(s)  {found}{missing}")
-    killed = sum(not trial.killed.startswith("nothing") for trial in planned)
-    print(f"{killed} kills, {same} of {len(planned)} catalogues identical to the undisturbed one")
+        with started_cluster(folder / "cluster", patience=1800) as cluster:
+            judge = play(cluster, survey, folder, trials(options.kills, options.seed, folder))
+    print(f"{judge.killed} kills, {judge.same} of {judge.trials} catalogues identical to the undisturbed one")
 
 
 if __name__ == "__main__":
