@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,36 +38,43 @@ def reprocess(spark: Any, survey: Path, *overrides: str, **how: Any) -> tuple[st
 
 
 @pytest.fixture(scope="module")
-def told(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """A survey through four runs: the first, another with nothing new, one with other files, one with another setting."""
+def begun(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A survey after its first run and another with nothing new."""
     survey = make_survey(tmp_path_factory.mktemp("reprocess") / "survey", n=16)
-    told: dict[str, Any] = {"survey": survey, "first": reprocess(spark, survey), "again": reprocess(spark, survey)}
-    first = published(survey / "out")["absorbers"]
-    told["lost"] = first[first["part"] == "plate01002"]["spectrum_id"].iloc[0]
-    Path(published(survey / "out")["sightlines"].set_index("spectrum_id")["path"][told["lost"]]).unlink()
+    return {"survey": survey, "first": reprocess(spark, survey), "again": reprocess(spark, survey)}
+
+
+@pytest.fixture(scope="module")
+def grown(spark: Any, begun: dict[str, Any]) -> dict[str, Any]:
+    """Then with one file gone, one changed and six new ones."""
+    survey: Path = begun["survey"]
+    (survey / "parts" / "1002" / "spec-1002-52000-0014.fits").unlink()
     changed = survey / "parts" / "1002" / "spec-1002-52000-0015.fits"
     changed.write_bytes(changed.read_bytes() + bytes(2880))
     quasars = (survey / "quasars.fits").read_bytes()
     add_part(survey, 1003, n=6, seed=4)
     (survey / "quasars.fits").write_bytes(quasars)
-    told["plan"] = reprocess(spark, survey, dry_run=True)
-    told["files"] = reprocess(spark, survey)
-    told["strict"] = reprocess(spark, survey, "infer.min_score=0.999", "pipeline.versions_kept=2")
-    yield told
+    return {**begun, "plan": reprocess(spark, survey, dry_run=True), "files": reprocess(spark, survey)}
 
 
-def test_a_first_run_and_one_with_nothing_new_say_so(told: dict[str, Any]) -> None:
-    said, done = told["first"]
+@pytest.fixture(scope="module")
+def told(spark: Any, grown: dict[str, Any]) -> dict[str, Any]:
+    """Then with another setting."""
+    return {**grown, "strict": reprocess(spark, grown["survey"], "infer.min_score=0.999", "pipeline.versions_kept=2")}
+
+
+def test_a_first_run_and_one_with_nothing_new_say_so(begun: dict[str, Any]) -> None:
+    said, done = begun["first"]
     assert said.startswith("first run in ") and "ingest      2 of 2 parts to do" in said
     assert done["ingest"] == 2
-    said, done = told["again"]
+    said, done = begun["again"]
     assert said.startswith("files       0 new, 0 changed, 0 removed, 17 as they were\n            no setting, model or catalogue changed\n")
     assert done == NOTHING
 
 
-def test_new_changed_and_removed_files_are_counted_and_only_their_parts_are_done(told: dict[str, Any]) -> None:
+def test_new_changed_and_removed_files_are_counted_and_only_their_parts_are_done(grown: dict[str, Any]) -> None:
     for step in ("plan", "files"):
-        said, done = told[step]
+        said, done = grown[step]
         assert said.startswith("files       6 new, 1 changed, 1 removed, 15 as they were\n")
         assert "ingest      2 of 3 parts to do" in said
         assert done["ingest"] == 2
