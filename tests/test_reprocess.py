@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from runs import add_part, make_survey, published, run, settings_of
 
 from nalspark.absorption.measure import Veto
 from nalspark.cli import main
-from nalspark.errors import StoreError
+from nalspark.errors import NalsparkError, StoreError
 from nalspark.pipeline import STAGE_NAMES, Pipeline
 from nalspark.progress import Progress
+from nalspark.session import running_session
 from nalspark.status import status
 from nalspark.surveys import stages as surveys
 from nalspark.tables.compare import compare_catalogues, open_side
@@ -165,6 +168,16 @@ def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(spark: Any, told: d
             run(spark, settings)
     assert (out / "manifest.json").read_bytes() == before
     assert len(list(out.glob("tables/candidates/*/in_part=*"))) == 3, "what was half written is gone"
+
+
+def _die(batches: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield from batches
+
+
+def test_a_python_worker_that_is_killed_is_a_sentence(spark: Any) -> None:
+    with pytest.raises(NalsparkError, match=r"A Python worker was killed.*run again; it goes on from there"), running_session():
+        spark.range(1).mapInArrow(_die, "id long").collect()
 
 
 def test_the_log_has_an_event_a_line(spark: Any, told: dict[str, Any]) -> None:
