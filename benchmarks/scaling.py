@@ -189,7 +189,9 @@ def draw(results: list[dict], path: Path) -> None:
     for kind, marker in (("all", "o"), ("driver JVM", "s"), ("Python workers", "^"), ("driver Python", "v")):
         right.plot(n, [r["peak_mib"].get(kind, np.nan) / 1024 for r in results], marker=marker, label=kind)
     right.set(xscale="log", xlabel="spectra", ylabel="peak memory (GiB)", ylim=(0, None))
-    right.legend(frameon=False, fontsize=9)
+    right.set_xticks(n, [f"{count:,}" for count in n])
+    right.minorticks_off()
+    right.legend(frameon=False, fontsize=9, loc="center right")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
