@@ -64,8 +64,8 @@ def status(folder: str) -> Iterator[str]:
     if "publish" in manifest.keys:
         rows = ", ".join(f"{manifest.published[f'{name}.parquet']} {name}" for name in ("absorbers", "sightlines", "rejections"))
         yield f"published    version {manifest.publication}, {manifest.published_on}: {rows}"
-    elif manifest.published or manifest.keys:
-        yield "published    nothing whole: the last publication was cut short, or not begun; run it again"
+    elif manifest.published:
+        yield "published    nothing whole: the last publication was cut short; run it again"
     for number, path in versions(store).items():
         kept = Store(path).manifest()
         yield f"kept         version {number}, {kept.published_on}: {kept.published.get('absorbers.parquet', 0)} absorbers"
