@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,16 @@ from nalspark.pipeline import LEARNING, STAGE_NAMES, Pipeline, StageSummary, che
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import Settings, load
+from nalspark.status import status
 from nalspark.surveys.catalogs import open_catalog
 from nalspark.surveys.download import FAILURES, fetch
 from nalspark.surveys.release import load_release, release_names
 from nalspark.surveys.simulate import simulate_survey
+from nalspark.tables.compare import compare_catalogues, open_side
 from nalspark.tables.data_model import data_model_page
 from nalspark.tables.schemas import (
     CANDIDATES,
+    CHANGES,
     EIGENSPECTRA,
     FETCH_FAILURES,
     MATCHES,
@@ -39,6 +43,7 @@ from nalspark.tables.schemas import (
     absorbers_table,
 )
 from nalspark.tables.store import Store
+from nalspark.tables.versions import versions
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +53,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--master", metavar="URL", help="Spark master; by default the one of spark-submit, or all local cores")
     parser.add_argument("--force", action="store_true", help="make everything anew although nothing changed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--log", metavar="FILE", help="add what happens to this file, a line of JSON an event")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGE_NAMES)}; all by default")
     run.add_argument("--part", action="extend", nargs="+", default=[], help="only this part; may be repeated")
     _common(run)
+
+    reprocess = commands.add_parser("reprocess", help="say what changed since the last run, then do only that work")
+    reprocess.add_argument("run", metavar="RUN.toml")
+    _common(reprocess)
+
+    diff = commands.add_parser("diff", help="absorbers gained, lost, moved and remeasured between two catalogues, with reasons")
+    diff.add_argument("before", metavar="A", help="a result, or one of its versions: DIR/versions/0001; alone: its last version but one")
+    diff.add_argument("after", metavar="B", nargs="?", help="the later one")
+    diff.add_argument("--out", metavar="FOLDER", help="write the rows to FOLDER/changes.parquet")
+    diff.add_argument("--master", metavar="URL")
+
+    state = commands.add_parser("status", help="what is in a result, what the last runs did, and who writes to it now")
+    state.add_argument("result", metavar="DIR")
 
     train = commands.add_parser("train", help="make artificial spectra and train a model on them, as a TOML file describes")
     train.add_argument("run", metavar="RUN.toml")
@@ -117,9 +136,25 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
     check(settings, stages)
     # A Python process can join one group of training workers in its life.
     several = "train" in stages and settings.train.workers > 1
-    with running_session(options.master, {"spark.python.worker.reuse": "false"} if several else None) as spark:
-        pipeline = Pipeline(spark, settings, Progress(sys.stderr))
-        return pipeline.run(stages, getattr(options, "part", ()), force=options.force, dry_run=options.dry_run)
+    conf = {"spark.python.worker.reuse": "false"} if several else None
+    with _progress(options) as progress, running_session(options.master, conf) as spark:
+        explain = options.command == "reprocess"
+        how = {"force": options.force, "dry_run": options.dry_run, "explain": explain}
+        return Pipeline(spark, settings, progress).run(stages, getattr(options, "part", ()), **how)
+
+
+@contextmanager
+def _progress(options: argparse.Namespace) -> Iterator[Progress]:
+    """What a run tells, and to whom."""
+    if not options.log:
+        yield Progress(sys.stderr)
+        return
+    try:
+        log = open(options.log, "a", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise NalsparkError(f"The log '{options.log}' cannot be written: {error.strerror}.") from None
+    with log:
+        yield Progress(sys.stderr, log)
 
 
 def _say_result(out: str) -> None:
@@ -146,6 +181,28 @@ def _run_file(options: argparse.Namespace) -> None:
     _run(settings, options, stages)
     if not options.dry_run and "publish" in stages:
         _say_result(settings.out)
+
+
+def _reprocess(options: argparse.Namespace) -> None:
+    options.stages = ()
+    _run_file(options)
+
+
+def _diff(options: argparse.Namespace) -> None:
+    before, after = options.before, options.after
+    if after is None:
+        kept = list(versions(Store(before)).values())
+        if len(kept) < 2:
+            raise NalsparkError(f"{before} keeps {len(kept)} version(s) of its catalogue; name the two to compare.")
+        before, after = str(kept[-2]), str(kept[-1])
+    sides = open_side(before), open_side(after)
+    with running_session(options.master) as spark:
+        comparison = compare_catalogues(spark, *sides, Veto)
+        print(comparison.text())
+        if options.out:
+            place = Path(options.out) / "changes.parquet"
+            comparison.changes.orderBy("spectrum_id", "change").write.mode("overwrite").parquet(str(place.absolute()))
+            print(f"changes    {place.absolute()}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -206,8 +263,8 @@ def data_model() -> str:
     """The data-model page, for the default species."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
-    tables = [*catalogue, TRAINING, EIGENSPECTRA, TRUTH]
-    return data_model_page([*tables, FETCH_FAILURES], {"flags": AbsorberFlag, "veto": Veto})
+    tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
+    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -216,7 +273,7 @@ def _demo(options: argparse.Namespace) -> None:
     simulate_survey(survey, options.n, options.seed)
     print(f"simulated {options.n} spectra in {survey.absolute()}")
     settings = load(spectra=[str(survey / "spectra")], out=str(result), quasars=[str(survey / "quasars.fits")])
-    options.force = options.dry_run = False
+    options.force, options.dry_run, options.log = False, False, None
     _run(settings, options)
     print(completeness_table(result, survey / "truth.parquet"))
     _say_result(str(result))
@@ -225,6 +282,9 @@ def _demo(options: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
+    "reprocess": _reprocess,
+    "diff": _diff,
+    "status": lambda options: print("\n".join(status(options.result))),
     "train": _train,
     "fetch": _fetch,
     "simulate": _simulate,
@@ -250,6 +310,8 @@ def run_job(stage: str, arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if stage == "evaluate":
         return main([stage, *(["--catalogue", *given] if given else [])])
+    if stage == "reprocess":
+        return main([stage, *given])
     return main(["run", *given[:1], stage, *given[1:]])
 
 

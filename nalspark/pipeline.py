@@ -10,8 +10,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -26,7 +27,7 @@ from nalspark.learning.inference import score
 from nalspark.learning.models import PackedModel, read_model
 from nalspark.plots.stages import publish
 from nalspark.plots.training import training_figures
-from nalspark.progress import Progress
+from nalspark.progress import Progress, now
 from nalspark.session import together
 from nalspark.settings import Settings
 from nalspark.spectra.eigenspectra import DrawnQuasars, Eigenspectra
@@ -38,10 +39,13 @@ from nalspark.surveys.catalogs import Catalog, equivalent_width_quantiles, open_
 from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, match_counts
 from nalspark.surveys.sky import sky_noise
 from nalspark.surveys.sources import classify
-from nalspark.tables.manifest import Manifest, digest
+from nalspark.tables.arrow import to_arrow
+from nalspark.tables.changes import file_changes, value_changes
+from nalspark.tables.manifest import Manifest, Part, digest
 from nalspark.tables.schemas import CANDIDATES, EIGENSPECTRA, FILES, MATCHES, NORMALIZED, SCORES, TARGETS
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
+from nalspark.tables.versions import keep_version
 
 #: What of a target matters to the search: a new absorber catalogue changes labels, not spectra.
 _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
@@ -85,6 +89,8 @@ STAGES = (
 )
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
 _MOCK_WEIGHT = 5
+#: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files.
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 #: What makes a catalogue, and what makes a model.
 LEARNING = ("simulate", "train")
 STAGE_NAMES = tuple(stage.name for stage in STAGES if stage.name not in (*LEARNING, "eigenspectra"))
@@ -150,6 +156,11 @@ def _catalogues(settings: Settings) -> dict[str, list[Catalog]]:
     }
 
 
+def _digests(catalogues: dict[str, list[Catalog]]) -> dict[str, str]:
+    """Catalogue, with what it is used for, → digest."""
+    return {f"{kind} {catalog.name}": catalog.digest for kind, found in catalogues.items() for catalog in found}
+
+
 def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
     """Refuse what cannot work before a Spark session is started, which takes seconds; looks at nothing below the sources.
 
@@ -182,7 +193,7 @@ def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
 
 @dataclass
 class StageSummary:
-    """What a stage did: parts made anew of all parts, rows, rejected rows, seconds."""
+    """What a stage did: parts made anew of all parts, rows, rejected rows, seconds; rows it read, spectra in them, bytes it wrote."""
 
     stage: str
     parts_done: int
@@ -190,6 +201,10 @@ class StageSummary:
     rows: int = 0
     rejected: int = 0
     seconds: float = 0.0
+    rows_in: int = 0
+    spectra: int = 0
+    bytes: int = 0
+    started: str = ""
 
     def __str__(self) -> str:
         if not self.parts_done:
@@ -217,7 +232,13 @@ class Pipeline:
         self.only_parts: Collection[str] = ()
 
     def run(
-        self, stages: Sequence[str] = STAGE_NAMES, parts: Collection[str] = (), *, force: bool = False, dry_run: bool = False
+        self,
+        stages: Sequence[str] = STAGE_NAMES,
+        parts: Collection[str] = (),
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        explain: bool = False,
     ) -> list[StageSummary]:
         """Bring the output directory up to date.
 
@@ -231,6 +252,8 @@ class Pipeline:
             Make the stages' parts anew although nothing changed.
         dry_run : bool
             Say what would be done, and do nothing.
+        explain : bool
+            Say first what changed since the last run, and what will be done.
 
         Raises
         ------
@@ -244,31 +267,74 @@ class Pipeline:
         if dry_run:
             self.store.check()
             self.manifest = self.store.manifest()
+            if explain:
+                self._listed = self._list_files().persist()
+                self._explain(stages)
             return self._plan(stages)
-        with self.store.lock():
+        with self.store.lock(), self._told_where_full():
             self.manifest = self.store.manifest()
+            self.store.prune(self.manifest)  # room, where the last run ended in the middle
+            if explain:
+                self._explain(stages)
+                self._plan(stages)
             return self._work(stages)
+
+    @contextmanager
+    def _told_where_full(self) -> Iterator[None]:
+        """A full disk is a user's matter: the same sentence, whether the driver or an executor met it; what lay half written is removed.
+
+        Raises
+        ------
+        StoreError
+        """
+        try:
+            yield
+        except Exception as error:
+            if not any(word in str(error) for word in _FULL):
+                raise
+            self.store.prune(self.store.manifest())
+            raise StoreError(
+                f"There is no room left on the disk of {self.store.root}, or on that of Spark's scratch files. What was finished is kept: "
+                "make room and run again; it goes on from there."
+            ) from None
 
     def _work(self, stages: Sequence[str]) -> list[StageSummary]:
         self.manifest.settings, self.manifest.version = self.settings.model_dump(mode="json"), nalspark.__version__
-        summaries = []
+        summaries, earlier = list[StageSummary](), self.manifest.runs[-99:]
         for stage in STAGES:
             if stage.name not in stages:
                 continue
             _check_reads(stage, self.settings, {table for table, parts in self.manifest.tables.items() if parts})
             self._check_fresh(stage)
-            started = time.monotonic()
+            started, began = time.monotonic(), now()
+            self.progress.note("stage_started", stage=stage.name)
             self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}")
             with self.progress.watch(self.spark.sparkContext, stage.name):
                 summary = getattr(self, f"_{stage.name}")(stage)
-            summary.seconds = time.monotonic() - started
+            summary.seconds, summary.started = time.monotonic() - started, began
             self.progress.say(str(summary))
+            self.progress.note("stage_done", **vars(summary))
             summaries.append(summary)
-        if any(summary.parts_done for summary in summaries):
-            self.manifest.runs = [*self.manifest.runs[-99:], {summary.stage: vars(summary) for summary in summaries}]
-            self.store.commit(self.manifest)
+            if any(summary.parts_done for summary in summaries):
+                self.manifest.runs = [*earlier, {summary.stage: vars(summary) for summary in summaries}]
+                self.store.commit(self.manifest)
         self.store.prune(self.manifest)
         return summaries
+
+    def _explain(self, stages: Sequence[str]) -> None:
+        """Say what changed since the last run: files, settings, model, catalogues, version."""
+        if not self.manifest.version:
+            self.progress.say(f"first run in {self.store.root}")
+            return
+        if "ingest" in stages:
+            before = self.store.read(self.spark, self.manifest, FILES)
+            self.progress.say(f"files       {file_changes(before, self._files())}")
+        given = {**({"model": self._model().digest} if "infer" in stages else {}), **_digests(_catalogues(self.settings))}
+        changes = value_changes(self.manifest.settings, self.settings.model_dump(mode="json"))
+        changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
+        changes += value_changes({"nalspark": self.manifest.version}, {"nalspark": nalspark.__version__})
+        for change in changes or ["no setting, model or catalogue changed"]:
+            self.progress.say(f"changed     {change}" if changes else f"            {change}")
 
     def _check_fresh(self, stage: Stage) -> None:
         """Refuse to build on parts that were made from something else than what is there now, or with other settings.
@@ -347,6 +413,8 @@ class Pipeline:
         """
         recorded = self.manifest.parts(stage.table)
         stale = self._stale(stage, wanted)
+        rows_in = partial(self._rows_in, stage, size=size or expected)
+        self.progress.expect(rows_in(stale))
         if gone := set(recorded) - set(wanted):
             for part in gone:
                 del recorded[part]
@@ -354,6 +422,8 @@ class Pipeline:
         summary = StageSummary(stage.name, len(stale), len(wanted))
         done = 0
         for wave in self._waves(stale, size or expected):
+            self.progress.begin(rows_in(wave))
+            self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}: {wave[0]} to {wave[-1]}, {done} of {len(stale)} parts done")
             keys = {part: wanted[part] for part in wave}
             run = self.store.new_run(self.manifest, table.name, digest(stage.name, keys))
             made = self.store.write(self._partitioned(compute(wave)), table, run, keys)
@@ -366,10 +436,22 @@ class Pipeline:
             self.store.commit(self.manifest)
             summary.rows += rows - sum(part.rejected for part in made.values())
             summary.rejected += sum(part.rejected for part in made.values())
+            summary.rows_in += rows_in(wave)
+            summary.spectra += self._rows("spectra", [part for part in wave if part in self.manifest.parts("spectra")], usable=False)
+            summary.bytes += self.store.size(made.values())
             done += len(wave)
+            self.progress.advance()
+            self.progress.note("parts_done", stage=stage.name, parts=done, of=len(stale), rows=summary.rows, rejected=summary.rejected)
             if len(wave) < len(stale):
-                self.progress.say(f"{stage.name:<11} {done} of {len(stale)} parts done, {summary.rows} rows")
+                self.progress.say(f"{stage.name:<11} {done} of {len(stale)} parts done, {summary.rows} rows{self.progress.pace.text()}")
         return summary
+
+    def _rows_in(self, stage: Stage, parts: list[str], size: Callable[[list[str]], int]) -> int:
+        """Usable rows that a stage reads of some parts; files where it reads none."""
+        if not stage.reads:
+            return max(size(parts), 0)
+        table = stage.reads[-1]
+        return self._rows(table, [part for part in parts if part in self.manifest.parts(table)], usable=True)
 
     def _waves(self, parts: list[str], size: Callable[[list[str]], int]) -> Iterator[list[str]]:
         """The parts in bundles that one write makes."""
@@ -398,11 +480,10 @@ class Pipeline:
     # ---- the stages
 
     def _files(self) -> DataFrame:
-        """The list of files, made once a run and kept on disk."""
+        """The list of files, made once a run and kept on disk: the next run is told what changed."""
         if self._listed is None:
-            place = self.store.scratch(FILES.name)
-            self._list_files().write.mode("overwrite").parquet(place)
-            self._listed = self.store.load(self.spark, FILES.spark_schema, place)
+            self._listing = self.store.new_run(self.manifest, FILES.name, "listing")
+            self._listed = self.store.write_rows(self._list_files(), FILES, self._listing)
         return self._listed
 
     def _list_files(self) -> DataFrame:
@@ -422,8 +503,10 @@ class Pipeline:
         sources = classify(self.settings.spectra)
         has_urls = bool(sources.remote or sources.lists)
         cores = self.spark.sparkContext.defaultParallelism
+        listed = self.manifest.tables[FILES.name] = {p: record for p, record in self.manifest.parts(FILES.name).items() if p in wanted}
 
         def compute(parts: list[str]) -> DataFrame:
+            listed.update({p: Part(wanted[p], self.store.place(FILES, self._listing, p), files[p]) for p in parts})
             wave = self._files().where(F.col("part").isin(parts)).select("path", "part")
             tasks = self.settings.pipeline.partitions or max(cores, sum(files[part] for part in parts) // 1000)
             # Neighbouring paths in one task: it writes few parts and reads few folders.
@@ -471,11 +554,14 @@ class Pipeline:
             made[part] = replace(record, key=digest(record.rows, found["contents"].get(part)))
         self.manifest.tables["matches"] = found["matches"]
         self.manifest.catalogues = found["catalogues"]
+        self.manifest.inputs = {name: known for name, known in self.manifest.inputs.items() if name == "model"} | _digests(catalogues)
         self.manifest.keys[stage.name] = key
         self._say_matches()
         self.store.commit(self.manifest)
         usable, rejected = self.manifest.rows("targets")
-        return StageSummary(stage.name, len(parts), len(parts), usable, rejected)
+        return StageSummary(
+            stage.name, len(parts), len(parts), usable, rejected, rows_in=due, spectra=due, bytes=self.store.size(made.values())
+        )
 
     def _say_matches(self) -> None:
         for counts in self.manifest.catalogues:
@@ -502,6 +588,7 @@ class Pipeline:
 
     def _infer(self, stage: Stage) -> StageSummary:
         packed = self._model()
+        self.manifest.inputs["model"] = packed.digest
 
         def compute(parts: list[str]) -> DataFrame:
             candidates = self._usable(CANDIDATES, parts)
@@ -538,8 +625,11 @@ class Pipeline:
         self.store.commit(self.manifest)
         self.manifest.published = publish(self.spark, self.store, self.manifest, self.settings)
         self.manifest.keys[stage.name] = key
+        self.manifest.publication, self.manifest.published_on = self.manifest.publication + 1, now()
+        keep_version(self.store, self.manifest, self.settings.pipeline.versions_kept)
         self.store.commit(self.manifest)
-        return StageSummary(stage.name, 1, 1, self.manifest.published["absorbers.parquet"])
+        rows_in, spectra = self._rows("measured", list(self.manifest.parts("measured")), usable=True), self.manifest.rows("targets")[0]
+        return StageSummary(stage.name, 1, 1, self.manifest.published["absorbers.parquet"], rows_in=rows_in, spectra=spectra)
 
     # ---- learning
 
@@ -558,7 +648,7 @@ class Pipeline:
         return summary
 
     def _quasar_models(self) -> tuple[Eigenspectra, ...]:
-        found = eigenspectra_of(self.store.read(self.spark, self.manifest, EIGENSPECTRA).toArrow())
+        found = eigenspectra_of(to_arrow(self.store.read(self.spark, self.manifest, EIGENSPECTRA), EIGENSPECTRA))
         if not found:
             raise NalsparkError("No bin of redshift has two quasars to learn eigenspectra from. Give more spectra, or set wider bins.")
         return found
@@ -664,7 +754,7 @@ class Pipeline:
 
     def _stale_count(self, stage: Stage) -> tuple[int, int]:
         if stage.name == "ingest":
-            wanted, _ = self._wanted_of_files(stage, self._list_files())
+            wanted, _ = self._wanted_of_files(stage, self._list_files() if self._listed is None else self._listed)
             return len(self._stale(stage, wanted)), len(wanted)
         if not all(self.manifest.parts(table) for table in _reads(stage, self.settings)):
             return 1, 1

@@ -31,7 +31,11 @@ REQUIRED_CONF = {
 }
 #: Oldest Java that Spark 4 runs on.
 _JAVA = 17
+#: What Spark says where the process that ran a task's Python is gone.
+_WORKER_DIED = "Python worker exited unexpectedly"
 _JVM = Path(__file__).parent / "jvm"
+#: All cores, and four attempts for every task as on a cluster: a Python worker that the system kills costs one of them.
+_LOCAL = "local[*,4]"
 LOCAL_CONF = {
     # Local runs are short and their work is numpy: the JVM's second compiler costs more than it saves.
     # A heap that begins large is not collected again and again while it grows.
@@ -106,7 +110,7 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     builder = SparkSession.builder.appName(name)
     if master or not submitted:
-        builder = builder.master(master or "local[*]")
+        builder = builder.master(master or _LOCAL)
     local = (master or "local").startswith("local") and not submitted
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -132,6 +136,13 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
         if told is None:
             raise
         raise NalsparkError(told[1].strip()) from None
+    except Exception as error:
+        if _WORKER_DIED not in str(error):
+            raise
+        raise NalsparkError(
+            "A Python worker was killed, and so were those that took its place: most likely the machine has too little memory. "
+            "What was finished is kept: give fewer cores (--master 'local[2]') or more memory, and run again; it goes on from there."
+        ) from None
     finally:
         if not given:
             session.stop()

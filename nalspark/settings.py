@@ -226,6 +226,8 @@ class Pipeline(_Section):
     """Parts, at most, that are worked on before the manifest is written again: what a crash can cost."""
     rows_per_wave: Annotated[int, Field(ge=1)] = 100_000
     """Rows after which a wave ends with the part it is in: bounds what a wave's list of targets takes in memory."""
+    versions_kept: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Published catalogues kept in `versions/`, the present one included, to be compared with `nalspark diff`; 0 keeps none."""
 
 
 class Settings(_Section):

@@ -33,11 +33,14 @@ class Cluster:
         Of the master.
     daemons : dict
         Name → process: ``master``, ``worker1``, ``worker2``.
+    patience : float
+        Seconds within which a daemon must be up.
     """
 
     folder: Path
     port: int
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    patience: float = PATIENCE
 
     @property
     def master(self) -> str:
@@ -58,7 +61,7 @@ class Cluster:
 
     def wait_for(self, name: str, pattern: str) -> None:
         """Until a daemon's log has a line; a daemon that ends before says why."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         while not re.search(pattern, self.log(name)):
             if self.daemons[name].poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"The cluster's {name} did not come up:\n{self.log(name)[-3000:]}")
@@ -101,10 +104,10 @@ def _free_port() -> int:
 
 
 @contextmanager
-def started_cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
+def started_cluster(folder: Path, workers: int = 2, patience: float = PATIENCE) -> Iterator[Cluster]:
     """A cluster with workers of 1 core and 1 GB; stopped at the end whatever happens."""
     (folder / "scratch").mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(folder, _free_port())
+    cluster = Cluster(folder, _free_port(), patience=patience)
     try:
         cluster.start("master", "master.Master", "--host", "127.0.0.1", "--port", str(cluster.port), "--webui-port", "0")
         cluster.wait_for("master", r"Starting Spark master at")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from astropy.io import fits
 
 from nalspark.pipeline import STAGE_NAMES, Pipeline
@@ -18,6 +19,7 @@ from nalspark.progress import Progress
 from nalspark.session import find_java
 from nalspark.settings import Settings, load
 from nalspark.surveys.simulate import simulate_survey
+from nalspark.tables.table import Table
 
 #: Ids by which the rows of the published tables are put in order.
 PUBLISHED = {"absorbers": "absorber_id", "sightlines": "spectrum_id", "rejections": "path"}
@@ -66,6 +68,11 @@ def run(spark: Any, settings: Settings, *stages: str, **how: Any) -> dict[str, i
     """Bring a result up to date; returns stage → parts that were made anew."""
     summaries = Pipeline(spark, settings, Progress(None)).run(stages or STAGE_NAMES, **how)
     return {summary.stage: summary.parts_done for summary in summaries}
+
+
+def spark_frame(spark: Any, batch: pa.RecordBatch, table: Table) -> Any:
+    """A batch as a frame: Spark 3.5 takes no Arrow table."""
+    return spark.createDataFrame([tuple(row.values()) for row in batch.to_pylist()], table.spark_schema)
 
 
 def published(out: Path) -> dict[str, pd.DataFrame]:

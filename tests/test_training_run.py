@@ -27,6 +27,7 @@ from nalspark.settings import Settings, load
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.spectra.stages import eigenspectra_of
 from nalspark.surveys.simulate import simulate_survey
+from nalspark.tables.arrow import to_arrow
 from nalspark.tables.manifest import read_manifest
 from nalspark.tables.schemas import CANDIDATES, EIGENSPECTRA, NORMALIZED, SCORES, TRAINING
 from nalspark.tables.store import Store
@@ -102,7 +103,7 @@ def found(spark: Any, survey: Path) -> Path:
 
 def rows_of(spark: Any, out: str | Path, table: Table, parts: list[str] | None = None) -> pa.Table:
     store = Store(out)
-    return store.read(spark, store.manifest(), table, parts).toArrow()
+    return to_arrow(store.read(spark, store.manifest(), table, parts), table)
 
 
 def changed_train(settings: Settings, **values: Any) -> Settings:
@@ -219,7 +220,7 @@ def test_examples_are_the_same_however_they_are_cut_up(spark: Any, settings: Set
     """Example for example, to the last bit, of a part to learn from and of one to test with."""
     parts = ["train-00002", "test-00000"]
     names = absorption.mock_names(spark, parts, settings).repartition(cut)
-    made = absorption.simulate(names, absorption.recipes(settings), settings).toArrow().sort_by("example_id")
+    made = to_arrow(absorption.simulate(names, absorption.recipes(settings), settings), TRAINING).sort_by("example_id")
     expected = rows_of(spark, settings.out, TRAINING, parts).sort_by("example_id")
     assert made.num_rows == expected.num_rows > 200
     for name in TRAINING.names:

@@ -6,6 +6,7 @@ import hashlib
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, Window
@@ -88,11 +89,11 @@ def _rows(columns: Columns) -> list[Eigenspectra]:
     ]
 
 
-def _fit_group(group: pa.Table, settings: Settings) -> pa.Table:
+def _fit_group(group: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     declared = {column.name: column for column in NORMALIZED.columns}
     # Rows come in any order, and sums of floating-point numbers depend on it.
-    (batch,) = group.sort_by("spectrum_id").combine_chunks().to_batches()
-    return pa.Table.from_batches([encode(fit_columns(decode(batch, declared), settings), EIGENSPECTRA)])
+    batch = pa.RecordBatch.from_pandas(group.sort_values("spectrum_id"), preserve_index=False)
+    return encode(fit_columns(decode(batch, declared), settings), EIGENSPECTRA).to_pandas()
 
 
 def fit_eigenspectra_by_bin(normalized: DataFrame, settings: Settings) -> DataFrame:
@@ -115,4 +116,4 @@ def fit_eigenspectra_by_bin(normalized: DataFrame, settings: Settings) -> DataFr
     used = bins.withColumn("place", F.row_number().over(in_order)).where(F.col("place") <= chosen.max_quasars_per_bin).drop("place")
     pixels = normalized.select("spectrum_id", "ra", "dec", "z_qso", "ivar", "continuum", "mask")
     grouped = pixels.join(F.broadcast(used), "spectrum_id").groupBy("z_bin")
-    return grouped.applyInArrow(partial(_fit_group, settings=settings), EIGENSPECTRA.spark_schema)
+    return grouped.applyInPandas(partial(_fit_group, settings=settings), EIGENSPECTRA.spark_schema)  # Spark 3.5 has no applyInArrow

@@ -78,6 +78,11 @@ def _map_partition(
             yield encode(function(decode(batch, declared)), target)
 
 
+def to_arrow(frame: DataFrame, table: Table) -> pa.Table:
+    """All rows of a small frame on the driver, with the types that its table declares (Spark 3.5 has no ``toArrow``)."""
+    return pa.Table.from_pylist([row.asDict() for row in frame.collect()], table.arrow_schema)
+
+
 def map_arrays(frame: DataFrame, function: Callable[[Columns], Columns], source: Table, target: Table) -> DataFrame:
     """Apply a numpy function to every batch of a frame.
 

@@ -57,7 +57,13 @@ class Manifest:
     settings : dict
         The settings of the last run.
     runs : list of dict
-        A summary of every run: per stage rows, seconds.
+        A summary of every run: per stage when it began, rows in, out and rejected, spectra, seconds, bytes.
+    inputs : dict
+        What the run was given beside files: ``model`` and every catalogue → its digest.
+    publication : int
+        Number of the published version; 0 where none was.
+    published_on : str
+        When that was, UTC.
     """
 
     tables: dict[str, dict[str, Part]] = field(default_factory=dict)
@@ -66,6 +72,9 @@ class Manifest:
     published: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict)
+    publication: int = 0
+    published_on: str = ""
     version: str = ""
     format: int = FORMAT
 
@@ -108,7 +117,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Replace the manifest in one step: a reader sees the old one or the new one."""
+    """Replace the manifest in one step: a reader, also one after a power cut, sees the old one or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True, default=str), encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(manifest), indent=1, sort_keys=True, default=str))
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

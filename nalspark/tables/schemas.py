@@ -335,3 +335,24 @@ EIGENSPECTRA = Table(
         Column("coefficients", "pixels<f4>", "Coefficients of the quasars that were learned from, one row per quasar"),
     ),
 )
+
+CHANGES = Table(
+    "changes",
+    "One row per absorber that differs between two catalogues: gained, lost, moved (another redshift) or remeasured (other numbers).",
+    (
+        _SPECTRUM_ID,
+        Column("change", "string", "gained, lost, moved or remeasured", ucd="meta.code"),
+        Column("reason", "string", "Why: a short identifier", ucd="meta.code"),
+        Column("detail", "string", "The rejection, or the bits of the veto, in words; empty for the others", ucd="meta.note"),
+        *(
+            Column(f"{name}_{side}", kind, f"{what} in the {when} catalogue; null where it has none", unit, ucd)
+            for name, kind, what, unit, ucd in (
+                ("absorber_id", "string", "Name of the absorber", "", "meta.id"),
+                ("z", "double", "Absorption redshift", "", "src.redshift"),
+                ("ew", "double", "Rest equivalent width of the first line of the doublet", "Angstrom", "spect.line.eqWidth"),
+                ("score", "double", "Probability that it is an absorber", "", "stat.probability"),
+            )
+            for side, when in (("before", "earlier"), ("after", "later"))
+        ),
+    ),
+)

@@ -10,9 +10,11 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -30,6 +32,22 @@ def not_a_glob(path: str) -> str:
 
 #: A name of our own: a folder that has it was made by nalspark.
 _LOCK = ".nalspark.lock"
+
+
+#: Attempts to take the lock, .1 s apart: who only looks whether it is held (:meth:`Store.holder`) holds it for a moment.
+_ATTEMPTS = 5
+
+
+def _locked(handle: TextIO) -> bool:
+    """Take the lock, unless another process keeps it."""
+    for attempt in range(_ATTEMPTS):
+        time.sleep(0.1 * (attempt > 0))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            continue
+    return False
 
 
 class Store:
@@ -84,9 +102,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"The output directory {self.root} cannot be written: {error.strerror}.") from None
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _locked(handle):
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
                 raise StoreError(f"{self.root} is in use by {holder}. Wait until it ends, or give another --out.") from None
@@ -94,6 +110,17 @@ class Store:
             handle.write(f"process {os.getpid()} on {os.uname().nodename}")
             handle.flush()
             yield
+
+    def holder(self) -> str:
+        """Who writes here now (``process 12 on host``); empty where nobody does."""
+        if not os.access(self.root / _LOCK, os.R_OK):
+            return ""
+        with open(self.root / _LOCK, encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return handle.read().strip() or "another process"
+        return ""
 
     def manifest(self) -> Manifest:
         return read_manifest(self.manifest_path)
@@ -128,6 +155,10 @@ class Store:
         """The Parquet files of a part."""
         return sorted(str(path) for path in (self.root / part.path).glob("*.parquet"))
 
+    def size(self, parts: Iterable[Part]) -> int:
+        """Bytes of the Parquet files of some parts."""
+        return sum(os.path.getsize(file) for part in parts if part.path for file in self.files(part))
+
     def write(self, frame: DataFrame, table: Table, run: str, keys: Mapping[str, str]) -> dict[str, Part]:
         """Write the parts of a table in `keys` and describe them; the manifest is not touched.
 
@@ -141,11 +172,7 @@ class Store:
         keys : mapping
             Part → digest of its causes. A part without rows is recorded as empty.
         """
-        relative = Path("tables") / table.name / run
-        target = self.root / relative
-        frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(str(target))
-        spark = frame.sparkSession
-        written = self.load(spark, table.spark_schema, target)
+        written = self.write_rows(frame, table, run)
         rejected = F.count("reason") if "reason" in table.names else F.lit(0)
         counted = written.groupBy("part").agg(F.count("*").alias("n"), rejected.alias("rejected")).collect()
         unknown = {row["part"] for row in counted} - set(keys)
@@ -154,17 +181,24 @@ class Store:
         parts = {part: Part(key, "", 0) for part, key in keys.items()}
         for row in counted:
             part = row["part"]
-            parts[part] = Part(keys[part], str(relative / f"in_part={part}"), row["n"], row["rejected"])
+            parts[part] = Part(keys[part], self.place(table, run, part), row["n"], row["rejected"])
         return parts
+
+    @staticmethod
+    def place(table: Table, run: str, part: str) -> str:
+        """Where a run writes a part, relative to the output directory."""
+        return f"tables/{table.name}/{run}/in_part={part}"
+
+    def write_rows(self, frame: DataFrame, table: Table, run: str) -> DataFrame:
+        """Write a frame with a column ``part`` part by part, whichever parts there are, and read it back."""
+        target = self.root / "tables" / table.name / run
+        frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(str(target))
+        return self.load(frame.sparkSession, table.spark_schema, target)
 
     @property
     def checkpoints(self) -> Path:
         """Where an interrupted training goes on from; whoever finishes it removes it."""
         return self.root / "checkpoints"
-
-    def scratch(self, name: str) -> str:
-        """A directory for a table that only this run reads."""
-        return str(self.root / "tables" / name / "scratch")
 
     def replace(self, name: str, new: Path) -> None:
         """Put a finished file or directory in the place of a published one."""

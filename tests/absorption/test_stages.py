@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from runs import make_survey, settings_of
+from runs import make_survey, settings_of, spark_frame
 
 from nalspark.absorption import stages as absorption
 from nalspark.learning.inference import decode_examples, score
@@ -17,7 +17,7 @@ from nalspark.learning.models import PackedModel, read_model
 from nalspark.settings import Settings
 from nalspark.surveys import stages as surveys
 from nalspark.surveys.sources import classify, part_of, walk
-from nalspark.tables.arrow import Columns, decode, encode
+from nalspark.tables.arrow import Columns, decode, encode, to_arrow
 from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SCORES, TARGETS
 from nalspark.tables.table import Table
 
@@ -104,13 +104,13 @@ def measured(candidates: pa.RecordBatch, scores: pa.RecordBatch, settings: Setti
 
 
 def frame_of(spark: Any, batch: pa.RecordBatch, table: Table, partitions: int) -> Any:
-    return spark.createDataFrame(pa.Table.from_batches([batch]), table.spark_schema).repartition(partitions)
+    return spark_frame(spark, batch, table).repartition(partitions)
 
 
 def assert_equal(frame: Any, expected: pa.RecordBatch, table: Table, key: str) -> None:
     """Equal to the last bit after sorting by id: pixels are compared as bytes."""
     assert frame.columns == table.names
-    found = frame.toArrow().cast(table.arrow_schema).sort_by(key)
+    found = to_arrow(frame, table).sort_by(key)
     whole = pa.Table.from_batches([expected]).sort_by(key)
     assert found.num_rows == whole.num_rows > 0
     for name in table.names:

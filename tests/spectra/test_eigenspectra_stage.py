@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from runs import spark_frame
 
 from nalspark.absorption.inject import seeded_generator
 from nalspark.settings import load
@@ -15,7 +16,7 @@ from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.eigenspectra import DrawnQuasars
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.spectra.stages import PART, _kept_aside, eigenspectra_of, fit_columns, fit_eigenspectra_by_bin
-from nalspark.tables.arrow import decode, encode
+from nalspark.tables.arrow import decode, encode, to_arrow
 from nalspark.tables.schemas import EIGENSPECTRA, NORMALIZED
 
 pytestmark = pytest.mark.spark
@@ -44,13 +45,13 @@ def normalized() -> pa.RecordBatch:
 
 
 def frame_of(spark: Any, batch: pa.RecordBatch, partitions: int) -> Any:
-    return spark.createDataFrame(pa.Table.from_batches([batch]), NORMALIZED.spark_schema).repartition(partitions)
+    return spark_frame(spark, batch, NORMALIZED).repartition(partitions)
 
 
 def learned(spark: Any, batch: pa.RecordBatch, partitions: int, settings: Any = SETTINGS) -> pa.Table:
     found = fit_eigenspectra_by_bin(frame_of(spark, batch, partitions), settings)
     assert found.columns == EIGENSPECTRA.names
-    return found.toArrow().cast(EIGENSPECTRA.arrow_schema).sort_by("z_bin")
+    return to_arrow(found, EIGENSPECTRA).sort_by("z_bin")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,106 @@
+"""Every job by spark-submit on a real standalone cluster, and by the command line in a local session: the tables compared row for row.
+
+    python benchmarks/cluster_jobs.py            # 60 simulated spectra; some minutes
+
+A master and two workers of one core on the loopback. The jobs that make a model make a very small one: that the scores are good is not
+asked here, only that they are the same. Compared are all rows of all tables that the manifests name, the published files and the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from cluster import Cluster, started_cluster
+from runs import COMMAND, assert_same_catalogue, environment, make_survey
+
+from nalspark.pipeline import STAGE_NAMES
+from nalspark.tables.store import Store
+
+ROOT = Path(__file__).parents[1]
+_MODEL = ("[simulate]", "n = 400", "n_realistic = 200", "[train]", "members = 1", "epochs = 2")
+#: The jobs of a catalogue and those of a model, in their order.
+_JOBS = ((*STAGE_NAMES, "eigenspectra", "evaluate", "reprocess"), ("simulate", "train"))
+
+
+def run_file(folder: Path, survey: Path, name: str) -> Path:
+    lines = [f"spectra = ['{survey / 'parts'}']", f"quasars = ['{survey / 'quasars.fits'}']", f"out = '{folder / name}'"]
+    lines += ["[ingest]", "plates_per_part = 1", "[publish]", "gallery = 0", *_MODEL]
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def submit(cluster: Cluster, job: str, *arguments: str | Path) -> None:
+    conf = {"driver.host": "127.0.0.1", "driver.bindAddress": "127.0.0.1", "ui.enabled": "false", "executor.memory": "900m"}
+    options = ["--master", cluster.master, *(f"--conf=spark.{key}={value}" for key, value in conf.items())]
+    command = [str(Path(sys.executable).parent / "spark-submit"), *options, str(ROOT / "jobs" / f"{job}.py"), *map(str, arguments)]
+    started = time.monotonic()
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    if ended.returncode:
+        raise SystemExit(f"{job}: status {ended.returncode}\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
+    print(f"  spark-submit jobs/{job}.py: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def locally(*arguments: str | Path) -> None:
+    subprocess.run([*COMMAND, *map(str, arguments)], check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def rows_of(store: Store, table: str) -> pd.DataFrame:
+    """All rows of a table in an order of their own."""
+    parts = [store.root / part.path for part in store.manifest().parts(table).values() if part.path]
+    frame = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True) if parts else pd.DataFrame()
+    frame = frame.drop(columns="in_part", errors="ignore").map(lambda cell: cell.tobytes() if isinstance(cell, np.ndarray) else cell)
+    return frame.sort_values(list(frame.columns[:3]), ignore_index=True)
+
+
+def compare(left: Path, right: Path) -> None:
+    ours, theirs = Store(left), Store(right)
+    for table in sorted(set(ours.manifest().tables) | set(theirs.manifest().tables)):
+        pd.testing.assert_frame_equal(rows_of(ours, table), rows_of(theirs, table), check_exact=True, obj=table)
+        print(f"  {table}: {len(rows_of(ours, table))} rows, equal", flush=True)
+
+
+def compare_models(left: Path, right: Path) -> None:
+    for path in sorted(left.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as ours, np.load(right / path.name, allow_pickle=False) as theirs:
+            apart = max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours.files)
+        print(f"  {path.name}: weights apart by {apart:.1g} at most", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=60)
+    options = parser.parse_args()
+    os.environ.update(environment())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        survey = make_survey(folder / "survey", options.n, per_part=20)
+        there, here = (run_file(folder, survey, name) for name in ("there", "here"))
+        models = [run_file(folder, survey, name) for name in ("model_there", "model_here")]
+        with started_cluster(folder / "cluster", patience=1800) as cluster:
+            for job in _JOBS[0]:
+                submit(cluster, job, there, *(["--truth", survey / "truth.parquet"] if job == "evaluate" else []))
+            for job in _JOBS[1]:
+                submit(cluster, job, models[0])
+        locally("run", here)
+        locally("run", here, "eigenspectra")
+        locally("train", models[1])
+        assert_same_catalogue(folder / "there", folder / "here")
+        print("  published tables and absorbers.fits: equal", flush=True)
+        compare(folder / "there", folder / "here")
+        compare(folder / "model_there", folder / "model_here")
+        compare_models(folder / "model_there" / "model", folder / "model_here" / "model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Two published catalogues, absorber by absorber: which were gained, lost, moved or measured anew, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import IntFlag
+from pathlib import Path
+
+from pyspark.sql import Column as Expression
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from nalspark.errors import StoreError
+from nalspark.lines import SPECIES, LineSpecies
+from nalspark.tables.changes import value_changes
+from nalspark.tables.data_model import bit_words
+from nalspark.tables.manifest import Manifest
+from nalspark.tables.schemas import CHANGES, REJECTIONS, SCORES, SIGHTLINES, absorbers_table
+from nalspark.tables.store import Store
+from nalspark.tables.table import Column, Table
+
+#: Absorbers of one spectrum are the same system within this Δz/(1+z), 300 km/s: the search never finds two within 400 km/s.
+SAME_SYSTEM = 1e-3
+#: Settings that cannot change a catalogue.
+_IDLE = ("pipeline.", "out", "publish.")
+#: What a change is called, from what the other catalogue knows of the spectrum.
+_GAINED = {
+    "spectrum_absent": "new spectrum",
+    "spectrum_rejected": "the spectrum was rejected before",
+    "not_searched": "that redshift was not searched before",
+    "low_score": "its score was too low before",
+    "vetoed": "it was vetoed before",
+    "no_candidate": "the search did not propose it before",
+    "unknown": "the earlier result keeps no candidates to tell why",
+}
+_LOST = {
+    "spectrum_absent": "the spectrum is gone",
+    "spectrum_rejected": "the spectrum is rejected now",
+    "not_searched": "that redshift is not searched any more",
+    "low_score": "its score is too low now",
+    "vetoed": "it is vetoed now",
+    "no_candidate": "the search does not propose it any more",
+    "unknown": "the later result keeps no candidates to tell why",
+}
+_PAIRED = {"same_spectrum": "from the same data", "other_spectrum": "the spectrum, its redshift or its search window changed"}
+#: Change → reason → sentence.
+REASONS = {"gained": _GAINED, "lost": _LOST, "moved": _PAIRED, "remeasured": _PAIRED}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two results.
+
+    Attributes
+    ----------
+    store : Store
+    manifest : Manifest
+    """
+
+    store: Store
+    manifest: Manifest
+
+    @property
+    def species(self) -> LineSpecies:
+        return SPECIES[self.manifest.settings["species"]]
+
+    def published(self, spark: SparkSession, table: Table) -> DataFrame:
+        return self.store.load(spark, table.spark_schema, self.store.published(f"{table.name}.parquet"))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome.
+
+    Attributes
+    ----------
+    changes : DataFrame of CHANGES
+    causes : list of str
+        What is set otherwise: settings, model, catalogues, version.
+    """
+
+    changes: DataFrame
+    causes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Numbers of changes by kind and reason, each with its most significant example."""
+        best = F.max_by(F.struct("spectrum_id", F.coalesce("z_after", "z_before").alias("z")), F.coalesce("ew_after", "ew_before"))
+        rows = self.changes.groupBy("change", "reason").agg(F.count("*").alias("n"), best.alias("best")).collect()
+        lines = [f"changed     {cause}" for cause in self.causes] or ["no setting, model or catalogue differs"]
+        if not rows:
+            return "\n".join([*lines, "the catalogues have the same absorbers"])
+        total = Counter[str]()
+        for row in rows:
+            total[row["change"]] += row["n"]
+        for change, reasons in REASONS.items():
+            lines.append(f"{change:<11} {total[change]}")
+            for row in sorted((row for row in rows if row["change"] == change), key=lambda row: -row["n"]):
+                example = f"for one {row['best']['spectrum_id']} at z = {row['best']['z']:.4f}"
+                lines.append(f"  {row['n']:>9} {reasons[row['reason']]}; {example}")
+        return "\n".join(lines)
+
+
+def open_side(folder: str | Path) -> Side:
+    """A result directory, or one of its `versions/`.
+
+    Raises
+    ------
+    StoreError
+        Where it is not there, or holds no whole published catalogue.
+    """
+    store = Store(folder)
+    if not store.manifest_path.is_file():
+        raise StoreError(f"{store.root} is no result of nalspark: it has no manifest.json. Name the --out of `nalspark find`.")
+    manifest = store.manifest()
+    if "publish" not in manifest.keys or not store.published("absorbers.parquet").is_dir():
+        raise StoreError(f"{store.root} holds no whole catalogue: run stage 'publish' first.")
+    return Side(store, manifest)
+
+
+def compare_catalogues(spark: SparkSession, before: Side, after: Side, vetoes: type[IntFlag]) -> Comparison:
+    """What became of every absorber of two catalogues.
+
+    Absorbers of one spectrum are paired with the nearest one of the other catalogue, within :data:`SAME_SYSTEM`, where each is the
+    other's nearest. A pair has moved where the redshift differs at all, and is measured anew where only its other numbers differ; pairs
+    that are equal are not listed.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    before, after : Side
+    vetoes : type
+        The bits of ``veto``, ``LOW_SCORE`` among them.
+
+    Raises
+    ------
+    StoreError
+        Where the two are of different species.
+    """
+    if before.species != after.species:
+        raise StoreError(f"{before.store.root} is a catalogue of {before.species.name}, {after.store.root} of {after.species.name}.")
+    old, new = _absorbers(spark, before), _absorbers(spark, after)
+    pairs = _pairs(old, new)
+    lost, gained = (
+        rows.join(pairs.select(F.col(f"{side}.id").alias("id")), "id", "anti") for rows, side in ((old, "before"), (new, "after"))
+    )
+    changes = _paired(pairs, _sightlines(spark, before), _sightlines(spark, after))
+    for rows, change, other in ((lost, "lost", after), (gained, "gained", before)):
+        changes = changes.unionByName(_unpaired(spark, rows, change, other, vetoes))
+    return Comparison(changes.select(*CHANGES.names), _causes(before.manifest, after.manifest))
+
+
+def _causes(before: Manifest, after: Manifest) -> list[str]:
+    changes = [change for change in value_changes(before.settings, after.settings) if not change.startswith(_IDLE)]
+    changes += value_changes(before.inputs, after.inputs)
+    return changes + value_changes({"nalspark": before.version}, {"nalspark": after.version})
+
+
+def _absorbers(spark: SparkSession, side: Side) -> DataFrame:
+    """Narrow rows, and a hash of all that was measured."""
+    table = absorbers_table(side.species)
+    measured = F.xxhash64(*[name for name in table.names if name not in ("part", "score")], F.round("score", 6))
+    width = F.col(f"ew_{side.species.primary.label}").alias("ew")
+    names = ("spectrum_id", F.col("absorber_id").alias("id"), "z_abs", width, "score", measured.alias("content"))
+    return side.published(spark, table).select(*names)
+
+
+def _pairs(old: DataFrame, new: DataFrame) -> DataFrame:
+    """``spectrum_id``, ``before`` and ``after``: absorbers that are each other's nearest."""
+    left, right = (frame.select("spectrum_id", F.struct(*frame.columns).alias(name)) for frame, name in ((old, "before"), (new, "after")))
+    distance = F.abs(F.col("before.z_abs") - F.col("after.z_abs")) / (1 + F.col("before.z_abs"))
+    near = left.join(right, "spectrum_id").withColumn("distance", distance).where(F.col("distance") <= SAME_SYSTEM)
+    for side in ("before", "after"):
+        order = Window.partitionBy("spectrum_id", f"{side}.id").orderBy("distance", "before.id", "after.id")
+        near = near.withColumn(f"rank_{side}", F.row_number().over(order))
+    return near.where("rank_before = 1 and rank_after = 1").select("spectrum_id", "before", "after")
+
+
+def _sightlines(spark: SparkSession, side: Side) -> DataFrame:
+    """``spectrum_id``, ``z_start``, ``z_stop`` and a hash of what a spectrum and its search window are."""
+    content = F.xxhash64("path", "z_qso", "snr", "z_start", "z_stop")
+    found = side.published(spark, SIGHTLINES).select("spectrum_id", "z_start", "z_stop", content.alias("data"))
+    return found.dropDuplicates(["spectrum_id"])
+
+
+def _values(before: str | None, after: str | None) -> list[Expression]:
+    """The columns of CHANGES that come from either side; null where there is none."""
+    sides = {"before": before, "after": after}
+    fields = {"absorber_id": "id", "z": "z_abs", "ew": "ew", "score": "score"}
+    return [
+        (F.col(f"{place}.{short}") if place else F.lit(None).cast("string" if short == "id" else "double")).alias(f"{name}_{side}")
+        for name, short in fields.items()
+        for side, place in sides.items()
+    ]
+
+
+def _paired(pairs: DataFrame, before: DataFrame, after: DataFrame) -> DataFrame:
+    changed = pairs.where(F.col("before.content") != F.col("after.content"))
+    old, new = (frame.select("spectrum_id", F.col("data").alias(name)) for frame, name in ((before, "data_before"), (after, "data_after")))
+    known = changed.join(old, "spectrum_id").join(new, "spectrum_id")
+    moved = F.col("before.z_abs") != F.col("after.z_abs")
+    same = F.col("data_before") == F.col("data_after")
+    return known.select(
+        "spectrum_id",
+        F.when(moved, "moved").otherwise("remeasured").alias("change"),
+        F.when(same, "same_spectrum").otherwise("other_spectrum").alias("reason"),
+        F.lit("").alias("detail"),
+        *_values("before", "after"),
+    )
+
+
+def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Side, vetoes: type[IntFlag]) -> DataFrame:
+    """Absorbers that the other catalogue lacks, with what it knows of them."""
+    sightlines = _sightlines(spark, other).withColumn("known", F.lit(True)).drop("data")
+    rejected = other.published(spark, REJECTIONS).where(F.col("spectrum_id").isNotNull())
+    rejected = rejected.groupBy("spectrum_id").agg(F.min(F.concat_ws(": ", "stage", "detail")).alias("rejection"))
+    found = rows.join(sightlines, "spectrum_id", "left").join(rejected, "spectrum_id", "left")
+    found = found.join(_verdicts(spark, rows, other, vetoes), "id", "left")
+    z = F.col("z_abs")
+    searched = F.exists(F.arrays_zip("z_start", "z_stop"), lambda ends: (ends["z_start"] <= z) & (z <= ends["z_stop"]))
+    reason = (
+        F.when(F.col("known").isNull() & F.col("rejection").isNotNull(), "spectrum_rejected")
+        .when(F.col("known").isNull(), "spectrum_absent")
+        .when(~searched, "not_searched")
+        .when(F.col("verdict").isNotNull(), F.col("verdict"))
+        .otherwise("no_candidate" if other.manifest.parts("measured") else "unknown")
+    )
+    detail = F.when(F.col("reason") == "spectrum_rejected", F.col("rejection")).when(F.col("reason") == "vetoed", F.col("words"))
+    described = found.select("spectrum_id", reason.alias("reason"), "rejection", "words", F.struct(*rows.columns).alias("row"))
+    sides = ("row", None) if change == "lost" else (None, "row")
+    return described.select(
+        "spectrum_id", F.lit(change).alias("change"), "reason", F.coalesce(detail, F.lit("")).alias("detail"), *_values(*sides)
+    )
+
+
+def _verdicts(spark: SparkSession, rows: DataFrame, other: Side, vetoes: type[IntFlag]) -> DataFrame:
+    """``id`` → ``verdict``: why the other result did not publish its candidate there (``low_score``, ``vetoed``); the veto's ``words``."""
+    measured = other.store.read(spark, other.manifest, _verdict_table(other.species)).where(F.col("veto") != 0)
+    there = measured.select("spectrum_id", F.col("z_abs").alias("z_there"), "veto")
+    distance = F.abs(F.col("z_abs") - F.col("z_there")) / (1 + F.col("z_abs"))
+    near = rows.join(there, "spectrum_id").withColumn("distance", distance).where(F.col("distance") <= SAME_SYSTEM)
+    vetoed = near.groupBy("id").agg(F.min_by("veto", "distance").alias("veto"))
+    # What the network rules out is not measured at all, and has a score only.
+    scored = other.store.read(spark, other.manifest, SCORES).select(F.col("candidate_id").alias("id"), F.lit(True).alias("scored"))
+    low = vetoes["LOW_SCORE"].value
+    named = [F.when(F.col("veto").bitwiseAND(int(bit)) != 0, ", ".join(bit_words(int(bit), vetoes))) for bit in vetoes]
+    verdict = (
+        F.when(F.col("veto").isNotNull() & (F.col("veto") != low), "vetoed")
+        .when(F.col("veto").isNotNull() | F.col("scored"), "low_score")
+        .alias("verdict")
+    )
+    known = rows.select("id").join(vetoed, "id", "left").join(scored, "id", "left")
+    return known.select("id", verdict, F.concat_ws(", ", *named).alias("words"))
+
+
+def _verdict_table(species: LineSpecies) -> Table:
+    """Of the table of all measured candidates what tells why one is not an absorber."""
+    columns = absorbers_table(species).select("absorber_id", "spectrum_id", "z_abs")
+    return Table("measured", "One row per candidate, measured.", (*columns, Column("veto", "int", "Bits of Veto")))

@@ -1,0 +1,193 @@
+"""What changed is said and only that is done; earlier catalogues are kept and compared; what is written while files and disks fail."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import add_part, make_survey, published, run, settings_of
+
+from nalspark.absorption.measure import Veto
+from nalspark.cli import main
+from nalspark.errors import NalsparkError, StoreError
+from nalspark.pipeline import STAGE_NAMES, Pipeline
+from nalspark.progress import Progress
+from nalspark.session import running_session
+from nalspark.status import status
+from nalspark.surveys import stages as surveys
+from nalspark.tables.compare import compare_catalogues, open_side
+from nalspark.tables.manifest import read_manifest
+from nalspark.tables.store import Store
+from nalspark.tables.versions import versions
+
+pytestmark = pytest.mark.spark
+
+NOTHING = dict.fromkeys(STAGE_NAMES, 0)
+
+
+def reprocess(spark: Any, survey: Path, *overrides: str, **how: Any) -> tuple[str, dict[str, int]]:
+    """What was said, and stage → parts made anew."""
+    said = io.StringIO()
+    pipeline = Pipeline(spark, settings_of(survey, survey / "out", *overrides), Progress(said))
+    done = {summary.stage: summary.parts_done for summary in pipeline.run(explain=True, **how)}
+    return said.getvalue(), done
+
+
+@pytest.fixture(scope="module")
+def begun(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A survey after its first run and another with nothing new."""
+    survey = make_survey(tmp_path_factory.mktemp("reprocess") / "survey", n=16)
+    return {"survey": survey, "first": reprocess(spark, survey), "again": reprocess(spark, survey)}
+
+
+@pytest.fixture(scope="module")
+def grown(spark: Any, begun: dict[str, Any]) -> dict[str, Any]:
+    """Then with one file gone, one changed and six new ones."""
+    survey: Path = begun["survey"]
+    (survey / "parts" / "1002" / "spec-1002-52000-0014.fits").unlink()
+    changed = survey / "parts" / "1002" / "spec-1002-52000-0015.fits"
+    changed.write_bytes(changed.read_bytes() + bytes(2880))
+    quasars = (survey / "quasars.fits").read_bytes()
+    add_part(survey, 1003, n=6, seed=4)
+    (survey / "quasars.fits").write_bytes(quasars)
+    return {**begun, "plan": reprocess(spark, survey, dry_run=True), "files": reprocess(spark, survey)}
+
+
+@pytest.fixture(scope="module")
+def told(spark: Any, grown: dict[str, Any]) -> dict[str, Any]:
+    """Then with another setting."""
+    return {**grown, "strict": reprocess(spark, grown["survey"], "infer.min_score=0.999", "pipeline.versions_kept=2")}
+
+
+def test_a_first_run_and_one_with_nothing_new_say_so(begun: dict[str, Any]) -> None:
+    said, done = begun["first"]
+    assert said.startswith("first run in ") and "ingest      2 of 2 parts to do" in said
+    assert done["ingest"] == 2
+    said, done = begun["again"]
+    assert said.startswith("files       0 new, 0 changed, 0 removed, 17 as they were\n            no setting, model or catalogue changed\n")
+    assert done == NOTHING
+
+
+def test_new_changed_and_removed_files_are_counted_and_only_their_parts_are_done(grown: dict[str, Any]) -> None:
+    for step in ("plan", "files"):
+        said, done = grown[step]
+        assert said.startswith("files       6 new, 1 changed, 1 removed, 15 as they were\n")
+        assert "ingest      2 of 3 parts to do" in said
+        assert done["ingest"] == 2
+    assert done["search"] == 2 and done["publish"] == 1
+
+
+def test_a_changed_setting_is_named_with_both_values(told: dict[str, Any]) -> None:
+    said, done = told["strict"]
+    assert "changed     infer.min_score: 0.5 -> 0.999\n" in said
+    assert done == NOTHING | {"infer": 0, "measure": 3, "publish": 1}
+
+
+def test_the_last_versions_are_kept_whole(told: dict[str, Any]) -> None:
+    out = told["survey"] / "out"
+    kept = versions(Store(out))
+    assert list(kept) == [2, 3] and read_manifest(out / "manifest.json").publication == 3
+    assert published(kept[3])["absorbers"].equals(published(out)["absorbers"])
+    assert len(published(kept[2])["absorbers"]) > len(published(kept[3])["absorbers"])
+
+
+def test_every_absorber_that_differs_is_listed_with_its_reason(spark: Any, told: dict[str, Any]) -> None:
+    kept = versions(Store(told["survey"] / "out"))
+    comparison = compare_catalogues(spark, open_side(kept[2]), open_side(told["survey"] / "out"), Veto)
+    rows = [row.asDict() for row in comparison.changes.collect()]
+    before, after = (set(published(folder)["absorbers"]["absorber_id"]) for folder in (kept[2], kept[3]))
+    assert {row["absorber_id_before"] for row in rows} == before - after and after < before
+    assert {(row["change"], row["reason"], row["absorber_id_after"]) for row in rows} == {("lost", "low_score", None)}
+    assert all(0.5 <= row["score_before"] < 0.999 for row in rows)
+    assert comparison.causes == ["infer.min_score: 0.5 -> 0.999"]
+    assert f"{len(rows)} its score is too low now; for one " in comparison.text()
+    back = compare_catalogues(spark, open_side(told["survey"] / "out"), open_side(kept[2]), Veto)
+    assert {(row["change"], row["reason"]) for row in back.changes.collect()} == {("gained", "low_score")}
+
+
+def test_the_run_summary_and_the_versions_are_told_without_spark(told: dict[str, Any], no_spark: None, capsys: Any) -> None:
+    out = told["survey"] / "out"
+    assert main(["status", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "nobody writes here now" in said and "published    version 3, " in said and "kept         version 2, " in said
+    ingest = next(line.split() for line in said.splitlines() if line.startswith("ingest"))
+    assert ingest[2:5] == ["2", "of", "3"] and ingest[5:8] == ["13", "13", "0"]  # 7 files are left of the second part, 6 are new
+    with Store(out).lock():
+        assert any(line.startswith("in use by process ") for line in status(str(out)))
+    assert main(["status", str(out.parent)]) == 2 and "is no result of nalspark" in capsys.readouterr().err
+
+
+def test_a_comparison_needs_two_whole_catalogues(told: dict[str, Any], tmp_path: Path, no_spark: None, capsys: Any) -> None:
+    assert main(["diff", str(tmp_path)]) == 2 and "keeps 0 version(s) of its catalogue" in capsys.readouterr().err
+    assert main(["diff", str(told["survey"] / "out"), str(tmp_path)]) == 2 and "is no result of nalspark" in capsys.readouterr().err
+
+
+# ---- what fails
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_read_when_it_is_back(
+    spark: Any, told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey, out = told["survey"], tmp_path / "out"
+    settings = settings_of(survey, out, spectra=[str(survey / "parts" / "1001")])
+    victim, ingest = survey / "parts" / "1001" / "spec-1001-52000-0003.fits", surveys.ingest
+
+    def vanish(files: Any) -> Any:
+        victim.rename(tmp_path / "away")
+        return ingest(files)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(surveys, "ingest", vanish)
+        assert run(spark, settings, "ingest") == {"ingest": 1}
+    assert read_manifest(out / "manifest.json").rows("spectra") == (7, 2)
+    assert run(spark, settings, "ingest") == {"ingest": 1}, "the key is that of the listing: without the file it is another"
+    shutil.copy(tmp_path / "away", victim)  # with a new time
+    assert run(spark, settings, "ingest") == {"ingest": 1}
+    assert read_manifest(out / "manifest.json").rows("spectra") == (8, 1)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(spark: Any, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    out = told["survey"] / "out"
+    before, write = (out / "manifest.json").read_bytes(), Store.write
+
+    def full(store: Store, *arguments: Any) -> Any:
+        write(store, *arguments)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settings = settings_of(told["survey"], out, "infer.min_score=0.999", "search.min_significance=9")
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write", full)
+        with pytest.raises(StoreError, match=r"There is no room left on the disk of .*make room and run again"):
+            run(spark, settings)
+    assert (out / "manifest.json").read_bytes() == before
+    assert len(list(out.glob("tables/candidates/*/in_part=*"))) == 3, "what was half written is gone"
+
+
+def _die(batches: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield from batches
+
+
+def test_a_python_worker_that_is_killed_is_a_sentence(spark: Any) -> None:
+    with pytest.raises(NalsparkError, match=r"A Python worker was killed.*run again; it goes on from there"), running_session():
+        spark.range(1).mapInArrow(_die, "id long").collect()
+
+
+def test_the_log_has_an_event_a_line(spark: Any, told: dict[str, Any]) -> None:
+    log = io.StringIO()
+    settings = settings_of(told["survey"], told["survey"] / "out", "infer.min_score=0.999", "pipeline.parts_per_wave=2")
+    Pipeline(spark, settings, Progress(None, log)).run(["measure"], force=True)
+    events = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [event["event"] for event in events] == ["stage_started", *["parts_done", "message"] * 2, "message", "stage_done"]
+    assert events[1]["parts"] == 2 and events[1]["of"] == 3
+    done = events[-1]
+    assert (
+        done["stage"] == "measure" and done["parts_done"] == 3 and done["spectra"] == 21 and done["bytes"] > 1000 < done["rows_in"] * 1000
+    )
