@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,7 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--n", type=int, default=300, help="number of spectra")
     demo.add_argument("--seed", type=int, default=1)
     demo.add_argument("--master", metavar="URL")
+    for programme in _siblings():
+        programme.add_commands(commands)
     return parser
+
+
+def _siblings() -> list[Any]:
+    """The command lines of the other science programmes, where they are installed."""
+    found = [name for name in ("nalspark.emission",) if find_spec(name)]
+    return [import_module(f"{name}.cli") for name in found]
 
 
 def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] = STAGE_NAMES) -> list[StageSummary]:
@@ -214,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; user mistakes are printed as sentences, with exit status 2."""
     options = _parser().parse_args(arguments)
     try:
-        _COMMANDS[options.command](options)
+        (options.command_function if "command_function" in options else _COMMANDS[options.command])(options)
     except NalsparkError as error:
         print(f"nalspark: {error}", file=sys.stderr)
         return 2

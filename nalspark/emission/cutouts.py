@@ -12,14 +12,12 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from nalspark.surveys.hetdex import CLASSES, CUTOUT_SHAPE
+from nalspark.surveys.hetdex import CLASSES, CUTOUT_SHAPE, INSTRUMENT_FWHM, STEP
 
 Floats = NDArray[np.float32]
 
 ROWS, COLUMNS = CUTOUT_SHAPE
 FIBERS = 4
-#: VIRUS (Hill et al. 2021): full width at half maximum of the instrument's lines, Å, which are 2 Å pixels.
-INSTRUMENT_FWHM, PIXEL = 5.6, 2.0
 #: Distance of neighbouring fibers, arcsec. A channel's fibers lie in rows of 20 and 19, one row set half a fiber off the next.
 PITCH, _ROW_LENGTHS = 2.2, (20, 19)
 #: Neighbours are nearer than this times the pitch.
@@ -69,7 +67,7 @@ def line_profile(fwhm: NDArray[np.float64] | float, shift: NDArray[np.float64] |
     -------
     ndarray, shape (n, 32)
     """
-    sigma = np.atleast_1d(np.asarray(fwhm, dtype=float))[:, None] / (2.3548 * PIXEL)
+    sigma = np.atleast_1d(np.asarray(fwhm, dtype=float))[:, None] / (2.3548 * STEP)
     away = np.arange(COLUMNS) - COLUMNS // 2 - np.atleast_1d(np.asarray(shift, dtype=float))[:, None]
     return np.exp(-0.5 * (away / sigma) ** 2)
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nalspark.emission.cutouts import COLUMNS, FIBERS, INSTRUMENT_FWHM, PITCH, ROWS, Cutouts, assemble, cut, line_profile
+from nalspark.emission.cutouts import COLUMNS, FIBERS, PITCH, ROWS, Cutouts, assemble, cut, line_profile
+from nalspark.surveys.hetdex import INSTRUMENT_FWHM
 
 Array = NDArray[np.float64]
 

@@ -11,18 +11,29 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.emission import inject
-from nalspark.emission.cutouts import Cutouts, assemble, brightest_fibers, cut, faults, standardize
+from nalspark.emission.cutouts import FIBERS, Cutouts, assemble, brightest_fibers, cut, faults, standardize
 from nalspark.errors import UnusableSpectrum
 from nalspark.learning.ensemble import FittedSecondRound
 from nalspark.learning.inference import score, second_round_columns
 from nalspark.learning.models import PackedModel
 from nalspark.settings import Settings
-from nalspark.surveys.hetdex import FIRST_REAL_CLASS, FIRST_WAVELENGTH, LAST_WAVELENGTH, PLANES, STEP, read_cutouts, significance_frame
+from nalspark.surveys.hetdex import (
+    CUTOUT_SHAPE,
+    FIRST_REAL_CLASS,
+    FIRST_WAVELENGTH,
+    LAST_WAVELENGTH,
+    PLANES,
+    STEP,
+    read_cutouts,
+    significance_frame,
+)
 from nalspark.tables.arrow import Columns, map_arrays
 from nalspark.tables.schemas import CLASSIFIED, DETECTIONS
 from nalspark.tables.table import Column, Table
 
 Frames = Mapping[str, np.ndarray]
+#: Reason and sentence; None for a usable row.
+Fault = tuple[str, str] | None
 
 #: What a simulated detection is made from.
 NAMES = Table("detection_names", "Names of simulated detections.", DETECTIONS.select("detection_id", "part"))
@@ -114,8 +125,8 @@ def simulate(names: DataFrame, frames: Frames, settings: Settings) -> DataFrame:
 def cut_columns(columns: Columns, root: Mapping[str, str]) -> Columns:
     """Rows of a list of detections → rows of DETECTIONS, with a reason where there is nothing to cut."""
     n = len(columns["detection_id"])
-    fibers = np.full((n, 5, 9, 32), np.nan, np.float32)[:, :4]
-    flags, reasons = np.zeros(n, np.int32), np.full(n, None, dtype=object)
+    fibers = np.full((n, FIBERS, *CUTOUT_SHAPE), np.nan, np.float32)
+    flags, reasons = np.zeros(n, np.int32), list[Fault](None for _ in range(n))
     for name in sorted(set(columns["frame"])):
         rows = np.flatnonzero(columns["frame"] == name)
         try:
@@ -135,7 +146,7 @@ def cut_columns(columns: Columns, root: Mapping[str, str]) -> Columns:
     return _rows(columns, assemble(fibers, flags), reasons)
 
 
-def _rows(columns: Columns, cutouts: Cutouts, reasons: np.ndarray) -> Columns:
+def _rows(columns: Columns, cutouts: Cutouts, reasons: list[Fault]) -> Columns:
     """Rows of DETECTIONS with what is wrong with them."""
     classes = np.asarray(columns["class"], dtype=float)
     for row, fault in enumerate(faults(cutouts.images, classes)):
@@ -175,7 +186,7 @@ def _ready_columns(columns: Columns) -> Columns:
     for path, part in zip(columns["path"], columns["part"], strict=True):
         ready = read_cutouts(path)
         n, own = len(ready.names), ready.images[:, -4:]
-        broken = np.array([fault for fault in faults(own, ready.classes)] + [None], dtype=object)[:n]
+        broken = faults(own, ready.classes)
         images = standardize(np.nan_to_num(own, posinf=0.0, neginf=0.0))
         names = np.array(ready.names, dtype=object)
         carried = {"detection_id": names, "part": np.full(n, part, object), "frame": np.full(n, path.rpartition("/")[2], object)}

@@ -118,9 +118,9 @@ def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "feat
     return _AT_WORK[key]
 
 
-def features(examples: NDArray[np.float32], packed: PackedModel, second: FittedSecondRound, batch_size: int) -> NDArray[np.float32]:
+def features(examples: NDArray[np.float32], packed: PackedModel, of: Literal["network", "image"], batch_size: int) -> NDArray[np.float32]:
     """What a second round maps examples (n, \\*example_shape) by: the network's features, or the compressed image itself; (n, d)."""
-    if second.card.features == "image":
+    if of == "image":
         return (np.sign(examples) * np.log1p(np.abs(examples))).reshape(len(examples), -1)
     return _at_work(packed, batch_size, "features").logits(examples)
 
@@ -145,7 +145,7 @@ def second_round_columns(
     result["accepted"] = band == 2
     if len(middle):
         planes = [np.asarray(columns[name])[middle].reshape(-1, *packed.card.shape) for name in packed.card.inputs]
-        place = second.place(features(np.stack(planes, axis=-1), packed, second, batch_size))
+        place = second.place(features(np.stack(planes, axis=-1), packed, second.card.features, batch_size))
         margin = second.margin(place)
         result["umap_x"][middle], result["umap_y"][middle], result["svm_margin"][middle] = place[:, 0], place[:, 1], margin
         result["accepted"][middle] = margin >= second.card.threshold

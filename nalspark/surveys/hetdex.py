@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet as pq
 from astropy.io import fits
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
+from scipy.ndimage import correlate1d, median_filter
 
 from nalspark.errors import CatalogError, UnusableSpectrum
 
@@ -24,6 +24,8 @@ Floats = NDArray[np.float32]
 
 #: The grid of HETDEX's public tools: first and last wavelength, Å, and the width of a pixel.
 FIRST_WAVELENGTH, LAST_WAVELENGTH, STEP = 3500.0, 5500.0, 2.0
+#: Full width at half maximum of the instrument's lines, Å (Hill et al. 2021).
+INSTRUMENT_FWHM = 5.6
 #: Planes of a cut-out, rows and columns: the weighted sum and the four fibers nearest the source; 9 rows; 64 Å.
 PLANES = ("weighted_sum", "fiber_1", "fiber_2", "fiber_3", "fiber_4")
 CUTOUT_SHAPE = (9, 32)
@@ -141,7 +143,8 @@ def subtract_sky(frame: Frame) -> Frame:
     """What a frame has beside sky and continua.
 
     The sky is the median spectrum of the fibers; each fiber's ratio to it, smoothed by a running median, takes its throughput and its
-    continuum. Errors are scaled to the scatter of each fiber's residuals, so that ``flux / error`` has unit width.
+    continuum. Errors are scaled so that a filter of the instrument's width has unit scatter in each fiber: neighbouring pixels are
+    correlated, and what a line's significance is measured against is the scatter of lines.
     """
     good = frame.error > 0
     alive = good.any(axis=0)
@@ -152,10 +155,17 @@ def subtract_sky(frame: Frame) -> Frame:
     level = np.ma.median(np.ma.masked_array(np.nan_to_num(ratio), ~known), axis=1).filled(0.0)[:, None]
     smooth = median_filter(np.where(known, ratio, level), size=(1, _CONTINUUM_WINDOW), mode="nearest")
     residual = np.where(good, frame.flux - smooth * sky, 0.0)
-    significance = residual / np.where(good, frame.error, 1.0)
-    spread = np.array([np.median(np.abs(row[use])) if use.any() else 0.0 for row, use in zip(significance, good, strict=True)])
+    filtered = correlate1d(residual / np.where(good, frame.error, 1.0), _line_filter(), axis=1)
+    spread = np.array([np.median(np.abs(row[use])) if use.any() else 0.0 for row, use in zip(filtered, good, strict=True)])
     error = frame.error * np.where(spread > 0, spread / 0.6745, 0.0)[:, None]
     return replace(frame, flux=np.where(error > 0, residual, 0.0).astype(np.float32), error=error.astype(np.float32))
+
+
+def _line_filter() -> NDArray[np.float64]:
+    """A line of the instrument's width, of unit square sum."""
+    away = np.arange(-6, 7) * STEP * 2.3548 / INSTRUMENT_FWHM
+    profile = np.exp(-0.5 * away**2)
+    return profile / np.sqrt((profile**2).sum())
 
 
 def significance_frame(path: str | Path) -> tuple[Floats, NDArray[np.float64]]:
@@ -174,8 +184,8 @@ def read_detections(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``detection_id`` (text; by default the row's number), ``frame``, ``fiber`` (row of the frame, from 0), ``wavelength`` (Å), and, where
-        the list has it, ``class``.
+        ``detection_id`` (text; by default the row's number), ``frame``, ``fiber`` (row of the frame, from 0), ``wavelength`` (Å), and
+        ``class`` where the list has it.
 
     Raises
     ------
@@ -231,8 +241,8 @@ class ReadyCutouts:
 def read_cutouts(path: str | Path) -> ReadyCutouts:
     """Cut-outs with their labels: Parquet, HDF5 or a FITS cube.
 
-    Parquet has the columns ``detection_id``, ``class`` and either the five planes or ``image``, lists or float32 bytes. HDF5 has data sets of
-    these names. A FITS cube has the images in its first HDU that has any, and a table with the other columns behind it.
+    Parquet has the columns ``detection_id``, ``class`` and either the five planes or ``image``, lists or float32 bytes. HDF5 has data
+    sets of these names. A FITS cube has the images in its first HDU that has any, and a table with the other columns behind it.
 
     Raises
     ------
