@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from nalspark.emission.labels import agreement, consensus, read_labels
 from nalspark.emission.run import EmissionRun
@@ -42,13 +43,19 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 #: What a demonstration trains: one network, few passes.
-_DEMO = {"train.network": "cutout_cnn", "train.members": 1, "train.epochs": 8, "train.patience": 8, "train.learning_rate": 3e-3}
+_DEMO: dict[str, Any] = {
+    "train.network": "cutout_cnn",
+    "train.members": 1,
+    "train.epochs": 8,
+    "train.patience": 8,
+    "train.learning_rate": 3e-3,
+}
 
 
 def command(options: argparse.Namespace) -> None:
     """Do what the command line asks."""
     if options.what == "demo":
-        given = {"emission.frames": options.frames} if options.frames else {}
+        given: dict[str, Any] = {"emission.frames": options.frames} if options.frames else {}
         settings = load(overrides=options.set, out=options.out, **_DEMO, **given)
     else:
         settings = load(options.run, options.set)

@@ -39,7 +39,7 @@ def result_text(table: pd.DataFrame, threshold: float, draws: int = 200) -> str:
     label = (table["class"] >= FIRST_REAL_CLASS).to_numpy()
     columns = label, table["score"].to_numpy(dtype=float), table["accepted"].to_numpy(dtype=bool)
     values = _qualities(*columns, threshold)
-    errors = bootstrap_errors(lambda *drawn: _qualities(*drawn, threshold), *columns, draws=draws)
+    errors = bootstrap_errors(lambda y, score, chosen: _qualities(y, score, chosen, threshold), *columns, draws=draws)
     lines = [*_band_lines(table, label), "", *_class_lines(table, threshold), "", *_selection_lines(values, errors, threshold)]
     return "\n".join(lines)
 

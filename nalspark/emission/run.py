@@ -271,7 +271,7 @@ class EmissionRun:
         near = near.head(max(_EXAMPLES, len(near) // 6)).sort_values("umap_x", kind="stable")
         chosen = near.iloc[np.unique(np.linspace(0, len(near) - 1, _EXAMPLES).round().astype(int))] if len(near) else near
         names = set(chosen["detection_id"])
-        images = {}
+        images: dict[str, bytes] = {}
         for file in self._files("held_out"):
             read = pq.read_table(file, columns=["detection_id", PLANES[0]], filters=[("detection_id", "in", names)])
             images |= dict(zip(read["detection_id"].to_pylist(), read[PLANES[0]].to_pylist(), strict=True))

@@ -108,8 +108,8 @@ def best_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
 def selection_quality(labels: ArrayLike, accepted: ArrayLike) -> dict[str, float]:
     """``completeness``, ``contamination`` and ``figure_of_merit``, their product completeness x (1 - contamination).
 
-    For the selected galaxies' power spectrum contamination dilutes the signal and incompleteness adds noise; the survey's cosmology asks for
-    a figure of merit of .94 (Sakai 2020).
+    For the power spectrum of what is selected, contamination dilutes the signal and incompleteness adds noise; the survey's cosmology asks
+    for .94 (Sakai 2020).
     """
     real, chosen = np.asarray(labels) > 0.5, np.asarray(accepted, dtype=bool)
     found = float((real & chosen).sum())
@@ -281,8 +281,8 @@ def fit_second_round(
         middle = np.sort(np.random.default_rng(settings.seed).choice(middle, settings.max_examples, replace=False))
     if len(middle) < _LEAST or not _LEAST_OF_A_KIND <= y[middle].sum() <= len(middle) - _LEAST_OF_A_KIND:
         raise TrainingError(
-            f"Between the scores {bands.low:.3f} and {bands.high:.3f} there are {len(middle)} examples, {y[middle].sum()} of them real: "
-            "too few for a boundary. Give more examples, or ask for a lower second_round.keep_contamination or a higher discard_contamination."
+            f"Between the scores {bands.low:.3f} and {bands.high:.3f} there are {len(middle)} examples, {y[middle].sum()} of them real: too "
+            "few for a boundary. Give more examples, or set second_round.keep_contamination lower and discard_contamination higher."
         )
     features = np.asarray(features_of(middle), dtype=np.float64)
     centre, scale = features.mean(axis=0), features.std(axis=0) + 1e-6

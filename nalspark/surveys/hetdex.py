@@ -256,9 +256,9 @@ def read_cutouts(path: str | Path) -> ReadyCutouts:
     except (OSError, ValueError, TypeError, KeyError, IndexError, pyarrow.ArrowException, UnusableSpectrum) as error:
         raise CatalogError(f"The cut-outs '{path}' cannot be read: {' '.join(str(error).split())}.") from None
     try:
-        images = np.asarray(columns["image"], dtype=np.float32)
+        images: Floats = np.asarray(columns["image"], dtype=np.float32)
     except (KeyError, ValueError, TypeError):
-        images = np.zeros(())
+        images = np.zeros((), np.float32)
     if images.ndim != 4 or images.shape[1] not in (4, 5) or images.shape[2:] != CUTOUT_SHAPE:
         raise CatalogError(f"The cut-outs '{path}' have shape {images.shape}; expected (n, 4 or 5, {CUTOUT_SHAPE[0]}, {CUTOUT_SHAPE[1]}).")
     names = [str(name) for name in columns.get("detection_id", [f"{path.stem}-{row}" for row in range(len(images))])]
@@ -272,15 +272,15 @@ def _parquet(path: Path) -> dict[str, Any]:
     table = pq.read_table(path).to_pydict()
     if set(PLANES) <= set(table):
         planes = [[_plane(cell) for cell in table[name]] for name in PLANES]
-        table["image"] = np.stack(planes, axis=1)
+        table["image"] = np.stack([np.stack(plane) for plane in planes], axis=1).reshape(-1, len(PLANES), *CUTOUT_SHAPE)
     elif "image" in table:
         table["image"] = np.stack([_plane(cell) for cell in table["image"]]).reshape(len(table["image"]), -1, *CUTOUT_SHAPE)
     return table
 
 
-def _plane(cell: Any) -> Floats:
-    flat = np.frombuffer(cell, "<f4") if isinstance(cell, bytes) else np.asarray(cell, dtype=np.float32).ravel()
-    return flat.reshape(CUTOUT_SHAPE) if flat.size == CUTOUT_SHAPE[0] * CUTOUT_SHAPE[1] else flat
+def _plane(cell: Any) -> NDArray[Any]:
+    """A cell of bytes or of a list, as numbers in a row."""
+    return np.frombuffer(cell, "<f4") if isinstance(cell, bytes) else np.asarray(cell, dtype=np.float32).ravel()
 
 
 def _hdf5(path: Path) -> dict[str, Any]:
