@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -277,11 +277,12 @@ def fit_second_round(
     y, score = np.asarray(labels) > 0.5, np.asarray(scores, dtype=float)
     bands = choose_bands(y, score, settings)
     middle = np.flatnonzero(bands.of(score) == 1)
+    rest = _rest_of(y, score, bands, len(middle) / max(min(len(middle), settings.max_examples), 1))
     if len(middle) > settings.max_examples:
         middle = np.sort(np.random.default_rng(settings.seed).choice(middle, settings.max_examples, replace=False))
     if len(middle) < _LEAST or not _LEAST_OF_A_KIND <= y[middle].sum() <= len(middle) - _LEAST_OF_A_KIND:
         raise TrainingError(
-            f"Between the scores {bands.low:.3f} and {bands.high:.3f} there are {len(middle)} examples, {y[middle].sum()} of them real: too "
+            f"Between the scores {bands.low:.3f} and {bands.high:.3f} there are {len(middle)} examples, {y[middle].sum()} real: too "
             "few for a boundary. Give more examples, or set second_round.keep_contamination lower and discard_contamination higher."
         )
     features = np.asarray(features_of(middle), dtype=np.float64)
@@ -293,7 +294,7 @@ def fit_second_round(
     )  # fmt: skip
     empty = np.zeros((0, 2))
     mapped = FittedSecondRound(card, centre, scale, points, _umap(settings).fit_transform(points).astype(np.float64), empty, np.zeros(0))
-    return _with_boundary(mapped, mapped.place(features, known=True), y[middle], _rest_of(y, score, bands))
+    return _with_boundary(mapped, mapped.place(features, known=True), y[middle], rest)
 
 
 def _umap(settings: SecondRound) -> Any:
@@ -302,13 +303,21 @@ def _umap(settings: SecondRound) -> Any:
     return umap.UMAP(n_neighbors=settings.neighbours, min_dist=settings.min_dist, random_state=settings.seed, n_jobs=1)
 
 
-def _rest_of(real: NDArray[np.bool_], scores: Array, bands: Bands) -> tuple[int, int, int]:
-    """Real ones in all, and real ones and all that are kept by their score."""
+class _Rest(NamedTuple):
+    """What the score alone decides: real ones in all, real ones and all that are kept; and how many each mapped example stands for."""
+
+    real: int
+    kept_real: int
+    kept: int
+    weight: float
+
+
+def _rest_of(real: NDArray[np.bool_], scores: Array, bands: Bands, weight: float) -> _Rest:
     kept = bands.of(scores) == 2
-    return int(real.sum()), int((real & kept).sum()), int(kept.sum())
+    return _Rest(int(real.sum()), int((real & kept).sum()), int(kept.sum()), weight)
 
 
-def _with_boundary(mapped: FittedSecondRound, places: Array, real: NDArray[np.bool_], rest: tuple[int, int, int]) -> FittedSecondRound:
+def _with_boundary(mapped: FittedSecondRound, places: Array, real: NDArray[np.bool_], rest: _Rest) -> FittedSecondRound:
     """The boundary that cross-validation finds best, and the margin above which the whole selection's figure of merit is greatest."""
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
     from sklearn.svm import SVC
@@ -334,12 +343,11 @@ def _with_boundary(mapped: FittedSecondRound, places: Array, real: NDArray[np.bo
     )
 
 
-def _merit_threshold(margins: Array, real: NDArray[np.bool_], rest: tuple[int, int, int]) -> tuple[float, float]:
+def _merit_threshold(margins: Array, real: NDArray[np.bool_], rest: _Rest) -> tuple[float, float]:
     """The margin at which completeness x (1 - contamination) of kept and accepted together is greatest, and that figure."""
-    all_real, kept_real, kept = rest
     order = np.argsort(-margins, kind="stable")
-    true = kept_real + np.concatenate([[0], np.cumsum(real[order])])
-    merit = true**2 / (max(all_real, 1) * np.maximum(kept + np.arange(len(margins) + 1), 1))
+    true = rest.kept_real + rest.weight * np.concatenate([[0], np.cumsum(real[order])])
+    merit = true**2 / (max(rest.real, 1) * np.maximum(rest.kept + rest.weight * np.arange(len(margins) + 1), 1))
     best = int(np.argmax(merit))
     edges = np.concatenate([[margins.max() + 1.0], margins[order], [margins.min() - 1.0]])
     return float(0.5 * (edges[best] + edges[best + 1])), float(merit[best])
