@@ -5,10 +5,10 @@
     python benchmarks/emission.py places DIR
     python benchmarks/emission.py lae [--frame ../shared/data/hetdex/Fepses20160409T100026.3_094_sci_R.fits]
 
-``rate``: the second round (features, place, margin) on middle-band rows, in this process on one core; with ``--rows`` in Spark on as many rows,
-copies of the held-out ones. ``features``: the map made of the network's features and of the images. ``places``: how far a new example's place
-is from the one UMAP's own transform gives it. ``lae``: the network of the slides' appendix, accuracy by class. The table of the result itself
-is printed by the training.
+``rate``: the second round (features, place, margin) on middle-band rows, in this process; with ``--rows`` in Spark on as many rows, copies
+of the held-out ones. ``features``: the map made of the network's features and of the images. ``places``: how far a new place is from
+the one that UMAP's own transform gives it. ``lae``: the network of the slides' appendix, accuracy by class. The table of the result itself is
+printed by the training.
 """
 
 from __future__ import annotations

@@ -208,6 +208,13 @@ class SecondRound(_Section):
     """Of UMAP and of that choice."""
 
 
+class Vet(_Section):
+    """A second look at candidate absorbers."""
+
+    second_round: str = ""
+    """Directory of a second round that was fitted for the model of `infer.model`; stage `vet` needs it."""
+
+
 class Emission(_Section):
     """Detections of emission lines (HETDEX)."""
 
@@ -278,6 +285,7 @@ class Settings(_Section):
     simulate: Simulate = Simulate()
     eigenspectra: Eigenspectra = Eigenspectra()
     second_round: SecondRound = SecondRound()
+    vet: Vet = Vet()
     emission: Emission = Emission()
     pipeline: Pipeline = Pipeline()
 
