@@ -7,8 +7,8 @@
 
 ``rate``: the second round (features, place, margin) on middle-band rows, in this process; with ``--rows`` in Spark on as many rows, copies
 of the held-out ones. ``features``: the map made of the network's features and of the images. ``places``: how far a new place is from
-the one that UMAP's own transform gives it. ``lae``: the network of the slides' appendix, accuracy by class. The table of the result itself is
-printed by the training.
+the one that UMAP's own transform gives it. ``lae``: the network of the slides' appendix, accuracy by class. The training itself prints the
+table of the result.
 """
 
 from __future__ import annotations

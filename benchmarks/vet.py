@@ -3,10 +3,10 @@
     python benchmarks/vet.py fit --out DIR [--n 6000] [--model DIR]
     python benchmarks/vet.py judge ../shared/data/spectra/qso --second DIR [--n 1000] [--model DIR]
 
-``fit`` makes mock spectra as the calibration of the model has them, scores their candidates and writes the second round: the one command that
-another model needs. ``judge`` puts one absorber into each copy of a real quasar spectrum and counts, of the strong ones (W ≥ .3 Å, both lines
-≥ 3 σ), those found before and after; and the candidates that are none of them. A real spectrum holds absorbers of its own: what the same
-spectrum shows without the injection is left out on both sides, so the purity is of what an injected spectrum shows anew.
+``fit`` makes mock spectra as the calibration of the model has them, scores their candidates and writes the second round: the one command
+that another model needs. ``judge`` puts one absorber into each copy of a real quasar spectrum and counts, of the strong ones (W ≥ .3 Å,
+both lines ≥ 3 σ), those found before and after; and the candidates that are none of them. A real spectrum holds absorbers of its own: what
+the same spectrum shows without the injection is left out on both sides, so the purity is of what an injected spectrum shows anew.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ def fit(options: argparse.Namespace) -> None:
     second = fit_second_round(label, score, lambda rows: features(examples[rows], packed, of, 256), settings.second_round, packed.digest)
     save_second_round(options.out, second)
     card = second.card
-    print(
-        f"{len(label)} candidates of {options.n} mock spectra, {int(label.sum())} absorbers; bands {card.bands.low:.3f}, {card.bands.high:.3f}"
-    )
+    print(f"{len(label)} candidates of {options.n} mock spectra, {int(label.sum())} absorbers")
+    print(f"middle band from {card.bands.low:.3f} to {card.bands.high:.3f}")
     print(f"second round in {options.out}: {sum(file.stat().st_size for file in Path(options.out).iterdir()) / 1e3:.0f} kB")
 
 

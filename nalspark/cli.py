@@ -16,7 +16,7 @@ import pandas as pd
 import nalspark
 from nalspark.absorption.completeness import compare
 from nalspark.absorption.measure import AbsorberFlag, Veto
-from nalspark.absorption.stages import measured_table
+from nalspark.absorption.stages import VetFlag, measured_table, vetted_table
 from nalspark.errors import NalsparkError
 from nalspark.evaluate import evaluate_result, write_evaluation
 from nalspark.lines import SPECIES
@@ -28,6 +28,8 @@ from nalspark.surveys.simulate import simulate_survey
 from nalspark.tables.data_model import data_model_page
 from nalspark.tables.schemas import (
     CANDIDATES,
+    CLASSIFIED,
+    DETECTIONS,
     EIGENSPECTRA,
     MATCHES,
     REJECTIONS,
@@ -194,8 +196,8 @@ def data_model() -> str:
     """The data-model page, for the default species."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
-    tables = [*catalogue, TRAINING, EIGENSPECTRA, TRUTH]
-    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
+    tables = [*catalogue, vetted_table(settings), TRAINING, EIGENSPECTRA, TRUTH, DETECTIONS, CLASSIFIED]
+    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto, "vet_flags": VetFlag})
 
 
 def _demo(options: argparse.Namespace) -> None:

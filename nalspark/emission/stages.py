@@ -82,7 +82,7 @@ def detection_names(spark: SparkSession, parts: Mapping[str, int]) -> DataFrame:
 
 def _cutout_columns(cutouts: Cutouts) -> Columns:
     planes = {name: cutouts.images[:, k].reshape(len(cutouts.images), -1) for k, name in enumerate(PLANES)}
-    return {"snr": cutouts.snr, "flags": cutouts.flags, **planes}
+    return {"snr": cutouts.snr, "cutout_flags": cutouts.flags, **planes}
 
 
 def _labels(classes: np.ndarray) -> np.ndarray:

@@ -350,7 +350,7 @@ DETECTIONS = Table(
         Column("draw", "double", "Uniform in [0, 1), a function of detection_id: bootstrap draws choose negatives by it"),
         Column("kind", "string", "What was simulated; empty for a real detection", ucd="meta.code"),
         Column("snr", "float", "Signal-to-noise ratio of a line of the instrument's width in the weighted sum", ucd="stat.snr"),
-        Column("flags", "int", "Bits of CutoutFlag; 0: nothing to remark", ucd="meta.code.qual"),
+        Column("cutout_flags", "int", "Bits of CutoutFlag; 0: nothing to remark", ucd="meta.code.qual"),
         Column("weighted_sum", "pixels<f4>", f"Sum of the fibers weighted with their signal: {_PLANE}"),
         *(Column(f"fiber_{k}", "pixels<f4>", f"The fiber that is {k}. in brightness: {_PLANE}") for k in (1, 2, 3, 4)),
     ),
@@ -370,7 +370,7 @@ CLASSIFIED = Table(
     (
         _DETECTION_ID,
         _PART,
-        *DETECTIONS.select("frame", "fiber", "wavelength", "class", "kind", "snr", "flags"),
+        *DETECTIONS.select("frame", "fiber", "wavelength", "class", "kind", "snr", "cutout_flags"),
         Column("score", "float", "Calibrated probability, from the network, that the line is real", ucd="stat.probability"),
         *SECOND_ROUND_COLUMNS,
     ),

@@ -112,7 +112,7 @@ def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, 
         "list-0": "", "list-1": "", "list-2": "outside_frame", "list-3": "no_error_frame", "list-4": "frame_unknown",
         "list-5": "class_out_of_range", "cutouts-0": "", "cutouts-1": "not_finite", "cutouts-2": "",
     }  # fmt: skip
-    assert rows["flags"]["list-1"] > 0 and rows["snr"]["list-0"] > 6
+    assert rows["cutout_flags"]["list-1"] > 0 and rows["snr"]["list-0"] > 6
     assert "4 detections" in told and "5 rejected" in told and "1 no_error_frame" in told
     classified = store.read(spark, store.manifest(), CLASSIFIED).toPandas()
     assert len(classified) == 4 and classified["score"].notna().all()
