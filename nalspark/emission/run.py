@@ -30,7 +30,7 @@ from nalspark.plots.ensemble import MapExample, map_figure, score_figure
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress
 from nalspark.settings import Settings
-from nalspark.surveys.hetdex import CUTOUT_SHAPE, FIRST_REAL_CLASS, PLANES, read_detections
+from nalspark.surveys.hetdex import CUTOUT_SHAPE, FIRST_REAL_CLASS, PLANES
 from nalspark.tables.manifest import digest
 from nalspark.tables.schemas import CLASSIFIED, DETECTIONS
 from nalspark.tables.store import Store
@@ -113,9 +113,9 @@ class EmissionRun:
         made_from = {name: [frame.shape, str(np.nansum(np.abs(frame), dtype=np.float64))] for name, frame in frames.items()}
         parts = stages.parts_of(self.settings, splits)
         keys = {part: digest("emission", _REVISION, made_from, n, self.settings.emission.seed) for part, n in parts.items()}
-        have = self.manifest.parts("detections")
-        for part in set(have) - {*keys, _FOUND}:
-            del have[part]
+        for table in ("detections", "classified"):
+            for part in set(self.manifest.parts(table)) - {*keys, _FOUND}:
+                del self.manifest.parts(table)[part]
         stale = self._stale("detections", keys)
         if stale:
             names = stages.detection_names(self.spark, {part: parts[part] for part in stale})
@@ -221,26 +221,24 @@ class EmissionRun:
         chosen = self.settings.emission
         frames = []
         if chosen.detections:
-            places = pd.concat([read_detections(path) for path in chosen.detections], ignore_index=True)
-            places["part"] = _FOUND
-            if "class" not in places:
-                places["class"] = np.nan
-            columns = ["detection_id", "part", "frame", "fiber", "wavelength", "class"]
-            frames.append(stages.cut_detections(self.spark.createDataFrame(places[columns]), self.settings))
+            frames.append(stages.cut_detections(stages.read_places(self.spark, self.settings, _FOUND), self.settings))
         if chosen.cutouts:
             frames.append(stages.read_ready_cutouts(self.spark, self.settings, _FOUND))
         return frames[0] if len(frames) == 1 else frames[0].unionByName(frames[1])
 
     def _publish(self) -> str:
-        """Write what was found, and what was not, as one file each beside the manifest."""
-        where = self.store.root / self.manifest.parts("classified")[_FOUND].path
-        classified = pq.read_table(where).to_pandas()
-        lines = [f"{len(classified)} detections: " + ", ".join(f"{(classified['band'] == band).sum()} {band}" for band in BANDS)]
-        lines.append(f"{int(classified['accepted'].sum())} accepted; {self.manifest.parts('detections')[_FOUND].rejected} rejected:")
+        """What was found, what was not, and where it lies, in words."""
+        classified = self.store.read(self.spark, self.manifest, CLASSIFIED, [_FOUND])
+        counts = {(row["band"], row["accepted"]): row["count"] for row in classified.groupBy("band", "accepted").count().collect()}
+        bands = {band: sum(count for (name, _), count in counts.items() if name == band) for band in BANDS}
+        accepted = sum(count for (_, yes), count in counts.items() if yes)
+        record = self.manifest.parts("detections")[_FOUND]
+        lines = [f"{sum(counts.values())} detections: " + ", ".join(f"{count} {band}" for band, count in bands.items())]
+        lines.append(f"{accepted} accepted; {record.rejected} rejected:")
         read = self.store.read(self.spark, self.manifest, DETECTIONS, [_FOUND])
         for row in read.where("reason is not null").groupBy("reason").count().orderBy("reason").collect():
             lines.append(f"  {row['count']} {row['reason']}")
-        return "\n".join([*lines, f"classified  {where}"])
+        return "\n".join([*lines, f"classified  {self.store.root / self.manifest.parts('classified')[_FOUND].path}"])
 
     # ---- judge
 

@@ -25,6 +25,7 @@ from nalspark.surveys.hetdex import (
     PLANES,
     STEP,
     read_cutouts,
+    read_detections,
     significance_frame,
 )
 from nalspark.tables.arrow import Columns, map_arrays
@@ -38,7 +39,15 @@ Fault = tuple[str, str] | None
 #: What a simulated detection is made from.
 NAMES = Table("detection_names", "Names of simulated detections.", DETECTIONS.select("detection_id", "part"))
 #: What is looked for in a frame.
-_PLACES = Table("places", "Detections to cut out.", DETECTIONS.select("detection_id", "part", "frame", "fiber", "wavelength", "class"))
+_PLACES = Table(
+    "places",
+    "Detections to cut out, as their lists have them.",
+    (
+        *DETECTIONS.select("detection_id", "part", "frame", "wavelength"),
+        Column("fiber", "double", "Row of the frame; what is no whole number is none"),
+        Column("class", "double", "Visual class; what is none of them is a fault"),
+    ),
+)
 _FILES = Table("cutout_files", "Files of ready cut-outs.", (*DETECTIONS.select("part"), Column("path", "string", "The file")))
 _PARAMETRIC = "parametric"
 
@@ -167,12 +176,30 @@ def _rows(columns: Columns, cutouts: Cutouts, reasons: list[Fault]) -> Columns:
     }
 
 
+def _place_columns(columns: Columns) -> Columns:
+    made = []
+    for path, part in zip(columns["path"], columns["part"], strict=True):
+        read = read_detections(path)
+        classes = read["class"] if "class" in read else np.full(len(read), np.nan)
+        names = ("detection_id", "frame", "fiber", "wavelength")
+        made.append(
+            {**{name: read[name].to_numpy() for name in names}, "class": np.asarray(classes), "part": np.full(len(read), part, object)}
+        )
+    return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
+
+
+def read_places(spark: SparkSession, settings: Settings, part: str) -> DataFrame:
+    """The lists of detections that a run names: rows to cut out."""
+    files = spark.createDataFrame([(part, path) for path in settings.emission.detections], "part string, path string")
+    return map_arrays(files, _place_columns, _FILES, _PLACES)
+
+
 def cut_detections(places: DataFrame, settings: Settings) -> DataFrame:
     """Cut-outs of detections in frames: every row of the lists comes back, some with a reason.
 
     Parameters
     ----------
-    places : DataFrame of detection_id, part, frame, fiber, wavelength, class
+    places : DataFrame of :func:`read_places`
     settings : Settings
     """
     root = {path.rpartition("/")[2]: path for path in settings.emission.frames}

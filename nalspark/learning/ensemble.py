@@ -277,14 +277,10 @@ def fit_second_round(
     y, score = np.asarray(labels) > 0.5, np.asarray(scores, dtype=float)
     bands = choose_bands(y, score, settings)
     middle = np.flatnonzero(bands.of(score) == 1)
-    rest = _rest_of(y, score, bands, len(middle) / max(min(len(middle), settings.max_examples), 1))
+    rest = _rest_of(y, score, bands, max(len(middle) / settings.max_examples, 1.0))
     if len(middle) > settings.max_examples:
         middle = np.sort(np.random.default_rng(settings.seed).choice(middle, settings.max_examples, replace=False))
-    if len(middle) < _LEAST or not _LEAST_OF_A_KIND <= y[middle].sum() <= len(middle) - _LEAST_OF_A_KIND:
-        raise TrainingError(
-            f"Between the scores {bands.low:.3f} and {bands.high:.3f} there are {len(middle)} examples, {y[middle].sum()} real: too "
-            "few for a boundary. Give more examples, or set second_round.keep_contamination lower and discard_contamination higher."
-        )
+    _check_middle(y[middle], bands)
     features = np.asarray(features_of(middle), dtype=np.float64)
     centre, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
     points = ((features - centre) / scale).astype(np.float32)
@@ -295,6 +291,14 @@ def fit_second_round(
     empty = np.zeros((0, 2))
     mapped = FittedSecondRound(card, centre, scale, points, _umap(settings).fit_transform(points).astype(np.float64), empty, np.zeros(0))
     return _with_boundary(mapped, mapped.place(features, known=True), y[middle], rest)
+
+
+def _check_middle(real: NDArray[np.bool_], bands: Bands) -> None:
+    if len(real) < _LEAST or not _LEAST_OF_A_KIND <= real.sum() <= len(real) - _LEAST_OF_A_KIND:
+        raise TrainingError(
+            f"Between the scores {bands.low:.3f} and {bands.high:.3f} there are {len(real)} examples, {real.sum()} of them real: too few "
+            "for a boundary. Give more examples, or set second_round.keep_contamination lower and discard_contamination higher."
+        )
 
 
 def _umap(settings: SecondRound) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from numpy.typing import ArrayLike, NDArray
@@ -111,14 +112,18 @@ def map_figure(
     axes.set(xlabel="UMAP 1", ylabel="UMAP 2")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="line: boundary")
     for number, example in enumerate(examples):
-        axes.annotate(
-            str(number + 1), example.place, fontsize=8, fontweight="bold", color=INK, ha="center", va="center",
-            bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": INK, "linewidth": 0.7},
-        )  # fmt: skip
-        panel = figure.add_subplot(grid[1 + number // columns, number % columns])
-        panel.imshow(example.image, cmap="gray_r", vmin=-2.5, vmax=6.0, aspect="auto", interpolation="nearest")
-        panel.set_title(f"{number + 1}  {example.title}", fontsize=7, color=BLUE if example.real else VERMILLION)
-        panel.set(xticks=[], yticks=[])
-        for side in panel.spines.values():
-            side.set(visible=True, color=FAINT)
+        _mark(axes, figure.add_subplot(grid[1 + number // columns, number % columns]), number + 1, example)
     return figure
+
+
+def _mark(axes: Axes, panel: Axes, number: int, example: MapExample) -> None:
+    """An example's number at its place in the map, and its image in a panel of its own."""
+    axes.annotate(
+        str(number), example.place, fontsize=8, fontweight="bold", color=INK, ha="center", va="center",
+        bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": INK, "linewidth": 0.7},
+    )  # fmt: skip
+    panel.imshow(example.image, cmap="gray_r", vmin=-2.5, vmax=6.0, aspect="auto", interpolation="nearest")
+    panel.set_title(f"{number}  {example.title}", fontsize=7, color=BLUE if example.real else VERMILLION)
+    panel.set(xticks=[], yticks=[])
+    for side in panel.spines.values():
+        side.set(visible=True, color=FAINT)
