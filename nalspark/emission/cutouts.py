@@ -87,7 +87,7 @@ def assemble(fibers: NDArray[np.floating], flags: NDArray[np.int32] | None = Non
     ----------
     fibers : ndarray, shape (n, 4, 9, 32), significance; NaN where there is no value
     flags : ndarray of int, shape (n,), optional
-        What is known already.
+        From :func:`cut`; by default all that has no value is dead.
     """
     dead = ~np.isfinite(fibers)
     values = np.where(dead, 0.0, fibers)
@@ -97,8 +97,7 @@ def assemble(fibers: NDArray[np.floating], flags: NDArray[np.int32] | None = Non
     weight = np.clip(np.take_along_axis(signal, order[:, :, 0, 0], axis=1), 0.3, 1e3)[:, :, None, None] * ~dead
     norm = np.sqrt((weight**2).sum(axis=1))
     total = np.where(norm > 0, (weight * values).sum(axis=1) / np.where(norm > 0, norm, 1.0), 0.0)
-    bits = np.zeros(len(values), np.int32) if flags is None else flags.astype(np.int32)
-    bits |= np.where(dead.any(axis=(1, 2, 3)) & (bits & (CutoutFlag.EDGE_OF_FIBERS | CutoutFlag.EDGE_OF_WAVELENGTHS) == 0), 4, 0)
+    bits = np.where(dead.any(axis=(1, 2, 3)), CutoutFlag.DEAD_PIXELS, 0) if flags is None else flags.copy()
     bits |= np.where(dead[:, 0, ROWS // 2, COLUMNS // 2 - 1 : COLUMNS // 2 + 2].any(axis=1), CutoutFlag.DEAD_CENTRE, 0)
     bits |= np.where((~dead).any(axis=(2, 3)).sum(axis=1) < FIBERS, CutoutFlag.FEW_FIBERS, 0)
     images = np.concatenate([total[:, None], values], axis=1).astype(np.float32)
@@ -130,8 +129,10 @@ def cut(significance: Floats, fibers: NDArray[np.int64], column: NDArray[np.int6
     taken = significance[np.clip(row, 0, n_fibers - 1)[..., None], np.clip(pixel, 0, n_pixels - 1)[..., None, :]]
     windows = np.where(row_inside[..., None] & pixel_inside[..., None, :], taken, np.nan).astype(np.float32)
     off_rows = (~row_inside & (fibers >= 0)[..., None]).any(axis=(1, 2))
+    dead = (np.isnan(taken) & row_inside[..., None] & pixel_inside[..., None, :]).any(axis=(1, 2, 3))
     flags = np.where((~pixel_inside).any(axis=(1, 2)), CutoutFlag.EDGE_OF_WAVELENGTHS, 0)
-    return windows, (flags | np.where(off_rows, CutoutFlag.EDGE_OF_FIBERS, 0)).astype(np.int32)
+    flags |= np.where(off_rows, CutoutFlag.EDGE_OF_FIBERS, 0) | np.where(dead, CutoutFlag.DEAD_PIXELS, 0)
+    return windows, flags.astype(np.int32)
 
 
 def fiber_positions(n: int) -> NDArray[np.float64]:

@@ -87,6 +87,10 @@ class EmissionRun:
 
     def train(self) -> str:
         """Simulate, train both rounds, judge them on what neither has seen; the table of the result."""
+        from nalspark.learning.networks import build  # TensorFlow: only who trains waits for it
+
+        # Detections for the network take minutes to simulate; that it exists, and reads cut-outs, is seen at once.
+        build(self.settings.train.network, (*CUTOUT_SHAPE, len(PLANES)), self.settings.train.options)
         with self.store.lock():
             self.manifest = self.store.manifest()
             self.manifest.settings, self.manifest.version = self.settings.model_dump(mode="json"), nalspark.__version__
@@ -146,7 +150,7 @@ class EmissionRun:
             return read_model(folder)
         self.manifest.keys.pop("train", None)
         self.store.commit(self.manifest)
-        from nalspark.learning.build import build_model  # TensorFlow: only who trains waits for it
+        from nalspark.learning.build import build_model
         from nalspark.learning.feed import Feed
         from nalspark.learning.training import Fitted, fit_on_spark, train_members
 

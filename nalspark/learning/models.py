@@ -376,9 +376,10 @@ class PackedModel:
 
     def load_features(self, batch_size: int = 256) -> Detector:
         """The networks without their last layer: its ``logits`` are what the last layer sees, the members' features side by side."""
-        import keras
+        models = self._networks()
+        import keras  # after the networks, which load TensorFlow without its greetings
 
-        heads = [keras.Model(model.inputs, model.get_layer("logit").input) for model in self._networks()]
+        heads = [keras.Model(model.inputs, model.get_layer("logit").input) for model in models]
         return Detector(self.card, heads, batch_size)
 
     def _networks(self) -> list[keras.Model]:

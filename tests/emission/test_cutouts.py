@@ -51,6 +51,14 @@ def test_at_an_edge_the_window_is_what_there_is_and_flagged(fiber, column, flag,
     assert np.isfinite(images).all() and (images[0, :, ~expected] == 0).all()
 
 
+def test_dead_pixels_inside_a_frame_are_told_from_its_edge():
+    frame = ramp()
+    frame[3, 50] = np.nan
+    flags = cut(frame, np.array([[0] * 4, [3] * 4, [15] * 4]), np.array([50, 50, 50]))[1]
+    assert (flags & CutoutFlag.DEAD_PIXELS > 0).tolist() == [True, True, False]
+    assert (flags & CutoutFlag.EDGE_OF_FIBERS > 0).tolist() == [True, True, False]
+
+
 def noise_with_line(height, seed=0):
     fibers = np.random.default_rng(seed).normal(size=(1, 4, ROWS, COLUMNS))
     fibers[0, :, ROWS // 2] += np.array(height)[:, None] * line_profile(5.6)[0]

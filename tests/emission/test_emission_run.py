@@ -118,6 +118,13 @@ def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, 
     assert len(classified) == 4 and classified["score"].notna().all()
 
 
+def test_a_network_that_reads_no_cutouts_is_refused_before_anything_is_simulated(trained, tmp_path):
+    settings = load(trained, ["train.network=candidate_cnn", "train.options={}"], out=str(tmp_path / "new"))
+    with pytest.raises(ModelError, match=r"candidate_cnn reads examples of shape \(transitions, columns, 2\), not \(9, 32, 5\)"):
+        EmissionRun(None, settings, Progress(None)).train()
+    assert not (tmp_path / "new").exists()
+
+
 def test_nothing_to_classify_and_no_selection_are_told(trained, tmp_path):
     with pytest.raises(NalsparkError, match="nothing to classify"):
         EmissionRun(None, load(trained), Progress(None)).classify()
