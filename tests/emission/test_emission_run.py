@@ -68,7 +68,7 @@ def test_a_second_training_does_nothing_anew(spark, trained, out, capsys):
     before = (out / "model" / "card.json").stat().st_mtime_ns
     assert main(["emission", "train", str(trained)]) == 0
     told = capsys.readouterr().err
-    assert "0 of 7 parts" in told and "train       up to date" in told and "0 of 1 parts" in told
+    assert "0 of 8 parts" in told and "train       up to date" in told and "0 of 1 parts" in told
     assert (out / "model" / "card.json").stat().st_mtime_ns == before
 
 
