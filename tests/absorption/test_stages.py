@@ -177,11 +177,25 @@ def test_measure_fits_each_possible_candidate_as_all_together(
     assert_equal(absorption.measure(*frames, settings), measured, absorption.measured_table(settings), "absorber_id")
 
 
+@pytest.fixture(scope="module")
+def vetted_by_spark() -> dict[int, pa.Table]:
+    """What the cuts that were tried gave, for the ones that follow."""
+    return {}
+
+
 def test_vet_looks_at_each_measured_candidate_as_at_all_together_and_removes_none(
-    spark: Any, settings: Settings, candidates: Any, measured: Any, vetted: Any, model: PackedModel, second: FittedSecondRound, cut: int
+    spark: Any, settings: Settings, candidates: Any, measured: Any, vetted: Any, model: Any, second: Any, vetted_by_spark: Any, cut: int
 ) -> None:
+    """Equal to the last bit however Spark cuts; beside one process with more threads, features may differ in the last digits."""
+    table = absorption.vetted_table(settings)
     frames = frame_of(spark, candidates, CANDIDATES, cut), frame_of(spark, measured, absorption.measured_table(settings), 2)
-    assert_equal(absorption.vet(*frames, model, second, settings), vetted, absorption.vetted_table(settings), "absorber_id")
+    found = absorption.vet(*frames, model, second, settings).toArrow().cast(table.arrow_schema).sort_by("absorber_id")
+    assert all(found.equals(other) for other in vetted_by_spark.values())
+    vetted_by_spark[cut] = found
+    ours, theirs = found.to_pandas(), vetted.to_pandas().sort_values("absorber_id", ignore_index=True)
+    places = ["umap_x", "umap_y", "svm_margin"]
+    np.testing.assert_allclose(ours[places].to_numpy(), theirs[places].to_numpy(), rtol=1e-3, atol=1e-3)
+    assert ours.drop(columns=places).equals(theirs.drop(columns=places))
     assert vetted.select(measured.schema.names).equals(measured)
 
 
