@@ -51,6 +51,7 @@ setup(
         "tensorflow-cpu>=2.19,<2.22; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.19,<2.22; sys_platform != 'linux' or platform_machine != 'x86_64'",
         "scikit-learn>=1.5",
+        "umap-learn>=0.5.7,<0.6",  # lays out the middle band of a selection; 0.5.7 is the first that runs with scikit-learn 1.6
         "setuptools<81",  # pyspark's worker start-up and petastorm still import pkg_resources or distutils
     ],
     extras_require={"dev": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "mypy", "pyyaml"]},

@@ -6,7 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,7 @@ import pandas as pd
 import nalspark
 from nalspark.absorption.completeness import compare
 from nalspark.absorption.measure import AbsorberFlag, Veto
-from nalspark.absorption.stages import measured_table
+from nalspark.absorption.stages import VetFlag, measured_table, vetted_table
 from nalspark.errors import NalsparkError
 from nalspark.evaluate import evaluate_result, write_evaluation
 from nalspark.lines import SPECIES
@@ -32,6 +35,8 @@ from nalspark.tables.data_model import data_model_page
 from nalspark.tables.schemas import (
     CANDIDATES,
     CHANGES,
+    CLASSIFIED,
+    DETECTIONS,
     EIGENSPECTRA,
     FETCH_FAILURES,
     MATCHES,
@@ -127,7 +132,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--n", type=int, default=300, help="number of spectra")
     demo.add_argument("--seed", type=int, default=1)
     demo.add_argument("--master", metavar="URL")
+    for programme in _siblings():
+        programme.add_commands(commands)
     return parser
+
+
+def _siblings() -> list[Any]:
+    """The command lines of the other science programmes, where they are installed."""
+    found = [name for name in ("nalspark.emission",) if find_spec(name)]
+    return [import_module(f"{name}.cli") for name in found]
 
 
 def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] = STAGE_NAMES) -> list[StageSummary]:
@@ -263,8 +276,8 @@ def data_model() -> str:
     """The data-model page, for the default species."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
-    tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
-    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
+    tables = [*catalogue, vetted_table(settings), CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES, DETECTIONS, CLASSIFIED]
+    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto, "vet_flags": VetFlag})
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -298,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; user mistakes are printed as sentences, with exit status 2."""
     options = _parser().parse_args(arguments)
     try:
-        _COMMANDS[options.command](options)
+        (options.command_function if "command_function" in options else _COMMANDS[options.command])(options)
     except NalsparkError as error:
         print(f"nalspark: {error}", file=sys.stderr)
         return 2

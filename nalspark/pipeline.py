@@ -22,6 +22,7 @@ from nalspark.absorption import stages as absorption
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.mocks import SkyNoise
 from nalspark.errors import ModelError, NalsparkError, StoreError, did_you_mean
+from nalspark.learning.ensemble import FittedSecondRound, read_second_round
 from nalspark.learning.examples import Examples
 from nalspark.learning.inference import score
 from nalspark.learning.models import PackedModel, read_model
@@ -82,6 +83,7 @@ STAGES = (
     Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=3),
     Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species")),  # and the model: see Pipeline._causes
     Stage("measure", "measured", ("candidates", "scores"), ("measure", "infer", "species")),
+    Stage("vet", "vetted", ("candidates", "measured"), ("infer", "species")),  # and the second round: see Pipeline._causes
     Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),
     Stage("eigenspectra", "eigenspectra", ("normalized",), ("eigenspectra",)),
     Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species")),
@@ -93,7 +95,7 @@ _MOCK_WEIGHT = 5
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 #: What makes a catalogue, and what makes a model.
 LEARNING = ("simulate", "train")
-STAGE_NAMES = tuple(stage.name for stage in STAGES if stage.name not in (*LEARNING, "eigenspectra"))
+STAGE_NAMES = tuple(stage.name for stage in STAGES if stage.name not in (*LEARNING, "vet", "eigenspectra"))
 
 
 def _check_stages(stages: Sequence[str]) -> None:
@@ -149,6 +151,22 @@ def _read_model(settings: Settings) -> PackedModel:
     return packed
 
 
+def _read_second_round(settings: Settings, packed: PackedModel) -> FittedSecondRound:
+    """The second round of a run, refused where it was made for another network, or for whole spectra.
+
+    Raises
+    ------
+    ModelError
+    """
+    if not settings.vet.second_round:
+        raise ModelError("Stage 'vet' needs a second round: set vet.second_round to the directory of one made for infer.model.")
+    if packed.card.inputs != absorption.IMAGE_COLUMNS:
+        raise ModelError(f"The model '{packed.where}' reads whole spectra; a second round looks at candidate images.")
+    second = read_second_round(settings.vet.second_round)
+    second.check(packed.digest)
+    return second
+
+
 def _catalogues(settings: Settings) -> dict[str, list[Catalog]]:
     return {
         "quasars": [open_catalog(path, "quasars") for path in settings.quasars],
@@ -183,6 +201,8 @@ def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
         _catalogues(settings)
     if "infer" in stages:
         _read_model(settings)
+    if "vet" in stages:
+        _read_second_round(settings, _read_model(settings))
     if "simulate" in stages and settings.simulate.population == "empirical":
         if not settings.simulate.catalogue:
             raise NalsparkError("simulate.population = 'empirical' takes equivalent widths from a catalogue: set simulate.catalogue.")
@@ -373,6 +393,8 @@ class Pipeline:
     def _causes(self, stage: Stage) -> list[object]:
         sections = [self.settings.model_dump(mode="json", include={section}) for section in stage.sections]
         more: list[object] = [self._model().digest] if stage.name == "infer" else []
+        if stage.name == "vet":
+            more = [self._model().digest, _read_second_round(self.settings, self._model()).card.model_dump(mode="json")]
         if stage.name == "simulate":  # mocks go through the code of these stages
             more = [other.revision for other in STAGES if other.name in ("preprocess", "search")]
         return [stage.name, stage.revision, SDSS_GRID.fingerprint, sections, *more]
@@ -607,6 +629,20 @@ class Pipeline:
             return absorption.measure(self._usable(CANDIDATES, parts), self._usable(SCORES, parts), self.settings)
 
         return self._by_part(stage, absorption.measured_table(self.settings), self._wanted(stage), compute, lambda _: -1)
+
+    def _vet(self, stage: Stage) -> StageSummary:
+        """A table of its own, beside the catalogue: whoever trusts the second round joins it by absorber_id."""
+        packed = self._model()
+        second = _read_second_round(self.settings, packed)
+        table = absorption.measured_table(self.settings)
+
+        def compute(parts: list[str]) -> DataFrame:
+            return absorption.vet(self._usable(CANDIDATES, parts), self._usable(table, parts), packed, second, self.settings)
+
+        def due(parts: list[str]) -> int:
+            return self._rows("measured", parts, usable=False)
+
+        return self._by_part(stage, absorption.vetted_table(self.settings), self._wanted(stage), compute, due)
 
     def _publish_key(self, stage: Stage) -> str:
         made_from = {table: {part: record.key for part, record in self.manifest.parts(table).items()} for table in stage.reads}

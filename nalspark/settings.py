@@ -210,6 +210,60 @@ class Train(_Section):
     """Of the first weights, the order of the examples and the dropout."""
 
 
+class SecondRound(_Section):
+    """Score bands, and what decides in the middle one (Sakai 2020)."""
+
+    keep_contamination: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Fraction of fakes, at most, among the examples whose score is high enough to be kept without a second look."""
+    discard_contamination: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Fraction of fakes, at least, among those whose score is low enough to be discarded without one."""
+    features: Literal["network", "image"] = "network"
+    """What the middle band is mapped by: the network's last features, or the image itself."""
+    neighbours: Annotated[int, Field(ge=2, le=200)] = 15
+    """Nearest examples that UMAP joins, and that a new example's place is the mean of."""
+    min_dist: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """UMAP's least distance of two places: small for tight groups."""
+    max_examples: Annotated[int, Field(ge=100, le=50_000)] = 6000
+    """Examples of the middle band that are mapped, chosen at random: bounds the time of the fit and the size of the file."""
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Of UMAP and of that choice."""
+
+
+class Vet(_Section):
+    """A second look at candidate absorbers."""
+
+    second_round: str = ""
+    """Directory of a second round that was fitted for the model of `infer.model`; stage `vet` needs it."""
+
+
+class Emission(_Section):
+    """Detections of emission lines (HETDEX)."""
+
+    frames: tuple[str, ...] = ()
+    """VIRUS fiber-spectra frames, each with its error frame `e.<name>` beside it. Noise to simulate on, and what detections lie in; empty
+    for parametric noise."""
+    detections: tuple[str, ...] = ()
+    """Lists of detections in these frames: frame, fiber (row, from 0), wavelength (Å)."""
+    cutouts: tuple[str, ...] = ()
+    """Ready cut-outs to classify: Parquet, HDF5 or FITS cubes."""
+    labels: str = ""
+    """Table of visual classes: detection_id, reviewer, class, time."""
+    consensus: Literal["median", "majority", "unanimous"] = "median"
+    """Class of a detection that several people looked at: the median, the most frequent, or only one that all agree on."""
+    n_train: Annotated[int, Field(ge=100)] = 24_000
+    """Simulated detections of classes 0, 1, 4, 5 to train the network on, half of them real; a quarter more to stop by and to calibrate."""
+    n_reference: Annotated[int, Field(ge=100)] = 20_000
+    """Simulated detections of all classes to choose the bands by and to fit the second round to."""
+    n_held_out: Annotated[int, Field(ge=100)] = 24_000
+    """Simulated detections of all classes that judge the selection."""
+    rows_per_part: Annotated[int, Field(ge=50)] = 3_000
+    """Detections that are simulated and recorded together."""
+    seed: int = 1
+    """Of all that is random in them."""
+    model: str = ""
+    """Directory of a trained selection to classify with; empty for the one in this run's own directory."""
+
+
 class Publish(_Section):
     """Catalogue files and report."""
 
@@ -254,6 +308,9 @@ class Settings(_Section):
     publish: Publish = Publish()
     simulate: Simulate = Simulate()
     eigenspectra: Eigenspectra = Eigenspectra()
+    second_round: SecondRound = SecondRound()
+    vet: Vet = Vet()
+    emission: Emission = Emission()
     pipeline: Pipeline = Pipeline()
 
     @property

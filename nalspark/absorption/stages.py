@@ -6,6 +6,7 @@ Each stage is a function of data frames and settings; the numpy functions under 
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import IntFlag
 from functools import partial
 
 import numpy as np
@@ -20,12 +21,15 @@ from nalspark.absorption.inject import ZHAO_2019, Population
 from nalspark.absorption.mocks import Continuum, Recipe, SkyNoise
 from nalspark.absorption.normalize import normalize, residuals, searched_pixels
 from nalspark.absorption.search import Doublet, Peaks, Thresholds, find_doublets
+from nalspark.learning.ensemble import FittedSecondRound
+from nalspark.learning.inference import second_round_columns
+from nalspark.learning.models import PackedModel
 from nalspark.settings import Settings
 from nalspark.spectra.batch import Spectra
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.spectra.regrid import place_on_grid
 from nalspark.tables.arrow import Columns, map_arrays
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SPECTRA, TRAINING, TRAINING_SPECTRA, absorbers_table
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SECOND_ROUND_COLUMNS, SPECTRA, TRAINING, TRAINING_SPECTRA, absorbers_table
 from nalspark.tables.table import Column, Table
 
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
@@ -228,6 +232,55 @@ def measure(candidates: DataFrame, scores: DataFrame, settings: Settings) -> Dat
     possible = scores.where(F.col("score") >= settings.infer.measure_score).select("candidate_id", "score")
     candidates = candidates.join(F.broadcast(possible), "candidate_id")
     return map_arrays(candidates, partial(measure_columns, settings=settings), CANDIDATES, measured_table(settings))
+
+
+# ---- vet
+
+
+class VetFlag(IntFlag):
+    """What the second round says that score and fit do not."""
+
+    OVERRULED = 1  #: score and second round decide differently
+    VETOED = 2  #: accepted by the second round, and vetoed by the fit
+
+
+def vetted_table(settings: Settings) -> Table:
+    """The measured candidates, each with its band, its place in the map, the verdict and its flags; none is removed."""
+    flags = Column("vet_flags", "int", "Bits of VetFlag; 0: nothing to remark", ucd="meta.code.qual")
+    measured = measured_table(settings).columns
+    return Table("vetted", "One row per measured candidate, with a second look at it.", (*measured, *SECOND_ROUND_COLUMNS, flags))
+
+
+def vet_columns(columns: Columns, packed: PackedModel, second: FittedSecondRound, settings: Settings) -> Columns:
+    """Measured candidates with their images → rows of the vetted table."""
+    found = second_round_columns(columns, packed, second, settings.infer.batch_size)
+    overruled = found["accepted"] != (columns["score"].astype(float) >= settings.infer.min_score)
+    vetoed = found["accepted"] & (columns["veto"].astype(int) != 0)
+    flags = np.where(overruled, VetFlag.OVERRULED, 0) | np.where(vetoed, VetFlag.VETOED, 0)
+    return {**{name: columns[name] for name in measured_table(settings).names}, **found, "vet_flags": flags.astype(np.int32)}
+
+
+def vet(candidates: DataFrame, measured: DataFrame, packed: PackedModel, second: FittedSecondRound, settings: Settings) -> DataFrame:
+    """A second look at every measured candidate.
+
+    Parameters
+    ----------
+    candidates : DataFrame of CANDIDATES
+    measured : DataFrame of :func:`measured_table`
+        Few and narrow beside the candidates' images: they are broadcast, one wave of parts at a time.
+    packed : PackedModel
+    second : FittedSecondRound
+        Made for that model.
+    settings : Settings
+
+    Returns
+    -------
+    DataFrame of :func:`vetted_table`, as many rows as measured
+    """
+    images = candidates.select(F.col("candidate_id").alias("absorber_id"), *IMAGE_COLUMNS)
+    joined = images.join(F.broadcast(measured), "absorber_id")
+    work = partial(vet_columns, packed=packed, second=second, settings=settings)
+    return map_arrays(joined, work, CANDIDATES, vetted_table(settings))
 
 
 # ---- simulate

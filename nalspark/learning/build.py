@@ -114,7 +114,7 @@ def _outputs(detector: Detector, feed: Feed) -> tuple[NDArray[np.float32], NDArr
 
 def _describe(card: ModelCard, examples: Examples, settings: Settings, measured: dict[str, float]) -> ModelCard:
     counts = {split: _feed(examples, split).rows() for split in SPLITS}
-    sections: dict[str, Any] = settings.model_dump(mode="json", include={"simulate", "train", "search", "preprocess"})
+    sections: dict[str, Any] = settings.model_dump(mode="json", include=set(examples.sections))
     return card.model_copy(
         update={
             "data": {"table": examples.digest, "examples": counts},

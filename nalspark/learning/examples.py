@@ -22,6 +22,8 @@ class Examples:
         What the examples are on, and of; a model is refused for anything else.
     digest : str
         Of the table.
+    sections : tuple of str
+        Settings that the examples and the model come from: what its card says of them.
     """
 
     files: Mapping[str, tuple[str, ...]]
@@ -30,3 +32,4 @@ class Examples:
     grid: str
     species: str
     digest: str
+    sections: tuple[str, ...] = ("simulate", "train", "search", "preprocess")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,13 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType
 
 from nalspark.errors import ModelError
+from nalspark.learning.ensemble import BANDS, FittedSecondRound
 from nalspark.learning.models import Detector, ModelCard, PackedModel
 from nalspark.settings import Infer
 
 SCORE = "score"
-#: The model that this worker last put to work, by digest and batch size: workers outlive their tasks.
-_AT_WORK: dict[tuple[str, int], Detector] = {}
+#: The model that this worker last put to work, by digest, batch size and what is asked of it: workers outlive their tasks.
+_AT_WORK: dict[tuple[str, int, str], Detector] = {}
 
 
 def score(frame: DataFrame, packed: PackedModel, infer: Infer) -> DataFrame:
@@ -98,21 +100,57 @@ def decode_examples(columns: Sequence[Sequence[bytes]], card: ModelCard) -> NDAr
     return examples
 
 
-def _at_work(packed: PackedModel, batch_size: int) -> Detector:
+def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "features"] = "scores") -> Detector:
     """The model, put to work at its first use in this process; only the last one is kept."""
-    key = packed.digest, batch_size
+    key = packed.digest, batch_size, what
     if key not in _AT_WORK:
         prepare_worker()
-        _AT_WORK.clear()
+        for other in [other for other in _AT_WORK if other[0] != packed.digest]:
+            del _AT_WORK[other]
         # TensorFlow brings half a million objects. To look through them for garbage while they come costs a fifth of the time that they
         # take, and Spark looks again after every task of this worker: .25 s each, unless they are set aside.
         gc.disable()
         try:
-            _AT_WORK[key] = packed.load(batch_size)
+            _AT_WORK[key] = packed.load(batch_size) if what == "scores" else packed.load_features(batch_size)
         finally:
             gc.enable()
         gc.freeze()
     return _AT_WORK[key]
+
+
+def features(examples: NDArray[np.float32], packed: PackedModel, of: Literal["network", "image"], batch_size: int) -> NDArray[np.float32]:
+    """What a second round maps examples (n, \\*example_shape) by: the network's features, or the compressed image itself; (n, d)."""
+    if of == "image":
+        return (np.sign(examples) * np.log1p(np.abs(examples))).reshape(len(examples), -1)
+    return _at_work(packed, batch_size, "features").logits(examples)
+
+
+def second_round_columns(
+    columns: Mapping[str, Any], packed: PackedModel, second: FittedSecondRound, batch_size: int
+) -> dict[str, NDArray[Any]]:
+    """What both rounds say of each row: the columns of SECOND_ROUND_COLUMNS.
+
+    Parameters
+    ----------
+    columns : mapping
+        ``score``, (n,), and the model's input columns, (n, pixels) each.
+    packed : PackedModel
+    second : FittedSecondRound
+        Made for that model.
+    batch_size : int
+    """
+    band = second.card.bands.of(columns[SCORE])
+    middle = np.flatnonzero(band == 1)
+    result: dict[str, NDArray[Any]] = {name: np.full(len(band), np.nan) for name in ("umap_x", "umap_y", "svm_margin")}
+    result["accepted"] = band == 2
+    if len(middle):
+        planes = [np.asarray(columns[name])[middle].reshape(-1, *packed.card.shape) for name in packed.card.inputs]
+        place = second.place(features(np.stack(planes, axis=-1), packed, second.card.features, batch_size))
+        margin = second.margin(place)
+        result["umap_x"][middle], result["umap_y"][middle], result["svm_margin"][middle] = place[:, 0], place[:, 1], margin
+        result["accepted"][middle] = margin >= second.card.threshold
+    names = np.array([*BANDS, None], dtype=object)
+    return {"band": names[band], **result}
 
 
 def prepare_worker() -> None:

@@ -372,6 +372,17 @@ class PackedModel:
         ModelError
             Where the network is not known, or the weights are not its own.
         """
+        return Detector(self.card, self._networks(), batch_size)
+
+    def load_features(self, batch_size: int = 256) -> Detector:
+        """The networks without their last layer: its ``logits`` are what the last layer sees, the members' features side by side."""
+        models = self._networks()
+        import keras  # after the networks, which load TensorFlow without its greetings
+
+        heads = [keras.Model(model.inputs, model.get_layer("logit").input) for model in models]
+        return Detector(self.card, heads, batch_size)
+
+    def _networks(self) -> list[keras.Model]:
         from nalspark.learning.networks import build
 
         models = []
@@ -380,7 +391,7 @@ class PackedModel:
             expected = [tuple(weight.shape) for weight in model.weights]
             model.set_weights(_unpack(content, expected, f"{weights_file(number)} of '{self.where}'"))
             models.append(model)
-        return Detector(self.card, models, batch_size)
+        return models
 
 
 class Detector:
@@ -402,7 +413,7 @@ class Detector:
         self.card = card
         self.batch_size = max(batch_size, _SMALLEST_BATCH)
         self._run = _compiled(list(models), (self.batch_size, *card.example_shape))
-        self._members = len(models)
+        self._outputs = sum(model.output.shape[1] for model in models)
 
     def logits(self, examples: ArrayLike) -> Floats:
         """Logit of every member.
@@ -423,7 +434,7 @@ class Detector:
         x = np.ascontiguousarray(examples, dtype=np.float32)
         if x.shape[1:] != self.card.example_shape:
             raise ModelError(f"The model {self.card.name} reads examples of shape {self.card.example_shape}, not {x.shape[1:]}.")
-        result = np.empty((len(x), self._members), np.float32)
+        result = np.empty((len(x), self._outputs), np.float32)
         for start in range(0, len(x), self.batch_size):
             batch = x[start : start + self.batch_size]
             rows = len(batch)

@@ -356,3 +356,48 @@ CHANGES = Table(
         ),
     ),
 )
+
+# ---- emission lines
+
+_DETECTION_ID = Column("detection_id", "string", "Name of the detection", ucd="meta.id;meta.main")
+_CLASS = Column("class", "int", "Visual class: -2 bad amplifier … 2 possibly spurious, 3 possibly real … 5 confidently real; null for none")
+_PLANE = "significance per pixel; 9 neighbouring fibers, one row each, and 32 columns of 2 Å"
+DETECTIONS = Table(
+    "detections",
+    "One row per detection of an emission line: where it is, and its cut-outs.",
+    (
+        _DETECTION_ID,
+        _PART,
+        Column("frame", "string", "The frame or file it comes from", ucd="meta.file"),
+        Column("fiber", "int", "Row of its brightest fiber in the frame, from 0; null for a ready cut-out", ucd="meta.number"),
+        Column("wavelength", "double", "Where the line was found, observed; null for a ready cut-out", "Angstrom", "em.wl"),
+        _CLASS,
+        Column("label", "float", "1: the class says real; 0: it says fake", ucd="meta.code"),
+        Column("draw", "double", "Uniform in [0, 1), a function of detection_id: bootstrap draws choose negatives by it"),
+        Column("kind", "string", "What was simulated; empty for a real detection", ucd="meta.code"),
+        Column("snr", "float", "Signal-to-noise ratio of a line of the instrument's width in the weighted sum", ucd="stat.snr"),
+        Column("cutout_flags", "int", "Bits of CutoutFlag; 0: nothing to remark", ucd="meta.code.qual"),
+        Column("weighted_sum", "pixels<f4>", f"Sum of the fibers weighted with their signal: {_PLANE}"),
+        *(Column(f"fiber_{k}", "pixels<f4>", f"The fiber that is {k}. in brightness: {_PLANE}") for k in (1, 2, 3, 4)),
+    ),
+).rejectable()
+
+#: What both rounds of a selection say of a row.
+SECOND_ROUND_COLUMNS = (
+    Column("band", "string", "What the network's score decides: discard, reclassify or keep", ucd="meta.code"),
+    Column("umap_x", "double", "Place in the map of the middle band; null outside it"),
+    Column("umap_y", "double", "Place in the map of the middle band; null outside it"),
+    Column("svm_margin", "double", "Signed distance from the boundary in the map, positive on the side of the real ones; null outside it"),
+    Column("accepted", "bool", "Kept by its score, or accepted by the second round", ucd="meta.code"),
+)
+CLASSIFIED = Table(
+    "classified",
+    "One row per detection of an emission line: what both rounds of the selection say of it.",
+    (
+        _DETECTION_ID,
+        _PART,
+        *DETECTIONS.select("frame", "fiber", "wavelength", "class", "kind", "snr", "cutout_flags"),
+        Column("score", "float", "Calibrated probability, from the network, that the line is real", ucd="stat.probability"),
+        *SECOND_ROUND_COLUMNS,
+    ),
+)

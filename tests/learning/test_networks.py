@@ -8,13 +8,13 @@ from nalspark.errors import ModelError
 networks = pytest.importorskip("nalspark.learning.networks")
 NETWORKS, build, multiply_adds, working_channels = networks.NETWORKS, networks.build, networks.multiply_adds, networks.working_channels
 
-IMAGE, SPECTRUM = (8, 49, 2), (3841, 1)
+IMAGE, CUTOUT, SPECTRUM = (8, 49, 2), (9, 32, 5), (3841, 1)
 #: (width: multiply-adds, weights) that each network may cost with its default options, for the shapes above.
-COSTS = {"candidate_cnn": 0.6e6, "zhao2019": 120e6, "vgg": 60e6, "inception": 60e6, "resnet": 60e6}
+COSTS = {"candidate_cnn": 0.6e6, "cutout_cnn": 1.6e6, "zhao2019": 120e6, "vgg": 60e6, "inception": 60e6, "resnet": 60e6}
 
 
 def shape_of(name):
-    return IMAGE if name == "candidate_cnn" else SPECTRUM
+    return {"candidate_cnn": IMAGE, "cutout_cnn": CUTOUT}.get(name, SPECTRUM)
 
 
 def numbers(tensor):
@@ -42,6 +42,19 @@ def test_cost_is_what_is_documented(name):
 
 def test_candidate_cnn_is_small():
     assert build("candidate_cnn", IMAGE).count_params() < 120_000
+
+
+def test_cutout_cnn_is_smaller_still_and_knows_no_up_and_down_while_it_learns():
+    model = build("cutout_cnn", CUTOUT)
+    assert 13_000 < model.count_params() < 17_000
+    image = np.random.default_rng(0).normal(size=(1, *CUTOUT)).astype(np.float32)
+    flipped = networks.Flipped()
+    np.testing.assert_array_equal(numbers(flipped(image)), image)
+    upset, back = image[:, ::-1], np.roll(image[:, :, ::-1], 1, axis=2)
+    np.testing.assert_array_equal(back[:, :, 16], image[:, :, 16])  # the line stays in the middle
+    known = {array.tobytes() for array in (image, upset, back, np.roll(upset[:, :, ::-1], 1, axis=2))}
+    seen = {numbers(flipped(image, training=True)).tobytes() for _ in range(30)}
+    assert seen == known
 
 
 def test_zhao2019_has_the_papers_pixel_counts():

@@ -1,0 +1,1 @@
+"""Emission-line detections of HETDEX: which are real (Sakai 2020)."""

@@ -1,0 +1,99 @@
+"""``nalspark emission``: the selection of real emission lines from a survey's detections."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from nalspark.emission.labels import agreement, consensus, read_labels
+from nalspark.emission.run import EmissionRun
+from nalspark.errors import NalsparkError
+from nalspark.progress import Progress
+from nalspark.session import running_session
+from nalspark.settings import Settings, load
+
+_SHOWN = 20
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Hang ``emission`` and its own commands under the command line's."""
+    parser = commands.add_parser("emission", help="tell real emission-line detections (HETDEX) from fakes")
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    texts = {
+        "train": "simulate detections, train both rounds of the selection, judge them",
+        "run": "classify the detections that a TOML file names",
+        "labels": "how far reviewers agree, and what they say together",
+    }
+    for name, text in texts.items():
+        kind = kinds.add_parser(name, help=text)
+        kind.add_argument("run", metavar="RUN.toml")
+        _common(kind)
+    demo = kinds.add_parser("demo", help="a small selection from nothing, with its table and pictures")
+    demo.add_argument("--out", default="nalspark-emission", metavar="DIR")
+    demo.add_argument("--frames", nargs="+", default=[], metavar="FILE", help="VIRUS frames whose noise is used; parametric by default")
+    _common(demo)
+    parser.set_defaults(command_function=command)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="a setting")
+    parser.add_argument("--master", metavar="URL", help="Spark master; by default the one of spark-submit, or all local cores")
+
+
+#: What a demonstration trains: one network, few passes.
+_DEMO: dict[str, Any] = {
+    "train.network": "cutout_cnn",
+    "train.members": 1,
+    "train.epochs": 8,
+    "train.patience": 8,
+    "train.learning_rate": 3e-3,
+}
+
+
+def command(options: argparse.Namespace) -> None:
+    """Do what the command line asks."""
+    if options.what == "demo":
+        given: dict[str, Any] = {"emission.frames": options.frames} if options.frames else {}
+        settings = load(overrides=options.set, out=options.out, **_DEMO, **given)
+    else:
+        settings = load(options.run, options.set)
+    _WORK[options.what](settings, options)
+
+
+def _train(settings: Settings, options: argparse.Namespace) -> None:
+    several = {"spark.python.worker.reuse": "false"} if settings.train.workers > 1 else None
+    with running_session(options.master, several) as spark:
+        print(EmissionRun(spark, settings, Progress(sys.stderr)).train())
+
+
+def _classify(settings: Settings, options: argparse.Namespace) -> None:
+    with running_session(options.master) as spark:
+        print(EmissionRun(spark, settings, Progress(sys.stderr)).classify())
+
+
+def _labels(settings: Settings, options: argparse.Namespace) -> None:
+    if not settings.emission.labels:
+        raise NalsparkError("There are no labels: set emission.labels to a table of detection_id, reviewer, class, time.")
+    labels = read_labels(settings.emission.labels)
+    together = consensus(labels, settings.emission.consensus)
+    split = together[(together["real"] > 0) & (together["real"] < together["n"])]
+    print(agreement(labels).to_string(index=False, float_format="%.3f"))
+    print(f"\n{len(together)} detections, {len(split)} of them real to some and fake to others; rule: {settings.emission.consensus}")
+    print(together.head(_SHOWN).to_string(index=False))
+
+
+_WORK: dict[str, Callable[[Settings, argparse.Namespace], None]] = {
+    "train": _train,
+    "demo": _train,
+    "run": _classify,
+    "labels": _labels,
+}
+
+
+def run_job(what: str) -> int:
+    """The door of ``spark-submit jobs/emission/….py RUN.toml [options]``."""
+    from nalspark.cli import main
+
+    return main(["emission", what, *sys.argv[1:]])

@@ -1,0 +1,112 @@
+"""Visual classes from several people: how far they agree, and what they say together."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow
+from sklearn.metrics import cohen_kappa_score
+
+from nalspark.errors import CatalogError
+from nalspark.surveys.hetdex import CLASSES, FIRST_REAL_CLASS
+
+COLUMNS = ("detection_id", "reviewer", "class", "time")
+Rule = Literal["median", "majority", "unanimous"]
+
+
+def read_labels(path: str | Path) -> pd.DataFrame:
+    """A table of labels, CSV or Parquet: one row for each look of a person at a detection. The last look of each counts.
+
+    Raises
+    ------
+    CatalogError
+        Where it cannot be read, lacks a column, or has a class or time that is none.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise CatalogError(f"The labels '{path}' cannot be read: {' '.join(str(error).split())}.") from None
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise CatalogError(f"The labels '{path}' have no column {', '.join(missing)}; expected {', '.join(COLUMNS)}.")
+    classes = pd.to_numeric(table["class"], errors="coerce")
+    wrong = table[~classes.isin(list(CLASSES))]
+    if len(wrong):
+        row = wrong.iloc[0]
+        raise CatalogError(
+            f"{len(wrong)} label(s) of '{path}' are out of range, the first by {row['reviewer']} for {row['detection_id']}: "
+            f"{row['class']!r}. Classes are the whole numbers from -2 to 5."
+        )
+    times = pd.to_datetime(table["time"], errors="coerce", utc=True, format="ISO8601")
+    if times.isna().any():
+        raise CatalogError(f"{int(times.isna().sum())} label(s) of '{path}' have no time; expected ISO 8601, as 2020-03-01T12:00:00.")
+    names = {name: table[name].astype(str) for name in COLUMNS[:2]}
+    looks = pd.DataFrame({**names, "class": classes.astype(int), "time": times}).sort_values(["time", *COLUMNS[:2]], kind="stable")
+    return looks.drop_duplicates(["detection_id", "reviewer"], keep="last").reset_index(drop=True)
+
+
+def agreement(labels: pd.DataFrame) -> pd.DataFrame:
+    """Cohen's κ of every two reviewers over what both looked at: of the classes, weighted with their distance squared, and of real or not.
+
+    Returns
+    -------
+    DataFrame
+        ``reviewer_a``, ``reviewer_b``, ``n``, ``kappa_class``, ``kappa_real``; NaN where both always say the same one thing.
+    """
+    wide = labels.pivot(index="detection_id", columns="reviewer", values="class")
+    rows = []
+    for a, b in combinations(wide.columns, 2):
+        both = wide[[a, b]].dropna().astype(int)
+        if len(both):
+            real = both >= FIRST_REAL_CLASS
+            rows.append((a, b, len(both), _kappa(both[a], both[b], "quadratic"), _kappa(real[a], real[b], None)))
+    return pd.DataFrame(rows, columns=["reviewer_a", "reviewer_b", "n", "kappa_class", "kappa_real"])
+
+
+def _kappa(a: pd.Series, b: pd.Series, weights: str | None) -> float:
+    if len(set(a) | set(b)) < 2:
+        return float("nan")
+    return float(cohen_kappa_score(a, b, weights=weights))
+
+
+def consensus(labels: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """What the reviewers say together, disagreements first.
+
+    Parameters
+    ----------
+    labels : DataFrame of :func:`read_labels`
+    rule : str
+        ``median``, rounded down, towards the fakes; ``majority``, no class where two are equally frequent; ``unanimous``, no class where
+        two differ.
+
+    Returns
+    -------
+    DataFrame
+        ``detection_id``, ``n``, ``lowest``, ``highest``, ``real`` (how many say it is), ``class`` (NaN for none). First what people
+        disagree on as to real or not, the most even first; then by the distance of the extremes.
+    """
+    groups = labels.groupby("detection_id")["class"]
+    table = groups.agg(n="count", lowest="min", highest="max", real=lambda values: int((values >= FIRST_REAL_CLASS).sum())).reset_index()
+    rules = {"median": _median, "majority": _majority, "unanimous": _unanimous}
+    table["class"] = groups.agg(rules[rule]).to_numpy(dtype=float)
+    uneven = (2 * table["real"] - table["n"]).abs() / table["n"]
+    order = np.lexsort((table["detection_id"], -(table["highest"] - table["lowest"]), uneven))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def _median(values: pd.Series) -> float:
+    return float(np.floor(values.median()))
+
+
+def _majority(values: pd.Series) -> float:
+    counts = values.value_counts()
+    return float(counts.index[0]) if (counts == counts.iloc[0]).sum() == 1 else float("nan")
+
+
+def _unanimous(values: pd.Series) -> float:
+    return float(values.iloc[0]) if values.nunique() == 1 else float("nan")

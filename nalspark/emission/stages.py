@@ -1,0 +1,255 @@
+"""The emission programme as Spark stages: simulate, cut out, classify. Each is a function of data frames and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nalspark.emission import inject
+from nalspark.emission.cutouts import FIBERS, Cutouts, assemble, brightest_fibers, cut, faults, standardize
+from nalspark.errors import UnusableSpectrum
+from nalspark.learning.ensemble import FittedSecondRound
+from nalspark.learning.inference import score, second_round_columns
+from nalspark.learning.models import PackedModel
+from nalspark.settings import Settings
+from nalspark.surveys.hetdex import (
+    CUTOUT_SHAPE,
+    FIRST_REAL_CLASS,
+    FIRST_WAVELENGTH,
+    LAST_WAVELENGTH,
+    PLANES,
+    STEP,
+    read_cutouts,
+    read_detections,
+    significance_frame,
+)
+from nalspark.tables.arrow import Columns, map_arrays
+from nalspark.tables.schemas import CLASSIFIED, DETECTIONS
+from nalspark.tables.table import Column, Table
+
+Frames = Mapping[str, np.ndarray]
+#: Reason and sentence; None for a usable row.
+Fault = tuple[str, str] | None
+
+#: What a simulated detection is made from.
+NAMES = Table("detection_names", "Names of simulated detections.", DETECTIONS.select("detection_id", "part"))
+#: What is looked for in a frame.
+_PLACES = Table(
+    "places",
+    "Detections to cut out, as their lists have them.",
+    (
+        *DETECTIONS.select("detection_id", "part", "frame", "wavelength"),
+        Column("fiber", "double", "Row of the frame; what is no whole number is none"),
+        Column("class", "double", "Visual class; what is none of them is a fault"),
+    ),
+)
+_FILES = Table("cutout_files", "Files of ready cut-outs.", (*DETECTIONS.select("part"), Column("path", "string", "The file")))
+_PARAMETRIC = "parametric"
+
+
+def read_frames(settings: Settings) -> dict[str, np.ndarray]:
+    """Name → significances (f, p) of the frames of a run; a parametric one where it names none.
+
+    Raises
+    ------
+    UnusableSpectrum
+    """
+    paths = settings.emission.frames
+    if not paths:
+        return {_PARAMETRIC: inject.parametric_frame()}
+    return {path.rpartition("/")[2]: significance_frame(path)[0] for path in paths}
+
+
+# ---- simulate
+
+
+def parts_of(settings: Settings, splits: Sequence[str]) -> dict[str, int]:
+    """Part (``<split>-<number>``) → its rows."""
+    chosen = settings.emission
+    share = chosen.n_train // 8
+    wanted = {"train": chosen.n_train, "validation": share, "calibration": share, "test": share}
+    wanted |= {"reference": chosen.n_reference, "held_out": chosen.n_held_out}
+    size = chosen.rows_per_part
+    return {
+        f"{split}-{block:05d}": min(size, wanted[split] - block * size) for split in splits for block in range(-(-wanted[split] // size))
+    }
+
+
+def detection_names(spark: SparkSession, parts: Mapping[str, int]) -> DataFrame:
+    """The names of the simulated detections of some parts: a frame of NAMES."""
+    rows = spark.createDataFrame(list(parts.items()), "part string, n long")
+    names = rows.select("part", F.explode(F.sequence(F.lit(0), F.col("n") - 1)).alias("number"))
+    tasks = max(spark.sparkContext.defaultParallelism, sum(parts.values()) // 2000)
+    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
+    return names.select(F.concat_ws("-", "part", "number").alias("detection_id"), "part")
+
+
+def _cutout_columns(cutouts: Cutouts) -> Columns:
+    planes = {name: cutouts.images[:, k].reshape(len(cutouts.images), -1) for k, name in enumerate(PLANES)}
+    return {"snr": cutouts.snr, "cutout_flags": cutouts.flags, **planes}
+
+
+def _labels(classes: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(classes), np.nan, classes >= FIRST_REAL_CLASS)
+
+
+def simulate_columns(columns: Columns, frames: Frames, seed: int) -> Columns:
+    """Names → rows of DETECTIONS; a detection's frame and all else follow from its name."""
+    names, parts = columns["detection_id"], columns["part"]
+    frame = np.array([sorted(frames)[int(inject.generator("frame", name).integers(len(frames)))] for name in names], dtype=object)
+    split = np.array([part.rpartition("-")[0] for part in parts], dtype=object)
+    made = []
+    for which, where in sorted(set(zip(split, frame, strict=True))):
+        rows = np.flatnonzero((split == which) & (frame == where))
+        block = inject.BLOCK_OF_SPLIT[which]
+        classes = inject.ALL_CLASSES if which in ("reference", "held_out") else inject.LEARNED_CLASSES
+        found = inject.simulate(list(names[rows]), frames[where], block, classes, seed)
+        made.append(
+            {
+                **{"detection_id": names[rows], "part": parts[rows], "frame": frame[rows], "fiber": found.fiber},
+                "wavelength": FIRST_WAVELENGTH + STEP * found.column,
+                "class": found.classes,
+                "label": _labels(found.classes.astype(float)),
+                "draw": np.array([inject.generator("draw", name).random() for name in names[rows]]),
+                "kind": found.kinds,
+                **_cutout_columns(found.cutouts),
+            }
+        )
+    return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
+
+
+def simulate(names: DataFrame, frames: Frames, settings: Settings) -> DataFrame:
+    """Simulated detections: NAMES → DETECTIONS."""
+    return map_arrays(names, partial(simulate_columns, frames=frames, seed=settings.emission.seed), NAMES, DETECTIONS)
+
+
+# ---- cut out
+
+
+def cut_columns(columns: Columns, root: Mapping[str, str]) -> Columns:
+    """Rows of a list of detections → rows of DETECTIONS, with a reason where there is nothing to cut."""
+    n = len(columns["detection_id"])
+    fibers = np.full((n, FIBERS, *CUTOUT_SHAPE), np.nan, np.float32)
+    flags, reasons = np.zeros(n, np.int32), list[Fault](None for _ in range(n))
+    for name in sorted(set(columns["frame"])):
+        rows = np.flatnonzero(columns["frame"] == name)
+        try:
+            if name not in root:
+                raise UnusableSpectrum("frame_unknown", f"No frame '{name}' is among emission.frames.")
+            frame, _ = significance_frame(root[name])
+        except UnusableSpectrum as error:
+            for row in rows:
+                reasons[row] = (error.reason, error.detail)
+            continue
+        fiber, wavelength = columns["fiber"][rows].astype(float), columns["wavelength"][rows].astype(float)
+        inside = (fiber >= 0) & (fiber < len(frame)) & (fiber % 1 == 0) & (wavelength >= FIRST_WAVELENGTH) & (wavelength <= LAST_WAVELENGTH)
+        for row in rows[~inside]:
+            reasons[row] = ("outside_frame", f"Fiber {columns['fiber'][row]}, {columns['wavelength'][row]} Å is not in '{name}'.")
+        own, column = fiber[inside].astype(np.int64), np.rint((wavelength[inside] - FIRST_WAVELENGTH) / STEP).astype(np.int64)
+        fibers[rows[inside]], flags[rows[inside]] = cut(frame, brightest_fibers(frame, own, column), column)
+    return _rows(columns, assemble(fibers, flags), reasons)
+
+
+def _rows(columns: Columns, cutouts: Cutouts, reasons: list[Fault]) -> Columns:
+    """Rows of DETECTIONS with what is wrong with them."""
+    classes = np.asarray(columns["class"], dtype=float)
+    for row, fault in enumerate(faults(cutouts.images, classes)):
+        reasons[row] = reasons[row] or fault
+    usable = np.array([reason is None for reason in reasons], dtype=bool)
+    found = _cutout_columns(cutouts)
+    for name in PLANES:
+        found[name] = [plane if keep else None for plane, keep in zip(found[name], usable, strict=True)]
+    return {
+        **{name: columns[name] for name in ("detection_id", "part", "frame", "fiber", "wavelength") if name in columns},
+        "class": np.where(np.isin(classes, list(inject.ALL_CLASSES)), classes, np.nan),
+        "label": np.where(usable, _labels(classes), np.nan),
+        "draw": np.array([inject.generator("draw", name).random() for name in columns["detection_id"]]),
+        "kind": np.full(len(classes), "", dtype=object),
+        **found,
+        "reason": np.array([reason and reason[0] for reason in reasons], dtype=object),
+        "detail": np.array([reason and reason[1] for reason in reasons], dtype=object),
+    }
+
+
+def _place_columns(columns: Columns) -> Columns:
+    made = []
+    for path, part in zip(columns["path"], columns["part"], strict=True):
+        read = read_detections(path)
+        classes = read["class"] if "class" in read else np.full(len(read), np.nan)
+        names = ("detection_id", "frame", "fiber", "wavelength")
+        made.append(
+            {**{name: read[name].to_numpy() for name in names}, "class": np.asarray(classes), "part": np.full(len(read), part, object)}
+        )
+    return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
+
+
+def read_places(spark: SparkSession, settings: Settings, part: str) -> DataFrame:
+    """The lists of detections that a run names: rows to cut out."""
+    files = spark.createDataFrame([(part, path) for path in settings.emission.detections], "part string, path string")
+    return map_arrays(files, _place_columns, _FILES, _PLACES)
+
+
+def cut_detections(places: DataFrame, settings: Settings) -> DataFrame:
+    """Cut-outs of detections in frames: every row of the lists comes back, some with a reason.
+
+    Parameters
+    ----------
+    places : DataFrame of :func:`read_places`
+    settings : Settings
+    """
+    root = {path.rpartition("/")[2]: path for path in settings.emission.frames}
+    # A frame is read once: its detections come together.
+    together = places.repartition(F.col("frame"))
+    return map_arrays(together, partial(cut_columns, root=root), _PLACES, DETECTIONS)
+
+
+def _ready_columns(columns: Columns) -> Columns:
+    made = []
+    for path, part in zip(columns["path"], columns["part"], strict=True):
+        ready = read_cutouts(path)
+        n, own = len(ready.names), ready.images[:, -4:]
+        broken = faults(own, ready.classes)
+        images = standardize(np.nan_to_num(own, posinf=0.0, neginf=0.0))
+        names = np.array(ready.names, dtype=object)
+        carried = {"detection_id": names, "part": np.full(n, part, object), "frame": np.full(n, path.rpartition("/")[2], object)}
+        made.append(_rows({**carried, "class": ready.classes}, assemble(images), broken))
+    return {name: [cell for some in made for cell in some[name]] for name in made[0]}
+
+
+def read_ready_cutouts(spark: SparkSession, settings: Settings, part: str) -> DataFrame:
+    """Ready cut-outs as DETECTIONS: in the unit of ours, with a reason where one is broken."""
+    files = spark.createDataFrame([(part, path) for path in settings.emission.cutouts], "part string, path string")
+    return map_arrays(files, _ready_columns, _FILES, DETECTIONS)
+
+
+# ---- classify
+
+
+def classify_columns(columns: Columns, packed: PackedModel, second: FittedSecondRound, batch_size: int) -> Columns:
+    """Scored rows of DETECTIONS → rows of CLASSIFIED."""
+    carried = {name: columns[name] for name in CLASSIFIED.names if name in columns}
+    return {**carried, **second_round_columns(columns, packed, second, batch_size)}
+
+
+def classify(detections: DataFrame, packed: PackedModel, second: FittedSecondRound, settings: Settings) -> DataFrame:
+    """Both rounds of the selection.
+
+    Parameters
+    ----------
+    detections : DataFrame of DETECTIONS, usable rows only
+    packed : PackedModel
+    second : FittedSecondRound
+    settings : Settings
+
+    Returns
+    -------
+    DataFrame of CLASSIFIED, as many rows
+    """
+    scored = score(detections, packed, settings.infer)
+    work: Any = partial(classify_columns, packed=packed, second=second, batch_size=settings.infer.batch_size)
+    return map_arrays(scored, work, DETECTIONS, CLASSIFIED)

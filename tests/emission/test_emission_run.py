@@ -1,0 +1,140 @@
+"""The whole selection on very little: trained, judged, run on detections, the same however the rows are cut up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+
+from nalspark.cli import main
+from nalspark.emission import stages
+from nalspark.emission.run import EmissionRun, read_selection
+from nalspark.errors import ModelError, NalsparkError
+from nalspark.progress import Progress
+from nalspark.settings import load
+from nalspark.surveys.hetdex import CUTOUT_SHAPE
+from nalspark.tables.manifest import read_manifest
+from nalspark.tables.schemas import CLASSIFIED, DETECTIONS
+from nalspark.tables.store import Store
+
+pytestmark = [pytest.mark.spark, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
+
+TINY = """
+[emission]
+n_train = 400
+n_reference = 500
+n_held_out = 250
+rows_per_part = 250
+[second_round]
+keep_contamination = 0.02
+discard_contamination = 0.98
+[train]
+network = "cutout_cnn"
+members = 1
+epochs = 2
+batch_size = 32
+learning_rate = 1e-2
+[train.options]
+filters = [6, 8]
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(spark, tmp_path_factory):
+    """The run file of a finished training."""
+    folder = tmp_path_factory.mktemp("emission")
+    (folder / "RUN.toml").write_text(f"out = '{folder / 'out'}'\n{TINY}", encoding="utf-8")
+    assert main(["emission", "train", str(folder / "RUN.toml")]) == 0
+    return folder / "RUN.toml"
+
+
+@pytest.fixture(scope="module")
+def out(trained):
+    return trained.parent / "out"
+
+
+def test_a_training_leaves_both_rounds_their_pictures_and_the_table(out):
+    selection = read_selection(out)
+    assert selection.packed.card.network == "cutout_cnn" and "emission" in selection.packed.card.settings
+    assert all((out / "second_round" / name).is_file() for name in ("scores.png", "map.png"))
+    text = (out / "second_round" / "result.txt").read_text(encoding="utf-8")
+    assert all(word in text for word in ("discard", "reclassify", "keep", "figure of merit", "network + UMAP + SVM", "slides"))
+    rows = {table: sum(part.rows for part in parts.values()) for table, parts in read_manifest(out / "manifest.json").tables.items()}
+    assert rows == {"detections": 400 + 3 * 50 + 500 + 250, "classified": 250}
+
+
+def test_a_second_training_does_nothing_anew(spark, trained, out, capsys):
+    before = (out / "model" / "card.json").stat().st_mtime_ns
+    assert main(["emission", "train", str(trained)]) == 0
+    told = capsys.readouterr().err
+    assert "0 of 8 parts" in told and "train       up to date" in told and "0 of 1 parts" in told
+    assert (out / "model" / "card.json").stat().st_mtime_ns == before
+
+
+def test_a_selection_is_the_same_at_one_three_and_seven_partitions(spark, trained, out):
+    settings, store, selection = load(trained), Store(out), read_selection(out)
+    rows = store.read(spark, store.manifest(), DETECTIONS, ["held_out-00000"])
+    found = []
+    for partitions in (1, 3, 7):
+        frame = stages.classify(rows.repartition(partitions), selection.packed, selection.second, settings)
+        found.append(frame.toPandas().sort_values("detection_id", ignore_index=True))
+    assert found[0]["svm_margin"].notna().sum() > 20 and list(found[0]) == CLASSIFIED.names
+    for other in found[1:]:
+        pd.testing.assert_frame_equal(other, found[0], check_exact=True)
+    written = store.read(spark, store.manifest(), CLASSIFIED).toPandas().sort_values("detection_id", ignore_index=True)
+    pd.testing.assert_frame_equal(written[CLASSIFIED.names], found[0], check_exact=True)
+    columns = stages.simulate_columns(
+        {"detection_id": found[0]["detection_id"].to_numpy()[:5], "part": found[0]["part"].to_numpy()[:5]}, stages.read_frames(settings), 1
+    )
+    np.testing.assert_array_equal(columns["snr"], found[0]["snr"].to_numpy()[:5])  # Spark made what numpy makes
+
+
+def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, out, tmp_path):
+    frame = np.random.default_rng(0).normal(100.0, 2.0, (30, 1054)).astype(np.float32)
+    frame[12, 520:526] += 15.0
+    header = fits.Header({"CRVAL1": 3500.0, "CDELT1": 1.9, "CRPIX1": 1.0})
+    for name, values in (("a.fits", frame), ("e.a.fits", np.full_like(frame, 2.0)), ("lone.fits", frame)):
+        fits.PrimaryHDU(values, header).writeto(tmp_path / name)
+    places = [("a.fits", 12, 3500 + 1.9 * 522.5, 5), ("a.fits", 0, 3501.0, 0), ("a.fits", 99, 4000.0, 0), ("lone.fits", 5, 4000.0, 0)]
+    places += [("other.fits", 5, 4000.0, 0), ("a.fits", 5, 4000.0, 8)]
+    pd.DataFrame(places, columns=["frame", "fiber", "wavelength", "class"]).to_csv(tmp_path / "list.csv", index=False)
+    cubes = np.random.default_rng(1).normal(size=(3, 5, *CUTOUT_SHAPE)).astype(np.float32)
+    cubes[1, 2, 3, 4] = np.nan
+    fits.PrimaryHDU(cubes).writeto(tmp_path / "cutouts.fits")
+    given = {"frames": ["a.fits", "lone.fits"], "detections": ["list.csv"], "cutouts": ["cutouts.fits"]}
+    values = {f"emission.{key}": [str(tmp_path / name) for name in names] for key, names in given.items()}
+    settings = load(trained, out=str(tmp_path / "found"), **values, **{"emission.model": str(out)})
+    told = EmissionRun(spark, settings, Progress(None)).classify()
+    store = Store(settings.out)
+    rows = store.read(spark, store.manifest(), DETECTIONS).toPandas().set_index("detection_id")
+    assert rows["reason"].fillna("").to_dict() == {
+        "list-0": "", "list-1": "", "list-2": "outside_frame", "list-3": "no_error_frame", "list-4": "frame_unknown",
+        "list-5": "class_out_of_range", "cutouts-0": "", "cutouts-1": "not_finite", "cutouts-2": "",
+    }  # fmt: skip
+    assert rows["cutout_flags"]["list-1"] > 0 and rows["snr"]["list-0"] > 6
+    assert "4 detections" in told and "5 rejected" in told and "1 no_error_frame" in told
+    classified = store.read(spark, store.manifest(), CLASSIFIED).toPandas()
+    assert len(classified) == 4 and classified["score"].notna().all()
+
+
+def test_a_network_that_reads_no_cutouts_is_refused_before_anything_is_simulated(trained, tmp_path):
+    settings = load(trained, ["train.network=candidate_cnn", "train.options={}"], out=str(tmp_path / "new"))
+    with pytest.raises(ModelError, match=r"candidate_cnn reads examples of shape \(transitions, columns, 2\), not \(9, 32, 5\)"):
+        EmissionRun(None, settings, Progress(None)).train()
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_to_classify_and_no_selection_are_told(trained, tmp_path):
+    with pytest.raises(NalsparkError, match="nothing to classify"):
+        EmissionRun(None, load(trained), Progress(None)).classify()
+    settings = load(trained, **{"emission.cutouts": ["x.fits"], "emission.model": str(tmp_path)})
+    with pytest.raises(ModelError, match="There is no model"):
+        EmissionRun(None, settings, Progress(None)).classify()
+
+
+def test_labels_are_compared_from_the_command_line(tmp_path, capsys, no_spark):
+    (tmp_path / "labels.csv").write_text("detection_id,reviewer,class,time\na,ann,5,2020-01-01\na,bob,0,2020-01-01\nb,ann,0,2020-01-01\n")
+    (tmp_path / "RUN.toml").write_text(f"[emission]\nlabels = '{tmp_path / 'labels.csv'}'\n")
+    assert main(["emission", "labels", str(tmp_path / "RUN.toml")]) == 0
+    assert "2 detections, 1 of them real to some and fake to others" in capsys.readouterr().out
