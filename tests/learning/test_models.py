@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nalspark.errors import ModelError
-from nalspark.learning.models import CARD, Calibration, Detector, ModelCard, PackedModel, fit_calibration, read_model, save_model
+from nalspark.learning.models import CARD, STEP, Calibration, Detector, ModelCard, PackedModel, fit_calibration, read_model, save_model
 
 networks = pytest.importorskip("nalspark.learning.networks")
 
@@ -57,7 +57,7 @@ def test_what_is_read_is_what_was_written(trained, folder):
     assert len(packed.card.members) == 2 and sorted(path.name for path in folder.iterdir()) == [CARD, "weights-0.npz", "weights-1.npz"]
     examples = make_examples(40)
     expected = np.concatenate([networks.ops.convert_to_numpy(model(examples, training=False)) for model in models], axis=1)
-    np.testing.assert_allclose(packed.load().logits(examples), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(packed.load().logits(examples), expected, rtol=1e-4, atol=0.51 * STEP)
 
 
 def test_the_same_model_is_the_same_bytes(trained, folder, tmp_path):
@@ -219,7 +219,7 @@ def test_a_score_does_not_depend_on_the_batch(options):
     models = make_models(card)
     examples = make_examples(700)
     expected = Detector(card, models).predict(examples)
-    assert len(np.unique(expected)) > 600
+    assert len(np.unique(expected)) > 400
     rng = np.random.default_rng(1)
     for batch_size in (1, 16, 100, 256, 1024):
         detector = Detector(card, models, batch_size)

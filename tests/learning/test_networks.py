@@ -154,7 +154,12 @@ def test_mixed_precision_ends_in_float32():
 @pytest.mark.parametrize(
     "name, shape, options, sentence",
     [
-        ("candidate_cn", IMAGE, {}, "Network 'candidate_cn' is not known; there are candidate_cnn, zhao2019.*Did you mean 'candidate_cnn'"),
+        (
+            "candidate_cn",
+            IMAGE,
+            {},
+            "Network 'candidate_cn' is not known; there are candidate_cnn, .*Did you mean 'candidate_cnn'",
+        ),
         ("candidate_cnn", IMAGE, {"filter": 3}, "has no option 'filter'; it has filters, kernels.*Did you mean 'filters'"),
         ("candidate_cnn", IMAGE, {"example": 3}, "has no option 'example'"),
         ("candidate_cnn", SPECTRUM, {}, r"candidate_cnn reads examples of shape \(transitions, columns, 2\), not \(3841, 1\)"),
