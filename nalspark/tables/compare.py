@@ -221,8 +221,8 @@ def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Side, ve
     reason = (
         F.when(F.col("known").isNull() & F.col("rejection").isNotNull(), "spectrum_rejected")
         .when(F.col("known").isNull(), "spectrum_absent")
-        .when(~searched, "not_searched")
         .when(F.col("verdict").isNotNull(), F.col("verdict"))
+        .when(~searched, "not_searched")  # asked last: a fit may end a pixel outside the path in which it was found
         .otherwise("no_candidate" if other.manifest.parts("measured") else "unknown")
     )
     detail = F.when(F.col("reason") == "spectrum_rejected", F.col("rejection")).when(F.col("reason") == "vetoed", F.col("words"))
