@@ -81,12 +81,12 @@ STAGES = (
     Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species")),
     Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species"), revision=2),
     Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=3),
-    Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species")),  # and the model: see Pipeline._causes
+    Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species"), revision=2),  # and the model: see Pipeline._causes
     Stage("measure", "measured", ("candidates", "scores"), ("measure", "infer", "species")),
     Stage("vet", "vetted", ("candidates", "measured"), ("infer", "species")),  # and the second round: see Pipeline._causes
     Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),
     Stage("eigenspectra", "eigenspectra", ("normalized",), ("eigenspectra",)),
-    Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species")),
+    Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species"), revision=2),
     Stage("train", "", ("training",), ("train", "simulate", "species")),
 )
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
