@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from cluster import Cluster, started_cluster
 from runs import COMMAND, assert_same_catalogue, environment, make_survey
 
-from nalspark.pipeline import STAGE_NAMES
+from nalspark.plan import STAGE_NAMES
 from nalspark.tables.store import Store
 
 ROOT = Path(__file__).parents[1]

@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from cluster import Cluster, start_worker, started_cluster
 from runs import COMMAND, environment, make_survey, published, settings_of
 
-from nalspark.pipeline import STAGE_NAMES, Pipeline
+from nalspark.pipeline import Pipeline
+from nalspark.plan import STAGE_NAMES
 from nalspark.progress import Progress
 from nalspark.session import spark_session
 

@@ -26,7 +26,8 @@ import numpy as np
 from astropy.table import Table
 from chain import descendants, kind_of, resident_mib
 
-from nalspark.pipeline import STAGE_NAMES, Pipeline
+from nalspark.pipeline import Pipeline
+from nalspark.plan import STAGE_NAMES
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import load

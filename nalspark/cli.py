@@ -21,7 +21,8 @@ from nalspark.absorption.stages import VetFlag, measured_table, vetted_table
 from nalspark.errors import NalsparkError
 from nalspark.evaluate import evaluate_result, write_evaluation
 from nalspark.lines import SPECIES
-from nalspark.pipeline import LEARNING, STAGE_NAMES, Pipeline, StageSummary, check
+from nalspark.pipeline import Pipeline
+from nalspark.plan import LEARNING, STAGE_NAMES, StageSummary, check
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import Settings, load

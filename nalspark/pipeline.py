@@ -1,4 +1,4 @@
-"""The stages in order: what each reads and writes, what must be done again, and the manifest.
+"""The stages at work: what must be done again, in which waves, and the manifest.
 
 A part of a table has a key: the digest of its stage's revision, the settings that matter to it, and the keys of the parts it was made from.
 A part is made again when its key has changed, and only then. Parts are worked on in waves, and the manifest is written after each, so a
@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 
 from pyspark.sql import DataFrame, SparkSession
@@ -19,13 +19,25 @@ from pyspark.sql import functions as F
 
 import nalspark
 from nalspark.absorption import stages as absorption
-from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.mocks import SkyNoise
-from nalspark.errors import ModelError, NalsparkError, StoreError, did_you_mean
-from nalspark.learning.ensemble import FittedSecondRound, read_second_round
+from nalspark.errors import NalsparkError, StoreError, did_you_mean
 from nalspark.learning.examples import Examples
 from nalspark.learning.inference import score
-from nalspark.learning.models import PackedModel, read_model
+from nalspark.learning.models import PackedModel
+from nalspark.plan import (
+    STAGE_NAMES,
+    STAGES,
+    Stage,
+    StageSummary,
+    check_reads,
+    check_stages,
+    chosen_model,
+    chosen_second_round,
+    digests,
+    inputs,
+    open_catalogues,
+    reads,
+)
 from nalspark.plots.stages import publish
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress, now
@@ -52,186 +64,10 @@ from nalspark.tables.versions import keep_version
 _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage's declaration.
-
-    Attributes
-    ----------
-    name : str
-    table : str
-        The table it writes.
-    reads : tuple of str
-        Tables whose part keys are causes of its parts.
-    sections : tuple of str
-        Settings that change its result.
-    revision : int
-        Raised when the code changes the result.
-    """
-
-    name: str
-    table: str
-    reads: tuple[str, ...]
-    sections: tuple[str, ...]
-    revision: int = 1
-
-
-STAGES = (
-    Stage("ingest", "spectra", (), ("ingest",)),
-    Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species")),
-    Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species"), revision=2),
-    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=3),
-    Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species"), revision=2),  # and the model: see Pipeline._causes
-    Stage("measure", "measured", ("candidates", "scores"), ("measure", "infer", "species")),
-    Stage("vet", "vetted", ("candidates", "measured"), ("infer", "species")),  # and the second round: see Pipeline._causes
-    Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),
-    Stage("eigenspectra", "eigenspectra", ("normalized",), ("eigenspectra",)),
-    Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species"), revision=2),
-    Stage("train", "", ("training",), ("train", "simulate", "species")),
-)
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
 _MOCK_WEIGHT = 5
 #: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
-#: What makes a catalogue, and what makes a model.
-LEARNING = ("simulate", "train")
-STAGE_NAMES = tuple(stage.name for stage in STAGES if stage.name not in (*LEARNING, "vet", "eigenspectra"))
-
-
-def _check_stages(stages: Sequence[str]) -> None:
-    known = [stage.name for stage in STAGES]
-    for name in stages:
-        if name not in known:
-            raise NalsparkError(f"There is no stage '{name}'; there are {', '.join(known)}.{did_you_mean(name, known)}")
-
-
-def _reads(stage: Stage, settings: Settings) -> tuple[str, ...]:
-    """The tables that a stage reads."""
-    learned = stage.name == "simulate" and settings.simulate.continuum == "eigenspectra"
-    return (*stage.reads, EIGENSPECTRA.name) if learned else stage.reads
-
-
-def _check_reads(stage: Stage, settings: Settings, present: Collection[str]) -> None:
-    for table in _reads(stage, settings):
-        if table not in present:
-            earlier = next(other.name for other in STAGES if other.table == table)
-            raise NalsparkError(f"Stage '{stage.name}' reads table '{table}', which is not there yet. Run stage '{earlier}' first.")
-
-
-def _inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The columns of an example, one a channel of the network, and the shape of one."""
-    if settings.simulate.examples == "spectra":
-        return absorption.SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,)
-    return absorption.IMAGE_COLUMNS, ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape
-
-
-def _check_network(settings: Settings) -> None:
-    """Build the network that is to be trained: examples for it may take hours, and this seconds."""
-    from nalspark.learning.networks import build
-
-    columns, shape = _inputs(settings)
-    build(settings.train.network, (*shape, len(columns)), settings.train.options)
-
-
-def _read_model(settings: Settings) -> PackedModel:
-    """The network of a run, refused where it was made for something else.
-
-    Raises
-    ------
-    ModelError
-    """
-    packed = read_model(settings.infer.model)
-    packed.check(SDSS_GRID.fingerprint, settings.species)
-    image = absorption.IMAGE_COLUMNS, ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape
-    if (packed.card.inputs, packed.card.shape) not in (image, (absorption.SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,))):
-        raise ModelError(
-            f"The model '{packed.where}' reads {', '.join(packed.card.inputs)} of shape {packed.card.shape}; expected candidate images "
-            f"of shape {image[1]}, or the flux of whole spectra. Train one with this version of nalspark."
-        )
-    return packed
-
-
-def _read_second_round(settings: Settings, packed: PackedModel) -> FittedSecondRound:
-    """The second round of a run, refused where it was made for another network, or for whole spectra.
-
-    Raises
-    ------
-    ModelError
-    """
-    if not settings.vet.second_round:
-        raise ModelError("Stage 'vet' needs a second round: set vet.second_round to the directory of one made for infer.model.")
-    if packed.card.inputs != absorption.IMAGE_COLUMNS:
-        raise ModelError(f"The model '{packed.where}' reads whole spectra; a second round looks at candidate images.")
-    second = read_second_round(settings.vet.second_round)
-    second.check(packed.digest)
-    return second
-
-
-def _catalogues(settings: Settings) -> dict[str, list[Catalog]]:
-    return {
-        "quasars": [open_catalog(path, "quasars") for path in settings.quasars],
-        "absorbers": [open_catalog(path, "absorbers", settings.species) for path in settings.absorbers],
-    }
-
-
-def _digests(catalogues: dict[str, list[Catalog]]) -> dict[str, str]:
-    """Catalogue, with what it is used for, → digest."""
-    return {f"{kind} {catalog.name}": catalog.digest for kind, found in catalogues.items() for catalog in found}
-
-
-def check(settings: Settings, stages: Sequence[str] = STAGE_NAMES) -> None:
-    """Refuse what cannot work before a Spark session is started, which takes seconds; looks at nothing below the sources.
-
-    Raises
-    ------
-    NalsparkError
-        Where a stage is unknown or lacks its input, a source or a catalogue is not there, or the output directory cannot be used.
-    """
-    _check_stages(stages)
-    store = Store(settings.out)
-    store.check()
-    present = {table for table, parts in store.manifest().tables.items() if parts}
-    for stage in STAGES:
-        if stage.name in stages:
-            _check_reads(stage, settings, present)
-            present.add(stage.table)
-    if "ingest" in stages:
-        classify(settings.spectra)
-    if "crossmatch" in stages:
-        _catalogues(settings)
-    if "infer" in stages:
-        _read_model(settings)
-    if "vet" in stages:
-        _read_second_round(settings, _read_model(settings))
-    if "simulate" in stages and settings.simulate.population == "empirical":
-        if not settings.simulate.catalogue:
-            raise NalsparkError("simulate.population = 'empirical' takes equivalent widths from a catalogue: set simulate.catalogue.")
-        open_catalog(settings.simulate.catalogue, "absorbers", settings.species)
-    if "train" in stages:
-        _check_network(settings)
-
-
-@dataclass
-class StageSummary:
-    """What a stage did: parts made anew of all parts, rows, rejected rows, seconds; rows it read, spectra in them, bytes it wrote."""
-
-    stage: str
-    parts_done: int
-    parts: int
-    rows: int = 0
-    rejected: int = 0
-    seconds: float = 0.0
-    rows_in: int = 0
-    spectra: int = 0
-    bytes: int = 0
-    started: str = ""
-
-    def __str__(self) -> str:
-        if not self.parts_done:
-            return f"{self.stage:<11} up to date ({self.parts} parts)"
-        rate = f", {self.rows / self.seconds:.0f}/s" if self.seconds > 0 else ""
-        rejected = f", {self.rejected} rejected" if self.rejected else ""
-        return f"{self.stage:<11} {self.parts_done} of {self.parts} parts: {self.rows} rows{rejected} in {self.seconds:.1f} s{rate}"
 
 
 class Pipeline:
@@ -280,7 +116,7 @@ class Pipeline:
         NalsparkError
             Of any kind; nothing that was there is lost.
         """
-        _check_stages(stages)
+        check_stages(stages)
         self.force, self.only_parts = (stages if force else ()), parts
         self._listed: DataFrame | None = None
         self._packed: PackedModel | None = None
@@ -324,7 +160,7 @@ class Pipeline:
         for stage in STAGES:
             if stage.name not in stages:
                 continue
-            _check_reads(stage, self.settings, {table for table, parts in self.manifest.tables.items() if parts})
+            check_reads(stage, self.settings, {table for table, parts in self.manifest.tables.items() if parts})
             self._check_fresh(stage)
             started, began = time.monotonic(), now()
             self.progress.note("stage_started", stage=stage.name)
@@ -349,7 +185,7 @@ class Pipeline:
         if "ingest" in stages:
             before = self.store.read(self.spark, self.manifest, FILES)
             self.progress.say(f"files       {file_changes(before, self._files())}")
-        given = {**({"model": self._model().digest} if "infer" in stages else {}), **_digests(_catalogues(self.settings))}
+        given = {**({"model": self._model().digest} if "infer" in stages else {}), **digests(open_catalogues(self.settings))}
         changes = value_changes(self.manifest.settings, self.settings.model_dump(mode="json"))
         changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
         changes += value_changes({"nalspark": self.manifest.version}, {"nalspark": nalspark.__version__})
@@ -363,10 +199,10 @@ class Pipeline:
         seen here: only a listing of the files tells.
         """
         for earlier in STAGES:
-            if earlier.table not in _reads(stage, self.settings) or earlier.name == "ingest":
+            if earlier.table not in reads(stage, self.settings) or earlier.name == "ingest":
                 continue
             if earlier.name == "crossmatch":
-                key = self._crossmatch_key(earlier, _catalogues(self.settings))
+                key = self._crossmatch_key(earlier, open_catalogues(self.settings))
                 behind = [] if self.manifest.keys.get(earlier.name) == key else list(self.manifest.parts(earlier.table))
             else:
                 wanted, have = self._wanted(earlier), self.manifest.parts(earlier.table)
@@ -385,7 +221,7 @@ class Pipeline:
     def _model(self) -> PackedModel:
         """The network of this run; read once, so that a run does not mix two."""
         if self._packed is None:
-            self._packed = _read_model(self.settings)
+            self._packed = chosen_model(self.settings)
         return self._packed
 
     # ---- keys
@@ -394,7 +230,7 @@ class Pipeline:
         sections = [self.settings.model_dump(mode="json", include={section}) for section in stage.sections]
         more: list[object] = [self._model().digest] if stage.name == "infer" else []
         if stage.name == "vet":
-            more = [self._model().digest, _read_second_round(self.settings, self._model()).card.model_dump(mode="json")]
+            more = [self._model().digest, chosen_second_round(self.settings, self._model()).card.model_dump(mode="json")]
         if stage.name == "simulate":  # mocks go through the code of these stages
             more = [other.revision for other in STAGES if other.name in ("preprocess", "search")]
         return [stage.name, stage.revision, SDSS_GRID.fingerprint, sections, *more]
@@ -548,7 +384,7 @@ class Pipeline:
 
     def _crossmatch(self, stage: Stage) -> StageSummary:
         """All parts together: a duplicate may lie in another part. Downstream sees only the parts whose content changed."""
-        catalogues = _catalogues(self.settings)
+        catalogues = open_catalogues(self.settings)
         key = self._crossmatch_key(stage, catalogues)
         parts = list(self.manifest.parts("spectra"))
         if self.manifest.keys.get(stage.name) == key and stage.name not in self.force:
@@ -576,7 +412,7 @@ class Pipeline:
             made[part] = replace(record, key=digest(record.rows, found["contents"].get(part)))
         self.manifest.tables["matches"] = found["matches"]
         self.manifest.catalogues = found["catalogues"]
-        self.manifest.inputs = {name: known for name, known in self.manifest.inputs.items() if name == "model"} | _digests(catalogues)
+        self.manifest.inputs = {name: known for name, known in self.manifest.inputs.items() if name == "model"} | digests(catalogues)
         self.manifest.keys[stage.name] = key
         self._say_matches()
         self.store.commit(self.manifest)
@@ -633,7 +469,7 @@ class Pipeline:
     def _vet(self, stage: Stage) -> StageSummary:
         """A table of its own, beside the catalogue: whoever trusts the second round joins it by absorber_id."""
         packed = self._model()
-        second = _read_second_round(self.settings, packed)
+        second = chosen_second_round(self.settings, packed)
         table = absorption.measured_table(self.settings)
 
         def compute(parts: list[str]) -> DataFrame:
@@ -704,7 +540,7 @@ class Pipeline:
         return equivalent_width_quantiles(open_catalog(chosen.catalogue, "absorbers", self.settings.species))
 
     def _wanted_examples(self, stage: Stage) -> dict[str, str]:
-        made_from = self.manifest.key_of(_reads(stage, self.settings), ALL_QUASARS)
+        made_from = self.manifest.key_of(reads(stage, self.settings), ALL_QUASARS)
         made_of = [self._sky.digest if self._sky else "", made_from or "", self._sample]
         return {part: digest(self._causes(stage), part, made_of) for part in absorption.example_parts(self.settings)}
 
@@ -741,7 +577,7 @@ class Pipeline:
         key = self._train_key(stage)
         if self._is_trained(stage, key):
             return StageSummary(stage.name, 0, 1)
-        columns, shape = _inputs(self.settings)
+        columns, shape = inputs(self.settings)
         parts = {part: record.key for part, record in self.manifest.parts("training").items()}
         examples = Examples(self._example_files(), columns, shape, SDSS_GRID.fingerprint, self.settings.species, digest(parts))
         # The model is replaced before its key is: a run that is cut short between must not be taken for the old one.
@@ -792,10 +628,10 @@ class Pipeline:
         if stage.name == "ingest":
             wanted, _ = self._wanted_of_files(stage, self._list_files() if self._listed is None else self._listed)
             return len(self._stale(stage, wanted)), len(wanted)
-        if not all(self.manifest.parts(table) for table in _reads(stage, self.settings)):
+        if not all(self.manifest.parts(table) for table in reads(stage, self.settings)):
             return 1, 1
         if stage.name == "crossmatch":
-            current = self.manifest.keys.get(stage.name) == self._crossmatch_key(stage, _catalogues(self.settings))
+            current = self.manifest.keys.get(stage.name) == self._crossmatch_key(stage, open_catalogues(self.settings))
             total = len(self.manifest.parts("spectra"))
             return (0 if current and stage.name not in self.force else total), total
         if stage.name == "publish":

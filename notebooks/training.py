@@ -15,7 +15,8 @@ import pandas as pd
 
 from nalspark.learning.models import read_model
 from nalspark.notebook import parameter, shower
-from nalspark.pipeline import LEARNING, Pipeline
+from nalspark.pipeline import Pipeline
+from nalspark.plan import LEARNING
 from nalspark.progress import Progress
 from nalspark.session import spark_session
 from nalspark.settings import load

@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow as pa
 from astropy.io import fits
 
-from nalspark.pipeline import STAGE_NAMES, Pipeline
+from nalspark.pipeline import Pipeline
+from nalspark.plan import STAGE_NAMES
 from nalspark.progress import Progress
 from nalspark.session import find_java
 from nalspark.settings import Settings, load

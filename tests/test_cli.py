@@ -17,7 +17,7 @@ from surveys.make_files import write_spec
 
 import nalspark
 from nalspark.cli import _parser, main
-from nalspark.pipeline import STAGE_NAMES
+from nalspark.plan import STAGE_NAMES
 from nalspark.tables.store import Store
 
 

@@ -20,7 +20,7 @@ from nalspark.absorption import stages as absorption
 from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.lines import MG_II
-from nalspark.pipeline import STAGE_NAMES
+from nalspark.plan import STAGE_NAMES
 from nalspark.plots import stages as publishing
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ

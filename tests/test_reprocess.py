@@ -17,7 +17,8 @@ from runs import add_part, make_survey, published, run, settings_of
 from nalspark.absorption.measure import Veto
 from nalspark.cli import main
 from nalspark.errors import NalsparkError, StoreError
-from nalspark.pipeline import STAGE_NAMES, Pipeline
+from nalspark.pipeline import Pipeline
+from nalspark.plan import STAGE_NAMES
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.status import status

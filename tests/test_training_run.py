@@ -22,7 +22,7 @@ from nalspark.errors import NalsparkError
 from nalspark.learning import build
 from nalspark.learning.inference import decode_examples
 from nalspark.learning.models import CARD, DEFAULT_MODEL, Calibration, read_model
-from nalspark.pipeline import LEARNING, STAGE_NAMES
+from nalspark.plan import LEARNING, STAGE_NAMES
 from nalspark.settings import Settings, load
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.spectra.stages import eigenspectra_of
