@@ -67,6 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nalspark {nalspark.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    for add in (_add_searches, _add_looks, _add_spectra):
+        add(commands)
+    for programme in _siblings():
+        programme.add_commands(commands)
+    return parser
+
+
+def _add_searches(commands: Any) -> None:
+    """The commands that make a catalogue or a model."""
     find = commands.add_parser("find", help="find absorbers in spectra and write a catalogue")
     find.add_argument("spectra", nargs="+", metavar="SPECTRA", help="folders, globs, files, or text files that list paths")
     find.add_argument("--out", required=True, metavar="DIR", help="directory of the result")
@@ -87,6 +96,19 @@ def _parser() -> argparse.ArgumentParser:
     reprocess.add_argument("run", metavar="RUN.toml")
     _common(reprocess)
 
+    train = commands.add_parser("train", help="make artificial spectra and train a model on them, as a TOML file describes")
+    train.add_argument("run", metavar="RUN.toml")
+    _common(train)
+
+    demo = commands.add_parser("demo", help="simulate a small survey, search it, compare with the truth")
+    demo.add_argument("--out", default="nalspark-demo", metavar="DIR")
+    demo.add_argument("--n", type=int, default=300, help="number of spectra")
+    demo.add_argument("--seed", type=int, default=1)
+    demo.add_argument("--master", metavar="URL")
+
+
+def _add_looks(commands: Any) -> None:
+    """The commands that look at a result, or at two."""
     diff = commands.add_parser("diff", help="absorbers gained, lost, moved and remeasured between two catalogues, with reasons")
     diff.add_argument("before", metavar="A", help="a result, or one of its versions: DIR/versions/0001; alone: its last version but one")
     diff.add_argument("after", metavar="B", nargs="?", help="the later one")
@@ -96,10 +118,19 @@ def _parser() -> argparse.ArgumentParser:
     state = commands.add_parser("status", help="what is in a result, what the last runs did, and who writes to it now")
     state.add_argument("result", metavar="DIR")
 
-    train = commands.add_parser("train", help="make artificial spectra and train a model on them, as a TOML file describes")
-    train.add_argument("run", metavar="RUN.toml")
-    _common(train)
+    evaluate = commands.add_parser("evaluate", help="judge a catalogue against known absorbers and other catalogues")
+    evaluate.add_argument("--catalogue", required=True, metavar="DIR", help="a result of `nalspark find`, or the run file that names it")
+    evaluate.add_argument("--truth", metavar="FILE", help="known absorbers: truth.parquet of a simulated survey, or an absorber catalogue")
+    evaluate.add_argument(
+        "--catalogues", action="extend", nargs="+", default=[], metavar="FILE", help="others to compare with (those that the result knows)"
+    )
+    evaluate.add_argument("--out", metavar="DIR", help="where the numbers and pictures go (DIR/evaluation)")
 
+    commands.add_parser("data-model", help="print the columns of every table, as Markdown")
+
+
+def _add_spectra(commands: Any) -> None:
+    """The commands that get spectra, or make them."""
     fetch = commands.add_parser("fetch", help="get the spectra of a quasar catalogue from a survey's archive")
     fetch.add_argument("release", metavar="RELEASE", help=f"one of {', '.join(release_names())}, or a TOML file like theirs")
     fetch.add_argument("--quasars", required=True, metavar="FILE", help="quasar catalogue with plate, mjd and fiber")
@@ -117,25 +148,6 @@ def _parser() -> argparse.ArgumentParser:
     survey.add_argument("--out", required=True, metavar="DIR")
     survey.add_argument("--seed", type=int, default=1)
     survey.add_argument("--from", dest="source", metavar="DIR", help="put the absorbers into these real spectra")
-
-    evaluate = commands.add_parser("evaluate", help="judge a catalogue against known absorbers and other catalogues")
-    evaluate.add_argument("--catalogue", required=True, metavar="DIR", help="a result of `nalspark find`, or the run file that names it")
-    evaluate.add_argument("--truth", metavar="FILE", help="known absorbers: truth.parquet of a simulated survey, or an absorber catalogue")
-    evaluate.add_argument(
-        "--catalogues", action="extend", nargs="+", default=[], metavar="FILE", help="others to compare with (those that the result knows)"
-    )
-    evaluate.add_argument("--out", metavar="DIR", help="where the numbers and pictures go (DIR/evaluation)")
-
-    commands.add_parser("data-model", help="print the columns of every table, as Markdown")
-
-    demo = commands.add_parser("demo", help="simulate a small survey, search it, compare with the truth")
-    demo.add_argument("--out", default="nalspark-demo", metavar="DIR")
-    demo.add_argument("--n", type=int, default=300, help="number of spectra")
-    demo.add_argument("--seed", type=int, default=1)
-    demo.add_argument("--master", metavar="URL")
-    for programme in _siblings():
-        programme.add_commands(commands)
-    return parser
 
 
 def _siblings() -> list[Any]:
