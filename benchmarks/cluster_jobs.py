@@ -18,26 +18,50 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from astropy.io import fits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from cluster import Cluster, started_cluster
 from runs import COMMAND, assert_same_catalogue, environment, make_survey
 
 from nalspark.plan import STAGE_NAMES
+from nalspark.surveys.hetdex import CUTOUT_SHAPE, PLANES
 from nalspark.tables.store import Store
 
 ROOT = Path(__file__).parents[1]
 _MODEL = ("[simulate]", "n = 400", "n_realistic = 200", "[train]", "members = 1", "epochs = 2")
 #: The jobs of a catalogue and those of a model, in their order.
-_JOBS = ((*STAGE_NAMES, "eigenspectra", "evaluate", "reprocess"), ("simulate", "train"))
+_JOBS = ((*STAGE_NAMES, "vet", "eigenspectra", "evaluate", "reprocess"), ("simulate", "train"))
+_SELECTION = (
+    "[emission]", "n_train = 400", "n_reference = 500", "n_held_out = 250", "rows_per_part = 250",
+    "[second_round]", "keep_contamination = 0.02", "discard_contamination = 0.98",
+    '[train]', 'network = "cutout_cnn"', "members = 1", "epochs = 2", "batch_size = 32", "learning_rate = 1e-2",
+    "[train.options]", "filters = [6, 8]",
+)  # fmt: skip
 
 
 def run_file(folder: Path, survey: Path, name: str) -> Path:
     lines = [f"spectra = ['{survey / 'parts'}']", f"quasars = ['{survey / 'quasars.fits'}']", f"out = '{folder / name}'"]
-    lines += ["[ingest]", "plates_per_part = 1", "[publish]", "gallery = 0", *_MODEL]
+    lines += ["[ingest]", "plates_per_part = 1", "[publish]", "gallery = 0", "[vet]", f"second_round = '{folder / 'second'}'", *_MODEL]
     path = folder / f"{name}.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def selection_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Run files of a very small selection of emission lines: of its training, and of classifying a frame's detections with it."""
+    out = folder / f"selection_{name}"
+    train, classify = folder / f"train_{name}.toml", folder / f"classify_{name}.toml"
+    train.write_text("\n".join([f"out = '{out}'", *_SELECTION]) + "\n", encoding="utf-8")
+    given = [f"model = '{out}'", f"cutouts = ['{folder / 'cutouts.fits'}']"]
+    classify.write_text("\n".join([f"out = '{folder / f'detections_{name}'}'", "[emission]", *given]) + "\n", encoding="utf-8")
+    return train, classify
+
+
+def write_cutouts(path: Path) -> None:
+    noise = np.random.default_rng(1).normal(size=(200, len(PLANES), *CUTOUT_SHAPE)).astype(np.float32)
+    noise[::2, :, 4, 15:18] += 6.0
+    fits.PrimaryHDU(noise).writeto(path)
 
 
 def submit(cluster: Cluster, job: str, *arguments: str | Path) -> None:
@@ -87,19 +111,28 @@ def main() -> None:
         survey = make_survey(folder / "survey", options.n, per_part=20)
         there, here = (run_file(folder, survey, name) for name in ("there", "here"))
         models = [run_file(folder, survey, name) for name in ("model_there", "model_here")]
+        selections = [selection_files(folder, name) for name in ("there", "here")]
+        write_cutouts(folder / "cutouts.fits")
+        fit = [sys.executable, str(Path(__file__).with_name("vet.py")), "fit", "--n", "1200", "--out", str(folder / "second")]
+        subprocess.run(fit, check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with started_cluster(folder / "cluster", patience=1800) as cluster:
             for job in _JOBS[0]:
                 submit(cluster, job, there, *(["--truth", survey / "truth.parquet"] if job == "evaluate" else []))
             for job in _JOBS[1]:
                 submit(cluster, job, models[0])
-        locally("run", here)
-        locally("run", here, "eigenspectra")
+            for job, run in zip(("train_selection", "classify_detections"), selections[0], strict=True):
+                submit(cluster, f"emission/{job}", run)
+        for stages in ((), ("vet",), ("eigenspectra",)):
+            locally("run", here, *stages)
         locally("train", models[1])
+        for command, run in zip(("train", "run"), selections[1], strict=True):
+            locally("emission", command, run)
         assert_same_catalogue(folder / "there", folder / "here")
         print("  published tables and absorbers.fits: equal", flush=True)
-        compare(folder / "there", folder / "here")
-        compare(folder / "model_there", folder / "model_here")
+        for name in ("{}", "model_{}", "selection_{}", "detections_{}"):
+            compare(*(folder / name.format(where) for where in ("there", "here")))
         compare_models(folder / "model_there" / "model", folder / "model_here" / "model")
+        compare_models(folder / "selection_there" / "model", folder / "selection_here" / "model")
 
 
 if __name__ == "__main__":
