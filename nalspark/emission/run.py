@@ -26,7 +26,7 @@ from nalspark.learning.ensemble import BANDS, FittedSecondRound, best_threshold,
 from nalspark.learning.examples import Examples
 from nalspark.learning.inference import decode_examples, features
 from nalspark.learning.models import PackedModel, read_model
-from nalspark.plots.ensemble import MapExample, map_figure, score_figure
+from nalspark.plots.ensemble import SHOWN, MapExample, map_figure, score_figure
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress
 from nalspark.settings import Settings
@@ -267,11 +267,15 @@ class EmissionRun:
         return f"{text}\n\nselection   {self.store.root}\npictures    {folder / 'scores.png'}, {folder / 'map.png'}"
 
     def _examples_along(self, table: pd.DataFrame, second: FittedSecondRound) -> list[MapExample]:
-        """Some detections along the boundary, from one end to the other, with their weighted sums."""
+        """Some detections along the boundary, from one end of the map to the other, with their weighted sums."""
         middle = table[table["band"] == "reclassify"]
+        place = middle[["umap_x", "umap_y"]]
+        low, high = (place.quantile(edge) for edge in SHOWN)
+        middle = middle[((place >= low) & (place <= high)).all(axis=1)]
         near = middle.assign(away=(middle["svm_margin"] - second.card.threshold).abs()).sort_values("away")
         near = near.head(max(_EXAMPLES, len(near) // 6)).sort_values("umap_x", kind="stable")
-        chosen = near.iloc[np.unique(np.linspace(0, len(near) - 1, _EXAMPLES).round().astype(int))] if len(near) else near
+        steps = np.linspace(near["umap_x"].min(), near["umap_x"].max(), _EXAMPLES)
+        chosen = near.iloc[np.unique(np.searchsorted(near["umap_x"], steps))] if len(near) else near
         names = set(chosen["detection_id"])
         images: dict[str, bytes] = {}
         for file in self._files("held_out"):

@@ -15,6 +15,8 @@ from nalspark.plots.figures import BLUE, FAINT, INK, MUTED, SHADE, VERMILLION, _
 
 #: Points that are drawn of each kind, and cells of the grid on which the boundary is found.
 _POINTS, _GRID = 2500, 160
+#: Quantiles of the places, along each axis, that a map shows.
+SHOWN = (0.01, 0.99)
 
 
 class MapExample(NamedTuple):
@@ -61,7 +63,7 @@ def score_figure(labels: ArrayLike, scores: ArrayLike, edges: tuple[float, float
     axes.axvline(_logit(np.array([threshold]))[0], color=MUTED, linewidth=0.8)
     for place, name in ((0.5 * (x.min() + low), "discard"), (0.5 * (low + high), "reclassify"), (0.5 * (high + x.max()), "keep")):
         axes.text(place, 1.03, name, ha="center", color=MUTED, fontsize=8)
-    ticks = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
+    ticks = np.array([1e-4, 0.01, 0.1, 0.5, 0.9, 0.99, 0.9999])
     axes.set_xticks(_logit(ticks), [f"{tick:g}" for tick in ticks])
     axes.set(xlabel="score (vertical line: best single threshold)", ylim=(0.0, 1.1), xlim=(x.min(), x.max()))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -69,7 +71,7 @@ def score_figure(labels: ArrayLike, scores: ArrayLike, edges: tuple[float, float
 
 
 def _logit(score: NDArray[np.float64]) -> NDArray[np.float64]:
-    clipped = np.clip(score, 3e-4, 1 - 3e-4)
+    clipped = np.clip(score, 1e-6, 1 - 1e-6)
     return np.log(clipped / (1.0 - clipped))
 
 
@@ -86,7 +88,7 @@ def map_figure(
     Parameters
     ----------
     places : array_like, shape (n, 2)
-        NaN for what is not in the middle band.
+        NaN for what is not in the middle band; the few that lie far out are not shown.
     labels : array_like, shape (n,)
     margin : callable
         Places → margins.
@@ -105,10 +107,11 @@ def map_figure(
         some = where[which][:_POINTS]
         axes.scatter(some[:, 0], some[:, 1], s=7, marker=marker, linewidths=0.6, color=color, alpha=0.55, label=f"{name} ({which.sum()})")
     if len(where):
-        low, high = where.min(axis=0) - 0.5, where.max(axis=0) + 0.5
+        low, high = np.quantile(where, SHOWN, axis=0) + [[-0.5], [0.5]]
         x, y = (np.linspace(low[axis], high[axis], _GRID) for axis in (0, 1))
         cells = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         axes.contour(x, y, margin(cells).reshape(_GRID, _GRID), levels=[threshold], colors=[INK], linewidths=1.3)
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.set(xlabel="UMAP 1", ylabel="UMAP 2")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="line: boundary")
     for number, example in enumerate(examples):
