@@ -2,6 +2,7 @@
 
     python benchmarks/reprocess.py                     # 10,000 simulated spectra
     python benchmarks/reprocess.py --n 50000 --survey DIR
+    python benchmarks/reprocess.py --warm 500          # without what a session pays once: all runs in one that has worked before
 
 Every run is a process of its own with a new session; seconds are those of the work, after the session has started. New files are on
 plates of their own, as those of a new data release are: a part holds one plate. The bar: at most 25 % of the first run, and at most
@@ -17,9 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from scaling import cpu_seconds
+from pyspark.sql import SparkSession
+from scaling import cpu_seconds, subset, warm_up
 
 from nalspark.pipeline import Pipeline
 from nalspark.progress import Progress
@@ -28,29 +33,33 @@ from nalspark.settings import load
 from nalspark.surveys.simulate import simulate_survey
 
 
-def run_once(survey: Path, out: Path, master: str) -> dict[str, object]:
+def run_once(spark: SparkSession, survey: Path, out: Path) -> dict[str, Any]:
     """One reprocess in this process, and what it did."""
     settings = load(
         spectra=[str(survey / "spectra")], out=str(out), quasars=[str(survey / "quasars.fits")], overrides=["ingest.plates_per_part=1"]
     )
-    with running_session(master) as spark:
-        started, cpu = time.monotonic(), cpu_seconds(os.getpid())
-        summaries = Pipeline(spark, settings, Progress(None)).run(explain=True)
-        seconds = time.monotonic() - started
-        return {"seconds": seconds, "cpu": cpu_seconds(os.getpid()) - cpu, "parts": {s.stage: s.parts_done for s in summaries}}
+    started, cpu = time.monotonic(), cpu_seconds(os.getpid())
+    summaries = Pipeline(spark, settings, Progress(None)).run(explain=True)
+    stages = {summary.stage: (summary.parts_done, summary.seconds) for summary in summaries}
+    return {"seconds": time.monotonic() - started, "cpu": cpu_seconds(os.getpid()) - cpu, "stages": stages}
 
 
-def measured(survey: Path, out: Path, master: str, what: str) -> float:
+def in_a_new_session(survey: Path, out: Path, master: str) -> dict[str, Any]:
+    """One reprocess in a process of its own, and what it did."""
     command = [sys.executable, __file__, "--one", str(survey), str(out), "--master", master]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    parts = ", ".join(f"{stage} {n}" for stage, n in found["parts"].items())
-    print(f"{what:<22} {found['seconds']:7.1f} s {found['cpu']:7.1f} CPU s; parts: {parts}", flush=True)
-    return float(found["seconds"])
+    return dict(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]))
+
+
+def told(what: str, found: dict[str, Any]) -> tuple[float, float]:
+    """Print what a run did; its seconds and CPU seconds."""
+    stages = ", ".join(f"{stage} {n} in {seconds:.1f} s" for stage, (n, seconds) in found["stages"].items())
+    print(f"{what:<22} {found['seconds']:7.1f} s {found['cpu']:7.1f} CPU s; parts: {stages}", flush=True)
+    return found["seconds"], found["cpu"]
 
 
 def set_aside(survey: Path, fraction: float) -> list[tuple[Path, Path]]:
-    """Take whole plates away until a fraction of the files is gone; where they are, and where they were."""
-    plates = sorted((survey / "spectra").iterdir(), key=lambda plate: len(list(plate.iterdir())))
+    """Take whole plates away, large ones first, up to a fraction of the files; where they are, and where they were."""
+    plates = sorted((survey / "spectra").iterdir(), key=lambda plate: -len(list(plate.iterdir())))
     total, moved, away = sum(len(list(plate.iterdir())) for plate in plates), 0, survey / "later"
     away.mkdir()
     places = []
@@ -64,29 +73,42 @@ def set_aside(survey: Path, fraction: float) -> list[tuple[Path, Path]]:
     return places
 
 
+def play(survey: Path, out: Path, run: Callable[[Path, Path], dict[str, Any]]) -> None:
+    """First run, ten per cent more, and nothing more."""
+    places = set_aside(survey, 0.1)
+    first = told("first run", run(survey, out))
+    for away, plate in places:
+        away.rename(plate)
+    (survey / "later").rmdir()
+    grown = told("ten per cent new files", run(survey, out))
+    idle = told("nothing new", run(survey, out))
+    share = [f"{new / whole:.0%}" for new, whole in zip(grown, first, strict=True)]
+    print(f"new files: {share[0]} of the first run's seconds, {share[1]} of its CPU seconds; nothing new: {idle[0]:.1f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--master", default="local[2]")
+    parser.add_argument("--warm", type=int, default=0, metavar="N", help="spectra that the one session of all runs works on first")
     parser.add_argument("--survey", type=Path, help="a simulated survey to use; its plates are moved and put back")
     parser.add_argument("--one", type=Path, nargs=2, metavar=("SURVEY", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(run_once(*options.one, options.master)))
+        with running_session(options.master) as spark:
+            print(json.dumps(run_once(spark, *options.one)))
         return
     with tempfile.TemporaryDirectory(dir=options.survey and options.survey.parent) as folder:
         survey, out = options.survey or Path(folder) / "survey", Path(folder) / "out"
         if not options.survey:
             simulate_survey(survey, options.n, options.seed)
-        places = set_aside(survey, 1 / 11)
-        first = measured(survey, out, options.master, "first run")
-        for away, plate in places:
-            away.rename(plate)
-        (survey / "later").rmdir()
-        grown = measured(survey, out, options.master, "ten per cent new files")
-        idle = measured(survey, out, options.master, "nothing new")
-    print(f"new files: {grown / first:.0%} of the first run; nothing new: {idle:.1f} s")
+        if not options.warm:
+            play(survey, out, partial(in_a_new_session, master=options.master))
+            return
+        with running_session(options.master) as spark:
+            warm_up(spark, subset(survey, options.warm), Path(folder) / "warm")
+            play(survey, out, partial(run_once, spark))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
     python benchmarks/scaling.py 1000 5000 20000 50000 --results scaling.jsonl         # growth with the survey, on two cores
     python benchmarks/scaling.py 5000 --cores 1 2 --repeat 3 --results speedup.jsonl   # growth with the cores
+    python benchmarks/scaling.py 5000 --cores 1 2 --warm 500                           # the same, without what a session pays once
     python benchmarks/scaling.py --draw scaling.jsonl docs/scaling.png                 # the figure of docs/scaling.md
 
 Every spectrum is a simulated file of its own; `--survey DIR` keeps them, and smaller surveys are hard links to the first files of it. One
 core means that every process of the run is held on one processor. Seconds are those of the stages, after the session has started; CPU
 seconds are those of all processes of the run (driver, JVM, Python workers), to be read beside the seconds where a machine is shared.
+With `--warm N` the session has worked on the first N spectra before: Java has compiled, the workers have loaded what they need.
 Memory is the resident size, shared pages counted once, sampled every second.
 """
 
@@ -25,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 from chain import descendants, kind_of, resident_mib
+from pyspark.sql import SparkSession
 
 from nalspark.pipeline import Pipeline
 from nalspark.plan import STAGE_NAMES
@@ -62,12 +65,19 @@ class Stopwatch(Progress):
             self.cpu.append(cpu_seconds(os.getpid()))
 
 
-def run_once(survey: Path, out: Path, cores: int) -> dict[str, dict[str, float]]:
-    """One run in this process; stage → seconds, CPU seconds."""
+def warm_up(spark: SparkSession, survey: Path, out: Path) -> None:
+    """Make a small catalogue, so that the session has paid for starting."""
+    Pipeline(spark, load(spectra=[str(survey / "spectra")], out=str(out), quasars=[str(survey / "quasars.fits")]), Progress(None)).run()
+
+
+def run_once(survey: Path, out: Path, cores: int, small: Path | None) -> dict[str, dict[str, float]]:
+    """One run in this process, after one over a small survey where there is one; stage → seconds, CPU seconds."""
     if cores < len(os.sched_getaffinity(0)):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     settings = load(spectra=[str(survey / "spectra")], out=str(out), quasars=[str(survey / "quasars.fits")])
     with running_session(f"local[{cores}]") as spark:
+        if small:
+            warm_up(spark, small, out.with_name("warm"))
         watch = Stopwatch()
         summaries = Pipeline(spark, settings, watch).run()
     return {
@@ -76,11 +86,12 @@ def run_once(survey: Path, out: Path, cores: int) -> dict[str, dict[str, float]]
     }
 
 
-def measured(survey: Path, cores: int) -> dict[str, object]:
+def measured(survey: Path, cores: int, small: Path | None) -> dict[str, object]:
     """One run in a process of its own, and its peak memory by kind of process, MiB."""
     peak: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=survey.parent) as folder:
         command = [sys.executable, __file__, "--one", str(survey), str(Path(folder) / "result"), "--cores", str(cores)]
+        command += ["--survey", str(small)] if small else []
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         done = threading.Event()
         watcher = threading.Thread(target=_watch, args=(process.pid, peak, done))
@@ -173,26 +184,24 @@ def speedup(results: list[dict]) -> Iterator[str]:
 
 
 def draw(results: list[dict], path: Path) -> None:
-    """CPU time by stage, rate, and memory against the number of spectra."""
+    """CPU time by stage, and memory, against the number of spectra."""
     from matplotlib import pyplot as plt
 
     results = sorted((r for r in results if r["cores"] == max(x["cores"] for x in results)), key=lambda r: r["n"])
     n = np.array([r["n"] for r in results])
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    bottom = np.zeros(len(n))
-    colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.95, len(results[0]["stages"])))
-    for name, colour in zip(results[0]["stages"], colours, strict=True):
-        cost = np.array([1e3 * r["stages"][name]["cpu"] / r["n"] for r in results])
-        left.bar(range(len(n)), cost, bottom=bottom, label=name, color=colour, width=0.7)
-        bottom += cost
-    left.set(xticks=range(len(n)), xticklabels=[f"{count:,}" for count in n], xlabel="spectra", ylabel="CPU time per spectrum (ms)")
-    left.legend(frameon=False, ncols=2, fontsize=9)
+    names = list(results[0]["stages"])
+    cost = [[r["stages"][name]["cpu"] for r in results] for name in names]
+    left.stackplot(n, cost, labels=names, colors=plt.get_cmap("viridis")(np.linspace(0.05, 0.95, len(names))))
+    left.set(xlabel="spectra", ylabel="CPU time (s)", xlim=(0, None), ylim=(0, None))
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    left.legend(frameon=False, fontsize=9, loc="upper left", reverse=True)
     for kind, marker in (("all", "o"), ("driver JVM", "s"), ("Python workers", "^"), ("driver Python", "v")):
-        right.plot(n, [r["peak_mib"].get(kind, np.nan) / 1024 for r in results], marker=marker, label=kind)
-    right.set(xscale="log", xlabel="spectra", ylabel="peak memory (GiB)", ylim=(0, None))
-    right.set_xticks(n, [f"{count:,}" for count in n])
-    right.minorticks_off()
-    right.legend(frameon=False, fontsize=9, loc="center right")
+        size = [r["peak_mib"].get(kind, np.nan) / 1024 for r in results]
+        (line,) = right.plot(n, size, marker=marker)
+        right.annotate(kind, (n[-1], size[-1]), (0, 7), textcoords="offset points", ha="right", color=line.get_color(), fontsize=9)
+    right.set(xlabel="spectra", ylabel="peak memory (GiB)", xlim=(0, None), ylim=(0, None))
+    right.xaxis.set_major_formatter("{x:,.0f}")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
@@ -203,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("n", type=int, nargs="*", help="numbers of spectra")
     parser.add_argument("--cores", type=int, nargs="+", default=[2])
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--warm", type=int, default=0, metavar="N", help="spectra that the session works on before it is measured")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--survey", type=Path, help="folder of the simulated survey; made where it is not there")
     parser.add_argument("--results", type=Path, help="file to which every measurement is added, a line of JSON each")
@@ -221,7 +231,8 @@ def measure_all(options: argparse.Namespace, survey: Path) -> list[dict]:
     results = []
     for n in [n for _ in range(options.repeat) for n in sorted(options.n)]:
         for cores in options.cores:
-            results.append({"n": n, "cores": cores, **measured(subset(survey, n), cores)})
+            small = subset(survey, options.warm) if options.warm else None
+            results.append({"n": n, "cores": cores, **measured(subset(survey, n), cores, small)})
             print(table(results[-1]), flush=True)
             if options.results:
                 with options.results.open("a", encoding="utf-8") as file:
@@ -232,7 +243,7 @@ def measure_all(options: argparse.Namespace, survey: Path) -> list[dict]:
 def main() -> None:
     options = _parser().parse_args()
     if options.one:
-        print(json.dumps(run_once(*options.one, options.cores[0])))
+        print(json.dumps(run_once(*options.one, options.cores[0], options.survey)))
     elif options.draw:
         draw(_read(options.draw[0]), options.draw[1])
     else:

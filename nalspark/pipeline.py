@@ -66,6 +66,8 @@ _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "
 
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
 _MOCK_WEIGHT = 5
+#: Candidates below which a task is not worth another worker that loads TensorFlow: it scores them in less time than that takes.
+_SCORED_PER_TASK = 5000
 #: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 
@@ -451,7 +453,8 @@ class Pipeline:
         def compute(parts: list[str]) -> DataFrame:
             candidates = self._usable(CANDIDATES, parts)
             if packed.card.inputs == absorption.IMAGE_COLUMNS:
-                return score(candidates, packed, self.settings.infer).select(*SCORES.names)
+                tasks = 1 + due(parts) // _SCORED_PER_TASK
+                return score(candidates.coalesce(tasks), packed, self.settings.infer).select(*SCORES.names)
             spectra = score(absorption.whole_spectra(self._usable(NORMALIZED, parts), self.settings), packed, self.settings.infer)
             return candidates.join(F.broadcast(spectra.select("spectrum_id", "score")), "spectrum_id").select(*SCORES.names)
 

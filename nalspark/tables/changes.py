@@ -30,15 +30,19 @@ def file_changes(before: DataFrame, now: DataFrame) -> FileChanges:
     ----------
     before, now : DataFrame of FILES
     """
-    stamp = F.struct("size", "modified_ns")
-    old, new = (frame.select("path", stamp.alias(name)) for frame, name in ((before, "old"), (now, "new")))
+    stamp, none = F.struct("size", "modified_ns"), F.lit(None).cast("struct<size: bigint, modified_ns: bigint>")
+    listed = before.select("path", stamp.alias("old"), none.alias("new")).unionByName(
+        now.select("path", none.alias("old"), stamp.alias("new"))
+    )
+    # A path is in either listing once: to group is one shuffle, to join two and a sort.
+    pairs = listed.groupBy("path").agg(F.max("old").alias("old"), F.max("new").alias("new"))
     kind = (
         F.when(F.col("old").isNull(), "new")
         .when(F.col("new").isNull(), "removed")
         .when(F.col("old") == F.col("new"), "same")
         .otherwise("changed")
     )
-    counted = old.join(new, "path", "full").groupBy(kind.alias("kind")).count().collect()
+    counted = pairs.groupBy(kind.alias("kind")).count().collect()
     counts = {row["kind"]: row["count"] for row in counted}
     return FileChanges(*(counts.get(kind, 0) for kind in ("new", "changed", "removed", "same")))
 
