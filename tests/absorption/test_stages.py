@@ -189,7 +189,7 @@ def test_vet_looks_at_each_measured_candidate_as_at_all_together_and_removes_non
     """Equal to the last bit however Spark cuts; beside one process with more threads, features may differ in the last digits."""
     table = absorption.vetted_table(settings)
     frames = frame_of(spark, candidates, CANDIDATES, cut), frame_of(spark, measured, absorption.measured_table(settings), 2)
-    found = to_arrow(absorption.vet(*frames, model, second, settings)).cast(table.arrow_schema).sort_by("absorber_id")
+    found = to_arrow(absorption.vet(*frames, model, second, settings), table).sort_by("absorber_id")
     assert all(found.equals(other) for other in vetted_by_spark.values())
     vetted_by_spark[cut] = found
     ours, theirs = found.to_pandas(), vetted.to_pandas().sort_values("absorber_id", ignore_index=True)
