@@ -35,7 +35,7 @@ _JOBS = ((*STAGE_NAMES, "vet", "eigenspectra", "evaluate", "reprocess"), ("simul
 _SELECTION = (
     "[emission]", "n_train = 400", "n_reference = 500", "n_held_out = 250", "rows_per_part = 250",
     "[second_round]", "keep_contamination = 0.02", "discard_contamination = 0.98",
-    '[train]', 'network = "cutout_cnn"', "members = 1", "epochs = 2", "batch_size = 32", "learning_rate = 1e-2",
+    "[train]", 'network = "cutout_cnn"', "members = 1", "epochs = 2", "batch_size = 32", "learning_rate = 1e-2",
     "[train.options]", "filters = [6, 8]",
 )  # fmt: skip
 
@@ -49,7 +49,7 @@ def run_file(folder: Path, survey: Path, name: str) -> Path:
 
 
 def selection_files(folder: Path, name: str) -> tuple[Path, Path]:
-    """Run files of a very small selection of emission lines: of its training, and of classifying a frame's detections with it."""
+    """Run files of a very small selection of emission lines: of its training, and of classifying ready cut-outs with it."""
     out = folder / f"selection_{name}"
     train, classify = folder / f"train_{name}.toml", folder / f"classify_{name}.toml"
     train.write_text("\n".join([f"out = '{out}'", *_SELECTION]) + "\n", encoding="utf-8")
@@ -77,6 +77,30 @@ def submit(cluster: Cluster, job: str, *arguments: str | Path) -> None:
 
 def locally(*arguments: str | Path) -> None:
     subprocess.run([*COMMAND, *map(str, arguments)], check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def fit_second_round(folder: Path) -> None:
+    """What `vet` needs, made small."""
+    fit = [sys.executable, str(Path(__file__).with_name("vet.py")), "fit", "--n", "1200", "--out", str(folder)]
+    subprocess.run(fit, check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def on_the_cluster(folder: Path, run: Path, model: Path, selection: tuple[Path, Path], truth: Path) -> None:
+    with started_cluster(folder / "cluster", patience=1800) as cluster:
+        for job in _JOBS[0]:
+            submit(cluster, job, run, *(["--truth", truth] if job == "evaluate" else []))
+        for job in _JOBS[1]:
+            submit(cluster, job, model)
+        for job, file in zip(("train_selection", "classify_detections"), selection, strict=True):
+            submit(cluster, f"emission/{job}", file)
+
+
+def in_a_local_session(run: Path, model: Path, selection: tuple[Path, Path]) -> None:
+    for stages in ((), ("vet",), ("eigenspectra",)):
+        locally("run", run, *stages)
+    locally("train", model)
+    for command, file in zip(("train", "run"), selection, strict=True):
+        locally("emission", command, file)
 
 
 def rows_of(store: Store, table: str) -> pd.DataFrame:
@@ -113,20 +137,9 @@ def main() -> None:
         models = [run_file(folder, survey, name) for name in ("model_there", "model_here")]
         selections = [selection_files(folder, name) for name in ("there", "here")]
         write_cutouts(folder / "cutouts.fits")
-        fit = [sys.executable, str(Path(__file__).with_name("vet.py")), "fit", "--n", "1200", "--out", str(folder / "second")]
-        subprocess.run(fit, check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with started_cluster(folder / "cluster", patience=1800) as cluster:
-            for job in _JOBS[0]:
-                submit(cluster, job, there, *(["--truth", survey / "truth.parquet"] if job == "evaluate" else []))
-            for job in _JOBS[1]:
-                submit(cluster, job, models[0])
-            for job, run in zip(("train_selection", "classify_detections"), selections[0], strict=True):
-                submit(cluster, f"emission/{job}", run)
-        for stages in ((), ("vet",), ("eigenspectra",)):
-            locally("run", here, *stages)
-        locally("train", models[1])
-        for command, run in zip(("train", "run"), selections[1], strict=True):
-            locally("emission", command, run)
+        fit_second_round(folder / "second")
+        on_the_cluster(folder, there, models[0], selections[0], survey / "truth.parquet")
+        in_a_local_session(here, models[1], selections[1])
         assert_same_catalogue(folder / "there", folder / "here")
         print("  published tables and absorbers.fits: equal", flush=True)
         for name in ("{}", "model_{}", "selection_{}", "detections_{}"):

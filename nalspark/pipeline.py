@@ -29,12 +29,12 @@ from nalspark.plan import (
     STAGES,
     Stage,
     StageSummary,
+    catalogue_digests,
     check_reads,
     check_stages,
     chosen_model,
     chosen_second_round,
-    digests,
-    inputs,
+    example_inputs,
     open_catalogues,
     reads,
 )
@@ -187,7 +187,7 @@ class Pipeline:
         if "ingest" in stages:
             before = self.store.read(self.spark, self.manifest, FILES)
             self.progress.say(f"files       {file_changes(before, self._files())}")
-        given = {**({"model": self._model().digest} if "infer" in stages else {}), **digests(open_catalogues(self.settings))}
+        given = {**({"model": self._model().digest} if "infer" in stages else {}), **catalogue_digests(open_catalogues(self.settings))}
         changes = value_changes(self.manifest.settings, self.settings.model_dump(mode="json"))
         changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
         changes += value_changes({"nalspark": self.manifest.version}, {"nalspark": nalspark.__version__})
@@ -414,7 +414,9 @@ class Pipeline:
             made[part] = replace(record, key=digest(record.rows, found["contents"].get(part)))
         self.manifest.tables["matches"] = found["matches"]
         self.manifest.catalogues = found["catalogues"]
-        self.manifest.inputs = {name: known for name, known in self.manifest.inputs.items() if name == "model"} | digests(catalogues)
+        self.manifest.inputs = {name: known for name, known in self.manifest.inputs.items() if name == "model"} | catalogue_digests(
+            catalogues
+        )
         self.manifest.keys[stage.name] = key
         self._say_matches()
         self.store.commit(self.manifest)
@@ -580,7 +582,7 @@ class Pipeline:
         key = self._train_key(stage)
         if self._is_trained(stage, key):
             return StageSummary(stage.name, 0, 1)
-        columns, shape = inputs(self.settings)
+        columns, shape = example_inputs(self.settings)
         parts = {part: record.key for part, record in self.manifest.parts("training").items()}
         examples = Examples(self._example_files(), columns, shape, SDSS_GRID.fingerprint, self.settings.species, digest(parts))
         # The model is replaced before its key is: a run that is cut short between must not be taken for the old one.

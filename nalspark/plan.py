@@ -82,7 +82,7 @@ def check_reads(stage: Stage, settings: Settings, present: Collection[str]) -> N
             raise NalsparkError(f"Stage '{stage.name}' reads table '{table}', which is not there yet. Run stage '{earlier}' first.")
 
 
-def inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def example_inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The columns of an example, one a channel of the network, and the shape of one."""
     if settings.simulate.examples == "spectra":
         return absorption.SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,)
@@ -93,7 +93,7 @@ def _check_network(settings: Settings) -> None:
     """Build the network that is to be trained: examples for it may take hours, and this seconds."""
     from nalspark.learning.networks import build
 
-    columns, shape = inputs(settings)
+    columns, shape = example_inputs(settings)
     build(settings.train.network, (*shape, len(columns)), settings.train.options)
 
 
@@ -139,7 +139,7 @@ def open_catalogues(settings: Settings) -> dict[str, list[Catalog]]:
     }
 
 
-def digests(catalogues: dict[str, list[Catalog]]) -> dict[str, str]:
+def catalogue_digests(catalogues: dict[str, list[Catalog]]) -> dict[str, str]:
     """Catalogue, with what it is used for, → digest."""
     return {f"{kind} {catalog.name}": catalog.digest for kind, found in catalogues.items() for catalog in found}
 
