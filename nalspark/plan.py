@@ -52,7 +52,7 @@ STAGES = (
     Stage("vet", "vetted", ("candidates", "measured"), ("infer", "species")),  # and the second round: see Pipeline._causes
     Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),
     Stage("eigenspectra", "eigenspectra", ("normalized",), ("eigenspectra",)),
-    Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species"), revision=2),
+    Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species"), revision=3),
     Stage("train", "", ("training",), ("train", "simulate", "species")),
 )
 #: What makes a catalogue, and what makes a model.

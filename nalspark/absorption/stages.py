@@ -35,6 +35,8 @@ from nalspark.tables.table import Column, Table
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
 _CARRIED = ("spectrum_id", "part", "plate", "mjd", "fiber", "ra", "dec", "z_qso")
+#: Impostors that are learned from more often than the others: those that were taken for absorbers most often when all came alike.
+_HARDEST = ("CIV", "SiIV", "CaII", "CaII")
 #: 5000 km/s in pixels: how far around an absorber a BAL trough counts.
 _BAL_REACH = 72
 
@@ -311,9 +313,10 @@ def recipes(
     kinds = tuple(kind for kind in KINDS if kind != species.name)
     # No fiber on both sides: what is tested on was not learned from.
     fibers = (sky.take(slice(0, None, 2)), sky.take(slice(1, None, 2))) if sky else (None, None)
-    learn = Recipe(species, populations(settings, sample), chosen.seed, chosen.contaminated, kinds, sky=fibers[0], continuum=continuum)
+    harder = kinds + tuple(kind for kind in _HARDEST if kind in kinds)
+    learn = Recipe(species, populations(settings, sample), chosen.seed, chosen.contaminated, harder, sky=fibers[0], continuum=continuum)
     real = learn.populations if chosen.population == "zhao2019" else (REALISTIC,)
-    judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic, sky=fibers[1])
+    judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic, kinds=kinds, sky=fibers[1])
     return {"train": learn, "validation": learn, "calibration": judge, "test": judge}
 
 
