@@ -48,7 +48,7 @@ from nalspark.tables.schemas import (
     TRUTH,
     absorbers_table,
 )
-from nalspark.tables.store import Store
+from nalspark.tables.store import Store, spark_path
 from nalspark.tables.versions import versions
 
 
@@ -166,7 +166,13 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
     with _progress(options) as progress, running_session(options.master, conf) as spark:
         explain = options.command == "reprocess"
         how = {"force": options.force, "dry_run": options.dry_run, "explain": explain}
-        return Pipeline(spark, settings, progress).run(stages, getattr(options, "part", ()), **how)
+        try:
+            summaries = Pipeline(spark, settings, progress).run(stages, getattr(options, "part", ()), **how)
+        except BaseException as error:
+            progress.note("run_failed", kind=type(error).__name__, text=str(error))
+            raise
+        progress.note("run_done")
+        return summaries
 
 
 @contextmanager
@@ -222,13 +228,18 @@ def _diff(options: argparse.Namespace) -> None:
             raise NalsparkError(f"{before} keeps {len(kept)} version(s) of its catalogue; name the two to compare.")
         before, after = str(kept[-2]), str(kept[-1])
     sides = open_side(before), open_side(after)
+    place = Path(options.out or ".").expanduser().absolute() / "changes.parquet"
+    if options.out:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NalsparkError(f"The changes cannot be written to {place}: {error.strerror}.") from None
     with running_session(options.master) as spark:
         comparison = compare_catalogues(spark, *sides, Veto)
         print(comparison.text())
         if options.out:
-            place = Path(options.out) / "changes.parquet"
-            comparison.changes.orderBy("spectrum_id", "change").write.mode("overwrite").parquet(str(place.absolute()))
-            print(f"changes    {place.absolute()}")
+            comparison.changes.orderBy("spectrum_id", "change").write.mode("overwrite").parquet(spark_path(place))
+            print(f"changes    {place}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -328,6 +339,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NalsparkError as error:
         print(f"nalspark: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("nalspark: stopped. What was finished is kept: run the same command again to go on.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -86,6 +86,7 @@ class Pipeline:
         self.spark, self.settings, self.progress = spark, settings, progress
         self.store = Store(settings.out)
         self.manifest = Manifest()
+        self.stages: Collection[str] = ()
         self.force: Collection[str] = ()
         self.only_parts: Collection[str] = ()
 
@@ -119,7 +120,7 @@ class Pipeline:
             Of any kind; nothing that was there is lost.
         """
         check_stages(stages)
-        self.force, self.only_parts = (stages if force else ()), parts
+        self.stages, self.force, self.only_parts = stages, (stages if force else ()), parts
         self._listed: DataFrame | None = None
         self._packed: PackedModel | None = None
         if dry_run:
@@ -157,7 +158,9 @@ class Pipeline:
             ) from None
 
     def _work(self, stages: Sequence[str]) -> list[StageSummary]:
-        self.manifest.settings, self.manifest.version = self.settings.model_dump(mode="json"), nalspark.__version__
+        if not self.manifest.version:
+            self.manifest.settings = self.settings.model_dump(mode="json")
+        self.manifest.version = nalspark.__version__
         summaries, earlier = list[StageSummary](), self.manifest.runs[-99:]
         for stage in STAGES:
             if stage.name not in stages:
@@ -170,6 +173,7 @@ class Pipeline:
             with self.progress.watch(self.spark.sparkContext, stage.name):
                 summary = getattr(self, f"_{stage.name}")(stage)
             summary.seconds, summary.started = time.monotonic() - started, began
+            self._record_settings(stage)
             self.progress.say(str(summary))
             self.progress.note("stage_done", **vars(summary))
             summaries.append(summary)
@@ -178,6 +182,11 @@ class Pipeline:
                 self.store.commit(self.manifest)
         self.store.prune(self.manifest)
         return summaries
+
+    def _record_settings(self, stage: Stage) -> None:
+        """What the manifest says was used: of a stage that is done its sections; everything where the catalogue is made whole."""
+        used, whole = self.settings.model_dump(mode="json"), stage.name == "publish" and set(STAGE_NAMES) <= set(self.stages)
+        self.manifest.settings |= used if whole else {section: used[section] for section in stage.sections}
 
     def _explain(self, stages: Sequence[str]) -> None:
         """Say what changed since the last run: files, settings, model, catalogues, version."""
@@ -201,7 +210,8 @@ class Pipeline:
         seen here: only a listing of the files tells.
         """
         for earlier in STAGES:
-            if earlier.table not in reads(stage, self.settings) or earlier.name == "ingest":
+            ours = earlier.table in reads(stage, self.settings) or (stage.name == "publish" and earlier.name in STAGE_NAMES)
+            if not ours or earlier.name in ("ingest", "publish"):
                 continue
             if earlier.name == "crossmatch":
                 key = self._crossmatch_key(earlier, open_catalogues(self.settings))
@@ -275,7 +285,7 @@ class Pipeline:
         stale = self._stale(stage, wanted)
         rows_in = partial(self._rows_in, stage, size=size or expected)
         self.progress.expect(rows_in(stale))
-        if gone := set(recorded) - set(wanted):
+        if gone := set(recorded) - set(wanted) if not self.only_parts else set():
             for part in gone:
                 del recorded[part]
             self.store.commit(self.manifest)
@@ -358,9 +368,25 @@ class Pipeline:
         keys = {row["part"]: digest(self._causes(stage), row["n"], row["content"]) for row in rows}
         return keys, {row["part"]: row["n"] for row in rows}
 
+    def _check_emptied(self, roots: Sequence[str]) -> None:
+        """Refuse a folder that held spectra at the last run and holds none: more likely it is not mounted than empty."""
+        places = self.spark.createDataFrame([(root, root.rstrip("/") + "/") for root in roots], "root string, above string")
+
+        def filled(files: DataFrame) -> set[str]:
+            below = files.join(F.broadcast(places), F.col("path").startswith(F.col("above")))
+            return {row["root"] for row in below.select("root").distinct().collect()}
+
+        if emptied := sorted(filled(self.store.read(self.spark, self.manifest, FILES)) - filled(self._files())):
+            raise NalsparkError(
+                f"'{emptied[0]}' held spectra at the last run and holds none now: is it mounted? The catalogue is left as it was. "
+                "If they are gone for good, take the folder out of `spectra`."
+            )
+
     def _ingest(self, stage: Stage) -> StageSummary:
         wanted, files = self._wanted_of_files(stage, self._files())
         sources = classify(self.settings.spectra)
+        if set(self.manifest.parts(FILES.name)) - set(wanted):
+            self._check_emptied(sources.roots)
         has_urls = bool(sources.remote or sources.lists)
         cores = self.spark.sparkContext.defaultParallelism
         listed = self.manifest.tables[FILES.name] = {p: record for p, record in self.manifest.parts(FILES.name).items() if p in wanted}
@@ -500,6 +526,7 @@ class Pipeline:
         # Files are replaced one by one: if that is cut short, the next run must not take the mixture for a result.
         self.manifest.keys.pop(stage.name, None)
         self.store.commit(self.manifest)
+        self._record_settings(stage)
         self.manifest.published = publish(self.spark, self.store, self.manifest, self.settings)
         self.manifest.keys[stage.name] = key
         self.manifest.publication, self.manifest.published_on = self.manifest.publication + 1, now()

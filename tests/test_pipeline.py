@@ -262,7 +262,7 @@ def test_a_crash_costs_one_wave(spark: Any, survey: Path, result: Path, monkeypa
 
 
 def test_a_publication_cut_short_is_not_taken_for_a_result(spark: Any, survey: Path, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files are replaced one by one: afterwards even a run with the old settings publishes again."""
+    """No file is replaced before all are made; afterwards even a run with the old settings publishes again."""
     old, new = settings_of(survey, result), settings_of(survey, result, "search.min_significance=9")
     before = absorber_ids(result)
 
@@ -273,8 +273,19 @@ def test_a_publication_cut_short_is_not_taken_for_a_result(spark: Any, survey: P
         patched.setattr(publishing, "write_fits", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             run(spark, new)
-    assert absorber_ids(result) != before
+    assert absorber_ids(result) == before
     assert run(spark, old)["publish"] == 1
+    assert absorber_ids(result) == before
+
+
+def test_a_catalogue_that_would_not_add_up_is_not_published(spark: Any, survey: Path, result: Path) -> None:
+    before = absorber_ids(result)
+    store = Store(result)
+    manifest = store.manifest()
+    del manifest.tables["normalized"][next(iter(manifest.tables["normalized"]))]
+    store.commit(manifest)
+    with pytest.raises(StoreError, match="do not add up to the .* files read: a stage was left out"):
+        run(spark, settings_of(survey, result), "publish", force=True)
     assert absorber_ids(result) == before
 
 

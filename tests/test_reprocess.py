@@ -154,6 +154,36 @@ def test_a_file_that_vanishes_while_it_is_read_is_read_when_it_is_back(
     assert read_manifest(out / "manifest.json").rows("spectra") == (8, 1)
 
 
+def test_a_folder_that_is_empty_of_a_sudden_does_not_empty_the_catalogue(spark: Any, tmp_path: Path) -> None:
+    survey = make_survey(tmp_path / "survey", n=16)
+    folders = tuple(sorted(str(folder) for folder in (survey / "parts").iterdir() if folder.is_dir()))
+    settings = settings_of(survey, tmp_path / "out").model_copy(update={"spectra": folders})
+    run(spark, settings)
+    before = read_manifest(tmp_path / "out" / "manifest.json").tables
+    away = tmp_path / "unmounted"
+    Path(folders[-1]).rename(away)
+    Path(folders[-1]).mkdir()
+    with pytest.raises(NalsparkError, match=f"'{folders[-1]}' held spectra at the last run and holds none now: is it mounted"):
+        run(spark, settings)
+    assert read_manifest(tmp_path / "out" / "manifest.json").tables == before
+    assert run(spark, settings.model_copy(update={"spectra": folders[:-1]}))["publish"] == 1
+
+
+def test_a_crash_before_a_setting_was_used_leaves_the_old_one_in_the_manifest(
+    spark: Any, told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def power_cut(*_: Any) -> Any:
+        raise RuntimeError("power cut")
+
+    out = shutil.copytree(told["survey"] / "out", tmp_path / "out")
+    settings = settings_of(told["survey"], out, "search.min_significance=9", "preprocess.min_snr=0.6")
+    monkeypatch.setattr(Pipeline, "_search", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(spark, settings)
+    recorded = read_manifest(out / "manifest.json").settings
+    assert (recorded["preprocess"]["min_snr"], recorded["search"]["min_significance"]) == (0.6, 3.2)
+
+
 def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(spark: Any, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     out = told["survey"] / "out"
     before, write = (out / "manifest.json").read_bytes(), Store.write

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from nalspark.lines import LineSpecies
@@ -65,7 +66,18 @@ def cut_images(
     -------
     ndarray, shape (m, t, c); 0 beyond the ends of the grid
     """
-    column = pixel[:, None, None] + geometry.offsets[:, None] + np.arange(-HALF_WIDTH, HALF_WIDTH + 1)
-    inside = (column >= 0) & (column < values.shape[1])
-    image = values[row[:, None, None], np.where(inside, column, 0)]
-    return np.where(inside, image, 0).astype(np.float32)
+    images = np.zeros((len(row), *geometry.shape), np.float32)
+    _cut(np.ascontiguousarray(values, np.float32), row, pixel + geometry.offsets[:, None] - HALF_WIDTH, images)
+    return images
+
+
+@njit(error_model="numpy")
+def _cut(values: NDArray[np.float32], row: NDArray[np.int64], first: NDArray[np.int64], images: NDArray[np.float32]) -> None:
+    """Copy into `images` (m, t, c) what lies from the pixels `first` (t, m) on."""
+    n_pixels, columns = values.shape[1], images.shape[2]
+    for k in range(len(row)):
+        for line in range(len(first)):
+            start = first[line, k]
+            low, high = max(start, 0), min(start + columns, n_pixels)
+            if high > low:
+                images[k, line, low - start : high - start] = values[row[k], low:high]

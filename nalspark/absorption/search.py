@@ -35,6 +35,8 @@ _SHOWS_METALS = 8.0
 _METALS_SHOWN, _METAL_SNR = 2, 4.0
 #: Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors.
 _compiled = njit(error_model="numpy")
+#: Pixels and filters of a segment that may hold a doublet, for which there is room at first: more of them cost a second scan.
+_ROOM = 128
 #: Added to powers that may be 0.
 _TINY = np.float32(1e-30)
 
@@ -310,7 +312,7 @@ class _Left(NamedTuple):
     def possible(self, segments: NDArray[np.int64], filters: _Filters, doublet: Doublet, limits: Thresholds) -> _Pool:
         """The doublets in some segments that fulfil all conditions."""
         least = np.array([limits.significance, limits.snr_primary, limits.snr_secondary], np.float32)
-        seen = np.empty((64 + 16 * len(segments), 8))
+        seen = np.empty((64 + _ROOM * len(segments), 8))
         arguments = self.light, self.weight, self.searched, segments, filters.taps, filters.halves, round(doublet.offset), least, self.room
         while (count := _scan(*arguments, seen)) > len(seen):
             seen = np.empty((count, 8))
@@ -324,27 +326,68 @@ class _Left(NamedTuple):
             seen = np.empty((count, 2), np.int64)
         return seen[:count]
 
-    def subtract(self, rows: NDArray[np.int64], centre: NDArray[np.float64], amplitude: NDArray[np.float64], width: Floats) -> None:
-        """Take one Gaussian line out of each of the given rows."""
-        reach = int(np.ceil(_LINE_END * width.max()))
-        pixel = np.round(centre).astype(int)[:, None] + np.arange(-reach, reach + 1)
-        profile = amplitude[:, None] * np.exp(-0.5 * ((pixel - centre[:, None]) / width[:, None]) ** 2)
-        profile[np.abs(pixel - centre[:, None]) > _LINE_END * width[:, None]] = 0.0
-        inside = (pixel >= 0) & (pixel < self.searched.shape[1])
-        at = np.broadcast_to(rows[:, None], pixel.shape)[inside], pixel[inside] + self.margin
-        self.light[at] -= self.weight[at] * profile[inside].astype(np.float32)
 
-    def explain_metals(self, rows: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, metals: tuple[float, ...]) -> None:
-        """Blind the rows where other lines of an absorber just found lie, if it shows them."""
-        centre, half = np.round(pixel[:, None] + np.array(metals)).astype(int) + self.margin, np.ceil(2.0 * width).astype(int)
-        near = np.arange(-half.max(initial=0), half.max(initial=0) + 1)
-        at = centre[..., None] + near
-        where = (np.abs(near) <= half[:, None, None]) & (at >= 0) & (at < self.weight.shape[1])
-        row, at = np.broadcast_to(rows[:, None, None], at.shape), np.clip(at, 0, self.weight.shape[1] - 1)
-        light, weight = (np.where(where, values[row, at], 0.0).sum(axis=2) for values in (self.light, self.weight))
-        shown = (light > _METAL_SNR * np.sqrt(weight)).sum(axis=1) >= _METALS_SHOWN
-        where &= shown[:, None, None]
-        self.light[row[where], at[where]] = self.weight[row[where], at[where]] = 0.0
+@_compiled
+def _subtract(light: Floats, weight: Floats, centre: float, amplitude: float, width: float) -> None:
+    """Take a Gaussian line out of one row."""
+    reach, middle = int(np.ceil(_LINE_END * width)), int(np.round(centre))
+    for pixel in range(max(middle - reach, 0), min(middle + reach + 1, len(light))):
+        distance = pixel - centre
+        if abs(distance) <= _LINE_END * width:
+            light[pixel] -= weight[pixel] * np.float32(amplitude * np.exp(-0.5 * (distance / width) ** 2))
+
+
+@_compiled
+def _explain_metals(light: Floats, weight: Floats, pixel: int, width: float, metals: NDArray[np.float64]) -> bool:
+    """Blind one row where other lines of an absorber just found lie, if it shows them; whether it does."""
+    half, shown = int(np.ceil(2.0 * width)), 0
+    for blind in (False, True):
+        for offset in metals:
+            middle = int(np.round(pixel + offset))
+            low, high = max(middle - half, 0), min(middle + half + 1, len(light))
+            if high <= low:  # beyond an end of the grid
+                continue
+            if blind:
+                light[low:high] = weight[low:high] = 0.0
+            else:
+                shown += light[low:high].sum() > _METAL_SNR * np.sqrt(weight[low:high].sum())
+        if shown < _METALS_SHOWN:
+            return False
+    return True
+
+
+@_compiled
+def _erase(
+    light: Floats,
+    weight: Floats,
+    searched: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    pixels: NDArray[np.int64],
+    widths: Floats,
+    amplitudes: NDArray[np.float64],
+    strong: NDArray[np.bool_],
+    doublet: tuple[float, NDArray[np.float64]],
+    separation: float,
+    reach: int,
+) -> NDArray[np.int64]:
+    """Subtract doublets, one a row; the segments (row, start, stop) in which this can have changed anything."""
+    n_pixels, (offset, metals) = searched.shape[1], doublet
+    margin, shift = (light.shape[1] - n_pixels) // 2, int(np.round(offset))
+    segments = np.empty((len(rows), 3), np.int64)
+    for k in range(len(rows)):
+        row, pixel, width = rows[k], pixels[k], float(widths[k])
+        inside = slice(margin, margin + n_pixels)
+        left, sharp = light[row][inside], weight[row][inside]
+        _subtract(left, sharp, float(pixel), amplitudes[k, 0], width)
+        _subtract(left, sharp, pixel + offset, amplitudes[k, 1], width)
+        apart = max(separation, 2.5 * width)
+        searched[row, max(int(np.ceil(pixel - apart)), 0) : int(pixel + apart) + 1] = False
+        touched = int(np.ceil(max(_LINE_END * width, apart))) + reach + 1
+        start, stop = max(pixel - touched - shift, 0), min(pixel + touched + shift + 1, n_pixels - shift)
+        if strong[k] and _explain_metals(left, sharp, pixel, width, metals):
+            start, stop = 0, n_pixels - shift
+        segments[k] = row, start, max(start, stop)
+    return segments
 
 
 def _judge(seen: NDArray[np.float64], filters: _Filters, doublet: Doublet, limits: Thresholds) -> _Pool:
@@ -365,27 +408,29 @@ def _judge(seen: NDArray[np.float64], filters: _Filters, doublet: Doublet, limit
     return pool.where(physical & possible & strong)
 
 
+@_compiled
+def _best_of_rows(row: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, significance: NDArray[np.float64]) -> NDArray[np.int64]:
+    best = np.full(row.max() + 1, -1)
+    for i in range(len(row)):
+        k = best[row[i]]
+        better = k < 0 or significance[i] > significance[k]
+        if not better and significance[i] == significance[k]:
+            better = pixel[i] < pixel[k] or (pixel[i] == pixel[k] and width[i] < width[k])
+        if better:
+            best[row[i]] = i
+    return best[best >= 0]
+
+
 def _strongest(pool: _Pool) -> _Pool:
-    """The strongest of each row; the first one of equals."""
-    order = np.lexsort((pool.width, pool.pixel, -pool.significance, pool.row))
-    row = pool.row[order]
-    return pool.where(order[np.flatnonzero(np.diff(row, prepend=-1))])
+    """The strongest of each row, by row; the first one of equals."""
+    return pool.where(_best_of_rows(pool.row, pool.pixel, pool.width, pool.significance))
 
 
 def _take_away(left: _Left, best: _Pool, filters: _Filters, doublet: Doublet, limits: Thresholds) -> NDArray[np.int64]:
     """Subtract the strongest doublets; the segments (row, start, stop) in which this can have changed anything."""
-    row, pixel, width, shift = best.row, best.pixel, best.width, round(doublet.offset)
-    left.subtract(row, pixel.astype(float), best.amplitude[:, 0], width)
-    left.subtract(row, pixel + doublet.offset, best.amplitude[:, 1], width)
-    apart = np.maximum(limits.separation, 2.5 * width)
-    for spectrum, centre, half in zip(row, pixel, apart, strict=True):
-        left.searched[spectrum, max(int(np.ceil(centre - half)), 0) : int(centre + half) + 1] = False
-    touched = np.ceil(np.maximum(_LINE_END * width, apart)).astype(np.int64) + filters.reach + 1
-    start, stop = np.maximum(pixel - touched - shift, 0), np.minimum(pixel + touched + shift + 1, left.searched.shape[1] - shift)
-    strong = best.significance >= _SHOWS_METALS
-    left.explain_metals(row[strong], pixel[strong], width[strong], doublet.metals)
-    start[strong], stop[strong] = 0, left.searched.shape[1] - shift
-    return np.stack([row, start, np.maximum(start, stop)], axis=1)
+    strong, lines = best.significance >= _SHOWS_METALS, (doublet.offset, np.array(doublet.metals))
+    places = best.row, best.pixel, best.width, best.amplitude, strong
+    return _erase(left.light, left.weight, left.searched, *places, lines, float(limits.separation), filters.reach)
 
 
 def _untouched(pool: _Pool, segments: NDArray[np.int64], n_rows: int) -> _Pool:

@@ -24,7 +24,7 @@ from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.manifest import Manifest
 from nalspark.tables.publish import write_fits
 from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SIGHTLINES, TARGETS, absorbers_table
-from nalspark.tables.store import Store
+from nalspark.tables.store import Store, spark_path
 
 
 def all_rejections(spectra: DataFrame, targets: DataFrame, normalized: DataFrame) -> DataFrame:
@@ -37,11 +37,10 @@ def all_rejections(spectra: DataFrame, targets: DataFrame, normalized: DataFrame
 
 
 def _write(store: Store, frame: DataFrame, name: str, *order: str) -> int:
-    """Write a published table beside the old one, then put it in its place; returns its rows."""
-    new = store.published(f".{name}.new")
-    frame.orderBy(*order).write.mode("overwrite").parquet(str(new))
-    store.replace(name, new)
-    return store.load(frame.sparkSession, frame.schema, store.published(name)).count()
+    """Write a table to be published beside the old one; returns its rows."""
+    new = store.unpublished(name)
+    frame.orderBy(*order).write.mode("overwrite").parquet(spark_path(new))
+    return store.load(frame.sparkSession, frame.schema, new).count()
 
 
 def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
@@ -72,13 +71,14 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
             f"{written['sightlines']} sightlines and {written['rejections']} rejections do not add up to the {due} files read: "
             "a stage was left out since the files changed. Run all stages."
         )
-    new = store.published(".absorbers.fits.new")
-    rows["absorbers.fits"] = write_fits(store.published("absorbers.parquet"), catalogue, new, {"flags": AbsorberFlag})
-    store.replace("absorbers.fits", new)
-    new = store.published(".report.html.new")
-    new.write_text(render_report(_report_data(spark, store, manifest, settings, rows)), encoding="utf-8")
-    store.replace("report.html", new)
+    rows["absorbers.fits"] = write_fits(
+        store.unpublished("absorbers.parquet"), catalogue, store.unpublished("absorbers.fits"), {"flags": AbsorberFlag}
+    )
+    report = render_report(_report_data(spark, store, manifest, settings, rows))
+    store.unpublished("report.html").write_text(report, encoding="utf-8")
     rows["report.html"] = 1
+    for name in rows:  # all are whole: only now the old ones go
+        store.replace(name)
     return rows
 
 
@@ -206,7 +206,9 @@ _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_i
 def _report_data(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, rows: dict[str, int]) -> ReportData:
     species = settings.line_species
     tables = (absorbers_table(species), SIGHTLINES, REJECTIONS)
-    absorbers, searched, rejections = (store.load(spark, table.spark_schema, store.published(f"{table.name}.parquet")) for table in tables)
+    absorbers, searched, rejections = (
+        store.load(spark, table.spark_schema, store.unpublished(f"{table.name}.parquet")) for table in tables
+    )
     reasons = rejections.groupBy("stage", "reason").agg(F.count("*").alias("n"), F.min("detail").alias("example"))
     gallery = settings.publish.gallery
     strongest = absorbers.where("flags = 0").orderBy(F.desc("significance"), "absorber_id").limit(gallery)

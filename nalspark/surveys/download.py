@@ -33,8 +33,8 @@ FAILURES = "fetch_failures.csv"
 _LOCK = ".nalspark-fetch.lock"
 #: Seconds between two lines of progress.
 _EVERY_S = 5.0
-#: Spectra in a row for which there was no server: then there is none.
-_SERVER_GONE = 20
+#: Spectra in a row for which the server was not there, could not, or would not: then it is of no use to ask for more.
+_SERVER_GONE, _NO_ANSWER = 20, ("unreachable", "server_error", "stalled", "incomplete", "refused", "redirected")
 _GO_ON = "Run the same command again to go on."
 
 
@@ -227,9 +227,9 @@ def _follow(outcomes: Iterator[Outcome], summary: FetchSummary, record: Callable
         summary.seconds = now - started
         if outcome.failed:
             record(outcome)
-        gone = gone + 1 if outcome.result == "unreachable" else 0
+        gone = gone + 1 if outcome.result in _NO_ANSWER else 0
         if gone >= _SERVER_GONE:
-            raise FetchError(f"{gone} spectra in a row could not be asked for. {outcome.detail} {summary}. {_GO_ON}")
+            raise FetchError(f"{gone} spectra in a row could not be had. {outcome.detail} {summary}. {_GO_ON}")
         if now - told >= _EVERY_S:
             told = now
             say(f"fetch       {summary.progress()}")

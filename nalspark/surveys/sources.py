@@ -1,7 +1,7 @@
 """Where spectra are: from what the user wrote to a list of files.
 
 A source is a folder, a glob, one file, a text file that lists paths, or a URL. The driver only classifies the sources; folders are walked
-by whoever has the time, one subfolder each (:func:`first_level`, :func:`walk`): a survey has millions of files.
+by whoever has the time, one subfolder each (:func:`subfolders`, :func:`walk`): a survey has millions of files.
 
 Every file is accounted for, also the unusual ones. A file or folder that cannot be examined is found with size :data:`NOT_EXAMINED`. A path
 whose bytes are no text is found with size :data:`NOT_TEXT`, its odd bytes written as a backslash, x and two hexadecimal digits: such a path
@@ -64,14 +64,6 @@ class Listing:
     files: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     remote: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class FirstLevel:
-    """A folder, cut for several walkers: :func:`walk` of every folder, and the files, are what :func:`walk` of the whole finds."""
-
-    folders: tuple[str, ...]
-    files: tuple[FoundFile, ...]
 
 
 def classify(sources: Iterable[str]) -> Listing:
@@ -225,10 +217,20 @@ def walk(root: str) -> Iterator[FoundFile]:
         todo += reversed(folders)
 
 
-def first_level(root: str) -> FirstLevel:
-    """The subfolders of a folder and its own files: what several walkers share."""
-    folders, files = _scan(root, _ancestors(root))
-    return FirstLevel(tuple(folder for folder, _ in folders), tuple(files))
+def subfolders(root: str) -> list[str]:
+    """The folders in a folder: with :func:`own_files`, what several walkers share. Files are not looked at: there may be millions."""
+    try:
+        with os.scandir(root) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+    except OSError:
+        return []
+    above = _ancestors(root) | {os.path.realpath(root)}
+    return sorted(entry.path for entry in found if not entry.is_symlink() or os.path.realpath(entry.path) not in above)
+
+
+def own_files(root: str) -> list[FoundFile]:
+    """The spectrum files of a folder itself, or the folder where it cannot be listed."""
+    return _scan(root, _ancestors(root))[1]
 
 
 def _parents(path: str) -> set[str]:

@@ -15,7 +15,7 @@ from nalspark.errors import SettingsError, UnusableSpectrum
 from nalspark.settings import Settings
 from nalspark.surveys.reader import open_spectrum, parse_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
-from nalspark.surveys.sources import FoundFile, Listing, describe, first_level, part_of, read_list, walk
+from nalspark.surveys.sources import FoundFile, Listing, describe, own_files, part_of, read_list, subfolders, walk
 from nalspark.tables.arrow import Columns, map_arrays
 from nalspark.tables.schemas import FILES, SPECTRA
 from nalspark.tables.store import not_a_glob
@@ -33,6 +33,8 @@ _FIELDS = (
 def _files_of(kind: str, place: str) -> Iterable[FoundFile]:
     if kind == "folder":
         yield from walk(place)
+    elif kind == "own files":
+        yield from own_files(place)
     elif kind == "list":
         yield from (describe(path) for path in read_list(place))
     else:
@@ -59,8 +61,7 @@ def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> Dat
     """
     places = [("file", path) for path in listing.files] + [("list", path) for path in listing.lists]
     for root in listing.roots:
-        level = first_level(root)
-        places += [("folder", folder) for folder in level.folders] + [("file", file.path) for file in level.files]
+        places += [("folder", folder) for folder in subfolders(root)] + [("own files", root)]
     finder = partial(find_files, plates_per_part=settings.ingest.plates_per_part)
     frames = []
     if places:

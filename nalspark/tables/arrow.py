@@ -46,10 +46,19 @@ def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
     return {name: _decode_column(array, declared.get(name)) for name, array in zip(batch.schema.names, batch.columns, strict=True)}
 
 
+def _encode_pixels(values: np.ndarray, dtype: str) -> pa.Array:
+    """An array of shape (n, …) as n binary cells that lie one behind the other."""
+    pixels = np.ascontiguousarray(values, dtype=dtype)
+    ends = np.arange(len(pixels) + 1, dtype=np.int64) * (pixels.nbytes // len(pixels))
+    return pa.Array.from_buffers(pa.binary(), len(pixels), [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(pixels)])
+
+
 def _encode_column(values: Any, column: Column) -> pa.Array:
     if isinstance(values, pa.Array):
         return values
     if column.pixel_dtype:
+        if isinstance(values, np.ndarray) and values.ndim > 1 and 0 < values.nbytes < 2**31:
+            return _encode_pixels(values, column.pixel_dtype)
         cells = [None if cell is None else np.ascontiguousarray(cell, dtype=column.pixel_dtype).tobytes() for cell in values]
         return pa.array(cells, type=pa.binary())
     if column.kind.startswith("list<"):

@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +30,15 @@ def not_a_glob(path: str) -> str:
     return re.sub(r"([][{}*?\\])", r"\\\1", path)
 
 
+def spark_path(path: str | Path) -> str:
+    """A path of the nodes' own file systems as Spark's writers take it: without a scheme they would go to Hadoop's default file system.
+
+    Databricks knows its volumes by their path alone.
+    """
+    path = str(path)
+    return path if path.startswith("/Volumes/") else f"file://{path}"
+
+
 #: A name of our own: a folder that has it was made by nalspark.
 _LOCK = ".nalspark.lock"
 
@@ -45,7 +54,7 @@ def _locked(handle: TextIO) -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except BlockingIOError:
             continue
     return False
 
@@ -96,19 +105,22 @@ class Store:
             Where another run holds it, or it cannot be written, or holds something else than a result of nalspark.
         """
         self.check()
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = open(self.root / _LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - held until the end of the run
-        except OSError as error:
-            raise StoreError(f"The output directory {self.root} cannot be written: {error.strerror}.") from None
-        with handle:
-            if not _locked(handle):
+        with ExitStack() as held:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                handle = held.enter_context(open(self.root / _LOCK, "a+", encoding="utf-8"))  # until the end of the run
+                taken = _locked(handle)
+                if taken:
+                    handle.truncate(0)
+                    handle.write(f"process {os.getpid()} on {os.uname().nodename}")
+                    handle.flush()
+            except OSError as error:
+                raise StoreError(f"The output directory {self.root} cannot be written and locked: {error.strerror}.") from None
+            if not taken:
                 handle.seek(0)
-                holder = handle.read().strip() or "another process"
-                raise StoreError(f"{self.root} is in use by {holder}. Wait until it ends, or give another --out.") from None
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {os.uname().nodename}")
-            handle.flush()
+                raise StoreError(
+                    f"{self.root} is in use by {handle.read().strip() or 'another process'}. Wait until it ends, or give another --out."
+                )
             yield
 
     def holder(self) -> str:
@@ -118,7 +130,7 @@ class Store:
         with open(self.root / _LOCK, encoding="utf-8") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 return handle.read().strip() or "another process"
         return ""
 
@@ -131,7 +143,7 @@ class Store:
     @staticmethod
     def load(spark: SparkSession, schema: StructType, *paths: str | Path) -> DataFrame:
         """Parquet files below paths that may hold any character."""
-        return spark.read.schema(schema).parquet(*[not_a_glob(str(path)) for path in paths])
+        return spark.read.schema(schema).parquet(*[not_a_glob(spark_path(path)) for path in paths])
 
     def read(self, spark: SparkSession, manifest: Manifest, table: Table, parts: Iterable[str] | None = None) -> DataFrame:
         """All rows of a table, or of some of its parts, rejections included.
@@ -192,7 +204,7 @@ class Store:
     def write_rows(self, frame: DataFrame, table: Table, run: str) -> DataFrame:
         """Write a frame with a column ``part`` part by part, whichever parts there are, and read it back."""
         target = self.root / "tables" / table.name / run
-        frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(str(target))
+        frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(spark_path(target))
         return self.load(frame.sparkSession, table.spark_schema, target)
 
     @property
@@ -200,9 +212,13 @@ class Store:
         """Where an interrupted training goes on from; whoever finishes it removes it."""
         return self.root / "checkpoints"
 
-    def replace(self, name: str, new: Path) -> None:
-        """Put a finished file or directory in the place of a published one."""
-        target = self.published(name)
+    def unpublished(self, name: str) -> Path:
+        """Where what will be published as `name` is made."""
+        return self.root / f".{name}.new"
+
+    def replace(self, name: str) -> None:
+        """Put what was made to be published as `name` in the place of what was."""
+        target, new = self.published(name), self.unpublished(name)
         old = target.with_name(f".{name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if target.is_dir():

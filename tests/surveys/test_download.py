@@ -148,11 +148,19 @@ def test_a_server_that_is_gone_ends_the_fetch_and_what_came_is_kept(tmp_path: Pa
     with archive_with({}) as archive:
         run_fetch(archive, catalogue(tmp_path / "some.csv", sorted(ids)[:5]), out)
     with pytest.raises(
-        FetchError, match="20 spectra in a row could not be asked for.*no connection.*5 already there.*Run the same command again"
+        FetchError, match="20 spectra in a row could not be had.*no connection.*5 already there.*Run the same command again"
     ):
         run_fetch(archive, quasars, out, retries=0, workers=1)
     assert len(files(out)) == 5
     assert failures(out)["reason"].unique().tolist() == ["unreachable"]
+
+
+def test_a_server_that_will_not_give_anything_is_not_asked_for_everything(tmp_path: Path) -> None:
+    ids = spectra(60)
+    with archive_with(dict.fromkeys(ids, "error")) as archive:
+        with pytest.raises(FetchError, match="20 spectra in a row could not be had"):
+            run_fetch(archive, catalogue(tmp_path / "q.csv", ids), tmp_path / "out", retries=0, workers=1)
+        assert len(archive.log) < 60
 
 
 def test_the_rate_is_limited_over_all_workers(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from nalspark.surveys.sources import (
     FoundFile,
     classify,
     describe,
-    first_level,
+    own_files,
     part_of,
     read_list,
+    subfolders,
     walk,
 )
 
@@ -73,10 +74,10 @@ def test_walk_finds_spectra_only_and_in_order(survey: Path) -> None:
 
 
 def test_the_walks_of_the_first_level_are_the_walk_of_the_whole(survey: Path) -> None:
-    level = first_level(str(survey))
-    assert [Path(folder).name for folder in level.folders] == ["0266", "0267", "Ünïcödé"]
-    assert [Path(found.path).name for found in level.files] == ["a.fits", "b.fit.gz"]
-    together = [*level.files, *(found for folder in level.folders for found in walk(folder))]
+    folders, files = subfolders(str(survey)), own_files(str(survey))
+    assert [Path(folder).name for folder in folders] == ["0266", "0267", "Ünïcödé"]
+    assert [Path(found.path).name for found in files] == ["a.fits", "b.fit.gz"]
+    together = [*files, *(found for folder in folders for found in walk(folder))]
     assert together == list(walk(str(survey)))
 
 
@@ -91,10 +92,8 @@ def test_links_are_followed_but_never_in_circles(survey: Path, tmp_path: Path) -
     (survey / "0267" / "sister").symlink_to("../0266")
     expected = sorted((*FOUND, "other/linked.fits", *("0267/sister/" + Path(name).name for name in FOUND if name.startswith("0266"))))
     assert sorted(names(survey)) == expected
-    level = first_level(str(survey))
-    assert sorted([*level.files, *(found for folder in level.folders for found in walk(folder))], key=lambda found: found.path) == sorted(
-        walk(str(survey)), key=lambda found: found.path
-    )
+    shared = [*own_files(str(survey)), *(found for folder in subfolders(str(survey)) for found in walk(folder))]
+    assert sorted(shared, key=lambda found: found.path) == sorted(walk(str(survey)), key=lambda found: found.path)
 
 
 def test_files_that_cannot_be_examined_are_found_all_the_same(survey: Path) -> None:
