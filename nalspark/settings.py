@@ -74,7 +74,10 @@ class Preprocess(_Section):
     min_snr: Annotated[float, Field(ge=0)] = 0.5
     """Median signal-to-noise ratio per pixel, in the search window, below which there is no continuum to search against."""
     continuum_scale_pixels: Annotated[float, Field(ge=5, le=500)] = 15.0
-    """Smoothing length of the continuum at a signal-to-noise ratio of 10 per pixel; it goes with its inverse square root."""
+    """Smoothing length of the continuum in the quasar's emission lines, at a signal-to-noise ratio of 10 per pixel; it goes with its
+    inverse square root."""
+    continuum_scale_between: Annotated[float, Field(ge=5, le=500)] = 30.0
+    """The same between the emission lines, in pixels; not shorter than within them."""
     continuum_iterations: Annotated[int, Field(ge=1, le=20)] = 5
     """Rounds of fitting the continuum and of setting aside what stands out from it."""
     clip_significance: Positive = 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,21 @@ from nalspark.lines import LineSpecies
 from nalspark.settings import Preprocess
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.continuum import error_inflation, fit_continuum
+from nalspark.spectra.grid import WavelengthGrid
 from nalspark.spectra.rescale import masked_median, rescale_factor
 
 #: Rest wavelength (Å) of the quasar's Lyα emission.
 LYMAN_ALPHA = 1215.67
+#: Rest wavelengths (Å) of a quasar's emission lines and blends, where its spectrum may bend (Vanden Berk et al. 2001, Table 2).
+EMISSION = (
+    (1150.0, 1290.0), (1370.0, 1440.0), (1500.0, 1600.0), (1620.0, 1690.0), (1840.0, 1950.0), (2740.0, 2860.0), (3400.0, 3460.0),
+    (3700.0, 3760.0), (3840.0, 3990.0), (4080.0, 4130.0), (4310.0, 4400.0), (4800.0, 5060.0), (5840.0, 5910.0), (6250.0, 6380.0),
+    (6480.0, 6800.0),
+)  # fmt: skip
+#: Pixels over which the continuum stiffens beside an emission line: 4000 km/s.
+_STIFFENS = 60.0
+#: log λ of the bluest pixel of the lattice on which the stiffness is kept.
+_BLUEST = 2.6
 #: Flux over the clean region's, or inverse variance over the median, that no spectrum has.
 _ABSURD = 1e3
 
@@ -73,6 +85,26 @@ def searched_pixels(
     return searchable(window, good, round(species.offset_pixels(species.secondary, spectra.grid.step)))
 
 
+@lru_cache(maxsize=8)
+def _rest_scale(step: float, within: float, between: float) -> NDArray[np.float64]:
+    """The smoothing length on a lattice of rest wavelengths that begins at :data:`_BLUEST`."""
+    wave = _BLUEST + step * np.arange(round(1.6 / step))
+    ends = np.log10(np.array(EMISSION))[:, :, None]
+    beside = np.maximum(ends[:, 0] - wave, wave - ends[:, 1]).clip(0.0).min(axis=0) / step
+    return within * (between / within) ** np.minimum(beside / _STIFFENS, 1.0)
+
+
+def smoothing_scale(grid: WavelengthGrid, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.float64]:
+    """The continuum's smoothing length in pixels at a signal-to-noise ratio of 10, shape (n, p): short in the quasar's emission lines only.
+
+    Between them a quasar bends little, and a curve that can bend follows absorption lines.
+    """
+    known = _rest_scale(grid.step, settings.continuum_scale_pixels, max(settings.continuum_scale_between, settings.continuum_scale_pixels))
+    first = grid.first - _BLUEST / grid.step - np.log10(1.0 + np.where(z_qso > -1.0, z_qso, 0.0)) / grid.step
+    pixel = np.rint(first).astype(np.int64)[:, None] + np.arange(grid.n_pixels)
+    return known[np.clip(pixel, 0, len(known) - 1)]
+
+
 def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess) -> Normalized:
     """Prepare a batch for the search; see the module's docstring. The result for a spectrum does not depend on the others."""
     grid = spectra.grid
@@ -90,7 +122,7 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     ivar = np.where(usable[:, None], weight, 1.0).astype(np.float32)
     good = np.where(usable[:, None], masked.good & ~absurd, True)
     fitted = fit_continuum(
-        flux, ivar, good, scale=settings.continuum_scale_pixels, iterations=settings.continuum_iterations,
+        flux, ivar, good, scale=smoothing_scale(grid, z_qso, settings), iterations=settings.continuum_iterations,
         significance=settings.clip_significance,
     )  # fmt: skip
     inflation = error_inflation((flux - fitted) * np.sqrt(ivar), good, settings.noise_window_pixels)

@@ -3,7 +3,8 @@
 A Whittaker smoother (Whittaker 1923; Eilers 2003, Anal. Chem. 75, 3631): the curve u that minimises
 ``Σ snr² (f/c - u)² + λ Σ (second difference of u)²`` about an earlier continuum c; then c is replaced by c·u. The weights are
 signal-to-noise ratios, so the smoothing length is ``(λ / snr²)^¼`` pixels: a bright emission line is followed closely, a faint stretch is
-averaged over more pixels. Gaps are bridged by straight lines. Narrow features are found in the residuals and set aside before each round.
+averaged over more pixels. λ may vary along a spectrum. Gaps are bridged by straight lines. Narrow features are found in the residuals and set
+aside before each round.
 
 What goes pixel by pixel runs in compiled loops, row by row.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -178,8 +179,11 @@ def _bridge(continuum: Floats, aside: Flags) -> None:
         last = i
 
 
-def _refine(value: Floats, root: Floats, scale: float, continuum: Floats, work: Floats) -> None:
-    """One round of a spectrum, in place: flux/continuum is smoothed with weights of (signal-to-noise ratio)²; `root` is √ivar."""
+def _refine(value: Floats, root: Floats, looseness: Floats, continuum: Floats, work: Floats) -> None:
+    """One round of a spectrum, in place: flux/continuum is smoothed with weights of (signal-to-noise ratio)²; `root` is √ivar.
+
+    `looseness` is 1/λ of every pixel: the weights are multiplied by it, so that λ is 1.
+    """
     ratio, weight, smooth = work[3:, : len(value)]
     # Where an earlier round dipped to zero or below, a part of its typical level stands in, or the ratio would explode.
     middle = len(value) // 2
@@ -191,12 +195,13 @@ def _refine(value: Floats, root: Floats, scale: float, continuum: Floats, work: 
     np.minimum(weight, _SNR_MOST, out=weight)
     np.divide(weight, _SNR_OF_SCALE, out=weight)
     np.square(weight, out=weight)
-    _solve(ratio, weight, scale**4, smooth, work)
+    np.multiply(weight, looseness, out=weight)
+    _solve(ratio, weight, 1.0, smooth, work)
     np.multiply(continuum, smooth, out=continuum)
 
 
 def fit_continuum(
-    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: NDArray[np.bool_], *, scale: float, iterations: int, significance: float
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: NDArray[np.bool_], *, scale: ArrayLike, iterations: int, significance: float
 ) -> NDArray[np.float64]:
     """Continuum of each spectrum.
 
@@ -205,7 +210,7 @@ def fit_continuum(
     flux, ivar : ndarray, shape (n, p), in one unit and its inverse square
     good : ndarray of bool, shape (n, p)
         Pixels that may be used; at least two in every row.
-    scale : float
+    scale : array_like, shape () or (n, p)
         Smoothing length at a signal-to-noise ratio of 10 per pixel, pixels.
     iterations : int
         Rounds of setting aside and fitting.
@@ -216,20 +221,22 @@ def fit_continuum(
     -------
     ndarray, shape (n, p), the unit of flux
     """
-    fitted = [_fit_row(flux[row], ivar[row], good[row], float(scale), iterations, float(significance)) for row in range(len(flux))]
+    scales = np.broadcast_to(np.asarray(scale, dtype=float), np.shape(flux))
+    fitted = [_fit_row(flux[row], ivar[row], good[row], scales[row], iterations, float(significance)) for row in range(len(flux))]
     return np.array(fitted, float).reshape(np.shape(flux))
 
 
 def _fit_row(
-    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: Flags, scale: float, iterations: int, significance: float
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: Flags, scale: Floats, iterations: int, significance: float
 ) -> Floats:
     """:func:`fit_continuum` of one spectrum."""
     n, n_good = len(flux), np.count_nonzero(good)
     work, steps, marks = np.empty((6, n + 10)), np.empty((3, n + 1), np.int64), np.empty((2, n), bool)
     value, root, continuum = np.where(good, flux, 0.0).astype(float), np.sqrt(np.where(good, ivar, 0.0).astype(float)), np.empty(n)
-    _solve(value, np.minimum((root / np.median(root[good])) ** 2, _SNR_MOST), (2.0 * scale) ** 4, continuum, work)
+    looseness = scale**-4.0
+    _solve(value, np.minimum((root / np.median(root[good])) ** 2, _SNR_MOST), (2.0 * scale.min()) ** 4, continuum, work)
     # One round without setting aside: the flanks of emission lines are reached before anything is taken for absorption.
-    _refine(value, root, scale, continuum, work)
+    _refine(value, root, looseness, continuum, work)
     aside, deviation = np.zeros(n, bool), np.empty(n)
     for _ in range(iterations):
         np.subtract(value, continuum, out=deviation)
@@ -243,7 +250,7 @@ def _fit_row(
         if changed <= _SETTLED:
             break
         _bridge(continuum, aside)
-        _refine(value, np.where(aside, 0.0, root), scale, continuum, work)
+        _refine(value, np.where(aside, 0.0, root), looseness, continuum, work)
     return continuum
 
 
