@@ -112,7 +112,7 @@ class Infer(_Section):
     """Directory of a model; empty for the one that ships with nalspark."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Rows that go through the network at a time; best as many as Spark hands to Python at a time. Never changes a score."""
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Score from which a candidate may be an absorber."""
     measure_score: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Score from which a candidate is measured; those below are kept in the table of scores only."""

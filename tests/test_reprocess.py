@@ -87,7 +87,7 @@ def test_new_changed_and_removed_files_are_counted_and_only_their_parts_are_done
 
 def test_a_changed_setting_is_named_with_both_values(told: dict[str, Any]) -> None:
     said, done = told["strict"]
-    assert "changed     infer.min_score: 0.5 -> 0.999\n" in said
+    assert "changed     infer.min_score: 0.6 -> 0.999\n" in said
     assert done == NOTHING | {"infer": 0, "measure": 3, "publish": 1}
 
 
@@ -106,8 +106,8 @@ def test_every_absorber_that_differs_is_listed_with_its_reason(spark: Any, told:
     before, after = (set(published(folder)["absorbers"]["absorber_id"]) for folder in (kept[2], kept[3]))
     assert {row["absorber_id_before"] for row in rows} == before - after and after < before
     assert {(row["change"], row["reason"], row["absorber_id_after"]) for row in rows} == {("lost", "low_score", None)}
-    assert all(0.5 <= row["score_before"] < 0.999 for row in rows)
-    assert comparison.causes == ["infer.min_score: 0.5 -> 0.999"]
+    assert all(0.6 <= row["score_before"] < 0.999 for row in rows)
+    assert comparison.causes == ["infer.min_score: 0.6 -> 0.999"]
     assert f"{len(rows)} its score is too low now; for one " in comparison.text()
     back = compare_catalogues(spark, open_side(told["survey"] / "out"), open_side(kept[2]), Veto)
     assert {(row["change"], row["reason"]) for row in back.changes.collect()} == {("gained", "low_score")}
