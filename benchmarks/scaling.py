@@ -16,12 +16,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +33,9 @@ from astropy.table import Table
 from chain import descendants, kind_of, resident_mib
 from pyspark.sql import SparkSession
 
+from nalspark.absorption.examples import prepare
+from nalspark.absorption.mocks import Recipe, make_mocks
+from nalspark.absorption.stages import REALISTIC
 from nalspark.pipeline import Pipeline
 from nalspark.plan import STAGE_NAMES
 from nalspark.progress import Progress
@@ -183,6 +190,33 @@ def speedup(results: list[dict]) -> Iterator[str]:
     yield f"  search + infer: {pair[0]:.1f} s on one core, {pair[1]:.1f} s on two: {pair[0] / pair[1]:.2f}"
 
 
+def _prepare_again(barrier: Barrier, seconds: Queue[float]) -> None:
+    """Make the same 128 spectra ready for the search, over and over, beside others that do the same."""
+    settings, names = load(), [f"limit-{number}" for number in range(128)]
+    mocks = make_mocks(names, Recipe(settings.line_species, (REALISTIC,)))
+    for number in range(5):
+        barrier.wait()
+        started = time.perf_counter()
+        for _ in range(12 if number else 1):
+            prepare(mocks.spectra, mocks.z_qso, names, settings)
+        if number:
+            seconds.put(time.perf_counter() - started)
+
+
+def limit() -> float:
+    """What a second processor is worth here: the speed-up of two processes that share nothing over one, without Spark."""
+    context, median = multiprocessing.get_context("spawn"), {}
+    for n in (1, 2):
+        barrier, seconds = context.Barrier(n), context.Queue()
+        processes = [context.Process(target=_prepare_again, args=(barrier, seconds)) for _ in range(n)]
+        for process in processes:
+            process.start()
+        median[n] = float(np.median([seconds.get() for _ in range(4 * n)]))
+        for process in processes:
+            process.join()
+    return 2.0 * median[1] / median[2]
+
+
 def draw(results: list[dict], path: Path) -> None:
     """CPU time by stage, and memory, against the number of spectra."""
     from matplotlib import pyplot as plt
@@ -251,6 +285,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results = measure_all(options, options.survey or Path(folder) / "survey")
         print("\n".join([*growth(results), *speedup(results)]))
+        if len(set(options.cores)) > 1:
+            print(f"  two processes that share nothing, beside one: {limit():.2f}")
 
 
 if __name__ == "__main__":

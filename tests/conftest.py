@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# As the workers of a run have it, before numpy is loaded: with several threads LAPACK's last bits are others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[object]:

@@ -113,9 +113,6 @@ def fit_member(
 def train_members(train: Feed, validation: Feed, settings: Train, *, checkpoints: str | Path, progress: Say | None = None) -> list[Fitted]:
     """Fit the members 0 … ``settings.members`` - 1, one after the other, here. Parameters as for :func:`fit_member`."""
     strategy = strategy_here()
-    if progress:
-        gpus = len(tf.config.list_physical_devices("GPU"))
-        progress(f"train       on {f'{gpus} GPU(s)' if gpus else 'the CPU: TensorFlow sees no GPU here'}")
     return [
         fit_member(train, validation, settings, checkpoints=checkpoints, member=member, progress=progress, strategy=strategy)
         for member in range(settings.members)

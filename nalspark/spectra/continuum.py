@@ -3,8 +3,8 @@
 A Whittaker smoother (Whittaker 1923; Eilers 2003, Anal. Chem. 75, 3631): the curve u that minimises
 ``Σ snr² (f/c - u)² + λ Σ (second difference of u)²`` about an earlier continuum c; then c is replaced by c·u. The weights are
 signal-to-noise ratios, so the smoothing length is ``(λ / snr²)^¼`` pixels: a bright emission line is followed closely, a faint stretch is
-averaged over more pixels. λ may vary along a spectrum. Gaps are bridged by straight lines. Narrow features are found in the residuals and set
-aside before each round.
+averaged over more pixels. λ may vary along a spectrum. Gaps are bridged by straight lines. Narrow features are found in the residuals and
+set aside before each round.
 
 What goes pixel by pixel runs in compiled loops, row by row.
 """

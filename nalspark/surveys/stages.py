@@ -65,7 +65,9 @@ def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> Dat
     finder = partial(find_files, plates_per_part=settings.ingest.plates_per_part)
     frames = []
     if places:
-        frame = spark.createDataFrame(places, _PLACES.spark_schema).repartition(min(len(places), 1000, 8 * spark.sparkContext.defaultParallelism))
+        frame = spark.createDataFrame(places, _PLACES.spark_schema).repartition(
+            min(len(places), 1000, 8 * spark.sparkContext.defaultParallelism)
+        )
         frames.append(map_arrays(frame, finder, _PLACES, FILES))
     if listing.remote:
         frames.append(_remote_files(spark, listing.remote, settings))

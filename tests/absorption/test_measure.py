@@ -191,7 +191,8 @@ def injected_in_quasars(snr, n=40):
     x = np.arange(SDSS_GRID.n_pixels)
     absorbed = sum(a * np.exp(-0.5 * ((x - centre[:, None] - shift) / 1.8) ** 2) for shift, a in ((0.0, 0.6), (OFFSET, 0.45)))
     measured, candidates = find(make_spectra([1.6] * n, snr, absorbed=absorbed), [1.6] * n)
-    near = (np.abs(candidates["pixel"] - centre[measured["fiber"]]) < 4) & (measured["veto"] == 0)
+    # Whatever the network says: it has learned that doublets as strong as these show other lines.
+    near = (np.abs(candidates["pixel"] - centre[measured["fiber"]]) < 4) & (measured["veto"] & ~Veto.LOW_SCORE == 0)
     true = 0.6 * 1.8 * UNIT_WIDTH["2796"]
     return measured["ew_2796"][near] / true, (measured["ew_2796"][near] - true) / measured["ew_2796_err"][near]
 
