@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-# As the workers of a run have it, before numpy is loaded: with several threads LAPACK's last bits are others.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As the workers of a run have it, before numpy and TensorFlow are loaded: with several threads their last bits are others.
+for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(variable, "1")
 
 
 @pytest.fixture(scope="session")
