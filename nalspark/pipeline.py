@@ -526,7 +526,7 @@ class Pipeline:
         # Files are replaced one by one: if that is cut short, the next run must not take the mixture for a result.
         self.manifest.keys.pop(stage.name, None)
         self.store.commit(self.manifest)
-        self._record_settings(stage)
+        self._record_settings(stage)  # the report, and the version that is kept, tell of them
         self.manifest.published = publish(self.spark, self.store, self.manifest, self.settings)
         self.manifest.keys[stage.name] = key
         self.manifest.publication, self.manifest.published_on = self.manifest.publication + 1, now()

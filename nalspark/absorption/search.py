@@ -285,12 +285,11 @@ def _scan_features(
 
 
 class _Left(NamedTuple):
-    """What is left to search: w r and w with `margin` pixels of 0 at either end, and the pixels of first lines; `room` is work space."""
+    """What is left to search: w r and w with a margin of zeros at either end, and the pixels of first lines; `room` is work space."""
 
     light: Floats
     weight: Floats
     searched: NDArray[np.bool_]
-    margin: int
     room: Floats
 
     @classmethod
@@ -300,7 +299,7 @@ class _Left(NamedTuple):
         light, copy = padded
         copy[:, margin : margin + n_pixels] = weight
         np.multiply(residual, copy[:, margin : margin + n_pixels], out=light[:, margin : margin + n_pixels], dtype=np.float32)
-        return cls(light, copy, np.array(searched, dtype=bool), margin, np.empty((3, n_pixels), np.float32))
+        return cls(light, copy, np.array(searched, dtype=bool), np.empty((3, n_pixels), np.float32))
 
     def windows(self, shift: int) -> NDArray[np.int64]:
         """Segments (row, start, stop) of the searched pixels at which the second line is on the grid; rows without any have none."""
@@ -373,10 +372,9 @@ def _erase(
     """Subtract doublets, one a row; the segments (row, start, stop) in which this can have changed anything."""
     n_pixels, (offset, metals) = searched.shape[1], doublet
     margin, shift = (light.shape[1] - n_pixels) // 2, int(np.round(offset))
-    segments = np.empty((len(rows), 3), np.int64)
+    segments, inside = np.empty((len(rows), 3), np.int64), slice(margin, margin + n_pixels)
     for k in range(len(rows)):
         row, pixel, width = rows[k], pixels[k], float(widths[k])
-        inside = slice(margin, margin + n_pixels)
         left, sharp = light[row][inside], weight[row][inside]
         _subtract(left, sharp, float(pixel), amplitudes[k, 0], width)
         _subtract(left, sharp, pixel + offset, amplitudes[k, 1], width)

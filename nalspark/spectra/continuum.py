@@ -234,6 +234,7 @@ def _fit_row(
     work, steps, marks = np.empty((6, n + 10)), np.empty((3, n + 1), np.int64), np.empty((2, n), bool)
     value, root, continuum = np.where(good, flux, 0.0).astype(float), np.sqrt(np.where(good, ivar, 0.0).astype(float)), np.empty(n)
     looseness = scale**-4.0
+    # The first curve may bend everywhere: one that is stiff here misses real quasars by so much that their shape is set aside.
     _solve(value, np.minimum((root / np.median(root[good])) ** 2, _SNR_MOST), (2.0 * scale.min()) ** 4, continuum, work)
     # One round without setting aside: the flanks of emission lines are reached before anything is taken for absorption.
     _refine(value, root, looseness, continuum, work)

@@ -34,7 +34,7 @@ _LOCK = ".nalspark-fetch.lock"
 #: Seconds between two lines of progress.
 _EVERY_S = 5.0
 #: Spectra in a row for which the server was not there, could not, or would not: then it is of no use to ask for more.
-_SERVER_GONE, _NO_ANSWER = 20, ("unreachable", "server_error", "stalled", "incomplete", "refused", "redirected")
+_SERVER_GONE, _NOTHING_CAME = 20, ("unreachable", "server_error", "stalled", "incomplete", "refused", "redirected")
 _GO_ON = "Run the same command again to go on."
 
 
@@ -227,7 +227,7 @@ def _follow(outcomes: Iterator[Outcome], summary: FetchSummary, record: Callable
         summary.seconds = now - started
         if outcome.failed:
             record(outcome)
-        gone = gone + 1 if outcome.result in _NO_ANSWER else 0
+        gone = gone + 1 if outcome.result in _NOTHING_CAME else 0
         if gone >= _SERVER_GONE:
             raise FetchError(f"{gone} spectra in a row could not be had. {outcome.detail} {summary}. {_GO_ON}")
         if now - told >= _EVERY_S:

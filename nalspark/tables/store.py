@@ -132,6 +132,8 @@ class Store:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return handle.read().strip() or "another process"
+            except OSError:  # a file system without locks, on which nothing is written
+                return ""
         return ""
 
     def manifest(self) -> Manifest:
