@@ -46,13 +46,13 @@ STAGES = (
     Stage("ingest", "spectra", (), ("ingest",)),
     Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species")),
     Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species"), revision=3),
-    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=3),
+    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=4),
     Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species"), revision=2),  # and the model: see Pipeline._causes
     Stage("measure", "measured", ("candidates", "scores"), ("measure", "infer", "species")),
     Stage("vet", "vetted", ("candidates", "measured"), ("infer", "species")),  # and the second round: see Pipeline._causes
     Stage("publish", "", ("targets", "normalized", "measured"), ("publish", "species")),
     Stage("eigenspectra", "eigenspectra", ("normalized",), ("eigenspectra",)),
-    Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species"), revision=3),
+    Stage("simulate", "training", (), ("simulate", "preprocess", "search", "species"), revision=4),
     Stage("train", "", ("training",), ("train", "simulate", "species")),
 )
 #: What makes a catalogue, and what makes a model.

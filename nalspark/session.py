@@ -49,6 +49,8 @@ LOCAL_CONF = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "2g",
+    # A table's parts are folders of this machine: the driver has listed hundreds before a Spark job for it has begun.
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
 }
 
 

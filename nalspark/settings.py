@@ -93,11 +93,11 @@ class Search(_Section):
 
     widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1)] = (1.4, 2.4, 4.2)
     """Gaussian σ of the filters, in grid pixels of 69 km/s."""
-    min_significance: Positive = 3.2
+    min_significance: Positive = 3.4
     """Both lines together. Low: the search proposes, the network decides."""
     min_snr_primary: Positive = 1.5
     """First line of the doublet."""
-    min_snr_secondary: Positive = 0.3
+    min_snr_secondary: Positive = 1.0
     """Second line."""
     max_per_spectrum: Annotated[int, Field(ge=1, le=100)] = 10
     """Strongest candidates kept of one spectrum."""

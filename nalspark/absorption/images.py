@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from nalspark.compiled import compiled
 from nalspark.lines import LineSpecies
 
 #: Columns on either side of the line: 49 in all, ± 1650 km/s.
@@ -71,7 +71,7 @@ def cut_images(
     return images
 
 
-@njit(error_model="numpy")
+@compiled
 def _cut(values: NDArray[np.float32], row: NDArray[np.int64], first: NDArray[np.int64], images: NDArray[np.float32]) -> None:
     """Copy into `images` (m, t, c) what lies from the pixels `first` (t, m) on."""
     n_pixels, columns = values.shape[1], images.shape[2]

@@ -18,10 +18,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from nalspark.lines import METALS, LineSpecies
+from nalspark.absorption.images import HALF_WIDTH
+from nalspark.compiled import compiled
+from nalspark.lines import IMPOSTORS, METALS, LineSpecies
 
 Floats = NDArray[np.float32]
 
@@ -32,9 +33,9 @@ _FILTER_END, _LINE_END = 3.0, 5.0
 #: Significance from which an absorber's other lines are seen too, and would be taken for doublets.
 _SHOWS_METALS = 8.0
 #: It is one where so many of them stand out by so many σ; what looks like an absorber and shows none must not hide another.
-_METALS_SHOWN, _METAL_SNR = 2, 4.0
-#: Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors.
-_compiled = njit(error_model="numpy")
+_METALS_SHOWN, _METAL_SNR = 3, 4.0
+#: A candidate whose second line does not reach so many σ is dropped where another ion's doublet gains more χ² than it does, by so much.
+_RIVAL_SNR, _RIVAL_GAIN = 3.0, 4.0
 #: Pixels and filters of a segment that may hold a doublet, for which there is room at first: more of them cost a second scan.
 _ROOM = 128
 #: Added to powers that may be 0.
@@ -53,11 +54,14 @@ class Doublet:
         Largest ratio of the two amplitudes.
     metals : tuple of float
         Pixel offsets of other lines that a found absorber may show.
+    rivals : tuple of (float, float)
+        Offset and largest ratio of other ions' doublets that an image is too narrow to show: what learns from images cannot know them.
     """
 
     offset: float
     thin_ratio: float
     metals: tuple[float, ...]
+    rivals: tuple[tuple[float, float], ...]
 
     @classmethod
     def of(cls, species: LineSpecies, step_dex: float) -> Doublet:
@@ -66,6 +70,11 @@ class Doublet:
             offset=species.offset_pixels(species.secondary, step_dex),
             thin_ratio=species.optically_thin_ratio,
             metals=tuple(species.offset_pixels(line, step_dex) for line in METALS if line not in known),
+            rivals=tuple(
+                (offset, other.optically_thin_ratio)
+                for other in IMPOSTORS
+                if (offset := other.offset_pixels(other.secondary, step_dex)) > HALF_WIDTH
+            ),
         )
 
 
@@ -187,7 +196,7 @@ def _filters(widths: tuple[float, ...]) -> _Filters:
     return _Filters(np.array(widths, np.float32), halves, taps, int(halves.max()))
 
 
-@_compiled
+@compiled
 def _correlate(values: Floats, taps: Floats, half: int, out: Floats) -> None:
     """``out[i] = Σ taps[centre + u] values[i + half + u]`` over |u| ≤ half; each pair of taps is one pass, done in vectors."""
     n, centre = len(out), len(taps) // 2
@@ -200,7 +209,7 @@ def _correlate(values: Floats, taps: Floats, half: int, out: Floats) -> None:
             out[i] += factor * (left[i] + right[i])
 
 
-@_compiled
+@compiled
 def _filter(light: Floats, weight: Floats, taps: Floats, half: int, signal: Floats, power: Floats, snr: Floats) -> None:
     """Σ w r g, Σ w g² and the S/N of a line, from w r and w of `half` pixels more on either side."""
     _correlate(light, taps[0], half, signal)
@@ -209,7 +218,7 @@ def _filter(light: Floats, weight: Floats, taps: Floats, half: int, signal: Floa
         snr[i] = signal[i] / np.sqrt(power[i] + _TINY)
 
 
-@_compiled
+@compiled
 def _scan(
     light: Floats,
     weight: Floats,
@@ -252,7 +261,7 @@ def _scan(
     return count
 
 
-@_compiled
+@compiled
 def _scan_features(
     light: Floats,
     weight: Floats,
@@ -326,7 +335,7 @@ class _Left(NamedTuple):
         return seen[:count]
 
 
-@_compiled
+@compiled
 def _subtract(light: Floats, weight: Floats, centre: float, amplitude: float, width: float) -> None:
     """Take a Gaussian line out of one row."""
     reach, middle = int(np.ceil(_LINE_END * width)), int(np.round(centre))
@@ -336,7 +345,7 @@ def _subtract(light: Floats, weight: Floats, centre: float, amplitude: float, wi
             light[pixel] -= weight[pixel] * np.float32(amplitude * np.exp(-0.5 * (distance / width) ** 2))
 
 
-@_compiled
+@compiled
 def _explain_metals(light: Floats, weight: Floats, pixel: int, width: float, metals: NDArray[np.float64]) -> bool:
     """Blind one row where other lines of an absorber just found lie, if it shows them; whether it does."""
     half, shown = int(np.ceil(2.0 * width)), 0
@@ -355,7 +364,7 @@ def _explain_metals(light: Floats, weight: Floats, pixel: int, width: float, met
     return True
 
 
-@_compiled
+@compiled
 def _erase(
     light: Floats,
     weight: Floats,
@@ -378,7 +387,7 @@ def _erase(
         left, sharp = light[row][inside], weight[row][inside]
         _subtract(left, sharp, float(pixel), amplitudes[k, 0], width)
         _subtract(left, sharp, pixel + offset, amplitudes[k, 1], width)
-        apart = max(separation, 2.5 * width)
+        apart = max(separation, 1.5 * width)
         searched[row, max(int(np.ceil(pixel - apart)), 0) : int(pixel + apart) + 1] = False
         touched = int(np.ceil(max(_LINE_END * width, apart))) + reach + 1
         start, stop = max(pixel - touched - shift, 0), min(pixel + touched + shift + 1, n_pixels - shift)
@@ -406,7 +415,7 @@ def _judge(seen: NDArray[np.float64], filters: _Filters, doublet: Doublet, limit
     return pool.where(physical & possible & strong)
 
 
-@_compiled
+@compiled
 def _best_of_rows(row: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, significance: NDArray[np.float64]) -> NDArray[np.int64]:
     best = np.full(row.max() + 1, -1)
     for i in range(len(row)):
@@ -468,11 +477,39 @@ def find_doublets(
         segments = _take_away(left, found[-1], filters, doublet, limits)
         new = left.possible(segments, filters, doublet, limits)
         pool = _Pool.joined([_untouched(pool, segments, len(residual)), new])
-    return _in_order(found or [pool], features, np.sum(searched, axis=1), doublet)
+    pool = _Pool.joined(found or [pool])
+    pool = pool.where(~_explained_by_rivals(pool, residual, weight, filters, doublet))
+    return _in_order(pool, features, np.sum(searched, axis=1), doublet)
 
 
-def _in_order(found: list[_Pool], features: NDArray[np.int64], length: NDArray[np.int64], doublet: Doublet) -> Peaks:
-    pool = _Pool.joined(found)
+@compiled
+def _weigh(residual: Floats, weight: Floats, row: NDArray[np.int64], pixel: NDArray[np.int64], taps: Floats, sums: Floats) -> None:
+    """Write Σ w r g and Σ w g² of a line at each pixel to `sums` (2, m); `taps` (m, 2, 2 reach + 1) are g and g²."""
+    reach, n_pixels = taps.shape[2] // 2, weight.shape[1]
+    for k in range(len(row)):
+        for i in range(max(pixel[k] - reach, 0), min(pixel[k] + reach + 1, n_pixels)):
+            w, u = weight[row[k], i], i - pixel[k] + reach
+            sums[0, k] += w * residual[row[k], i] * taps[k, 0, u]
+            sums[1, k] += w * taps[k, 1, u]
+
+
+def _explained_by_rivals(pool: _Pool, residual: Floats, weight: Floats, filters: _Filters, doublet: Doublet) -> NDArray[np.bool_]:
+    """Which candidates are better explained as a line of another ion's doublet, with a partner beyond their image."""
+    taps = filters.taps[(pool.width[:, None] == filters.widths).argmax(axis=1)]
+
+    def line(shift: int) -> tuple[Floats, Floats]:
+        sums = np.zeros((2, len(pool.row)), np.float32)
+        _weigh(residual, weight, pool.row, pool.pixel + shift, taps, sums)
+        return sums[0] / (sums[1] + _TINY), sums[1]
+
+    here, gain = line(0), np.zeros(len(pool.row))
+    for offset, thin_ratio in doublet.rivals:
+        for first, second in ((here, line(round(offset))), (line(-round(offset)), here)):
+            gain = np.maximum(gain, constrained_gain(*first, *second, thin_ratio)[0])
+    return (gain > pool.significance**2 + _RIVAL_GAIN) & (pool.snr[:, 1] < _RIVAL_SNR)
+
+
+def _in_order(pool: _Pool, features: NDArray[np.int64], length: NDArray[np.int64], doublet: Doublet) -> Peaks:
     pool = pool.where(np.argsort(pool.row, kind="stable"))
     crowding = _unexplained(pool, features, doublet) / (length[pool.row] / 1000.0 + 0.5)
     single = (values.astype(np.float32) for values in (pool.significance, *pool.snr.T, crowding))

@@ -36,7 +36,7 @@ from nalspark.tables.table import Column, Table
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
 _CARRIED = ("spectrum_id", "part", "plate", "mjd", "fiber", "ra", "dec", "z_qso")
 #: Impostors that are learned from more often than the others: those that were taken for absorbers most often when all came alike.
-_HARDEST = ("CIV", "CIV", "CIV", "SiIV", "CaII", "CaII", "CaII", "CaII")
+_HARDEST = ("CIV", "CIV", "CIV", "SiIV", "FeII2586", "CaII")
 #: 5000 km/s in pixels: how far around an absorber a BAL trough counts.
 _BAL_REACH = 72
 

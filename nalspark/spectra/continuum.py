@@ -12,14 +12,12 @@ What goes pixel by pixel runs in compiled loops, row by row.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
+
+from nalspark.compiled import compiled
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-
-#: Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors.
-_compiled = njit(error_model="numpy")
 
 #: Boxes, in pixels, over which residuals are averaged to see unresolved lines, resolved lines and strong doublets.
 _BOXES = (1, 5, 11)
@@ -60,7 +58,7 @@ def whittaker(values: NDArray[np.float64], weights: NDArray[np.float64], scale: 
     return smooth
 
 
-@_compiled
+@compiled
 def _solve(value: Floats, weight: Floats, stiffness: float, u: Floats, work: Floats) -> None:
     """Solve (W + λ D'D) u = W v, D the second difference, by L D L' of the five bands; `work` is room for (3, p) numbers."""
     n, inverse, near, far = len(value), work[0], work[1], work[2]
@@ -84,7 +82,7 @@ def _solve(value: Floats, weight: Floats, stiffness: float, u: Floats, work: Flo
         u1, u2 = u[i], u1
 
 
-@_compiled
+@compiled
 def _keep_short_runs(marked: Flags, longest: int) -> None:
     """Unmark the runs that are longer than `longest`."""
     run = 0
@@ -95,7 +93,7 @@ def _keep_short_runs(marked: Flags, longest: int) -> None:
                 marked[j] = False
 
 
-@_compiled
+@compiled
 def _stand_out(deviation: Floats, good: Flags, significance: float, marks: Flags, work: Floats, steps: NDArray[np.int64]) -> None:
     """Mark the deficits and the excesses of a spectrum, (2, p). `work` (4, p + 10) and `steps` (3, p + 1) are room.
 
@@ -160,7 +158,7 @@ def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], signific
     return marks[:, 0], marks[:, 1]
 
 
-@_compiled
+@compiled
 def _bridge(continuum: Floats, aside: Flags) -> None:
     """Straight lines across what is set aside: a dip that an earlier round took from an absorber does not stay."""
     n, last = len(continuum), -1
@@ -269,7 +267,7 @@ def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], win
     return factor
 
 
-@_compiled
+@compiled
 def _inflate(deviation: Floats, good: Flags, window: int, factor: Floats, room: Floats) -> None:
     n, total, count = len(deviation), room[0], room[1]
     blue, red = window // 2, window - window // 2  # an even window reaches further blue
