@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -35,12 +35,15 @@ from pyspark.sql import SparkSession
 
 from nalspark.absorption.examples import prepare
 from nalspark.absorption.mocks import Recipe, make_mocks
-from nalspark.absorption.stages import REALISTIC
+from nalspark.absorption.stages import IMAGE_COLUMNS, REALISTIC, search_columns
+from nalspark.learning.inference import prepare_worker
+from nalspark.learning.models import read_model
 from nalspark.pipeline import Pipeline
 from nalspark.plan import STAGE_NAMES
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import load
+from nalspark.surveys.reader import open_spectrum
 from nalspark.surveys.simulate import simulate_survey
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -190,31 +193,54 @@ def speedup(results: list[dict]) -> Iterator[str]:
     yield f"  search + infer: {pair[0]:.1f} s on one core, {pair[1]:.1f} s on two: {pair[0] / pair[1]:.2f}"
 
 
-def _prepare_again(barrier: Barrier, seconds: Queue[float]) -> None:
-    """Make the same 128 spectra ready for the search, over and over, beside others that do the same."""
+def _one_pass(kind: str, files: list[Path]) -> Callable[[], object]:
+    """The arithmetic of a stage, without Spark: a function that does it once, on 128 spectra in memory or that many files."""
+    if kind == "ingest":
+        return lambda: [open_spectrum(file) for file in files]
     settings, names = load(), [f"limit-{number}" for number in range(128)]
     mocks = make_mocks(names, Recipe(settings.line_species, (REALISTIC,)))
-    for number in range(5):
+    if kind == "preprocess":
+        return lambda: prepare(mocks.spectra, mocks.z_qso, names, settings)
+    prepare_worker()
+    columns, detector = prepare(mocks.spectra, mocks.z_qso, names, settings)[1], read_model("").load(settings.infer.batch_size)
+
+    def search_and_score() -> object:
+        found = search_columns(columns, settings)
+        return detector.predict(np.stack([found[name] for name in IMAGE_COLUMNS], axis=-1))
+
+    return search_and_score
+
+
+def _again_and_again(kind: str, files: list[Path], barrier: Barrier, seconds: Queue[float]) -> None:
+    """Time passes of 3 seconds or so, beside others that do the same."""
+    one_pass = _one_pass(kind, files)
+    one_pass()
+    started = time.perf_counter()
+    one_pass()
+    times = max(int(3.0 / (time.perf_counter() - started)), 1)
+    for _ in range(4):
         barrier.wait()
         started = time.perf_counter()
-        for _ in range(12 if number else 1):
-            prepare(mocks.spectra, mocks.z_qso, names, settings)
-        if number:
-            seconds.put(time.perf_counter() - started)
+        for _ in range(times):
+            one_pass()
+        seconds.put((time.perf_counter() - started) / times)
 
 
-def limit() -> float:
-    """What a second processor is worth here: the speed-up of two processes that share nothing over one, without Spark."""
-    context, median = multiprocessing.get_context("spawn"), {}
-    for n in (1, 2):
-        barrier, seconds = context.Barrier(n), context.Queue()
-        processes = [context.Process(target=_prepare_again, args=(barrier, seconds)) for _ in range(n)]
-        for process in processes:
-            process.start()
-        median[n] = float(np.median([seconds.get() for _ in range(4 * n)]))
-        for process in processes:
-            process.join()
-    return 2.0 * median[1] / median[2]
+def limits(survey: Path) -> Iterator[str]:
+    """What a second processor is worth here: the speed-up of two processes that share nothing over one, without Spark, by kind of work."""
+    files = sorted((survey / "spectra").rglob("*.fits"))[:128]
+    context = multiprocessing.get_context("spawn")
+    for kind in ("ingest", "preprocess", "search + infer"):
+        median = {}
+        for n in (1, 2):
+            barrier, seconds = context.Barrier(n), context.Queue()
+            processes = [context.Process(target=_again_and_again, args=(kind, files, barrier, seconds)) for _ in range(n)]
+            for process in processes:
+                process.start()
+            median[n] = float(np.median([seconds.get() for _ in range(4 * n)]))
+            for process in processes:
+                process.join()
+        yield f"  two processes that share nothing, beside one, {kind}: {2.0 * median[1] / median[2]:.2f}"
 
 
 def draw(results: list[dict], path: Path) -> None:
@@ -283,10 +309,11 @@ def main() -> None:
     else:
         print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before the first run")
         with tempfile.TemporaryDirectory() as folder:
-            results = measure_all(options, options.survey or Path(folder) / "survey")
-        print("\n".join([*growth(results), *speedup(results)]))
-        if len(set(options.cores)) > 1:
-            print(f"  two processes that share nothing, beside one: {limit():.2f}")
+            survey = options.survey or Path(folder) / "survey"
+            results = measure_all(options, survey)
+            print("\n".join([*growth(results), *speedup(results)]), flush=True)
+            for line in limits(survey) if len(set(options.cores)) > 1 else ():
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import functions as F
 from runs import add_part, make_survey, published, run, settings_of
 
 from nalspark.absorption.measure import Veto
@@ -152,6 +153,35 @@ def test_a_file_that_vanishes_while_it_is_read_is_read_when_it_is_back(
     shutil.copy(tmp_path / "away", victim)  # with a new time
     assert run(spark, settings, "ingest") == {"ingest": 1}
     assert read_manifest(out / "manifest.json").rows("spectra") == (8, 1)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    spark: Any, told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the listing and the reading its own bytes give way to another spectrum's: the row is of either, and the next run mends it."""
+    survey, out = told["survey"], tmp_path / "out"
+    folder = tmp_path / "spectra"
+    shutil.copytree(survey / "parts" / "1001", folder)
+    settings = settings_of(survey, out, spectra=[str(folder)])
+    victim, other, ingest = folder / "spec-1001-52000-0003.fits", folder / "spec-1001-52000-0004.fits", surveys.ingest
+
+    def change(files: Any) -> Any:
+        shutil.copy(other, victim)
+        return ingest(files)
+
+    def fibers() -> list[int]:
+        rows = Store(out).read(spark, read_manifest(out / "manifest.json"), surveys.SPECTRA_READ).where("reason is null")
+        return sorted(row["fiber"] for row in rows.where(F.col("path").endswith("0003.fits")).select("fiber").collect())
+
+    original = victim.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(surveys, "ingest", change)
+        assert run(spark, settings, "ingest") == {"ingest": 1}
+    assert fibers() == [5], "what was there when it was read"
+    assert run(spark, settings, "ingest") == {"ingest": 1}, "its time is not the listed one"
+    assert run(spark, settings, "ingest") == {"ingest": 0}
+    victim.write_bytes(original)
+    assert run(spark, settings, "ingest") == {"ingest": 1} and fibers() == [4]
 
 
 def test_a_folder_that_is_empty_of_a_sudden_does_not_empty_the_catalogue(spark: Any, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The matched filter against closed forms and brute force, and what it must not find."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,13 +36,13 @@ def limits(significance=5.0, primary=3.0, secondary=2.0, separation=6.0, most=10
     return Thresholds(significance, primary, secondary, separation, most)
 
 
-def search(residual, error, widths=WIDTHS, thresholds=None, searched=None, masked=()):
+def search(residual, error, widths=WIDTHS, thresholds=None, searched=None, masked=(), doublet_of=DOUBLET):
     """Search one spectrum or several with a uniform error."""
     residual = np.atleast_2d(residual)
     weight = np.full(residual.shape, error**-2.0)
     weight[:, list(masked)] = 0.0
     searched = np.ones(residual.shape, bool) if searched is None else searched
-    return find_doublets(residual, weight, searched, DOUBLET, widths, thresholds or limits())
+    return find_doublets(residual, weight, searched, doublet_of, widths, thresholds or limits())
 
 
 def test_the_filter_by_brute_force():
@@ -193,6 +195,19 @@ def test_only_searched_pixels_are_searched():
     assert not np.isin(search(spectrum, 0.04, searched=searched).pixel, np.arange(1490, 1511)).any()
 
 
+@pytest.mark.parametrize("offset", [round(rival[0]) for rival in DOUBLET.rivals])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_what_another_ions_doublet_explains_better_is_dropped(offset, side):
+    """One line, beside it a weak one at the doublet's distance, and the other ion's partner beyond the image: weaker redwards of it."""
+    line, chance = lines_at((1500, 0.4, 1.8)), lines_at((1500 + OFFSET, 0.08, 1.8))
+    partner = lines_at((1500 + side * offset, 0.4 - 0.1 * side, 1.8))
+    low = limits(3.5, 1.5, 1.0)
+    assert 1500 in search(line + chance, 0.1, thresholds=low).pixel
+    assert 1500 not in search(line + chance + partner, 0.1, thresholds=low).pixel
+    assert 1500 in search(line + 3 * chance + partner, 0.1, thresholds=low).pixel, "both lines are certain: two absorbers lie near"
+    assert 1500 in search(line + chance + 0.3 * partner, 0.1, thresholds=low).pixel, "the partner is no stronger than the second line"
+
+
 def test_an_absorbers_own_metals_are_not_found_as_doublets():
     """All lines of a strong absorber, Fe II 2374/2382 and 2586/2600 among them, are one candidate; the Fe II pairs alone propose more."""
     lines = [(2500 + MG_II.offset_pixels(line, STEP), 0.6, 2.0) for line in MG_II.transitions]
@@ -265,7 +280,7 @@ def test_the_order_of_rows_does_not_matter():
 def test_more_peaks_than_there_was_room_for():
     """Thresholds that everything passes: the loops are run again with room for all of it."""
     noise = np.random.default_rng(5).standard_normal((2, P)) * 0.1
-    found = search(noise, 0.1, thresholds=limits(0.5, 0.1, 0.1, most=100))
+    found = search(noise, 0.1, thresholds=limits(0.5, 0.1, 0.1, most=100), doublet_of=replace(DOUBLET, rivals=()))
     assert (np.bincount(found.row) == 100).all() and (np.diff(found.significance[found.row == 0]) <= 0).mean() > 0.9
 
 
