@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from numba import njit
+import llvmlite.binding as llvm
+from numba import config, njit
+from numba.core.caching import FunctionCache
+
+if not config.CACHE_DIR:  # type: ignore[attr-defined]
+    # One for each kind of processor: machines that share a home must not take each other's code, should they write at the same moment.
+    config.CACHE_DIR = os.path.expanduser(f"~/.cache/nalspark/numba-{llvm.get_host_cpu_name()}")  # type: ignore[attr-defined]
+
+
+class _Kept(FunctionCache):  # type: ignore[misc]
+    """A cache that never ends a run: what cannot be read is made anew, what cannot be written is not kept."""
+
+    def load_overload(self, *key: Any) -> Any:
+        try:
+            return super().load_overload(*key)
+        except Exception:  # a file cut short unpickles to any of them
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, *result: Any) -> None:
+        with suppress(Exception):
+            super().save_overload(*result)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function in machine code, made when it is first called.
 
-    Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors. What is made lies beside the module,
-    else in the user's cache; where neither can be written, each process compiles for itself.
+    Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors. What is made lies in the user's cache,
+    ``~/.cache/nalspark`` (or ``NUMBA_CACHE_DIR``), else beside the module; where neither can be written, each process compiles for itself.
     """
-    try:
-        return njit(error_model="numpy", cache=True)(function)
-    except RuntimeError:  # no place for a cache
-        return njit(error_model="numpy")(function)
+    made = njit(error_model="numpy")(function)
+    with suppress(RuntimeError, OSError, ValueError):  # no place for a cache
+        made._cache = _Kept(function)  # type: ignore[attr-defined]
+    return made

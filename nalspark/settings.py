@@ -100,7 +100,7 @@ class Search(_Section):
     min_snr_secondary: Positive = 1.0
     """Second line."""
     max_per_spectrum: Annotated[int, Field(ge=1, le=100)] = 10
-    """Strongest candidates kept of one spectrum."""
+    """Strongest candidates of one spectrum that are looked at."""
     min_separation_pixels: Positive = 6.0
     """Candidates nearer than this are one absorber: Δz = .003 at z = 1."""
 

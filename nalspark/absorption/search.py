@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Doublet:
     metals : tuple of float
         Pixel offsets of other lines that a found absorber may show.
     rivals : tuple of (float, float)
-        Offset and largest ratio of other ions' doublets that an image is too narrow to show: what learns from images cannot know them.
+        Offset and largest ratio of other ions' doublets, wider than half an image: who learns from images may not see their partner.
     """
 
     offset: float
@@ -294,11 +294,15 @@ def _scan_features(
 
 
 class _Left(NamedTuple):
-    """What is left to search: w r and w with a margin of zeros at either end, and the pixels of first lines; `room` is work space."""
+    """What is left to search: w r and w with a margin of zeros at either end, and the pixels of first lines; `room` is work space.
+
+    Where lines were `subtracted` something of them stays.
+    """
 
     light: Floats
     weight: Floats
     searched: NDArray[np.bool_]
+    subtracted: NDArray[np.bool_]
     room: Floats
 
     @classmethod
@@ -308,7 +312,7 @@ class _Left(NamedTuple):
         light, copy = padded
         copy[:, margin : margin + n_pixels] = weight
         np.multiply(residual, copy[:, margin : margin + n_pixels], out=light[:, margin : margin + n_pixels], dtype=np.float32)
-        return cls(light, copy, np.array(searched, dtype=bool), np.empty((3, n_pixels), np.float32))
+        return cls(light, copy, np.array(searched, dtype=bool), np.zeros((n, n_pixels), bool), np.empty((3, n_pixels), np.float32))
 
     def windows(self, shift: int) -> NDArray[np.int64]:
         """Segments (row, start, stop) of the searched pixels at which the second line is on the grid; rows without any have none."""
@@ -369,6 +373,7 @@ def _erase(
     light: Floats,
     weight: Floats,
     searched: NDArray[np.bool_],
+    subtracted: NDArray[np.bool_],
     rows: NDArray[np.int64],
     pixels: NDArray[np.int64],
     widths: Floats,
@@ -385,8 +390,11 @@ def _erase(
     for k in range(len(rows)):
         row, pixel, width = rows[k], pixels[k], float(widths[k])
         left, sharp = light[row][inside], weight[row][inside]
-        _subtract(left, sharp, float(pixel), amplitudes[k, 0], width)
-        _subtract(left, sharp, pixel + offset, amplitudes[k, 1], width)
+        for line in range(2):
+            centre, amplitude = pixel + line * offset, amplitudes[k, line]
+            _subtract(left, sharp, centre, amplitude, width)
+            if amplitude > 0.0:
+                subtracted[row, max(int(centre - _LINE_END * width), 0) : int(centre + _LINE_END * width) + 2] = True
         apart = max(separation, 1.5 * width)
         searched[row, max(int(np.ceil(pixel - apart)), 0) : int(pixel + apart) + 1] = False
         touched = int(np.ceil(max(_LINE_END * width, apart))) + reach + 1
@@ -395,6 +403,11 @@ def _erase(
             start, stop = 0, n_pixels - shift
         segments[k] = row, start, max(start, stop)
     return segments
+
+
+def _physical(gain: NDArray[Any], misfit: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether two amplitudes can be a doublet's: real profiles are not Gaussian, so a strong one may miss the cone by a part of itself."""
+    return misfit <= np.maximum(3.5**2, 0.2**2 * gain)
 
 
 def _judge(seen: NDArray[np.float64], filters: _Filters, doublet: Doublet, limits: Thresholds) -> _Pool:
@@ -407,8 +420,7 @@ def _judge(seen: NDArray[np.float64], filters: _Filters, doublet: Doublet, limit
         seen[:, 0].astype(np.int64), seen[:, 1].astype(np.int64), filters.widths[seen[:, 2].astype(np.int64)], np.sqrt(gain), snr,
         np.stack([first, second], axis=1),
     )  # fmt: skip
-    # Real profiles are not Gaussian: a strong doublet may miss the cone by a part of its own strength.
-    physical = misfit <= np.maximum(3.5**2, 0.2**2 * gain)
+    physical = _physical(gain, misfit)
     # Nothing absorbs more than all the light.
     possible = (first - 1.0) * np.sqrt(first_free) < 3.0
     strong = (snr[:, 0] >= limits.snr_primary) & (snr[:, 1] >= limits.snr_secondary) & (pool.significance >= limits.significance)
@@ -437,7 +449,7 @@ def _take_away(left: _Left, best: _Pool, filters: _Filters, doublet: Doublet, li
     """Subtract the strongest doublets; the segments (row, start, stop) in which this can have changed anything."""
     strong, lines = best.significance >= _SHOWS_METALS, (doublet.offset, np.array(doublet.metals))
     places = best.row, best.pixel, best.width, best.amplitude, strong
-    return _erase(left.light, left.weight, left.searched, *places, lines, float(limits.separation), filters.reach)
+    return _erase(left.light, left.weight, left.searched, left.subtracted, *places, lines, float(limits.separation), filters.reach)
 
 
 def _untouched(pool: _Pool, segments: NDArray[np.int64], n_rows: int) -> _Pool:
@@ -473,40 +485,47 @@ def find_doublets(
     for _ in range(limits.max_per_spectrum):
         if not len(pool.row):
             break
-        found.append(_strongest(pool))
-        segments = _take_away(left, found[-1], filters, doublet, limits)
+        best = _strongest(pool)
+        rivals = _explained_by_rivals(best, left, filters, doublet)
+        found.append(best.where(~rivals))
+        # What is not the doublet is passed over, but not subtracted.
+        taken = best._replace(
+            amplitude=np.where(rivals[:, None], 0.0, best.amplitude), significance=np.where(rivals, 0.0, best.significance)
+        )
+        segments = _take_away(left, taken, filters, doublet, limits)
         new = left.possible(segments, filters, doublet, limits)
         pool = _Pool.joined([_untouched(pool, segments, len(residual)), new])
-    pool = _Pool.joined(found or [pool])
-    pool = pool.where(~_explained_by_rivals(pool, residual, weight, filters, doublet))
-    return _in_order(pool, features, np.sum(searched, axis=1), doublet)
+    return _in_order(_Pool.joined(found or [pool]), features, np.sum(searched, axis=1), doublet)
 
 
 @compiled
-def _weigh(residual: Floats, weight: Floats, row: NDArray[np.int64], pixel: NDArray[np.int64], taps: Floats, sums: Floats) -> None:
-    """Write Σ w r g and Σ w g² of a line at each pixel to `sums` (2, m); `taps` (m, 2, 2 reach + 1) are g and g²."""
+def _weigh(light: Floats, weight: Floats, row: NDArray[np.int64], pixel: NDArray[np.int64], taps: Floats, sums: Floats) -> None:
+    """Write Σ w r g and Σ w g² of a line at each pixel of w r and w to `sums` (2, m); `taps` (m, 2, 2 reach + 1) are g and g²."""
     reach, n_pixels = taps.shape[2] // 2, weight.shape[1]
     for k in range(len(row)):
         for i in range(max(pixel[k] - reach, 0), min(pixel[k] + reach + 1, n_pixels)):
-            w, u = weight[row[k], i], i - pixel[k] + reach
-            sums[0, k] += w * residual[row[k], i] * taps[k, 0, u]
-            sums[1, k] += w * taps[k, 1, u]
+            sums[0, k] += light[row[k], i] * taps[k, 0, i - pixel[k] + reach]
+            sums[1, k] += weight[row[k], i] * taps[k, 1, i - pixel[k] + reach]
 
 
-def _explained_by_rivals(pool: _Pool, residual: Floats, weight: Floats, filters: _Filters, doublet: Doublet) -> NDArray[np.bool_]:
-    """Which candidates are better explained as a line of another ion's doublet, with a partner beyond their image."""
-    taps = filters.taps[(pool.width[:, None] == filters.widths).argmax(axis=1)]
+def _explained_by_rivals(best: _Pool, left: _Left, filters: _Filters, doublet: Doublet) -> NDArray[np.bool_]:
+    """Which doublets are rather a line of another ion's doublet, whose partner no row of their image need show."""
+    taps = filters.taps[(best.width[:, None] == filters.widths).argmax(axis=1)]
+    margin = (left.light.shape[1] - left.searched.shape[1]) // 2
 
     def line(shift: int) -> tuple[Floats, Floats]:
-        sums = np.zeros((2, len(pool.row)), np.float32)
-        _weigh(residual, weight, pool.row, pool.pixel + shift, taps, sums)
+        sums = np.zeros((2, len(best.row)), np.float32)
+        _weigh(left.light, left.weight, best.row, best.pixel + margin + shift, taps, sums)
+        pixel = np.clip(best.pixel + shift, 0, left.searched.shape[1] - 1)
+        sums[:, left.subtracted[best.row, pixel]] *= shift == 0
         return sums[0] / (sums[1] + _TINY), sums[1]
 
-    here, gain = line(0), np.zeros(len(pool.row))
+    here, most = line(0), np.zeros(len(best.row))
     for offset, thin_ratio in doublet.rivals:
         for first, second in ((here, line(round(offset))), (line(-round(offset)), here)):
-            gain = np.maximum(gain, constrained_gain(*first, *second, thin_ratio)[0])
-    return (gain > pool.significance**2 + _RIVAL_GAIN) & (pool.snr[:, 1] < _RIVAL_SNR)
+            gain, misfit = constrained_gain(*first, *second, thin_ratio)
+            most = np.maximum(most, np.where(_physical(gain, misfit), gain, 0.0))
+    return (most > best.significance**2 + _RIVAL_GAIN) & (best.snr[:, 1] < _RIVAL_SNR)
 
 
 def _in_order(pool: _Pool, features: NDArray[np.int64], length: NDArray[np.int64], doublet: Doublet) -> Peaks:

@@ -205,7 +205,14 @@ def test_what_another_ions_doublet_explains_better_is_dropped(offset, side):
     assert 1500 in search(line + chance, 0.1, thresholds=low).pixel
     assert 1500 not in search(line + chance + partner, 0.1, thresholds=low).pixel
     assert 1500 in search(line + 3 * chance + partner, 0.1, thresholds=low).pixel, "both lines are certain: two absorbers lie near"
-    assert 1500 in search(line + chance + 0.3 * partner, 0.1, thresholds=low).pixel, "the partner is no stronger than the second line"
+    assert 1500 in search(line + chance + 0.3 * partner, 0.1, thresholds=low).pixel, "the partner says hardly more than the second line"
+
+
+@pytest.mark.parametrize("distance", [-40, -35, -31, -25, 30, 35, 40, 46, 52])
+def test_a_strong_absorber_is_no_weak_ones_partner(distance):
+    """The second line of the weak one has 2.9 σ; its partner would be ten times as strong as it is."""
+    both = lines_at(*doublet(1500, 0.9, 1.1, 1.8), *doublet(1500 + distance, 0.1, 2.0, 1.8))
+    assert np.abs(search(both, 0.03, thresholds=limits(3.4, 1.5, 1.0)).pixel - 1500 - distance).min() <= 1
 
 
 def test_an_absorbers_own_metals_are_not_found_as_doublets():

@@ -1,0 +1,67 @@
+"""Compiled code on disk: found again by another process, and never in the way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba.core.caching import IndexDataCacheFile
+
+from nalspark.compiled import compiled
+
+PROGRAM = """
+from nalspark.spectra import continuum
+import numpy as np
+print(continuum.whittaker(np.arange(9.0)[None] ** 2, np.ones((1, 9)), 3.0).tolist(), sum(continuum._solve.stats.cache_hits.values()))
+"""
+
+
+def run(cache: Path, home: Path) -> tuple[str, int]:
+    """What another process computes, and how many functions it found on disk."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "HOME": str(home)}
+    said = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True).stdout
+    numbers, found = said.rsplit(maxsplit=1)
+    return numbers, int(found)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    cache = tmp_path_factory.mktemp("cache")
+    numbers, found = run(cache, cache)
+    assert found == 0
+    return cache, numbers
+
+
+def test_a_second_process_does_not_compile_again(first: tuple[Path, str]) -> None:
+    cache, numbers = first
+    assert run(cache, cache) == (numbers, 1)
+
+
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_file_cut_short_is_made_anew(first: tuple[Path, str], ending: str, left: int) -> None:
+    cache, numbers = first
+    files = list(cache.rglob(f"*_solve*{ending}"))
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:left])
+    assert run(cache, cache) == (numbers, 0)
+    assert run(cache, cache) == (numbers, 1)
+
+
+def test_a_full_disk_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system call that writes fails as on a full disk: the result is there all the same."""
+    asked = []
+
+    def full(*_: object) -> None:
+        asked.append(True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(IndexDataCacheFile, "save", full)
+
+    def double(values: np.ndarray) -> np.ndarray:
+        return 2.0 * values
+
+    assert compiled(double)(np.ones(3)).tolist() == [2.0, 2.0, 2.0] and asked
