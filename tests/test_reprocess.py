@@ -22,6 +22,7 @@ from nalspark.pipeline import Pipeline
 from nalspark.plan import STAGE_NAMES
 from nalspark.progress import Progress
 from nalspark.session import running_session
+from nalspark.settings import Search
 from nalspark.status import status
 from nalspark.surveys import stages as surveys
 from nalspark.tables.compare import compare_catalogues, open_side
@@ -211,7 +212,7 @@ def test_a_crash_before_a_setting_was_used_leaves_the_old_one_in_the_manifest(
     with pytest.raises(RuntimeError, match="power cut"):
         run(spark, settings)
     recorded = read_manifest(out / "manifest.json").settings
-    assert (recorded["preprocess"]["min_snr"], recorded["search"]["min_significance"]) == (0.6, 3.2)
+    assert (recorded["preprocess"]["min_snr"], recorded["search"]["min_significance"]) == (0.6, Search().min_significance)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(spark: Any, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
