@@ -32,7 +32,7 @@ setup(
     data_files=conf_files(),
     entry_points={"console_scripts": ["nalspark = nalspark.cli:main"]},
     install_requires=[
-        "pyspark>=4.0,<4.1",  # 4.1 wants a newer pyarrow than petastorm can use
+        "pyspark>=3.5,<4.1",  # 4.1 wants a newer pyarrow than petastorm can use; many managed clusters still run 3.5
         "pyarrow>=14.0.2,<15",  # petastorm 0.13.1 needs the legacy dataset API, gone after 14
         "numpy>=1.26,<2",  # pyarrow 14 and petastorm 0.13.1 use names gone in numpy 2
         "pandas>=2.1,<3",  # the range pyspark 4.0 is tested with
