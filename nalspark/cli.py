@@ -195,6 +195,8 @@ def _say_result(out: str) -> None:
     absorbers, sightlines, rejections = (rows[f"{name}.parquet"] for name in ("absorbers", "sightlines", "rejections"))
     print(f"{absorbers} absorbers in {sightlines} searched spectra; {rejections} rejected.")
     print(f"catalogue  {store.published('absorbers.fits')}\nreport     {store.published('report.html')}")
+    if rejections:
+        print(f"rejected   {store.published('rejections.parquet')}, with reasons")
 
 
 def _find(options: argparse.Namespace) -> None:
@@ -223,9 +225,13 @@ def _reprocess(options: argparse.Namespace) -> None:
 def _diff(options: argparse.Namespace) -> None:
     before, after = options.before, options.after
     if after is None:
+        open_side(before)
         kept = list(versions(Store(before)).values())
         if len(kept) < 2:
-            raise NalsparkError(f"{before} keeps {len(kept)} version(s) of its catalogue; name the two to compare.")
+            raise NalsparkError(
+                f"{before} keeps only {len(kept)} version(s) of its catalogue, in {Path(before) / 'versions'}: "
+                "name another result to compare it with."
+            )
         before, after = str(kept[-2]), str(kept[-1])
     sides = open_side(before), open_side(after)
     place = Path(options.out or ".").expanduser().absolute() / "changes.parquet"

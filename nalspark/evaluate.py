@@ -121,9 +121,9 @@ def evaluate_result(catalogue: str | Path, truth: str | Path | None = None, cata
     """
     result = open_result(catalogue)
     others = _other_catalogues(result, catalogues)
-    if truth is None and not others:
+    if truth is None and all(theirs.empty for theirs in others.values()):
         raise NalsparkError(
-            f"There is nothing to judge {result.store.root} by: give --truth FILE or --catalogues FILE, "
+            f"There is nothing to judge {result.store.root} by: give --truth FILE or --catalogues FILE with systems in its spectra, "
             "or search again with --absorbers so that the result knows other catalogues."
         )
     heading = f"{result.store.root}: {len(result.absorbers)} {result.species.name} absorbers in {len(result.sightlines)} searched spectra"
@@ -134,7 +134,10 @@ def evaluate_result(catalogue: str | Path, truth: str | Path | None = None, cata
         evaluation.heading += f"; truth: {truth}"
         evaluation.numbers["truth"] = str(truth)
     for name, theirs in others.items():
-        _against_catalogue(evaluation, result, name, theirs)
+        if theirs.empty:
+            evaluation.heading += f"; {name}: no system in these spectra, so nothing to compare"
+        else:
+            _against_catalogue(evaluation, result, name, theirs)
     return evaluation
 
 
@@ -236,6 +239,8 @@ def read_truth(path: str | Path, result: Result) -> pd.DataFrame:
     NalsparkError
         Where it cannot be read, or none of its systems is in a searched spectrum.
     """
+    if not Path(str(path).partition("::")[0]).exists():
+        raise NalsparkError(f"There is no truth '{path}'; expected a Parquet file of known absorbers, or an absorber catalogue.")
     names = _parquet_names(Path(path)) if Path(path).exists() else []
     if all(name in names for name in _TRUTH):
         truth = _parquet_truth(Path(path), [name for name in (*_TRUTH, "species", "sigma_kms", *judge.ERRORS) if name in names])

@@ -71,5 +71,5 @@ def status(folder: str) -> Iterator[str]:
         yield f"kept         version {number}, {kept.published_on}: {kept.published.get('absorbers.parquet', 0)} absorbers"
     yield ""
     yield _HEADING
-    for stage, summary in last_work(manifest).items():
+    for stage, summary in sorted(last_work(manifest).items(), key=lambda item: item[1].get("started", "")):
         yield _row(stage, summary)

@@ -191,9 +191,10 @@ def test_find_says_what_it_found_and_leaves_a_session_that_was_there_alone(spark
     quick = ("--set", "publish.gallery=0")
     assert main(["find", str(survey / "parts"), "--quasars", str(survey / "quasars.fits"), "--out", str(tmp_path / "out"), *quick]) == 0
     captured = capsys.readouterr()
-    found, catalogue, report = captured.out.splitlines()
+    found, catalogue, report, rejected = captured.out.splitlines()
     assert re.fullmatch(r"\d+ absorbers in 8 searched spectra; 1 rejected\.", found)
     assert Path(catalogue.split(maxsplit=1)[1]).is_file() and Path(report.split(maxsplit=1)[1]).is_file()
+    assert rejected == f"rejected   {tmp_path / 'out' / 'rejections.parquet'}, with reasons"
     assert [line.split()[0] for line in captured.err.splitlines() if line[0] != " "] == list(STAGE_NAMES)
     assert spark.range(3).count() == 3
     before = tree(tmp_path / "out")

@@ -202,9 +202,18 @@ def test_what_is_no_result(result: Path, truth: Path, tmp_path: Path, capsys: An
     assert "not readable as Parquet" in refused(capsys, "--catalogue", tmp_path, "--truth", truth)
 
 
+def test_a_catalogue_of_other_quasars_says_nothing(result: Path, truth: Path, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "elsewhere.csv"
+    path.write_text("plate,mjd,fiber,ra,dec,z_abs,ew_2796\n9,9,9,,,1.0,1\n")
+    assert "with systems in its spectra" in refused(capsys, "--catalogue", result, "--catalogues", path)
+    assert main(["evaluate", "--catalogue", str(result), "--truth", str(truth), "--catalogues", str(path), "--out", str(tmp_path)]) == 0
+    assert "elsewhere.csv: no system in these spectra, so nothing to compare" in " ".join(capsys.readouterr().out.split())
+    assert "catalogues" not in json.loads((tmp_path / "evaluation.json").read_text())
+
+
 def test_what_is_no_truth(result: Path, truth: Path, tmp_path: Path, capsys: Any) -> None:
     assert "nothing to judge" in refused(capsys, "--catalogue", result)
-    assert "does not exist" in refused(capsys, "--catalogue", result, "--truth", tmp_path / "truth.parquet")
+    assert "There is no truth" in refused(capsys, "--catalogue", result, "--truth", tmp_path / "truth.parquet")
     pd.DataFrame({"spectrum_id": ["a"], "z_abs": [1.0]}).to_parquet(tmp_path / "short.parquet")
     assert "short.parquet" in refused(capsys, "--catalogue", result, "--truth", tmp_path / "short.parquet")
     pd.read_parquet(truth).assign(spectrum_id="elsewhere").to_parquet(tmp_path / "other.parquet")

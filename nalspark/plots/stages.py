@@ -106,7 +106,7 @@ def _absorber_edges(species: LineSpecies) -> dict[str, np.ndarray]:
     return {
         "z_abs": np.arange(z_low, z_high + 0.1, 0.1),
         f"ew_{species.primary.label}": np.geomspace(0.1, 10.0, 21),
-        "significance": np.geomspace(5.0, 200.0, 17),
+        "significance": np.geomspace(3.0, 200.0, 19),
         "fwhm_kms": np.arange(0.0, 625.0, 25.0),
     }
 
