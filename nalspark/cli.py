@@ -225,7 +225,7 @@ def _reprocess(options: argparse.Namespace) -> None:
 def _diff(options: argparse.Namespace) -> None:
     before, after = options.before, options.after
     if after is None:
-        open_side(before)
+        open_side(before)  # is it a result at all?
         kept = list(versions(Store(before)).values())
         if len(kept) < 2:
             raise NalsparkError(

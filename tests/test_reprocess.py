@@ -161,7 +161,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_read_when_it_is_back(
 def test_a_file_that_changes_while_it_is_read_is_read_again(
     spark: Any, told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the listing and the reading its own bytes give way to another spectrum's: the row is of either, and the next run mends it."""
+    """After the listing another spectrum's bytes take its place: they are what is read, and the next run sees the new time."""
     survey, out = told["survey"], tmp_path / "out"
     folder = tmp_path / "spectra"
     shutil.copytree(survey / "parts" / "1001", folder)

@@ -516,8 +516,9 @@ def _explained_by_rivals(best: _Pool, left: _Left, filters: _Filters, doublet: D
     def line(shift: int) -> tuple[Floats, Floats]:
         sums = np.zeros((2, len(best.row)), np.float32)
         _weigh(left.light, left.weight, best.row, best.pixel + margin + shift, taps, sums)
-        pixel = np.clip(best.pixel + shift, 0, left.searched.shape[1] - 1)
-        sums[:, left.subtracted[best.row, pixel]] *= shift == 0
+        if shift:  # what a line left that was subtracted is nobody's partner
+            pixel = np.clip(best.pixel + shift, 0, left.searched.shape[1] - 1)
+            sums[:, left.subtracted[best.row, pixel]] = 0.0
         return sums[0] / (sums[1] + _TINY), sums[1]
 
     here, most = line(0), np.zeros(len(best.row))

@@ -36,13 +36,13 @@ def limits(significance=5.0, primary=3.0, secondary=2.0, separation=6.0, most=10
     return Thresholds(significance, primary, secondary, separation, most)
 
 
-def search(residual, error, widths=WIDTHS, thresholds=None, searched=None, masked=(), doublet_of=DOUBLET):
+def search(residual, error, widths=WIDTHS, thresholds=None, searched=None, masked=(), geometry=DOUBLET):
     """Search one spectrum or several with a uniform error."""
     residual = np.atleast_2d(residual)
     weight = np.full(residual.shape, error**-2.0)
     weight[:, list(masked)] = 0.0
     searched = np.ones(residual.shape, bool) if searched is None else searched
-    return find_doublets(residual, weight, searched, doublet_of, widths, thresholds or limits())
+    return find_doublets(residual, weight, searched, geometry, widths, thresholds or limits())
 
 
 def test_the_filter_by_brute_force():
@@ -287,7 +287,7 @@ def test_the_order_of_rows_does_not_matter():
 def test_more_peaks_than_there_was_room_for():
     """Thresholds that everything passes: the loops are run again with room for all of it."""
     noise = np.random.default_rng(5).standard_normal((2, P)) * 0.1
-    found = search(noise, 0.1, thresholds=limits(0.5, 0.1, 0.1, most=100), doublet_of=replace(DOUBLET, rivals=()))
+    found = search(noise, 0.1, thresholds=limits(0.5, 0.1, 0.1, most=100), geometry=replace(DOUBLET, rivals=()))
     assert (np.bincount(found.row) == 100).all() and (np.diff(found.significance[found.row == 0]) <= 0).mean() > 0.9
 
 
