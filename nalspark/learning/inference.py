@@ -19,6 +19,7 @@ from nalspark.errors import ModelError
 from nalspark.learning.ensemble import BANDS, FittedSecondRound
 from nalspark.learning.models import Detector, ModelCard, PackedModel
 from nalspark.settings import Infer
+from nalspark.worker import settle
 
 SCORE = "score"
 #: The model that this worker last put to work, by digest, batch size and what is asked of it: workers outlive their tasks.
@@ -68,6 +69,7 @@ def _score_batches(batches: Iterator[tuple[pd.Series, ...]], packed: PackedModel
         scores = np.full(len(usable), np.nan, dtype=np.float32)  # NaN arrives as null
         scores[usable] = detector.predict(decode_examples([column[usable] for column in columns], packed.card))
         yield pd.Series(scores)
+    settle()
 
 
 def decode_examples(columns: Sequence[Sequence[bytes]], card: ModelCard) -> NDArray[np.float32]:
@@ -107,14 +109,12 @@ def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "feat
         prepare_worker()
         for other in [other for other in _AT_WORK if other[0] != packed.digest]:
             del _AT_WORK[other]
-        # TensorFlow brings half a million objects. To look through them for garbage while they come costs a fifth of the time that they
-        # take, and Spark looks again after every task of this worker: .25 s each, unless they are set aside.
+        # TensorFlow brings half a million objects: to look through them for garbage while they come costs a fifth of the time they take.
         gc.disable()
         try:
             _AT_WORK[key] = packed.load(batch_size) if what == "scores" else packed.load_features(batch_size)
         finally:
             gc.enable()
-        gc.freeze()
     return _AT_WORK[key]
 
 

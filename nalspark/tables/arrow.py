@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql.types import StructType
 
 from nalspark.tables.table import Column, Table
+from nalspark.worker import settle
 
 Columns = dict[str, Any]
+Batches = Iterator[pa.RecordBatch]
 
 
 def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
@@ -79,9 +82,7 @@ def encode(columns: Mapping[str, Any], table: Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=table.arrow_schema)
 
 
-def _map_partition(
-    batches: Iterator[pa.RecordBatch], function: Callable[[Columns], Columns], declared: Mapping[str, Column], target: Table
-) -> Iterator[pa.RecordBatch]:
+def _map_partition(batches: Batches, function: Callable[[Columns], Columns], declared: Mapping[str, Column], target: Table) -> Batches:
     for batch in batches:
         if batch.num_rows:
             yield encode(function(decode(batch, declared)), target)
@@ -90,6 +91,25 @@ def _map_partition(
 def to_arrow(frame: DataFrame, table: Table) -> pa.Table:
     """All rows of a small frame on the driver, with the types that its table declares (Spark 3.5 has no ``toArrow``)."""
     return pa.Table.from_pylist([row.asDict() for row in frame.collect()], table.arrow_schema)
+
+
+def _settled(batches: Batches, function: Callable[[Batches], Batches]) -> Batches:
+    yield from function(batches)
+    settle()
+
+
+def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema: StructType) -> DataFrame:
+    """``frame.mapInArrow``, for workers that go on to further tasks.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    function : callable
+        ``iterator of batches -> iterator of batches``.
+    schema : StructType
+        Of the result.
+    """
+    return frame.mapInArrow(partial(_settled, function=function), schema)
 
 
 def map_arrays(frame: DataFrame, function: Callable[[Columns], Columns], source: Table, target: Table) -> DataFrame:
@@ -107,4 +127,4 @@ def map_arrays(frame: DataFrame, function: Callable[[Columns], Columns], source:
         Columns of the result.
     """
     declared = {column.name: column for column in source.columns}
-    return frame.mapInArrow(partial(_map_partition, function=function, declared=declared, target=target), target.spark_schema)
+    return map_batches(frame, partial(_map_partition, function=function, declared=declared, target=target), target.spark_schema)

@@ -7,7 +7,7 @@ depends neither on the order nor on the partitioning of any frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
 
 import numpy as np
@@ -21,11 +21,10 @@ from nalspark.settings import Crossmatch, Settings
 from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, canonical_columns, read_rows
 from nalspark.surveys.crossmatch import sky
 from nalspark.tables import table as tables
-from nalspark.tables.arrow import encode
+from nalspark.tables.arrow import Batches, encode, map_batches
 from nalspark.tables.schemas import MATCHES, SPECTRA, TARGETS
 
 Named = Sequence[tuple[str, DataFrame]]
-Batches = Iterator[pa.RecordBatch]
 
 _IDENTITY = (
     tables.Column("row", "long", "Row of the catalogue, counted from 0", ucd="meta.record"),
@@ -105,7 +104,7 @@ def catalog_frame(spark: SparkSession, catalog: Catalog) -> DataFrame:
     chunks = -(-catalog.n_rows // catalog.rows_per_read)
     ids = spark.range(0, chunks, 1, numPartitions=min(chunks, 4 * spark.sparkContext.defaultParallelism))
     target = QUASARS if catalog.kind == "quasars" else ABSORBERS
-    return ids.mapInArrow(partial(_read_chunks, catalog=catalog), target.spark_schema)
+    return map_batches(ids, partial(_read_chunks, catalog=catalog), target.spark_schema)
 
 
 # --- matching two frames -------------------------------------------------------------------------------------------------------------
@@ -222,11 +221,8 @@ def match_on_sky(left: DataFrame, right: DataFrame, radius_arcsec: float) -> Dat
     both = ours.unionByName(theirs)
     bucketed = T.StructType([*both.schema.fields, T.StructField("bucket", T.IntegerType())])
     matched = T.StructType([*[T.StructField(name, kind) for name, kind in key], T.StructField("separation_arcsec", T.DoubleType())])
-    return (
-        both.mapInArrow(partial(_put_in_buckets, order=sky.fine_order(radius_arcsec)), bucketed)
-        .repartition("bucket")
-        .mapInArrow(partial(_match_buckets, radius_arcsec=radius_arcsec), matched)
-    )
+    buckets = map_batches(both, partial(_put_in_buckets, order=sky.fine_order(radius_arcsec)), bucketed).repartition("bucket")
+    return map_batches(buckets, partial(_match_buckets, radius_arcsec=radius_arcsec), matched)
 
 
 # --- spectra and catalogues ----------------------------------------------------------------------------------------------------------

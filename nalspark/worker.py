@@ -1,0 +1,32 @@
+"""What a Python worker of Spark does for every task, and needs to do only once."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from zipimport import zipimporter
+
+#: Modules that this process had when its objects were last set aside.
+_known = 0
+
+
+def settle() -> None:
+    """Spare this worker, at the end of a task, what Spark would do before and after every further one.
+
+    Before a task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold, and since Python 3.10 that reads the
+    lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: .08 s. Archives do not change under a running worker, so their
+    finders are told to keep the lists. After a task Spark looks through all objects for garbage: .05 s for the libraries of a search,
+    .25 s with TensorFlow. What came with an import stays as long as the process and is set aside. On tables of a few thousand spectra
+    both were half of what a worker did.
+    """
+    global _known
+    for finder in sys.path_importer_cache.values():
+        if isinstance(finder, zipimporter):
+            vars(finder)["invalidate_caches"] = _nothing
+    if len(sys.modules) != _known:
+        _known = len(sys.modules)
+        gc.freeze()
+
+
+def _nothing() -> None:
+    """Stands in for what need not be done."""
