@@ -11,7 +11,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, cast
 
 from nalspark.errors import UnusableSpectrum
@@ -20,6 +20,8 @@ from nalspark.surveys.sdss import SurveySpectrum, read_sdss
 
 #: Largest file after decompression: the longest per-exposure SDSS files have some 20 MB.
 MAX_DECOMPRESSED_BYTES = 256 * 2**20
+#: As much of a file as is fetched ahead: more than the coadded spectrum that SDSS files begin with.
+_AHEAD_BYTES = 2**19
 _GZIP = b"\x1f\x8b"
 _CHUNK = 2**18
 
@@ -44,6 +46,18 @@ def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
         # Unbuffered: the reader asks for whole headers and whole tables, a buffer would only copy them once more.
         with open(text, "rb", buffering=0) as stream:
             return _read(cast(BinaryIO, stream), text)
+
+
+def fetch_ahead(path: str) -> None:
+    """Have the system bring the beginning of a file into memory, for :func:`open_spectrum` soon after, which says what is wrong with it."""
+    with suppress(OSError, AttributeError, ValueError):  # not every system takes such advice
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(handle, 0, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(handle)
 
 
 def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from pyspark.sql import functions as F
 
 from nalspark.errors import SettingsError, UnusableSpectrum
 from nalspark.settings import Settings
-from nalspark.surveys.reader import open_spectrum, parse_spectrum
+from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
 from nalspark.surveys.sources import FoundFile, Listing, describe, own_files, part_of, read_list, subfolders, walk
 from nalspark.tables.arrow import Columns, map_arrays
@@ -24,6 +25,8 @@ from nalspark.tables.table import Column, Table
 SPECTRA_READ = SPECTRA.rejectable()
 #: A place to look for files: what it is (folder, file or list), and its path.
 _PLACES = Table("places", "Places to look for spectrum files.", (Column("kind", "string", ""), Column("place", "string", "")))
+#: Threads of a task that have the next files fetched while one is read: of a far disk every file is waited for.
+_THREADS_AHEAD = 4
 _FIELDS = (
     "spectrum_id", "survey", "plate", "mjd", "fiber", "ra", "dec", "z_pipeline", "z_warning", "object_class", "first_pixel", "loglam",
     "flux", "ivar", "mask",
@@ -106,7 +109,11 @@ def _read_one(path: str, content: bytes | None) -> SurveySpectrum | UnusableSpec
 def read_files(columns: Columns) -> Columns:
     """Rows with ``path``, ``part`` and, for remote files, ``content`` → rows of SPECTRA, unreadable files with their reason."""
     contents = columns.get("content", [None] * len(columns["path"]))
-    results = [_read_one(path, content) for path, content in zip(columns["path"], contents, strict=True)]
+    with ThreadPoolExecutor(_THREADS_AHEAD) as ahead:
+        for path, content in zip(columns["path"], contents, strict=True):
+            if content is None:
+                ahead.submit(fetch_ahead, path)
+        results = [_read_one(path, content) for path, content in zip(columns["path"], contents, strict=True)]
     rows: Columns = {"path": columns["path"], "part": columns["part"]}
     for name in _FIELDS:
         rows[name] = [getattr(result, name, None) for result in results]
