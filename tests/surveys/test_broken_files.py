@@ -19,7 +19,7 @@ from surveys.make_files import default_pixels, spec_hdus, spspec_hdus, table
 from nalspark.errors import UnusableSpectrum
 from nalspark.surveys import reader
 from nalspark.surveys.fits_table import MAX_HEADER_BYTES
-from nalspark.surveys.reader import open_spectrum, parse_spectrum
+from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
 
 
 def content(hdus: fits.HDUList) -> bytes:
@@ -244,6 +244,24 @@ def test_what_is_not_a_readable_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     check(refused("\udcff.fits"), "file_missing")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     check(refused(tmp_path), "permission_denied")
+
+
+def test_what_is_fetched_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files only: to open a pipe would wait for ever. What is wrong is left to whoever reads the file."""
+    (tmp_path / "x.fits").write_bytes(spec())
+    os.mkfifo(tmp_path / "pipe.fits")
+    advised: list[tuple[int, int]] = []
+
+    def advise(handle: int, start: int, length: int, advice: int) -> None:
+        advised.append((os.fstat(handle).st_size, start))
+        raise OSError(22, "not on this file system")
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    for path in (tmp_path / "none.fits", tmp_path, tmp_path / "pipe.fits", "a\0b", tmp_path / "x.fits"):
+        fetch_ahead(os.fspath(path))
+    assert advised == [(len(spec()), 0)]
+    monkeypatch.delattr(os, "posix_fadvise")
+    fetch_ahead(os.fspath(tmp_path / "x.fits"))
 
 
 @pytest.mark.parametrize(
