@@ -20,7 +20,7 @@ def settle() -> None:
     both were half of what a worker did.
     """
     global _known
-    for finder in sys.path_importer_cache.values():
+    for finder in list(sys.path_importer_cache.values()):
         if isinstance(finder, zipimporter):
             vars(finder)["invalidate_caches"] = _nothing
     if len(sys.modules) != _known:
