@@ -376,8 +376,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     styles = zip(NETWORKS, ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7"), "osD^v", strict=True)
     for name, colour, marker in styles:
         for shown in ("candidates", "flux", "residual"):
-            rate = 3e-4 if shown == "residual" else Fit.rate
-            mine = [row for row in rows if same(row, network=name, shown=shown, kind="paper", options={}, seed=1, rate=rate)]
+            mine = [row for row in rows if same(row, network=name, shown=shown, kind="paper", options={}, seed=1, rate=Fit.rate)]
             if not mine:
                 continue
             mine.sort(key=lambda row: row["fit"]["size"])
