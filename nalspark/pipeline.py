@@ -68,8 +68,9 @@ _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "
 _MOCK_WEIGHT = 5
 #: Candidates below which a task is not worth another worker that loads TensorFlow: it scores them in less time than that takes.
 _SCORED_PER_TASK = 5000
-#: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files.
-_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+#: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files; the last where Parquet's
+#: compression finds no room to unpack its library in.
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no snappyjava in java.library.path")
 
 
 class Pipeline:

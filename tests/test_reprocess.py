@@ -217,13 +217,20 @@ def test_a_crash_before_a_setting_was_used_leaves_the_old_one_in_the_manifest(
     assert (recorded["preprocess"]["min_snr"], recorded["search"]["min_significance"]) == (0.6, Search().min_significance)
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(spark: Any, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("UnsatisfiedLinkError: no snappyjava in java.library.path: /lib")],
+    ids=["of tables", "of Java's temporary files"],
+)
+def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(
+    fault: Exception, spark: Any, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = told["survey"] / "out"
     before, write = (out / "manifest.json").read_bytes(), Store.write
 
     def full(store: Store, *arguments: Any) -> Any:
         write(store, *arguments)
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise fault
 
     settings = settings_of(told["survey"], out, "infer.min_score=0.999", "search.min_significance=9")
     with monkeypatch.context() as patched:
