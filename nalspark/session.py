@@ -28,7 +28,7 @@ REQUIRED_CONF = {
     "spark.hadoop.parquet.enable.dictionary": "false",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.adaptive.enabled": "true",
-    # Spark would note the line of Python that every column comes from: two thirds of all calls to Java, a second in a crossmatch.
+    # Spark would note the line of Python that every column comes from: nearly half of all calls to Java, a second in a crossmatch.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.sql.maxConcurrentOutputFileWriters": "64",  # rows of one part lie together: no sort of whole spectra before a write
 }
