@@ -58,9 +58,9 @@ def normalize_columns(columns: Columns, settings: Settings) -> Columns:
     ready = normalize(spectra, columns["z_qso"].astype(float), settings.line_species, settings.preprocess)
     usable = [reason is None for reason in ready.reason]
 
-    def pixels(values: np.ndarray) -> list:
+    def pixels(values: np.ndarray) -> np.ndarray | list:
         """Only a usable spectrum keeps its pixels."""
-        return [row if keep else None for row, keep in zip(values, usable, strict=True)]
+        return values if all(usable) else [row if keep else None for row, keep in zip(values, usable, strict=True)]
 
     return {
         **{name: columns[name] for name in _CARRIED},

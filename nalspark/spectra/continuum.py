@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nalspark.compiled import compiled
+from nalspark.spectra.rescale import masked_median
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -184,10 +185,11 @@ def _refine(value: Floats, root: Floats, looseness: Floats, continuum: Floats, w
     """
     ratio, weight, smooth = work[3:, : len(value)]
     # Where an earlier round dipped to zero or below, a part of its typical level stands in, or the ratio would explode.
-    middle = len(value) // 2
-    np.abs(continuum, out=ratio)
-    ratio.partition(middle)
-    np.maximum(continuum, 0.1 * ratio[middle], out=continuum)
+    if continuum.min() < 0.1 * continuum.max():
+        middle = len(value) // 2
+        np.abs(continuum, out=ratio)
+        ratio.partition(middle)
+        np.maximum(continuum, 0.1 * ratio[middle], out=continuum)
     np.divide(value, continuum, out=ratio)
     np.multiply(root, continuum, out=weight)
     np.minimum(weight, _SNR_MOST, out=weight)
@@ -233,7 +235,7 @@ def _fit_row(
     value, root, continuum = np.where(good, flux, 0.0).astype(float), np.sqrt(np.where(good, ivar, 0.0).astype(float)), np.empty(n)
     looseness = scale**-4.0
     # The first curve may bend everywhere: one that is stiff here misses real quasars by so much that their shape is set aside.
-    _solve(value, np.minimum((root / np.median(root[good])) ** 2, _SNR_MOST), (2.0 * scale.min()) ** 4, continuum, work)
+    _solve(value, np.minimum((root / masked_median(root[None], good[None])[0]) ** 2, _SNR_MOST), (2.0 * scale.min()) ** 4, continuum, work)
     # One round without setting aside: the flanks of emission lines are reached before anything is taken for absorption.
     _refine(value, root, looseness, continuum, work)
     aside, deviation = np.zeros(n, bool), np.empty(n)

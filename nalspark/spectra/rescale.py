@@ -30,11 +30,14 @@ def clean_region(z_qso: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 def masked_median(values: NDArray[np.floating], use: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Median over the pixels of each row where `use` holds; NaN where there are none. Shape (n,)."""
-    ordered = np.sort(np.where(use, values, np.inf), axis=1)
-    count = use.sum(axis=1)
-    rows = np.arange(len(values))
-    low, high = np.maximum((count - 1) // 2, 0), np.minimum(count // 2, values.shape[1] - 1)
-    return np.where(count > 0, 0.5 * (ordered[rows, low] + ordered[rows, high]), np.nan)
+    middle = np.full((2, len(values)), np.nan, values.dtype)
+    for row, chosen in enumerate(use):
+        left = values[row][chosen]
+        if len(left):
+            half = len(left) // 2
+            left.partition(half)
+            middle[:, row] = left[half] if len(left) % 2 else left[:half].max(), left[half]
+    return 0.5 * (middle[0] + middle[1])
 
 
 def rescale_factor(spectra: Spectra, z_qso: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -47,7 +50,7 @@ def rescale_factor(spectra: Spectra, z_qso: NDArray[np.float64]) -> NDArray[np.f
     blue, red = clean_region(z_qso)
     good = spectra.good
     inside = good & (wavelength >= blue[:, None]) & (wavelength <= red[:, None])
-    with np.errstate(invalid="ignore"):
-        factor = masked_median(spectra.flux, inside)
-        factor = np.where(factor > 0, factor, masked_median(spectra.flux, good))
-        return np.where(factor > 0, factor, np.nan)
+    factor = masked_median(spectra.flux, inside)
+    dark = ~(factor > 0)
+    factor[dark] = masked_median(spectra.flux[dark], good[dark])
+    return np.where(factor > 0, factor, np.nan)
