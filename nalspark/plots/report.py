@@ -92,7 +92,8 @@ class ReportData:
     path : pair of arrays, shape (k,)
         Absorption redshifts, ascending, and the number of sightlines searched there.
     catalogue_matches : sequence of CatalogueMatch
-    gallery_strongest, gallery_doubtful : sequence of GalleryItem
+    gallery_strongest, gallery_doubtful : sequence of str
+        HTML, from :func:`cards`.
     doublet_ratios : RatioSample, optional
     """
 
@@ -107,8 +108,8 @@ class ReportData:
     histograms: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
     path: tuple[ArrayLike, ArrayLike] = ((), ())
     catalogue_matches: Sequence[CatalogueMatch] = ()
-    gallery_strongest: Sequence[GalleryItem] = ()
-    gallery_doubtful: Sequence[GalleryItem] = ()
+    gallery_strongest: Sequence[str] = ()
+    gallery_doubtful: Sequence[str] = ()
     doublet_ratios: RatioSample | None = None
 
 
@@ -190,8 +191,8 @@ def render_report(data: ReportData) -> str:
         ("Found", "What was found", _distributions(data)),
         ("Catalogues", "Comparison with catalogues", _catalogues(data)),
         ("Flags", "Flags and vetoes", _flags(data)),
-        ("Strongest", "Strongest absorbers", _gallery(data, data.gallery_strongest, _STRONGEST)),
-        ("Doubtful", "Most doubtful absorbers", _gallery(data, data.gallery_doubtful, _DOUBTFUL)),
+        ("Strongest", "Strongest absorbers", _gallery(data.gallery_strongest, _STRONGEST)),
+        ("Doubtful", "Most doubtful absorbers", _gallery(data.gallery_doubtful, _DOUBTFUL)),
         ("Settings", "Settings", _settings(data)),
     )
     shown = [(name, heading, body) for name, heading, body in ((n, h, "\n".join(parts)) for n, h, parts in sections) if body]
@@ -323,20 +324,38 @@ _DOUBTFUL = (
 )
 
 
-def _gallery(data: ReportData, items: Sequence[GalleryItem], introduction: str) -> Iterable[str]:
-    if not items:
+def cards(galleries: Mapping[str, Sequence[GalleryItem]]) -> dict[str, list[str]]:
+    """The cards of the report's galleries, HTML: each with its picture, of a size that depends on how many there are.
+
+    Parameters
+    ----------
+    galleries : mapping of str to sequence of GalleryItem
+
+    Returns
+    -------
+    dict
+        The same names; what :class:`ReportData` takes.
+    """
+    dpi = 110 if sum(map(len, galleries.values())) <= _MANY_CARDS else 70
+    return {name: [_card(item, dpi) for item in items] for name, items in galleries.items()}
+
+
+def _card(item: GalleryItem, dpi: int) -> str:
+    name = str(item.absorber.get("spectrum_id") or "an unnamed spectrum")
+    remarks = f" Flags: {', '.join(item.remarks)}." if item.remarks else ""
+    alt = f"Spectrum {name} with an absorber at redshift {item.value('z_abs'):.5f}, and its transitions in velocity.{remarks}"
+    return f'<div class="card">{_image(absorber_figure(item), alt, dpi=dpi)}{_facts(item)}</div>'
+
+
+def _gallery(gallery: Sequence[str], introduction: str) -> Iterable[str]:
+    if not gallery:
         return
-    dpi = 110 if len(data.gallery_strongest) + len(data.gallery_doubtful) <= _MANY_CARDS else 70
     yield f"<p>{introduction}</p>"
     yield (
         '<p class="note">Black: data, with the 1σ error as a blue band. Red: the fitted doublet (solid) and lines measured at its redshift '
         "(dashed). Orange: continuum. Grey: pixels that are not used.</p>"
     )
-    for item in items:
-        name = str(item.absorber.get("spectrum_id") or "an unnamed spectrum")
-        remarks = f" Flags: {', '.join(item.remarks)}." if item.remarks else ""
-        alt = f"Spectrum {name} with an absorber at redshift {item.value('z_abs'):.5f}, and its transitions in velocity.{remarks}"
-        yield f'<div class="card">{_image(absorber_figure(item), alt, dpi=dpi)}{_facts(item)}</div>'
+    yield from gallery
 
 
 def _facts(item: GalleryItem) -> str:

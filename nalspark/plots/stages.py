@@ -15,7 +15,7 @@ from nalspark.absorption.stages import measured_table, sightlines
 from nalspark.errors import StoreError
 from nalspark.lines import LineSpecies
 from nalspark.plots.figures import GalleryItem
-from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, render_report
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, cards, render_report
 from nalspark.session import together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import SDSS_GRID
@@ -25,6 +25,7 @@ from nalspark.tables.manifest import Manifest
 from nalspark.tables.publish import write_fits
 from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SIGHTLINES, TARGETS, absorbers_table
 from nalspark.tables.store import Store, spark_path
+from nalspark.tables.table import Table
 
 
 def all_rejections(spectra: DataFrame, targets: DataFrame, normalized: DataFrame) -> DataFrame:
@@ -36,11 +37,11 @@ def all_rejections(spectra: DataFrame, targets: DataFrame, normalized: DataFrame
     return frames[0].unionByName(frames[1]).unionByName(frames[2]).select(*REJECTIONS.names)
 
 
-def _write(store: Store, frame: DataFrame, name: str, *order: str) -> int:
-    """Write a table to be published beside the old one; returns its rows."""
-    new = store.unpublished(name)
+def _write(store: Store, frame: DataFrame, table: Table, *order: str) -> DataFrame:
+    """Write a table to be published beside the old one, and read it back."""
+    new = store.unpublished(f"{table.name}.parquet")
     frame.orderBy(*order).write.mode("overwrite").parquet(spark_path(new))
-    return store.load(frame.sparkSession, frame.schema, new).count()
+    return store.load(frame.sparkSession, table.spark_schema, new)
 
 
 def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
@@ -51,7 +52,8 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     dict
         Published file → number of its rows.
     """
-    catalogue = absorbers_table(settings.line_species)
+    species = settings.line_species
+    catalogue = absorbers_table(species)
     targets, normalized = (store.read(spark, manifest, table) for table in (TARGETS, NORMALIZED))
     measured = store.read(spark, manifest, measured_table(settings))
     usable = [frame.where(F.col("reason").isNull()) for frame in (targets, normalized)]
@@ -59,23 +61,58 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     spectra = store.read(spark, manifest, SPECTRA_READ).select("path", "spectrum_id", "part", "reason", "detail")
     searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
     rejected = all_rejections(spectra, targets, normalized)
-    written = together(
-        absorbers=lambda: _write(store, absorbers, "absorbers.parquet", "spectrum_id", "z_abs"),
-        sightlines=lambda: _write(store, searched, "sightlines.parquet", "spectrum_id"),
-        rejections=lambda: _write(store, rejected, "rejections.parquet", "path"),
-    )
-    rows = {f"{name}.parquet": count for name, count in written.items()}
+    chosen = _gallery(absorbers, settings.publish.gallery)
+
+    def of_absorbers() -> dict[str, Any]:
+        written = _write(store, absorbers, catalogue, "spectrum_id", "z_abs")
+        fits = store.unpublished("absorbers.fits")
+        rows = {"absorbers.parquet": written.count()}
+        rows["absorbers.fits"] = write_fits(store.unpublished("absorbers.parquet"), catalogue, fits, {"flags": AbsorberFlag})
+        facts = {"flags": _bit_counts(written, "flags", AbsorberFlag), "doublet_ratios": _ratios(written, species)}
+        return {"rows": rows, "histograms": _histograms(written, _absorber_edges(species)), **facts}
+
+    def of_sightlines() -> dict[str, Any]:
+        written = _write(store, searched, SIGHTLINES, "spectrum_id")
+        facts = {"histograms": _histograms(written, _SIGHTLINE_EDGES), "path": _path(written, species)}
+        return {"rows": {"sightlines.parquet": written.count()}, **facts}
+
+    def of_rejections() -> dict[str, Any]:
+        written = _write(store, rejected, REJECTIONS, "path")
+        return {"rows": {"rejections.parquet": written.count()}, "rejections": _reasons(written)}
+
+    def of_candidates() -> dict[str, Any]:
+        items = {name: gallery_items(spark, store, manifest, settings, frame) for name, frame in chosen.items()}
+        return {"vetoes": _bit_counts(measured, "veto", Veto), **cards(items)}  # drawn here, while Spark writes the tables
+
+    found = together(absorbers=of_absorbers, sightlines=of_sightlines, rejections=of_rejections, candidates=of_candidates)
+    rows: dict[str, int] = {}
+    histograms: dict[str, Any] = {}
+    for facts in found.values():
+        rows |= facts.pop("rows", {})
+        histograms |= facts.pop("histograms", {})
     due = sum(part.rows for part in manifest.parts(SPECTRA_READ.name).values())
-    if written["sightlines"] + written["rejections"] != due:
+    if rows["sightlines.parquet"] + rows["rejections.parquet"] != due:
         raise StoreError(
-            f"{written['sightlines']} sightlines and {written['rejections']} rejections do not add up to the {due} files read: "
+            f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} files read: "
             "a stage was left out since the files changed. Run all stages."
         )
-    rows["absorbers.fits"] = write_fits(
-        store.unpublished("absorbers.parquet"), catalogue, store.unpublished("absorbers.fits"), {"flags": AbsorberFlag}
+    data = ReportData(
+        title=f"{species.name} absorbers",
+        species=species.name,
+        version=manifest.version,
+        settings=_flat(manifest.settings),
+        counts={
+            "files": due,
+            "searched spectra": rows["sightlines.parquet"],
+            "rejected": rows["rejections.parquet"],
+            "candidates": manifest.rows("candidates")[0],
+            "absorbers": rows["absorbers.parquet"],
+        },
+        histograms=histograms,
+        catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
+        **{name: value for facts in found.values() for name, value in facts.items()},
     )
-    report = render_report(_report_data(spark, store, manifest, settings, rows))
-    store.unpublished("report.html").write_text(report, encoding="utf-8")
+    store.unpublished("report.html").write_text(render_report(data), encoding="utf-8")
     rows["report.html"] = 1
     for name in rows:  # all are whole: only now the old ones go
         store.replace(name)
@@ -144,6 +181,19 @@ def _bit_counts(frame: DataFrame, column: str, enum: type[IntFlag]) -> list[BitC
     return [BitCount(name, counted[name] or 0, meanings.get(name, "")) for name in enum.__members__]
 
 
+def _reasons(rejections: DataFrame) -> list[Rejected]:
+    grouped = rejections.groupBy("stage", "reason").agg(F.count("*").alias("n"), F.min("detail").alias("example"))
+    return [Rejected(*row) for row in grouped.orderBy("stage", F.desc("n"), "reason").collect()]
+
+
+def _gallery(absorbers: DataFrame, n: int) -> dict[str, DataFrame]:
+    """The absorbers of the report's two galleries, `n` each."""
+    return {
+        "gallery_strongest": absorbers.where("flags = 0").orderBy(F.desc("significance"), "absorber_id").limit(n),
+        "gallery_doubtful": absorbers.orderBy("significance", "absorber_id").limit(n),
+    }
+
+
 def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: DataFrame) -> list[GalleryItem]:
     """Pictures' worth of data of a few absorbers, in their order."""
     species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, SDSS_GRID.step)
@@ -201,44 +251,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")
-
-
-def _report_data(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, rows: dict[str, int]) -> ReportData:
-    species = settings.line_species
-    tables = (absorbers_table(species), SIGHTLINES, REJECTIONS)
-    absorbers, searched, rejections = (
-        store.load(spark, table.spark_schema, store.unpublished(f"{table.name}.parquet")) for table in tables
-    )
-    reasons = rejections.groupBy("stage", "reason").agg(F.count("*").alias("n"), F.min("detail").alias("example"))
-    gallery = settings.publish.gallery
-    strongest = absorbers.where("flags = 0").orderBy(F.desc("significance"), "absorber_id").limit(gallery)
-    doubtful = absorbers.orderBy("significance", "absorber_id").limit(gallery)
-    measured = store.read(spark, manifest, measured_table(settings))
-    counts = {
-        "files": sum(part.rows for part in manifest.parts("spectra").values()),
-        "searched spectra": rows["sightlines.parquet"],
-        "rejected": rows["rejections.parquet"],
-        "candidates": manifest.rows("candidates")[0],
-        "absorbers": rows["absorbers.parquet"],
-    }
-    answers = together(
-        rejections=lambda: [Rejected(*row) for row in reasons.orderBy("stage", F.desc("n"), "reason").collect()],
-        flags=lambda: _bit_counts(absorbers, "flags", AbsorberFlag),
-        vetoes=lambda: _bit_counts(measured, "veto", Veto),
-        of_absorbers=lambda: _histograms(absorbers, _absorber_edges(species)),
-        of_sightlines=lambda: _histograms(searched, _SIGHTLINE_EDGES),
-        path=lambda: _path(searched, species),
-        gallery_strongest=lambda: gallery_items(spark, store, manifest, settings, strongest),
-        gallery_doubtful=lambda: gallery_items(spark, store, manifest, settings, doubtful),
-        doublet_ratios=lambda: _ratios(absorbers, species),
-    )
-    return ReportData(
-        title=f"{species.name} absorbers",
-        species=species.name,
-        version=manifest.version,
-        settings=_flat(manifest.settings),
-        counts=counts,
-        histograms=answers.pop("of_absorbers") | answers.pop("of_sightlines"),
-        catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
-        **answers,
-    )
