@@ -67,7 +67,7 @@ def in_arrays(numbers: tuple[int, int], model: str, passes: int, parquet: Path, 
     prepare_worker()
     settings = Settings()
     batches = normalized(*numbers, settings)
-    pq.write_table(pa.Table.from_batches([encode(batch, NORMALIZED) for batch in batches]), parquet)
+    pq.write_table(pa.Table.from_batches([encode(batch, NORMALIZED) for batch in batches]), parquet, row_group_size=BATCH)
     detector = read_model(model).load(settings.infer.batch_size)
     search_and_score(batches[:2], detector.predict, settings)
     for _ in range(passes):

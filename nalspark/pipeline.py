@@ -191,12 +191,13 @@ class Pipeline:
 
     def _explain(self, stages: Sequence[str]) -> None:
         """Say what changed since the last run: files, settings, model, catalogues, version."""
+        files = self._files() if "ingest" in stages else None
         if not self.manifest.version:
             self.progress.say(f"first run in {self.store.root}")
             return
-        if "ingest" in stages:
+        if files is not None:
             before = self.store.read(self.spark, self.manifest, FILES)
-            self.progress.say(f"files       {file_changes(before, self._files())}")
+            self.progress.say(f"files       {file_changes(before, files)}")
         given = {**({"model": self._model().digest} if "infer" in stages else {}), **catalogue_digests(open_catalogues(self.settings))}
         changes = value_changes(self.manifest.settings, self.settings.model_dump(mode="json"))
         changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
