@@ -1,6 +1,6 @@
 """From normalized spectra to scored candidates: spectra per second in arrays, and under Spark from Parquet.
 
-    python benchmarks/inference.py [--n 8192] [--cores 2] [--model DIR]
+    python benchmarks/inference.py [--n 24576] [--cores 2] [--model DIR]
 
 The spectra are artificial, with absorbers as frequent as Zhu & Ménard (2013) find them and an impostor in every tenth; they are made and
 normalized before. "Arrays": one process for each core, with one thread each, all at work between the same two barriers. "Spark": the table
@@ -186,7 +186,7 @@ def told(rates: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=8192, help="spectra")
+    parser.add_argument("--n", type=int, default=24_576, help="spectra; of few, the fixed costs of a pass are seen")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--model", default="", help="directory of a model; the one that ships with nalspark by default")
     parser.add_argument("--warm-up", type=int, default=6, help="passes under Spark before")

@@ -439,7 +439,7 @@ def _image(figure: Figure, alt: str, width: int | None = None, *, dpi: int = 150
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined]
     buffer = io.BytesIO()
     # All 256 colours: with fewer, the many greys of the data take those of a thin red line.
-    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG")
     size = f' style="width:{width}px"' if width else ""
     shape = f' width="{picture.width}" height="{picture.height}"'
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
