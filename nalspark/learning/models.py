@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from nalspark.errors import ModelError
@@ -160,6 +159,7 @@ def fit_calibration(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | N
 
 def _logistic_regression(u: NDArray[np.float64], target: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
     """Slope and level that minimise the cross-entropy of `target` in [0, 1]."""
+    from scipy.optimize import minimize  # a worker that only scores does not wait for it
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = parameters[0] * u + parameters[1]

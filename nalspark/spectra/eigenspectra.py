@@ -9,14 +9,17 @@ what the eigenspectra make of the pixels that it has (Connolly & Szalay 1999, AJ
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import IncrementalPCA
 
 from nalspark.errors import NalsparkError
 from nalspark.spectra.grid import SDSS_GRID, WavelengthGrid
 from nalspark.spectra.rescale import masked_median
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import IncrementalPCA
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -282,6 +285,8 @@ class _Learner:
 
     def run(self, rounds: int) -> Eigenspectra:
         """The eigenspectra of the last round; redshifts and first pixel are not set."""
+        from sklearn.decomposition import IncrementalPCA  # half a second to load: only who fits waits for it
+
         model, previous, pca = None, None, None
         for _ in range(rounds):
             previous, pca = model, IncrementalPCA(n_components=self.n_components)
