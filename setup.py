@@ -54,5 +54,5 @@ setup(
         "umap-learn>=0.5.7,<0.6",  # lays out the middle band of a selection; 0.5.7 is the first that runs with scikit-learn 1.6
         "setuptools<81",  # pyspark's worker start-up and petastorm still import pkg_resources or distutils
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "pyyaml"]},
+    extras_require={"dev": ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "hypothesis", "ruff", "mypy", "pyyaml"]},
 )

@@ -18,7 +18,7 @@ import nalspark
 from nalspark.absorption.completeness import compare
 from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import VetFlag, measured_table, vetted_table
-from nalspark.errors import NalsparkError
+from nalspark.errors import NalsparkError, did_you_mean
 from nalspark.evaluate import evaluate_result, write_evaluation
 from nalspark.lines import SPECIES
 from nalspark.pipeline import Pipeline
@@ -52,6 +52,18 @@ from nalspark.tables.store import Store, spark_path
 from nalspark.tables.versions import versions
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that suggests the option which was meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, extra = super().parse_known_args(args, namespace)
+        if extra:  # a command's own parser knows the command's options; argparse would leave them to the one above
+            options = [text for text in extra if text.startswith("-")]
+            near = did_you_mean(options[0].partition("=")[0], self._option_string_actions) if options else ""
+            self.error(f"unrecognized arguments: {' '.join(extra)}.{near}")
+        return known, extra
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="a setting, like search.min_significance=6"
@@ -63,7 +75,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nalspark", description="Narrow absorption lines in every quasar spectrum of a survey.")
+    parser = _Parser(prog="nalspark", description="Narrow absorption lines in every quasar spectrum of a survey.")
     parser.add_argument("--version", action="version", version=f"nalspark {nalspark.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

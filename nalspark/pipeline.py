@@ -154,7 +154,8 @@ class Pipeline:
                 raise
             self.store.prune(self.store.manifest())
             raise StoreError(
-                f"There is no room left on the disk of {self.store.root}, or on that of Spark's scratch files. What was finished is kept: "
+                f"There is no room left on the disk of {self.store.root}, or on that of Spark's or Java's temporary files, or these cannot "
+                "be written. What was finished is kept: "
                 "make room and run again; it goes on from there."
             ) from None
 
@@ -191,13 +192,14 @@ class Pipeline:
 
     def _explain(self, stages: Sequence[str]) -> None:
         """Say what changed since the last run: files, settings, model, catalogues, version."""
-        files = self._files() if "ingest" in stages else None
         if not self.manifest.version:
             self.progress.say(f"first run in {self.store.root}")
+            if "ingest" in stages:
+                self._files()  # listed once, for the plan and for the work
             return
-        if files is not None:
+        if "ingest" in stages:
             before = self.store.read(self.spark, self.manifest, FILES)
-            self.progress.say(f"files       {file_changes(before, files)}")
+            self.progress.say(f"files       {file_changes(before, self._files())}")
         given = {**({"model": self._model().digest} if "infer" in stages else {}), **catalogue_digests(open_catalogues(self.settings))}
         changes = value_changes(self.manifest.settings, self.settings.model_dump(mode="json"))
         changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
@@ -341,6 +343,10 @@ class Pipeline:
         count = self.settings.pipeline.partitions
         return frame.repartition(count) if count else frame
 
+    def _part_a_file(self, frame: DataFrame) -> DataFrame:
+        """Narrow rows, of which each part is to be one file: to make a file on a local disk Java starts three processes, for `chmod`."""
+        return self._partitioned(frame) if self.settings.pipeline.partitions else frame.repartition("part")
+
     def _usable(self, table: Table, parts: list[str]) -> DataFrame:
         frame = self.store.read(self.spark, self.manifest, table, parts)
         return frame.where(F.col("reason").isNull()) if "reason" in table.names else frame
@@ -355,7 +361,7 @@ class Pipeline:
         """The list of files, made once a run and kept on disk: the next run is told what changed."""
         if self._listed is None:
             self._listing = self.store.new_run(self.manifest, FILES.name, "listing")
-            self._listed = self.store.write_rows(self._list_files(), FILES, self._listing)
+            self._listed = self.store.write_rows(self._part_a_file(self._list_files()), FILES, self._listing)
         return self._listed
 
     def _list_files(self) -> DataFrame:
@@ -425,7 +431,7 @@ class Pipeline:
         targets, matches = crossmatch(spectra, quasars, absorbers, self.settings, hits)
         keys = dict.fromkeys(parts, key)
         run = self.store.new_run(self.manifest, TARGETS.name, key)
-        made = self.store.write(self._partitioned(targets), TARGETS, run, keys)
+        made = self.store.write(self._part_a_file(targets), TARGETS, run, keys)
         due = self._rows("spectra", parts, usable=True)
         if sum(part.rows for part in made.values()) != due:
             raise StoreError(f"Stage 'crossmatch' wrote another number of rows than the {due} spectra it read. Run it again.")
@@ -433,7 +439,7 @@ class Pipeline:
         written = self.store.read(self.spark, self.manifest, TARGETS)
         content = F.sum(F.xxhash64(*_TARGET_CAUSES).cast("decimal(38,0)")).cast("string")
         found = together(
-            matches=lambda: self.store.write(self._partitioned(matches), MATCHES, run, keys),
+            matches=lambda: self.store.write(self._part_a_file(matches), MATCHES, run, keys),
             contents=lambda: {row["part"]: row["content"] for row in written.groupBy("part").agg(content.alias("content")).collect()},
             catalogues=lambda: [row.asDict() for row in match_counts(written, quasars, absorbers, self.settings, hits).collect()],
         )

@@ -75,11 +75,19 @@ def reads(stage: Stage, settings: Settings) -> tuple[str, ...]:
 
 
 def check_reads(stage: Stage, settings: Settings, present: Collection[str]) -> None:
-    """Refuse a stage that reads a table which is not present."""
-    for table in reads(stage, settings):
-        if table not in present:
-            earlier = next(other.name for other in STAGES if other.table == table)
-            raise NalsparkError(f"Stage '{stage.name}' reads table '{table}', which is not there yet. Run stage '{earlier}' first.")
+    """Refuse a stage that reads a table which is not present, and name all stages that have to run before."""
+    absent = [table for table in reads(stage, settings) if table not in present]
+    if not absent:
+        return
+    wanted = list(absent)
+    for table in wanted:  # grows: what makes a table reads tables of its own
+        maker = next(other for other in STAGES if other.table == table)
+        wanted += [other for other in reads(maker, settings) if other not in present and other not in wanted]
+    first = [f"'{other.name}'" for other in STAGES if other.table in wanted]
+    raise NalsparkError(
+        f"Stage '{stage.name}' reads table '{absent[0]}', which is not there yet. "
+        f"Run stage{'s' if len(first) > 1 else ''} {', '.join(first)} first."
+    )
 
 
 def example_inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -29,6 +29,7 @@ REQUIRED_CONF = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.adaptive.enabled": "true",
     # Spark would note the line of Python that every column comes from: nearly half of all calls to Java, a second in a crossmatch.
+    # A session that a notebook gives keeps its own choice: its user may want these lines.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.sql.maxConcurrentOutputFileWriters": "64",  # rows of one part lie together: no sort of whole spectra before a write
 }
@@ -155,6 +156,8 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
 
 def together(**queries: Callable[[], Any]) -> dict[str, Any]:
     """Run several small Spark queries at the same time: each alone leaves the cores idle while it is planned.
+
+    Where one fails the others end first; its error is raised, of several that of the first in their order.
 
     Parameters
     ----------

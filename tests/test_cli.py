@@ -138,11 +138,19 @@ def test_run_files_that_are_wrong(content: str | None, sentence: str, tmp_path: 
     assert re.search(sentence, refused(capsys, "run", run))
 
 
+def test_options_that_are_not_there(spectra: Path, capsys: Any, no_spark: None) -> None:
+    find = ("find", spectra, "--out", spectra.parent / "out")
+    assert "unrecognized arguments: --quasar-file=x. Did you mean '--quasars'?" in refused(capsys, *find, "--quasar-file=x")
+    assert "Did you mean '--limit-rate'?" in refused(capsys, "fetch", "sdss_dr16", "--quasars", "x", "--out", "y", "--limit-rat3", "1")
+    assert refused(capsys, "status", "a", "b").rstrip().endswith("unrecognized arguments: b.")
+
+
 def test_stages_that_cannot_run(spectra: Path, capsys: Any, no_spark: None) -> None:
     run = spectra.parent / "RUN.toml"
     run.write_text(f"out = '{spectra.parent / 'out'}'\nspectra = ['{spectra}']\n")
     assert re.search(r"no stage 'serch'.*Did you mean 'search'\?", refused(capsys, "run", run, "serch"))
-    assert "Run stage 'preprocess' first." in refused(capsys, "run", run, "search", "measure")
+    assert "Run stages 'ingest', 'crossmatch', 'preprocess' first." in refused(capsys, "run", run, "search", "measure")
+    assert "Run stage 'preprocess' first." in refused(capsys, "run", run, "ingest", "crossmatch", "search")
     assert not (spectra.parent / "out").exists()
 
 

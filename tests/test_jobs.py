@@ -98,4 +98,4 @@ def test_a_job_refuses_what_is_wrong_as_the_command_line_does(run_file: Path, ca
     finally:
         sys.argv = given
     assert end.value.code == 2
-    assert "Run stage 'preprocess' first." in capsys.readouterr().err
+    assert "Run stages 'ingest', 'crossmatch', 'preprocess' first." in capsys.readouterr().err

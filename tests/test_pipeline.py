@@ -286,7 +286,16 @@ def test_a_catalogue_that_would_not_add_up_is_not_published(spark: Any, survey: 
     store.commit(manifest)
     with pytest.raises(StoreError, match="do not add up to the .* files read: a stage was left out"):
         run(spark, settings_of(survey, result), "publish", force=True)
+    with pytest.raises(StoreError, match="has no spectrum or no candidate in the tables any more: a stage was left out"):
+        run(spark, settings_of(survey, result, "publish.gallery=60"), "publish", force=True)
     assert absorber_ids(result) == before
+
+
+def test_a_report_shows_the_strongest_and_the_most_doubtful(spark: Any, survey: Path, result: Path) -> None:
+    assert run(spark, settings_of(survey, result, "publish.gallery=2"), "publish")["publish"] == 1
+    report = (result / "report.html").read_text()
+    assert report.count('<div class="card">') == 4
+    assert '<section id="strongest">' in report and '<section id="doubtful">' in report
 
 
 def test_no_stage_builds_on_parts_that_are_out_of_date(spark: Any, survey: Path, result: Path) -> None:
@@ -389,9 +398,16 @@ def test_an_unknown_stage_is_refused_with_a_suggestion(spark: Any, survey: Path,
         run(spark, settings_of(survey, tmp_path / "out"), "serch")
 
 
-@pytest.mark.parametrize("stage, earlier", [("crossmatch", "ingest"), ("search", "preprocess"), ("publish", "crossmatch")])
-def test_a_stage_before_its_input_exists_says_what_to_run_first(spark: Any, survey: Path, tmp_path: Path, stage: str, earlier: str) -> None:
-    with pytest.raises(NalsparkError, match=rf"'{stage}' reads table '\w+', which is not there yet. Run stage '{earlier}' first"):
+@pytest.mark.parametrize(
+    "stage, first",
+    [
+        ("crossmatch", "Run stage 'ingest' first"),
+        ("search", "Run stages 'ingest', 'crossmatch', 'preprocess' first"),
+        ("publish", "Run stages 'ingest', 'crossmatch', 'preprocess', 'search', 'infer', 'measure' first"),
+    ],
+)
+def test_a_stage_before_its_input_exists_says_what_to_run_first(spark: Any, survey: Path, tmp_path: Path, stage: str, first: str) -> None:
+    with pytest.raises(NalsparkError, match=rf"'{stage}' reads table '\w+', which is not there yet. {first}"):
         run(spark, settings_of(survey, tmp_path / "out"), stage)
 
 

@@ -311,7 +311,8 @@ def test_models_that_do_not_fit_are_refused_before_spark_starts(tmp_path: Path, 
         ("train.options.denze=3", "has no option 'denze'.*Did you mean 'dense'"),
         (
             "simulate.continuum=eigenspectra",
-            "'simulate' reads table 'eigenspectra', which is not there yet. Run stage 'eigenspectra' first",
+            "'simulate' reads table 'eigenspectra', which is not there yet. "
+            "Run stages 'ingest', 'crossmatch', 'preprocess', 'eigenspectra' first",
         ),
         ("simulate.examples=images", "'candidates' or 'spectra'"),
         ("simulate.population=empirical", "set simulate.catalogue"),

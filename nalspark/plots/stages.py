@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntFlag
 from typing import Any
 
@@ -51,7 +52,38 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     -------
     dict
         Published file → number of its rows.
+
+    Raises
+    ------
+    StoreError
+        Where the tables do not belong together.
     """
+    found = together(**_chains(spark, store, manifest, settings))
+    rows: dict[str, int] = {}
+    for facts in found.values():
+        rows |= facts.pop("rows")
+    due = sum(part.rows for part in manifest.parts(SPECTRA_READ.name).values())
+    if rows["sightlines.parquet"] + rows["rejections.parquet"] != due:
+        raise StoreError(
+            f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} files read: "
+            "a stage was left out since the files changed. Run all stages."
+        )
+    rows["absorbers.fits"] = write_fits(
+        store.unpublished("absorbers.parquet"),
+        absorbers_table(settings.line_species),
+        store.unpublished("absorbers.fits"),
+        {"flags": AbsorberFlag},
+    )
+    report = render_report(_report_data(manifest, settings, rows, found))
+    store.unpublished("report.html").write_text(report, encoding="utf-8")
+    rows["report.html"] = 1
+    for name in rows:  # all are whole: only now the old ones go
+        store.replace(name)
+    return rows
+
+
+def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What can be done at the same time: a table is written, then looked at. Each chain gives `rows` and fields of ReportData."""
     species = settings.line_species
     catalogue = absorbers_table(species)
     targets, normalized = (store.read(spark, manifest, table) for table in (TARGETS, NORMALIZED))
@@ -61,15 +93,11 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     spectra = store.read(spark, manifest, SPECTRA_READ).select("path", "spectrum_id", "part", "reason", "detail")
     searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
     rejected = all_rejections(spectra, targets, normalized)
-    chosen = _gallery(absorbers, settings.publish.gallery)
 
     def of_absorbers() -> dict[str, Any]:
         written = _write(store, absorbers, catalogue, "spectrum_id", "z_abs")
-        fits = store.unpublished("absorbers.fits")
-        rows = {"absorbers.parquet": written.count()}
-        rows["absorbers.fits"] = write_fits(store.unpublished("absorbers.parquet"), catalogue, fits, {"flags": AbsorberFlag})
         facts = {"flags": _bit_counts(written, "flags", AbsorberFlag), "doublet_ratios": _ratios(written, species)}
-        return {"rows": rows, "histograms": _histograms(written, _absorber_edges(species)), **facts}
+        return {"rows": {"absorbers.parquet": written.count()}, "histograms": _histograms(written, _absorber_edges(species)), **facts}
 
     def of_sightlines() -> dict[str, Any]:
         written = _write(store, searched, SIGHTLINES, "spectrum_id")
@@ -81,42 +109,11 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
         return {"rows": {"rejections.parquet": written.count()}, "rejections": _reasons(written)}
 
     def of_candidates() -> dict[str, Any]:
+        chosen = _gallery(absorbers, settings.publish.gallery)
         items = {name: gallery_items(spark, store, manifest, settings, frame) for name, frame in chosen.items()}
-        return {"vetoes": _bit_counts(measured, "veto", Veto), **cards(items)}  # drawn here, while Spark writes the tables
+        return {"rows": {}, "vetoes": _bit_counts(measured, "veto", Veto), **cards(items)}  # drawn while Spark writes the tables
 
-    found = together(absorbers=of_absorbers, sightlines=of_sightlines, rejections=of_rejections, candidates=of_candidates)
-    rows: dict[str, int] = {}
-    histograms: dict[str, Any] = {}
-    for facts in found.values():
-        rows |= facts.pop("rows", {})
-        histograms |= facts.pop("histograms", {})
-    due = sum(part.rows for part in manifest.parts(SPECTRA_READ.name).values())
-    if rows["sightlines.parquet"] + rows["rejections.parquet"] != due:
-        raise StoreError(
-            f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} files read: "
-            "a stage was left out since the files changed. Run all stages."
-        )
-    data = ReportData(
-        title=f"{species.name} absorbers",
-        species=species.name,
-        version=manifest.version,
-        settings=_flat(manifest.settings),
-        counts={
-            "files": due,
-            "searched spectra": rows["sightlines.parquet"],
-            "rejected": rows["rejections.parquet"],
-            "candidates": manifest.rows("candidates")[0],
-            "absorbers": rows["absorbers.parquet"],
-        },
-        histograms=histograms,
-        catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
-        **{name: value for facts in found.values() for name, value in facts.items()},
-    )
-    store.unpublished("report.html").write_text(render_report(data), encoding="utf-8")
-    rows["report.html"] = 1
-    for name in rows:  # all are whole: only now the old ones go
-        store.replace(name)
-    return rows
+    return {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "candidates": of_candidates}
 
 
 # ---- the report's numbers
@@ -195,7 +192,13 @@ def _gallery(absorbers: DataFrame, n: int) -> dict[str, DataFrame]:
 
 
 def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: DataFrame) -> list[GalleryItem]:
-    """Pictures' worth of data of a few absorbers, in their order."""
+    """Pictures' worth of data of a few absorbers, in their order.
+
+    Raises
+    ------
+    StoreError
+        Where the tables do not hold an absorber's spectrum or candidate.
+    """
     species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, SDSS_GRID.step)
     absorbers = [row.asDict() for row in chosen.collect()]
     parts = sorted({row["part"] for row in absorbers})
@@ -205,7 +208,12 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
     candidate_of = {row["candidate_id"]: row for row in candidates.collect()}
     items = []
     for absorber in absorbers:
-        spectrum, candidate = spectrum_of[absorber["spectrum_id"]], candidate_of[absorber["absorber_id"]]
+        spectrum, candidate = spectrum_of.get(absorber["spectrum_id"]), candidate_of.get(absorber["absorber_id"])
+        if spectrum is None or candidate is None:
+            raise StoreError(
+                f"Absorber {absorber['absorber_id']} has no spectrum or no candidate in the tables any more: a stage was left out since "
+                "the files changed. Run all stages."
+            )
         flux, ivar, continuum = (np.frombuffer(spectrum[name], "<f4") for name in ("flux", "ivar", "continuum"))
         good = (np.frombuffer(spectrum["mask"], "u1") == 0) & (ivar > 0)
         rest = species.primary.wavelength
@@ -251,3 +259,26 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")
+
+
+def _report_data(manifest: Manifest, settings: Settings, rows: dict[str, int], found: dict[str, dict[str, Any]]) -> ReportData:
+    """What the chains found, and what the manifest knows."""
+    species = settings.line_species
+    histograms = {name: one for facts in found.values() for name, one in facts.pop("histograms", {}).items()}
+    counts = {
+        "files": rows["sightlines.parquet"] + rows["rejections.parquet"],
+        "searched spectra": rows["sightlines.parquet"],
+        "rejected": rows["rejections.parquet"],
+        "candidates": manifest.rows("candidates")[0],
+        "absorbers": rows["absorbers.parquet"],
+    }
+    return ReportData(
+        title=f"{species.name} absorbers",
+        species=species.name,
+        version=manifest.version,
+        settings=_flat(manifest.settings),
+        counts=counts,
+        histograms=histograms,
+        catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
+        **{name: value for facts in found.values() for name, value in facts.items()},
+    )

@@ -28,7 +28,7 @@ def clean_region(z_qso: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     return blue, red
 
 
-def masked_median(values: NDArray[np.floating], use: NDArray[np.bool_]) -> NDArray[np.float64]:
+def masked_median(values: NDArray[np.floating], use: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Median over the pixels of each row where `use` holds; NaN where there are none. Shape (n,)."""
     middle = np.full((2, len(values)), np.nan, values.dtype)
     for row, chosen in enumerate(use):

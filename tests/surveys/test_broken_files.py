@@ -17,7 +17,7 @@ from astropy.io import fits
 from surveys.make_files import default_pixels, spec_hdus, spspec_hdus, table
 
 from nalspark.errors import UnusableSpectrum
-from nalspark.surveys import reader
+from nalspark.surveys import reader, stages
 from nalspark.surveys.fits_table import MAX_HEADER_BYTES
 from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
 
@@ -262,6 +262,16 @@ def test_what_is_fetched_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert advised == [(len(spec()), 0)]
     monkeypatch.delattr(os, "posix_fadvise")
     fetch_ahead(os.fspath(tmp_path / "x.fits"))
+
+
+def test_files_are_fetched_ahead_but_for_those_whose_bytes_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(stages, "fetch_ahead", fetched.append)
+    near = os.fspath(tmp_path / "x.fits")
+    Path(near).write_bytes(spec())
+    rows = stages.read_files({"path": [near, "s3a://far/y.fits"], "part": ["a", "a"], "content": [None, spec()]})
+    assert fetched == [near]
+    assert rows["reason"] == [None, None]
 
 
 @pytest.mark.parametrize(
