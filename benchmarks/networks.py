@@ -392,12 +392,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                     linestyle="--" if shown == "residual" else "-", label=f"{name}, {told}" if usual else None,
                 )  # fmt: skip
     axes.axhline(50, color="#6b6b6b", linewidth=0.8, linestyle=":")
-    axes.annotate("twice the\npresentations", (LARGEST, 46), ha="center", fontsize=7, color="#6b6b6b")
-    axes.annotate("guessing", (0.99, 50.5), xycoords=("axes fraction", "data"), ha="right", fontsize=8, color="#6b6b6b")
+    axes.annotate("guessing", (0.01, 50.5), xycoords=("axes fraction", "data"), fontsize=8, color="#6b6b6b")
+    sizes = [size for size in (1000, 4000, 16_000, LARGEST) if any(same(row, size=size, kind="paper") for row in rows)]
+    if LARGEST in sizes:
+        axes.annotate("twice the\npresentations", (LARGEST, 51), ha="center", fontsize=7, color="#6b6b6b")
     axes.set_xscale("log")
-    axes.set_xticks([1000, 4000, 16000, LARGEST], ["1,000", "4,000", "16,000", "64,000"])
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    axes.set(xlabel="training spectra", ylabel="accuracy on 4,000 test spectra (%)", ylim=(45, 100), xlim=(800, 80_000))
+    axes.set(xlabel="training spectra", ylabel="accuracy on 4,000 test spectra (%)", ylim=(45, 100), xlim=(800, 1.28 * sizes[-1]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path)
