@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +55,23 @@ from nalspark.tables.versions import versions
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that suggests the option which was meant."""
+    """A parser that suggests the option or command which was meant, and takes no shortened ones."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, extra = super().parse_known_args(args, namespace)
-        if extra:  # a command's own parser knows the command's options; argparse would leave them to the one above
-            options = [text for text in extra if text.startswith("-")]
-            near = did_you_mean(options[0].partition("=")[0], self._option_string_actions) if options else ""
-            self.error(f"unrecognized arguments: {' '.join(extra)}.{near}")
-        return known, extra
+        if self._subparsers is None:  # before argparse misses what a misspelt option was to give
+            for text in takewhile(lambda text: text != "--", args or ()):
+                name = text.partition("=")[0]
+                if name.startswith("--") and name not in self._option_string_actions:
+                    self.error(f"unrecognized arguments: {text}.{did_you_mean(name, self._option_string_actions)}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> Any:
+        wrong = re.search(r"^argument COMMAND: invalid choice: '([^']*)' \(choose from (.*)\)$", message)
+        near = did_you_mean(wrong[1], re.findall(r"'([^']*)'", wrong[2])) if wrong else ""
+        super().error(message + near)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:

@@ -541,7 +541,8 @@ class Pipeline:
         keep_version(self.store, self.manifest, self.settings.pipeline.versions_kept)
         self.store.commit(self.manifest)
         rows_in, spectra = self._rows("measured", list(self.manifest.parts("measured")), usable=True), self.manifest.rows("targets")[0]
-        return StageSummary(stage.name, 1, 1, self.manifest.published["absorbers.parquet"], rows_in=rows_in, spectra=spectra)
+        found, size = self.manifest.published["absorbers.parquet"], self.store.published_size(self.manifest.published)
+        return StageSummary(stage.name, 1, 1, found, rows_in=rows_in, spectra=spectra, bytes=size)
 
     # ---- learning
 

@@ -356,7 +356,9 @@ def _describe(error: ValidationError) -> str:
     for fault in error.errors():
         key = ".".join(str(piece) for piece in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"'{key}' is not a setting.{did_you_mean(key, known_keys())}")
+            keys = known_keys()
+            sections = dict.fromkeys(known.partition(".")[0] for known in keys)
+            lines.append(f"'{key}' is not a setting.{did_you_mean(key, [*keys, *sections])}")
         else:
             lines.append(f"'{key}' = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}.")
     return "\n  ".join(lines)

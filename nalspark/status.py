@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nalspark.errors import StoreError
+from nalspark.plan import STAGES
 from nalspark.tables.manifest import Manifest
 from nalspark.tables.store import Store
 from nalspark.tables.versions import versions
@@ -71,5 +72,6 @@ def status(folder: str) -> Iterator[str]:
         yield f"kept         version {number}, {kept.published_on}: {kept.published.get('absorbers.parquet', 0)} absorbers"
     yield ""
     yield _HEADING
-    for stage, summary in sorted(last_work(manifest).items(), key=lambda item: item[1].get("started", "")):
+    order = {stage.name: number for number, stage in enumerate(STAGES)}  # of stages that began in the same second
+    for stage, summary in sorted(last_work(manifest).items(), key=lambda item: (item[1].get("started", ""), order.get(item[0], 0))):
         yield _row(stage, summary)

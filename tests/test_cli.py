@@ -126,6 +126,7 @@ def test_an_output_directory_that_may_not_be_written(spectra: Path, capsys: Any,
         (None, "There is no run file"),
         ("out = ", "is not valid TOML"),
         ("out = 'x'\nspectre = ['y']", r"'spectre' is not a setting. Did you mean 'spectra'\?"),
+        ("out = 'x'\n[serach]\nmin_significance = 3", r"'serach' is not a setting. Did you mean 'search'\?"),
         ("out = 'x'\n[search]\nwidths_pixels = 3", "'search.widths_pixels' = 3"),
         ("spectra = ['.']", "No output directory is given"),
         ("out = 'x'", "No spectra are given"),
@@ -138,11 +139,15 @@ def test_run_files_that_are_wrong(content: str | None, sentence: str, tmp_path: 
     assert re.search(sentence, refused(capsys, "run", run))
 
 
-def test_options_that_are_not_there(spectra: Path, capsys: Any, no_spark: None) -> None:
+def test_options_and_commands_that_are_not_there(spectra: Path, capsys: Any, no_spark: None) -> None:
     find = ("find", spectra, "--out", spectra.parent / "out")
     assert "unrecognized arguments: --quasar-file=x. Did you mean '--quasars'?" in refused(capsys, *find, "--quasar-file=x")
+    assert "Did you mean '--out'?" in refused(capsys, "find", spectra, "--outt", spectra.parent / "out")
+    assert "unrecognized arguments: --ou. Did you mean '--out'?" in refused(capsys, "find", spectra, "--ou", spectra.parent / "out")
     assert "Did you mean '--limit-rate'?" in refused(capsys, "fetch", "sdss_dr16", "--quasars", "x", "--out", "y", "--limit-rat3", "1")
-    assert refused(capsys, "status", "a", "b").rstrip().endswith("unrecognized arguments: b.")
+    assert refused(capsys, "status", "a", "b").rstrip().endswith("unrecognized arguments: b")
+    assert "invalid choice: 'fnd'" in (said := refused(capsys, "fnd", spectra)) and said.rstrip().endswith("Did you mean 'find'?")
+    assert not (spectra.parent / "out").exists()
 
 
 def test_stages_that_cannot_run(spectra: Path, capsys: Any, no_spark: None) -> None:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from nalspark.lines import SPECIES
 from nalspark.plots.figures import (
     GalleryItem,
     absorber_figure,
@@ -234,9 +235,11 @@ def _searched(data: ReportData) -> Iterable[str]:
         yield '<p class="note">No redshift was searched in any spectrum.</p>'
         return
     total = float(path_per_bin([z[0], z[-1]], z, sightlines)[0])
+    blue, red = SPECIES[data.species].window_rest
     yield (
         "<p>The number of sightlines in which an absorber of redshift z could have been seen: its lines lie in the spectrum, in the window "
-        "between the quasar's emission lines, and on usable pixels. Numbers of absorbers must be divided by it to become rates. "
+        f"between the quasar's emission lines ({blue:g} to {red:g} Å in the quasar's frame), and on usable pixels. Numbers of absorbers "
+        "must be divided by it to become rates. "
         f"Its integral, the total path, is Δz = {total:,.1f}.</p>"
     )
     alt = f"Sightlines searched against absorption redshift, from {z[0]:.2f} to {z[-1]:.2f}; at most {np.nanmax(sightlines):,.0f}."
