@@ -155,8 +155,7 @@ class Pipeline:
             self.store.prune(self.store.manifest())
             raise StoreError(
                 f"There is no room left on the disk of {self.store.root}, or on that of Spark's or Java's temporary files, or these cannot "
-                "be written. What was finished is kept: "
-                "make room and run again; it goes on from there."
+                "be written. What was finished is kept: make room and run again; it goes on from there."
             ) from None
 
     def _work(self, stages: Sequence[str]) -> list[StageSummary]:
@@ -343,8 +342,8 @@ class Pipeline:
         count = self.settings.pipeline.partitions
         return frame.repartition(count) if count else frame
 
-    def _part_a_file(self, frame: DataFrame) -> DataFrame:
-        """Narrow rows, of which each part is to be one file: to make a file on a local disk Java starts three processes, for `chmod`."""
+    def _one_file_a_part(self, frame: DataFrame) -> DataFrame:
+        """Narrow rows brought together by part: to make a file on a local disk Java starts three processes, for `chmod`."""
         return self._partitioned(frame) if self.settings.pipeline.partitions else frame.repartition("part")
 
     def _usable(self, table: Table, parts: list[str]) -> DataFrame:
@@ -361,7 +360,7 @@ class Pipeline:
         """The list of files, made once a run and kept on disk: the next run is told what changed."""
         if self._listed is None:
             self._listing = self.store.new_run(self.manifest, FILES.name, "listing")
-            self._listed = self.store.write_rows(self._part_a_file(self._list_files()), FILES, self._listing)
+            self._listed = self.store.write_rows(self._one_file_a_part(self._list_files()), FILES, self._listing)
         return self._listed
 
     def _list_files(self) -> DataFrame:
@@ -431,7 +430,7 @@ class Pipeline:
         targets, matches = crossmatch(spectra, quasars, absorbers, self.settings, hits)
         keys = dict.fromkeys(parts, key)
         run = self.store.new_run(self.manifest, TARGETS.name, key)
-        made = self.store.write(self._part_a_file(targets), TARGETS, run, keys)
+        made = self.store.write(self._one_file_a_part(targets), TARGETS, run, keys)
         due = self._rows("spectra", parts, usable=True)
         if sum(part.rows for part in made.values()) != due:
             raise StoreError(f"Stage 'crossmatch' wrote another number of rows than the {due} spectra it read. Run it again.")
@@ -439,7 +438,7 @@ class Pipeline:
         written = self.store.read(self.spark, self.manifest, TARGETS)
         content = F.sum(F.xxhash64(*_TARGET_CAUSES).cast("decimal(38,0)")).cast("string")
         found = together(
-            matches=lambda: self.store.write(self._part_a_file(matches), MATCHES, run, keys),
+            matches=lambda: self.store.write(self._one_file_a_part(matches), MATCHES, run, keys),
             contents=lambda: {row["part"]: row["content"] for row in written.groupBy("part").agg(content.alias("content")).collect()},
             catalogues=lambda: [row.asDict() for row in match_counts(written, quasars, absorbers, self.settings, hits).collect()],
         )
