@@ -22,7 +22,7 @@ from nalspark.absorption import stages as absorption
 from nalspark.absorption.mocks import SkyNoise
 from nalspark.errors import NalsparkError, StoreError, did_you_mean
 from nalspark.learning.examples import Examples
-from nalspark.learning.inference import score
+from nalspark.learning.inference import load_keras, score
 from nalspark.learning.models import PackedModel
 from nalspark.plan import (
     STAGE_NAMES,
@@ -53,17 +53,20 @@ from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_s
 from nalspark.surveys.sky import sky_noise
 from nalspark.surveys.sources import classify
 from nalspark.tables.arrow import to_arrow
-from nalspark.tables.changes import file_changes, value_changes
+from nalspark.tables.changes import FileChanges, file_changes, value_changes
 from nalspark.tables.manifest import Manifest, Part, digest
 from nalspark.tables.schemas import CANDIDATES, EIGENSPECTRA, FILES, MATCHES, NORMALIZED, SCORES, TARGETS
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 from nalspark.tables.versions import keep_version
+from nalspark.worker import load_ahead
 
 #: What of a target matters to the search: a new absorber catalogue changes labels, not spectra.
 _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
 
 
+#: What tasks of most stages import, numpy and astropy with it.
+_WORKERS_NEED = ("nalspark.surveys.stages", "nalspark.absorption.stages")
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
 _MOCK_WEIGHT = 5
 #: Candidates below which a task is not worth another worker that loads TensorFlow: it scores them in less time than that takes.
@@ -90,6 +93,7 @@ class Pipeline:
         self.stages: Collection[str] = ()
         self.force: Collection[str] = ()
         self.only_parts: Collection[str] = ()
+        self.dry_run = False
 
     def run(
         self,
@@ -122,17 +126,20 @@ class Pipeline:
         """
         check_stages(stages)
         self.stages, self.force, self.only_parts = stages, (stages if force else ()), parts
+        self.dry_run = dry_run
         self._listed: DataFrame | None = None
+        self._found: tuple[dict[str, str], dict[str, int]] | None = None
         self._packed: PackedModel | None = None
         if dry_run:
             self.store.check()
             self.manifest = self.store.manifest()
             if explain:
-                self._listed = self._list_files().persist()
                 self._explain(stages)
             return self._plan(stages)
         with self.store.lock(), self._told_where_full():
             self.manifest = self.store.manifest()
+            first_run = not self.manifest.version  # so there will be something to score, and keras takes the longest to load
+            load_ahead(self.spark, _WORKERS_NEED, load_keras if first_run and "infer" in stages else None)
             self.store.prune(self.manifest)  # room, where the last run ended in the middle
             if explain:
                 self._explain(stages)
@@ -197,8 +204,7 @@ class Pipeline:
                 self._files()  # listed once, for the plan and for the work
             return
         if "ingest" in stages:
-            before = self.store.read(self.spark, self.manifest, FILES)
-            self.progress.say(f"files       {file_changes(before, self._files())}")
+            self.progress.say(f"files       {self._file_changes(next(stage for stage in STAGES if stage.name == 'ingest'))}")
         given = {**({"model": self._model().digest} if "infer" in stages else {}), **catalogue_digests(open_catalogues(self.settings))}
         changes = value_changes(self.manifest.settings, self.settings.model_dump(mode="json"))
         changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
@@ -359,21 +365,35 @@ class Pipeline:
     def _files(self) -> DataFrame:
         """The list of files, made once a run and kept on disk: the next run is told what changed."""
         if self._listed is None:
-            self._listing = self.store.new_run(self.manifest, FILES.name, "listing")
-            self._listed = self.store.write_rows(self._one_file_a_part(self._list_files()), FILES, self._listing)
+            listed = self._partitioned(surveys.list_files(self.spark, classify(self.settings.spectra), self.settings))
+            if self.dry_run:
+                self._listed = listed.persist()
+            else:
+                self._listing = self.store.new_run(self.manifest, FILES.name, "listing")
+                self._listed = self.store.write_rows(listed, FILES, self._listing)
         return self._listed
 
-    def _list_files(self) -> DataFrame:
-        return surveys.list_files(self.spark, classify(self.settings.spectra), self.settings)
-
-    def _wanted_of_files(self, stage: Stage, files: DataFrame) -> tuple[dict[str, str], dict[str, int]]:
+    def _wanted_of_files(self, stage: Stage) -> tuple[dict[str, str], dict[str, int]]:
         """Keys and numbers of files of the parts that the sources hold."""
-        fingerprint = F.sum(F.xxhash64("path", "size", "modified_ns").cast("decimal(38,0)")).cast("string")
-        rows = files.groupBy("part").agg(F.count("*").alias("n"), fingerprint.alias("content")).orderBy("part").collect()
-        if not rows:
-            raise NalsparkError("No spectrum files (*.fits, *.fit, also .gz) were found below the given spectra.")
-        keys = {row["part"]: digest(self._causes(stage), row["n"], row["content"]) for row in rows}
-        return keys, {row["part"]: row["n"] for row in rows}
+        if self._found is None:
+            fingerprint = F.sum(F.xxhash64("path", "size", "modified_ns").cast("decimal(38,0)")).cast("string")
+            rows = sorted(self._files().groupBy("part").agg(F.count("*").alias("n"), fingerprint.alias("content")).collect())
+            if not rows:
+                raise NalsparkError("No spectrum files (*.fits, *.fit, also .gz) were found below the given spectra.")
+            keys = {row["part"]: digest(self._causes(stage), row["n"], row["content"]) for row in rows}
+            self._found = keys, {row["part"]: row["n"] for row in rows}
+        return self._found
+
+    def _file_changes(self, stage: Stage) -> FileChanges:
+        """What the listing has that the last one had not; only parts whose key differs are compared file by file."""
+        wanted, files = self._wanted_of_files(stage)
+        recorded = self.manifest.parts(FILES.name)
+        same = {part for part, key in wanted.items() if part in recorded and recorded[part].key == key}
+        n_same = sum(files[part] for part in same)
+        if not (other := (recorded.keys() | wanted.keys()) - same):
+            return FileChanges(0, 0, 0, n_same)
+        before = self.store.read(self.spark, self.manifest, FILES, other)
+        return file_changes(before, self._files().where(F.col("part").isin(other)), n_same)
 
     def _check_emptied(self, roots: Sequence[str]) -> None:
         """Refuse a folder that held spectra at the last run and holds none: more likely it is not mounted than empty."""
@@ -390,7 +410,7 @@ class Pipeline:
             )
 
     def _ingest(self, stage: Stage) -> StageSummary:
-        wanted, files = self._wanted_of_files(stage, self._files())
+        wanted, files = self._wanted_of_files(stage)
         sources = classify(self.settings.spectra)
         if set(self.manifest.parts(FILES.name)) - set(wanted):
             self._check_emptied(sources.roots)
@@ -666,7 +686,7 @@ class Pipeline:
 
     def _stale_count(self, stage: Stage) -> tuple[int, int]:
         if stage.name == "ingest":
-            wanted, _ = self._wanted_of_files(stage, self._list_files() if self._listed is None else self._listed)
+            wanted, _ = self._wanted_of_files(stage)
             return len(self._stale(stage, wanted)), len(wanted)
         if not all(self.manifest.parts(table) for table in reads(stage, self.settings)):
             return 1, 1

@@ -24,6 +24,8 @@ REQUIRED_CONF = {
     # Pixels hardly compress: zstd saves a ninth of the disk, and costs a fifth of the time to read.
     "spark.sql.parquet.compression.codec": "snappy",
     "spark.hadoop.parquet.block.size": str(16 * 2**20),  # row groups of a few hundred spectra, so that one file feeds many tasks
+    # Half of Spark's default: on few cores the last task of a stage works alone, now for half as long.
+    "spark.sql.files.maxPartitionBytes": str(64 * 2**20),
     # Pixels never repeat: to look them up in a dictionary first was a sixth of the JVM's work, and the files are no smaller.
     "spark.hadoop.parquet.enable.dictionary": "false",
     "spark.sql.session.timeZone": "UTC",

@@ -1,12 +1,17 @@
-"""What a Python worker is spared between its tasks."""
+"""What a Python worker is spared between its tasks, and what it loads before them."""
 
 import gc
 import importlib
 import sys
+import time
 import zipfile
 import zipimport
+from functools import partial
 
-from nalspark.worker import settle
+import pyarrow as pa
+
+from nalspark.tables.arrow import map_batches
+from nalspark.worker import load_ahead, settle
 
 
 def test_archives_are_read_once(tmp_path, monkeypatch):
@@ -45,3 +50,28 @@ def test_what_came_with_an_import_is_set_aside_once(tmp_path, monkeypatch):
         del mine
     finally:
         gc.unfreeze()
+
+
+def test_the_workers_of_frames_load_ahead(spark):
+    """Modules that nothing else here imports; if Spark told these workers from those of an RDD, frames would never see them."""
+    modules = ["imaplib", "mailbox", "sndhdr"]
+
+    def known(batches):
+        for batch in batches:
+            yield pa.RecordBatch.from_arrays(
+                [batch.column(0), pa.array([all(module in sys.modules for module in modules)] * batch.num_rows)], ["id", "known"]
+            )
+
+    found = map_batches(spark.range(0, 4, 1, 4), known, "id long, known boolean")
+    assert not any(row["known"] for row in found.collect())
+    load_ahead(spark, modules[:2], partial(importlib.import_module, modules[2]))
+    until = time.monotonic() + 60
+    while not all(row["known"] for row in found.collect()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_what_cannot_be_loaded_ahead_is_left_to_the_work(spark):
+    load_ahead(spark, ["no_such_module_anywhere"])
+    time.sleep(1.0)
+    assert spark.range(10).count() == 10

@@ -106,16 +106,22 @@ def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "feat
     """The model, put to work at its first use in this process; only the last one is kept."""
     key = packed.digest, batch_size, what
     if key not in _AT_WORK:
-        prepare_worker()
+        load_keras()
         for other in [other for other in _AT_WORK if other[0] != packed.digest]:
             del _AT_WORK[other]
-        # TensorFlow brings half a million objects: to look through them for garbage while they come costs a fifth of the time they take.
-        gc.disable()
-        try:
-            _AT_WORK[key] = packed.load(batch_size) if what == "scores" else packed.load_features(batch_size)
-        finally:
-            gc.enable()
+        _AT_WORK[key] = packed.load(batch_size) if what == "scores" else packed.load_features(batch_size)
     return _AT_WORK[key]
+
+
+def load_keras() -> None:
+    """Have keras, with its backend, in this worker."""
+    prepare_worker()
+    # TensorFlow brings half a million objects: to look through them for garbage while they come costs a fifth of the time they take.
+    gc.disable()
+    try:
+        import nalspark.learning.networks  # noqa: F401
+    finally:
+        gc.enable()
 
 
 def features(examples: NDArray[np.float32], packed: PackedModel, of: Literal["network", "image"], batch_size: int) -> NDArray[np.float32]:

@@ -94,7 +94,7 @@ class ReportData:
         Absorption redshifts, ascending, and the number of sightlines searched there.
     catalogue_matches : sequence of CatalogueMatch
     gallery_strongest, gallery_doubtful : sequence of str
-        HTML, from :func:`cards`.
+        HTML, from :func:`card`.
     doublet_ratios : RatioSample, optional
     """
 
@@ -327,27 +327,20 @@ _DOUBTFUL = (
 )
 
 
-def cards(galleries: Mapping[str, Sequence[GalleryItem]]) -> dict[str, list[str]]:
-    """The cards of the report's galleries, HTML: each with its picture, of a size that depends on how many there are.
+def card(item: GalleryItem, n_cards: int) -> str:
+    """A card of one of the report's galleries, HTML, with its picture.
 
     Parameters
     ----------
-    galleries : mapping of str to sequence of GalleryItem
-
-    Returns
-    -------
-    dict
-        The same names; what :class:`ReportData` takes.
+    item : GalleryItem
+    n_cards : int
+        How many the report will have: of many each is drawn smaller.
     """
-    dpi = 110 if sum(map(len, galleries.values())) <= _MANY_CARDS else 70
-    return {name: [_card(item, dpi) for item in items] for name, items in galleries.items()}
-
-
-def _card(item: GalleryItem, dpi: int) -> str:
     name = str(item.absorber.get("spectrum_id") or "an unnamed spectrum")
     remarks = f" Flags: {', '.join(item.remarks)}." if item.remarks else ""
     alt = f"Spectrum {name} with an absorber at redshift {item.value('z_abs'):.5f}, and its transitions in velocity.{remarks}"
-    return f'<div class="card">{_image(absorber_figure(item), alt, dpi=dpi)}{_facts(item)}</div>'
+    picture = _image(absorber_figure(item), alt, dpi=110 if n_cards <= _MANY_CARDS else 70)
+    return f'<div class="card">{picture}{_facts(item)}</div>'
 
 
 def _gallery(gallery: Sequence[str], introduction: str) -> Iterable[str]:

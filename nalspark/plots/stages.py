@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntFlag
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from threadpoolctl import threadpool_limits
 
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag, Veto
@@ -16,33 +18,41 @@ from nalspark.absorption.stages import measured_table, sightlines
 from nalspark.errors import StoreError
 from nalspark.lines import LineSpecies
 from nalspark.plots.figures import GalleryItem
-from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, cards, render_report
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, card, render_report
 from nalspark.session import together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.stages import SPECTRA_READ
+from nalspark.tables.arrow import Batches, encode, map_batches
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.manifest import Manifest
 from nalspark.tables.publish import write_fits
 from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SIGHTLINES, TARGETS, absorbers_table
-from nalspark.tables.store import Store, spark_path
-from nalspark.tables.table import Table
+from nalspark.tables.store import Store, count_rows, spark_path
+from nalspark.tables.table import Column, Table
 
 
-def all_rejections(spectra: DataFrame, targets: DataFrame, normalized: DataFrame) -> DataFrame:
-    """One row per file or spectrum that is not searched, with the stage that rejected it."""
+def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> DataFrame:
+    """One row per file or spectrum that is not searched, with the stage that rejected it; only parts that have any are read."""
+    tables = {"ingest": SPECTRA_READ, "crossmatch": TARGETS, "preprocess": NORMALIZED}
+    parts = {stage: {part for part, record in manifest.parts(table.name).items() if record.rejected} for stage, table in tables.items()}
+    frames = {stage: store.read(spark, manifest, table, parts[stage]) for stage, table in tables.items()}
+    paths = store.read(spark, manifest, TARGETS, parts["preprocess"]).where(F.col("reason").isNull()).select("spectrum_id", "path")
+    frames["preprocess"] = frames["preprocess"].where(F.col("reason").isNotNull()).join(paths, "spectrum_id")
     names = [name for name in REJECTIONS.names if name != "stage"]
-    paths = targets.where(F.col("reason").isNull()).select("spectrum_id", "path")
-    parts = {"ingest": spectra, "crossmatch": targets, "preprocess": normalized.join(paths, "spectrum_id")}
-    frames = [frame.where(F.col("reason").isNotNull()).select(*names).withColumn("stage", F.lit(stage)) for stage, frame in parts.items()]
-    return frames[0].unionByName(frames[1]).unionByName(frames[2]).select(*REJECTIONS.names)
+    rejected = [
+        frame.where(F.col("reason").isNotNull()).select(*names).withColumn("stage", F.lit(stage)).select(*REJECTIONS.names)
+        for stage, frame in frames.items()
+    ]
+    return reduce(DataFrame.unionByName, rejected)
 
 
-def _write(store: Store, frame: DataFrame, table: Table, *order: str) -> DataFrame:
-    """Write a table to be published beside the old one, and read it back."""
+def _write(store: Store, frame: DataFrame, table: Table, *order: str) -> tuple[DataFrame, dict[str, int]]:
+    """Write a table to be published beside the old one; it as read back, and the number of its rows under its name."""
     new = store.unpublished(f"{table.name}.parquet")
     frame.orderBy(*order).write.mode("overwrite").parquet(spark_path(new))
-    return store.load(frame.sparkSession, table.spark_schema, new)
+    written = sum(count_rows(file)[0] for file in new.glob("*.parquet"))
+    return store.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
 
 
 def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
@@ -58,6 +68,12 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     StoreError
         Where the tables do not belong together.
     """
+    # Drawing multiplies matrices of 3 × 3: with more threads BLAS takes cores from Spark for it, and is no faster.
+    with threadpool_limits(1):
+        return _publish(spark, store, manifest, settings)
+
+
+def _publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
     found = together(**_chains(spark, store, manifest, settings))
     rows: dict[str, int] = {}
     for facts in found.values():
@@ -90,30 +106,31 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     measured = store.read(spark, manifest, measured_table(settings))
     usable = [frame.where(F.col("reason").isNull()) for frame in (targets, normalized)]
     absorbers = measured.where(F.col("veto") == 0).select(*catalogue.names)
-    spectra = store.read(spark, manifest, SPECTRA_READ).select("path", "spectrum_id", "part", "reason", "detail")
     searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
-    rejected = all_rejections(spectra, targets, normalized)
+    rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
-        written = _write(store, absorbers, catalogue, "spectrum_id", "z_abs")
+        written, rows = _write(store, absorbers, catalogue, "spectrum_id", "z_abs")
         facts = {"flags": _bit_counts(written, "flags", AbsorberFlag), "doublet_ratios": _ratios(written, species)}
-        return {"rows": {"absorbers.parquet": written.count()}, "histograms": _histograms(written, _absorber_edges(species)), **facts}
+        return {"rows": rows, "histograms": _histograms(written, _absorber_edges(species)), **facts}
 
     def of_sightlines() -> dict[str, Any]:
-        written = _write(store, searched, SIGHTLINES, "spectrum_id")
+        written, rows = _write(store, searched, SIGHTLINES, "spectrum_id")
         facts = {"histograms": _histograms(written, _SIGHTLINE_EDGES), "path": _path(written, species)}
-        return {"rows": {"sightlines.parquet": written.count()}, **facts}
+        return {"rows": rows, **facts}
 
     def of_rejections() -> dict[str, Any]:
-        written = _write(store, rejected, REJECTIONS, "path")
-        return {"rows": {"rejections.parquet": written.count()}, "rejections": _reasons(written)}
+        written, rows = _write(store, rejected, REJECTIONS, "path")
+        return {"rows": rows, "rejections": _reasons(written), "vetoes": _bit_counts(measured, "veto", Veto)}
 
-    def of_candidates() -> dict[str, Any]:
-        chosen = _gallery(absorbers, settings.publish.gallery)
-        items = {name: gallery_items(spark, store, manifest, settings, frame) for name, frame in chosen.items()}
-        return {"rows": {}, "vetoes": _bit_counts(measured, "veto", Veto), **cards(items)}  # drawn while Spark writes the tables
+    def of_pictures() -> dict[str, Any]:
+        items = gallery_items(spark, store, manifest, settings, _galleries(absorbers, settings.publish.gallery))
+        shown: dict[str, list[str]] = {name: [] for name in _GALLERIES}
+        for item, drawn in zip(items, _cards(spark, items), strict=True):
+            shown[item.absorber["gallery"]].append(drawn)
+        return {"rows": {}, **shown}
 
-    return {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "candidates": of_candidates}
+    return {"pictures": of_pictures, "absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections}
 
 
 # ---- the report's numbers
@@ -183,12 +200,20 @@ def _reasons(rejections: DataFrame) -> list[Rejected]:
     return [Rejected(*row) for row in grouped.orderBy("stage", F.desc("n"), "reason").collect()]
 
 
-def _gallery(absorbers: DataFrame, n: int) -> dict[str, DataFrame]:
-    """The absorbers of the report's two galleries, `n` each."""
-    return {
-        "gallery_strongest": absorbers.where("flags = 0").orderBy(F.desc("significance"), "absorber_id").limit(n),
-        "gallery_doubtful": absorbers.orderBy("significance", "absorber_id").limit(n),
-    }
+#: The report's galleries: which absorbers may be in it, and whether those of the least significance come first.
+_GALLERIES = {
+    "gallery_strongest": ("flags = 0", False),
+    "gallery_doubtful": ("true", True),
+}
+
+
+def _galleries(absorbers: DataFrame, n: int) -> DataFrame:
+    """The absorbers of both galleries, `n` of each in their order, with its name as ``gallery``."""
+    chosen = [
+        absorbers.where(which).orderBy("significance", "absorber_id", ascending=[least, True]).limit(n).withColumn("gallery", F.lit(name))
+        for name, (which, least) in _GALLERIES.items()
+    ]
+    return reduce(DataFrame.unionByName, chosen)
 
 
 def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: DataFrame) -> list[GalleryItem]:
@@ -237,6 +262,26 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
             )  # fmt: skip
         )
     return items
+
+
+_CARDS = Table("cards", "Cards of a gallery.", (Column("number", "long", "Which item's"), Column("card", "string", "HTML")))
+
+
+def _draw(batches: Batches, items: Sequence[GalleryItem]) -> Batches:
+    """Numbers of items → their cards. Each is a quarter of a second of Python: on the driver it would keep queries from being asked."""
+    for batch in batches:
+        numbers = batch.column(0)
+        cards = [card(items[number], len(items)) for number in numbers.to_pylist()]
+        yield encode({"number": numbers, "card": cards}, _CARDS)
+
+
+def _cards(spark: SparkSession, items: Sequence[GalleryItem]) -> list[str]:
+    """The cards of some absorbers in their order, drawn by the workers."""
+    if not items:
+        return []
+    numbers = spark.range(0, len(items), 1, min(len(items), spark.sparkContext.defaultParallelism))
+    drawn = map_batches(numbers, partial(_draw, items=items), _CARDS.spark_schema)
+    return [row["card"] for row in sorted(drawn.collect())]
 
 
 #: Points of the doublet-ratio figure: a sample, the most significant ones.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 from py4j.protocol import Py4JJavaError
@@ -17,14 +17,11 @@ from nalspark.settings import Settings
 from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
 from nalspark.surveys.sources import FoundFile, Listing, describe, own_files, part_of, read_list, subfolders, walk
-from nalspark.tables.arrow import Columns, map_arrays
+from nalspark.tables.arrow import Batches, Columns, encode, map_arrays, map_batches
 from nalspark.tables.schemas import FILES, SPECTRA
 from nalspark.tables.store import not_a_glob
-from nalspark.tables.table import Column, Table
 
 SPECTRA_READ = SPECTRA.rejectable()
-#: A place to look for files: what it is (folder, file or list), and its path.
-_PLACES = Table("places", "Places to look for spectrum files.", (Column("kind", "string", ""), Column("place", "string", "")))
 #: Threads of a task that have the next files fetched while one is read: of a far disk every file is waited for.
 _THREADS_AHEAD = 4
 _FIELDS = (
@@ -44,40 +41,40 @@ def _files_of(kind: str, place: str) -> Iterable[FoundFile]:
         yield describe(place)
 
 
-def find_files(columns: Columns, plates_per_part: int) -> Columns:
-    """Places → one row of FILES for every file found there."""
-    found = [file for kind, place in zip(columns["kind"], columns["place"], strict=True) for file in _files_of(kind, place)]
-    return {
-        "path": [file.path for file in found],
-        "size": np.array([file.size for file in found], dtype=np.int64),
-        "modified_ns": np.array([file.modified_ns for file in found], dtype=np.int64),
-        "part": [part_of(file.path, plates_per_part) for file in found],
-    }
+def _find_files(batches: Batches, places: Sequence[tuple[str, str]], plates_per_part: int) -> Batches:
+    """Numbers of places → rows of FILES, a batch for every place that has any."""
+    for batch in batches:
+        for number in batch.column(0).to_pylist():
+            if found := list(_files_of(*places[number])):
+                columns = {
+                    "path": [file.path for file in found],
+                    "size": np.array([file.size for file in found], dtype=np.int64),
+                    "modified_ns": np.array([file.modified_ns for file in found], dtype=np.int64),
+                    "part": [part_of(file.path, plates_per_part) for file in found],
+                }
+                yield encode(columns, FILES)
 
 
 def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> DataFrame:
-    """Every file below the sources, each once, listed by the executors: one subfolder a task.
+    """Every file below the sources, each once, listed by the executors: one subfolder after the other.
 
     Returns
     -------
     DataFrame of FILES
+        The files of a part are in one partition.
     """
     places = [("file", path) for path in listing.files] + [("list", path) for path in listing.lists]
     for root in listing.roots:
         places += [("folder", folder) for folder in subfolders(root)] + [("own files", root)]
-    finder = partial(find_files, plates_per_part=settings.ingest.plates_per_part)
     frames = []
     if places:
-        frame = spark.createDataFrame(places, _PLACES.spark_schema).repartition(
-            min(len(places), 1000, 8 * spark.sparkContext.defaultParallelism)
-        )
-        frames.append(map_arrays(frame, finder, _PLACES, FILES))
+        tasks = min(len(places), 1000, 8 * spark.sparkContext.defaultParallelism)
+        find = partial(_find_files, places=places, plates_per_part=settings.ingest.plates_per_part)
+        frames.append(map_batches(spark.range(0, len(places), 1, tasks), find, FILES.spark_schema))
     if listing.remote:
         frames.append(_remote_files(spark, listing.remote, settings))
-    found = frames[0]
-    for frame in frames[1:]:
-        found = found.unionByName(frame)
-    return found.dropDuplicates(["path"])
+    found = reduce(DataFrame.unionByName, frames)
+    return found.repartition("part").dropDuplicates(["part", "path"])  # a path has one part: one shuffle does for both
 
 
 def _binary_files(spark: SparkSession, sources: Iterable[str]) -> DataFrame:

@@ -23,12 +23,14 @@ class FileChanges:
         return f"{self.new} new, {self.changed} changed, {self.removed} removed, {self.same} as they were"
 
 
-def file_changes(before: DataFrame, now: DataFrame) -> FileChanges:
+def file_changes(before: DataFrame, now: DataFrame, same: int = 0) -> FileChanges:
     """Compare two listings of files.
 
     Parameters
     ----------
     before, now : DataFrame of FILES
+    same : int
+        Files beside these, of which it is known that they are as they were.
     """
     stamp, none = F.struct("size", "modified_ns"), F.lit(None).cast("struct<size: bigint, modified_ns: bigint>")
     listed = before.select("path", stamp.alias("old"), none.alias("new")).unionByName(
@@ -44,7 +46,7 @@ def file_changes(before: DataFrame, now: DataFrame) -> FileChanges:
     )
     counted = pairs.groupBy(kind.alias("kind")).count().collect()
     counts = {row["kind"]: row["count"] for row in counted}
-    return FileChanges(*(counts.get(kind, 0) for kind in ("new", "changed", "removed", "same")))
+    return FileChanges(counts.get("new", 0), counts.get("changed", 0), counts.get("removed", 0), counts.get("same", 0) + same)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

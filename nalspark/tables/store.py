@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -37,6 +38,18 @@ def spark_path(path: str | Path) -> str:
     """
     path = str(path)
     return path if path.startswith("/Volumes/") else f"file://{path}"
+
+
+def count_rows(file: str | Path) -> tuple[int, int]:
+    """Rows of a Parquet file, and those that have a ``reason``, from what its end says of it: no Spark job for a number."""
+    about = pq.read_metadata(file)
+    if "reason" not in about.schema.names:
+        return about.num_rows, 0
+    column = about.schema.names.index("reason")
+    chunks = [about.row_group(group).column(column) for group in range(about.num_row_groups)]
+    if any(chunk.statistics is None or not chunk.statistics.has_null_count for chunk in chunks):
+        return about.num_rows, about.num_rows - pq.read_table(file, columns=["reason"])["reason"].null_count
+    return about.num_rows, about.num_rows - sum(chunk.statistics.null_count for chunk in chunks)
 
 
 #: A name of our own: a folder that has it was made by nalspark.
@@ -191,16 +204,15 @@ class Store:
         keys : mapping
             Part → digest of its causes. A part without rows is recorded as empty.
         """
-        written = self.write_rows(frame, table, run)
-        rejected = F.count("reason") if "reason" in table.names else F.lit(0)
-        counted = written.groupBy("part").agg(F.count("*").alias("n"), rejected.alias("rejected")).collect()
-        unknown = {row["part"] for row in counted} - set(keys)
-        if unknown:
-            raise StoreError(f"Table {table.name} was written with parts that nobody asked for: {sorted(unknown)[:5]}.")
+        self.write_rows(frame, table, run)
         parts = {part: Part(key, "", 0) for part, key in keys.items()}
-        for row in counted:
-            part = row["part"]
-            parts[part] = Part(keys[part], self.place(table, run, part), row["n"], row["rejected"])
+        for folder in sorted((self.root / "tables" / table.name / run).glob("in_part=*")):
+            part = folder.name.removeprefix("in_part=")
+            if part not in keys:
+                raise StoreError(f"Table {table.name} was written with a part that nobody asked for: {part}.")
+            counts = [count_rows(file) for file in folder.glob("*.parquet")]
+            rows, rejected = sum(n for n, _ in counts), sum(n for _, n in counts)
+            parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected)
         return parts
 
     @staticmethod

@@ -17,7 +17,7 @@ from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
 from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS
 from nalspark.plots import figures
 from nalspark.plots.figures import GalleryItem, absorber_figure, histogram_figure, incidence_figure, path_figure, path_per_bin
-from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, cards, render_report
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, card, render_report
 from nalspark.spectra.grid import SDSS_GRID
 
 GEOMETRY = ImageGeometry.of(MG_II, SDSS_GRID.step)
@@ -64,7 +64,8 @@ def make_report(**changes: object) -> ReportData:
         },
         path=(z, 100 * np.exp(-((z - 1.2) ** 2))),
         catalogue_matches=[CatalogueMatch(EVIL, 21854, 88, 21766, 80, 8, 32)],
-        **cards({"gallery_strongest": [make_item(spectrum_id=EVIL)], "gallery_doubtful": [make_item(1.3)]}),
+        gallery_strongest=[card(make_item(spectrum_id=EVIL), 2)],
+        gallery_doubtful=[card(make_item(1.3), 2)],
         doublet_ratios=RatioSample(ew=[1.0, 2.0], ratio=[1.2, np.nan], ratio_err=[0.1, 0.1], flagged=[True, False], thin_ratio=2.0),
     )
     return replace(data, **changes)
@@ -149,7 +150,7 @@ def test_card_of_an_absorber_full_of_nulls() -> None:
         blank, absorber={"spectrum_id": None, "z_abs": None, "ew_2796": math.nan}, inverse_error=np.zeros(GEOMETRY.shape),
         error=np.full(SDSS_GRID.n_pixels, np.nan), remarks=(), searched=(),
     )  # fmt: skip
-    page = render_report(make_report(**cards({"gallery_strongest": [nothing]}), gallery_doubtful=(), histograms={}))
+    page = render_report(make_report(gallery_strongest=[card(nothing, 1)], gallery_doubtful=(), histograms={}))
     assert "an unnamed spectrum" in page
 
 
