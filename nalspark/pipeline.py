@@ -41,7 +41,7 @@ from nalspark.plan import (
 from nalspark.plots.stages import publish
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress, now
-from nalspark.session import together
+from nalspark.session import load_ahead, together
 from nalspark.settings import Settings
 from nalspark.spectra.eigenspectra import DrawnQuasars, Eigenspectra
 from nalspark.spectra.grid import SDSS_GRID
@@ -59,7 +59,6 @@ from nalspark.tables.schemas import CANDIDATES, EIGENSPECTRA, FILES, MATCHES, NO
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 from nalspark.tables.versions import keep_version
-from nalspark.worker import load_ahead
 
 #: What of a target matters to the search: a new absorber catalogue changes labels, not spectra.
 _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")

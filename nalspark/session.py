@@ -7,16 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
 from nalspark.errors import NalsparkError
+from nalspark.worker import load
 
 #: What every nalspark job needs of Spark, wherever it runs.
 REQUIRED_CONF = {
@@ -154,6 +157,35 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
     finally:
         if not given:
             session.stop()
+
+
+def load_ahead(spark: SparkSession, modules: Sequence[str], aside: Callable[[], object] | None = None) -> None:
+    """Have the workers load libraries while Java is busy with itself; returns at once.
+
+    For the first seconds of a session one thread of Java plans and loads, and all cores but one are idle. A worker that finds its
+    libraries there answers the first task of every stage seconds earlier. Nothing depends on it: a worker that was not reached, or that
+    Spark has started anew, loads what it needs when it needs it.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    modules : sequence of str
+        Loaded by one task for every core.
+    aside : callable, optional
+        Called in each worker when its task is over, beside the tasks that follow.
+    """
+    context = spark.sparkContext
+    cores = context.defaultParallelism
+    # Spark tells workers apart by their environment, and gives this to those of its frames: so they are the same.
+    context.environment.setdefault("SPARK_SIMPLIFIED_TRACEBACK", "1")
+
+    def begin() -> None:
+        with suppress(Exception):  # the work itself tells what is wrong
+            context.setJobDescription("nalspark: libraries for the workers")
+            # An RDD, since a frame would have to be planned, by the very code that Java is busy loading.
+            context.parallelize(range(cores), cores).foreachPartition(partial(load, modules=modules, aside=aside))
+
+    Thread(target=begin, daemon=True).start()
 
 
 def together(**queries: Callable[[], Any]) -> dict[str, Any]:

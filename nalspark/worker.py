@@ -6,13 +6,9 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from threading import Thread
 from zipimport import zipimporter
-
-from pyspark.sql import SparkSession
 
 #: Modules that this process had when its objects were last set aside.
 _known = 0
@@ -44,36 +40,8 @@ def _nothing() -> None:
 _HELD = 0.2
 
 
-def load_ahead(spark: SparkSession, modules: Sequence[str], aside: Callable[[], object] | None = None) -> None:
-    """Have the workers load libraries while Java is busy with itself; returns at once.
-
-    For the first seconds of a session one thread of Java plans and loads, and all cores but one are idle. A worker that finds its
-    libraries there answers the first task of every stage seconds earlier. Nothing depends on it: a worker that was not reached, or that
-    Spark has started anew, loads what it needs when it needs it.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    modules : sequence of str
-        Loaded by one task for every core.
-    aside : callable, optional
-        Called in each worker when its task is over, beside the tasks that follow.
-    """
-    context = spark.sparkContext
-    cores = context.defaultParallelism
-    # Spark tells workers apart by their environment, and gives this to those of its frames: so they are the same.
-    context.environment.setdefault("SPARK_SIMPLIFIED_TRACEBACK", "1")
-
-    def load() -> None:
-        with suppress(Exception):  # the work itself tells what is wrong
-            context.setJobDescription("nalspark: libraries for the workers")
-            # An RDD, since a frame would have to be planned, by the very code that Java is busy loading.
-            context.parallelize(range(cores), cores).foreachPartition(partial(_load, modules=modules, aside=aside))
-
-    Thread(target=load, daemon=True).start()
-
-
-def _load(_: Iterator[int], modules: Sequence[str], aside: Callable[[], object] | None) -> None:
+def load(_: Iterator[int], modules: Sequence[str], aside: Callable[[], object] | None) -> None:
+    """What :func:`nalspark.session.load_ahead` has every worker do."""
     until = time.monotonic() + _HELD
     for module in modules:
         import_module(module)

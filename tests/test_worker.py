@@ -10,8 +10,9 @@ from functools import partial
 
 import pyarrow as pa
 
+from nalspark.session import load_ahead
 from nalspark.tables.arrow import map_batches
-from nalspark.worker import load_ahead, settle
+from nalspark.worker import settle
 
 
 def test_archives_are_read_once(tmp_path, monkeypatch):
