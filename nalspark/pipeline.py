@@ -66,6 +66,8 @@ _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "
 
 #: What tasks of most stages import, numpy and astropy with it.
 _WORKERS_NEED = ("nalspark.surveys.stages", "nalspark.absorption.stages")
+#: On more cores a small survey is scored by some of the workers, and keras takes half a gigabyte in each.
+_FEW_CORES = 4
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
 _MOCK_WEIGHT = 5
 #: Candidates below which a task is not worth another worker that loads TensorFlow: it scores them in less time than that takes.
@@ -132,18 +134,25 @@ class Pipeline:
         if dry_run:
             self.store.check()
             self.manifest = self.store.manifest()
-            if explain:
-                self._explain(stages)
-            return self._plan(stages)
+            try:
+                if explain:
+                    self._explain(stages)
+                return self._plan(stages)
+            finally:
+                if self._listed is not None:
+                    self._listed.unpersist()
         with self.store.lock(), self._told_where_full():
             self.manifest = self.store.manifest()
-            first_run = not self.manifest.version  # so there will be something to score, and keras takes the longest to load
-            load_ahead(self.spark, _WORKERS_NEED, load_keras if first_run and "infer" in stages else None)
+            load_ahead(self.spark, _WORKERS_NEED, load_keras if self._all_will_score() else None)
             self.store.prune(self.manifest)  # room, where the last run ended in the middle
             if explain:
                 self._explain(stages)
                 self._plan(stages)
             return self._work(stages)
+
+    def _all_will_score(self) -> bool:
+        """Whether every worker will certainly need keras, which takes the longest to load: in a first run on few cores."""
+        return "infer" in self.stages and not self.manifest.version and self.spark.sparkContext.defaultParallelism <= _FEW_CORES
 
     @contextmanager
     def _told_where_full(self) -> Iterator[None]:

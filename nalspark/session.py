@@ -27,8 +27,6 @@ REQUIRED_CONF = {
     # Pixels hardly compress: zstd saves a ninth of the disk, and costs a fifth of the time to read.
     "spark.sql.parquet.compression.codec": "snappy",
     "spark.hadoop.parquet.block.size": str(16 * 2**20),  # row groups of a few hundred spectra, so that one file feeds many tasks
-    # Half of Spark's default: on few cores the last task of a stage works alone, now for half as long.
-    "spark.sql.files.maxPartitionBytes": str(64 * 2**20),
     # Pixels never repeat: to look them up in a dictionary first was a sixth of the JVM's work, and the files are no smaller.
     "spark.hadoop.parquet.enable.dictionary": "false",
     "spark.sql.session.timeZone": "UTC",
@@ -59,6 +57,8 @@ LOCAL_CONF = {
     "spark.driver.memory": "2g",
     # A table's parts are folders of this machine: the driver has listed hundreds before a Spark job for it has begun.
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
+    # Half of Spark's default: on few cores the last task of a stage works alone, now for half as long.
+    "spark.sql.files.maxPartitionBytes": str(64 * 2**20),
 }
 
 
@@ -160,7 +160,7 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
 
 
 def load_ahead(spark: SparkSession, modules: Sequence[str], aside: Callable[[], object] | None = None) -> None:
-    """Have the workers load libraries while Java is busy with itself; returns at once.
+    """Have the workers of a local session load libraries while Java is busy with itself; returns at once.
 
     For the first seconds of a session one thread of Java plans and loads, and all cores but one are idle. A worker that finds its
     libraries there answers the first task of every stage seconds earlier. Nothing depends on it: a worker that was not reached, or that
@@ -172,12 +172,16 @@ def load_ahead(spark: SparkSession, modules: Sequence[str], aside: Callable[[], 
     modules : sequence of str
         Loaded by one task for every core.
     aside : callable, optional
-        Called in each worker when its task is over, beside the tasks that follow.
+        Called in each worker beside the tasks that follow.
     """
     context = spark.sparkContext
-    cores = context.defaultParallelism
+    kept = context.getConf().get("spark.python.worker.reuse", "true") == "true"
+    alike = spark.conf.get("spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled", "true") == "true"
+    if not (kept and alike and str(context.master).startswith("local")):
+        return
     # Spark tells workers apart by their environment, and gives this to those of its frames: so they are the same.
-    context.environment.setdefault("SPARK_SIMPLIFIED_TRACEBACK", "1")
+    context.environment["SPARK_SIMPLIFIED_TRACEBACK"] = "1"
+    cores = context.defaultParallelism
 
     def begin() -> None:
         with suppress(Exception):  # the work itself tells what is wrong

@@ -6,6 +6,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from threading import Thread
 from zipimport import zipimporter
@@ -46,5 +47,10 @@ def load(_: Iterator[int], modules: Sequence[str], aside: Callable[[], object] |
     for module in modules:
         import_module(module)
     if aside is not None:
-        Thread(target=aside, daemon=True).start()
+        Thread(target=_tried, args=(aside,), daemon=True).start()
     time.sleep(max(0.0, until - time.monotonic()))
+
+
+def _tried(function: Callable[[], object]) -> None:
+    with suppress(Exception):  # whoever needs it tells what is wrong
+        function()

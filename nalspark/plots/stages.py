@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from threadpoolctl import threadpool_limits
 
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag, Veto
@@ -68,12 +67,6 @@ def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     StoreError
         Where the tables do not belong together.
     """
-    # Drawing multiplies matrices of 3 × 3: with more threads BLAS takes cores from Spark for it, and is no faster.
-    with threadpool_limits(1):
-        return _publish(spark, store, manifest, settings)
-
-
-def _publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
     found = together(**_chains(spark, store, manifest, settings))
     rows: dict[str, int] = {}
     for facts in found.values():

@@ -42,21 +42,20 @@ def _files_of(kind: str, place: str) -> Iterable[FoundFile]:
 
 
 def _find_files(batches: Batches, places: Sequence[tuple[str, str]], plates_per_part: int) -> Batches:
-    """Numbers of places → rows of FILES, a batch for every place that has any."""
+    """Numbers of places → rows of FILES."""
     for batch in batches:
-        for number in batch.column(0).to_pylist():
-            if found := list(_files_of(*places[number])):
-                columns = {
-                    "path": [file.path for file in found],
-                    "size": np.array([file.size for file in found], dtype=np.int64),
-                    "modified_ns": np.array([file.modified_ns for file in found], dtype=np.int64),
-                    "part": [part_of(file.path, plates_per_part) for file in found],
-                }
-                yield encode(columns, FILES)
+        found = [file for number in batch.column(0).to_pylist() for file in _files_of(*places[number])]
+        columns = {
+            "path": [file.path for file in found],
+            "size": np.array([file.size for file in found], dtype=np.int64),
+            "modified_ns": np.array([file.modified_ns for file in found], dtype=np.int64),
+            "part": [part_of(file.path, plates_per_part) for file in found],
+        }
+        yield encode(columns, FILES)
 
 
 def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> DataFrame:
-    """Every file below the sources, each once, listed by the executors: one subfolder after the other.
+    """Every file below the sources, each once, listed by the executors, each some of the subfolders.
 
     Returns
     -------
@@ -69,6 +68,7 @@ def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> Dat
     frames = []
     if places:
         tasks = min(len(places), 1000, 8 * spark.sparkContext.defaultParallelism)
+        places = [place for first in range(tasks) for place in places[first::tasks]]  # neighbours in different tasks
         find = partial(_find_files, places=places, plates_per_part=settings.ingest.plates_per_part)
         frames.append(map_batches(spark.range(0, len(places), 1, tasks), find, FILES.spark_schema))
     if listing.remote:

@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -38,6 +39,10 @@ def spark_path(path: str | Path) -> str:
     """
     path = str(path)
     return path if path.startswith("/Volumes/") else f"file://{path}"
+
+
+#: Ends of files that are read at the same time: of a far disk each is waited for.
+_THREADS = 8
 
 
 def count_rows(file: str | Path) -> tuple[int, int]:
@@ -204,15 +209,16 @@ class Store:
         keys : mapping
             Part → digest of its causes. A part without rows is recorded as empty.
         """
-        self.write_rows(frame, table, run)
+        target = self._write_parts(frame, table, run)
         parts = {part: Part(key, "", 0) for part, key in keys.items()}
-        for folder in sorted((self.root / "tables" / table.name / run).glob("in_part=*")):
-            part = folder.name.removeprefix("in_part=")
-            if part not in keys:
-                raise StoreError(f"Table {table.name} was written with a part that nobody asked for: {part}.")
-            counts = [count_rows(file) for file in folder.glob("*.parquet")]
-            rows, rejected = sum(n for n, _ in counts), sum(n for _, n in counts)
-            parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for folder in sorted(target.glob("in_part=*")):
+                part = folder.name.removeprefix("in_part=")
+                if part not in keys:
+                    raise StoreError(f"Table {table.name} was written with a part that nobody asked for: {part}.")
+                counts = list(pool.map(count_rows, folder.glob("*.parquet")))
+                rows, rejected = sum(n for n, _ in counts), sum(n for _, n in counts)
+                parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected)
         return parts
 
     @staticmethod
@@ -222,9 +228,12 @@ class Store:
 
     def write_rows(self, frame: DataFrame, table: Table, run: str) -> DataFrame:
         """Write a frame with a column ``part`` part by part, whichever parts there are, and read it back."""
+        return self.load(frame.sparkSession, table.spark_schema, self._write_parts(frame, table, run))
+
+    def _write_parts(self, frame: DataFrame, table: Table, run: str) -> Path:
         target = self.root / "tables" / table.name / run
         frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(spark_path(target))
-        return self.load(frame.sparkSession, table.spark_schema, target)
+        return target
 
     @property
     def checkpoints(self) -> Path:
