@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+from pyspark import InheritableThread
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
@@ -189,7 +189,7 @@ def load_ahead(spark: SparkSession, modules: Sequence[str], aside: Callable[[], 
             # An RDD, since a frame would have to be planned, by the very code that Java is busy loading.
             context.parallelize(range(cores), cores).foreachPartition(partial(load, modules=modules, aside=aside))
 
-    Thread(target=begin, daemon=True).start()
+    InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
 
 
 def together(**queries: Callable[[], Any]) -> dict[str, Any]:
