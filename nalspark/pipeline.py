@@ -60,11 +60,10 @@ from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 from nalspark.tables.versions import keep_version
 
+_INGEST = next(stage for stage in STAGES if stage.name == "ingest")
 #: What of a target matters to the search: a new absorber catalogue changes labels, not spectra.
 _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
-
-
-#: What tasks of most stages import, numpy and astropy with it.
+#: What tasks of most stages import, numba and pandas with it.
 _WORKERS_NEED = ("nalspark.surveys.stages", "nalspark.absorption.stages")
 #: On more cores a small survey is scored by some of the workers, and keras takes half a gigabyte in each.
 _FEW_CORES = 4
@@ -129,7 +128,7 @@ class Pipeline:
         self.stages, self.force, self.only_parts = stages, (stages if force else ()), parts
         self.dry_run = dry_run
         self._listed: DataFrame | None = None
-        self._found: tuple[dict[str, str], dict[str, int]] | None = None
+        self._parts_listed: tuple[dict[str, str], dict[str, int]] | None = None
         self._packed: PackedModel | None = None
         if dry_run:
             self.store.check()
@@ -212,7 +211,7 @@ class Pipeline:
                 self._files()  # listed once, for the plan and for the work
             return
         if "ingest" in stages:
-            self.progress.say(f"files       {self._file_changes(next(stage for stage in STAGES if stage.name == 'ingest'))}")
+            self.progress.say(f"files       {self._file_changes()}")
         given = {**({"model": self._model().digest} if "infer" in stages else {}), **catalogue_digests(open_catalogues(self.settings))}
         changes = value_changes(self.manifest.settings, self.settings.model_dump(mode="json"))
         changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
@@ -381,20 +380,20 @@ class Pipeline:
                 self._listed = self.store.write_rows(listed, FILES, self._listing)
         return self._listed
 
-    def _wanted_of_files(self, stage: Stage) -> tuple[dict[str, str], dict[str, int]]:
+    def _wanted_of_files(self) -> tuple[dict[str, str], dict[str, int]]:
         """Keys and numbers of files of the parts that the sources hold."""
-        if self._found is None:
+        if self._parts_listed is None:
             fingerprint = F.sum(F.xxhash64("path", "size", "modified_ns").cast("decimal(38,0)")).cast("string")
             rows = sorted(self._files().groupBy("part").agg(F.count("*").alias("n"), fingerprint.alias("content")).collect())
             if not rows:
                 raise NalsparkError("No spectrum files (*.fits, *.fit, also .gz) were found below the given spectra.")
-            keys = {row["part"]: digest(self._causes(stage), row["n"], row["content"]) for row in rows}
-            self._found = keys, {row["part"]: row["n"] for row in rows}
-        return self._found
+            keys = {row["part"]: digest(self._causes(_INGEST), row["n"], row["content"]) for row in rows}
+            self._parts_listed = keys, {row["part"]: row["n"] for row in rows}
+        return self._parts_listed
 
-    def _file_changes(self, stage: Stage) -> FileChanges:
+    def _file_changes(self) -> FileChanges:
         """What the listing has that the last one had not; only parts whose key differs are compared file by file."""
-        wanted, files = self._wanted_of_files(stage)
+        wanted, files = self._wanted_of_files()
         recorded = self.manifest.parts(FILES.name)
         same = {part for part, key in wanted.items() if part in recorded and recorded[part].key == key}
         n_same = sum(files[part] for part in same)
@@ -418,7 +417,7 @@ class Pipeline:
             )
 
     def _ingest(self, stage: Stage) -> StageSummary:
-        wanted, files = self._wanted_of_files(stage)
+        wanted, files = self._wanted_of_files()
         sources = classify(self.settings.spectra)
         if set(self.manifest.parts(FILES.name)) - set(wanted):
             self._check_emptied(sources.roots)
@@ -694,7 +693,7 @@ class Pipeline:
 
     def _stale_count(self, stage: Stage) -> tuple[int, int]:
         if stage.name == "ingest":
-            wanted, _ = self._wanted_of_files(stage)
+            wanted, _ = self._wanted_of_files()
             return len(self._stale(stage, wanted)), len(wanted)
         if not all(self.manifest.parts(table) for table in reads(stage, self.settings)):
             return 1, 1

@@ -35,15 +35,12 @@ def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> Da
     """One row per file or spectrum that is not searched, with the stage that rejected it; only parts that have any are read."""
     tables = {"ingest": SPECTRA_READ, "crossmatch": TARGETS, "preprocess": NORMALIZED}
     parts = {stage: {part for part, record in manifest.parts(table.name).items() if record.rejected} for stage, table in tables.items()}
-    frames = {stage: store.read(spark, manifest, table, parts[stage]) for stage, table in tables.items()}
-    paths = store.read(spark, manifest, TARGETS, parts["preprocess"]).where(F.col("reason").isNull()).select("spectrum_id", "path")
-    frames["preprocess"] = frames["preprocess"].where(F.col("reason").isNotNull()).join(paths, "spectrum_id")
-    names = [name for name in REJECTIONS.names if name != "stage"]
-    rejected = [
-        frame.where(F.col("reason").isNotNull()).select(*names).withColumn("stage", F.lit(stage)).select(*REJECTIONS.names)
-        for stage, frame in frames.items()
-    ]
-    return reduce(DataFrame.unionByName, rejected)
+    rejected = {stage: store.read(spark, manifest, table, parts[stage]).where("reason IS NOT NULL") for stage, table in tables.items()}
+    paths = store.read(spark, manifest, TARGETS, parts["preprocess"]).where("reason IS NULL").select("spectrum_id", "path")
+    rejected["preprocess"] = rejected["preprocess"].join(paths, "spectrum_id")
+    return reduce(
+        DataFrame.unionByName, [frame.withColumn("stage", F.lit(stage)).select(*REJECTIONS.names) for stage, frame in rejected.items()]
+    )
 
 
 def _write(store: Store, frame: DataFrame, table: Table, *order: str) -> tuple[DataFrame, dict[str, int]]:
