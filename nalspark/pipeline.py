@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -41,7 +41,7 @@ from nalspark.plan import (
 from nalspark.plots.stages import publish
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress, now
-from nalspark.session import load_ahead, together
+from nalspark.session import load_ahead, narrow_reads, together
 from nalspark.settings import Settings
 from nalspark.spectra.eigenspectra import DrawnQuasars, Eigenspectra
 from nalspark.spectra.grid import SDSS_GRID
@@ -49,7 +49,7 @@ from nalspark.spectra.stages import PART as ALL_QUASARS
 from nalspark.spectra.stages import eigenspectra_of, fit_eigenspectra_by_bin
 from nalspark.surveys import stages as surveys
 from nalspark.surveys.catalogs import Catalog, equivalent_width_quantiles, open_catalog
-from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, match_counts
+from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, mark_duplicates, match_counts
 from nalspark.surveys.sky import sky_noise
 from nalspark.surveys.sources import classify
 from nalspark.tables.arrow import to_arrow
@@ -130,6 +130,7 @@ class Pipeline:
         self._listed: DataFrame | None = None
         self._parts_listed: tuple[dict[str, str], dict[str, int]] | None = None
         self._packed: PackedModel | None = None
+        self._opened: dict[str, list[Catalog]] | None = None
         if dry_run:
             self.store.check()
             self.manifest = self.store.manifest()
@@ -185,7 +186,8 @@ class Pipeline:
             started, began = time.monotonic(), now()
             self.progress.note("stage_started", stage=stage.name)
             self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}")
-            with self.progress.watch(self.spark.sparkContext, stage.name):
+            no_pixels = narrow_reads(self.spark) if stage.name in ("crossmatch", "publish") else nullcontext()
+            with self.progress.watch(self.spark.sparkContext, stage.name), no_pixels:
                 summary = getattr(self, f"_{stage.name}")(stage)
             summary.seconds, summary.started = time.monotonic() - started, began
             self._record_settings(stage)
@@ -212,7 +214,7 @@ class Pipeline:
             return
         if "ingest" in stages:
             self.progress.say(f"files       {self._file_changes()}")
-        given = {**({"model": self._model().digest} if "infer" in stages else {}), **catalogue_digests(open_catalogues(self.settings))}
+        given = {**({"model": self._model().digest} if "infer" in stages else {}), **catalogue_digests(self._catalogues())}
         changes = value_changes(self.manifest.settings, self.settings.model_dump(mode="json"))
         changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
         changes += value_changes({"nalspark": self.manifest.version}, {"nalspark": nalspark.__version__})
@@ -230,8 +232,7 @@ class Pipeline:
             if not ours or earlier.name in ("ingest", "publish"):
                 continue
             if earlier.name == "crossmatch":
-                key = self._crossmatch_key(earlier, open_catalogues(self.settings))
-                behind = [] if self.manifest.keys.get(earlier.name) == key else list(self.manifest.parts(earlier.table))
+                behind = sorted(set().union(*self._unmatched(earlier)))
             else:
                 wanted, have = self._wanted(earlier), self.manifest.parts(earlier.table)
                 chosen = [part for part in wanted if not self.only_parts or part in self.only_parts or stage.name == "publish"]
@@ -251,6 +252,12 @@ class Pipeline:
         if self._packed is None:
             self._packed = chosen_model(self.settings)
         return self._packed
+
+    def _catalogues(self) -> dict[str, list[Catalog]]:
+        """The catalogues of this run, by kind; opened once."""
+        if self._opened is None:
+            self._opened = open_catalogues(self.settings)
+        return self._opened
 
     # ---- keys
 
@@ -439,51 +446,83 @@ class Pipeline:
 
         return self._by_part(stage, surveys.SPECTRA_READ, wanted, compute, lambda parts: sum(files[part] for part in parts))
 
-    def _crossmatch_key(self, stage: Stage, catalogues: dict[str, list[Catalog]]) -> str:
-        spectra = {part: record.key for part, record in self.manifest.parts("spectra").items()}
-        known = {kind: [(catalog.name, catalog.digest) for catalog in found] for kind, found in catalogues.items()}
-        return digest(self._causes(stage), spectra, known)
+    def _crossmatch_keys(self, stage: Stage) -> dict[str, str]:
+        """Part → digest of what its targets and matches are made from: the key of the matches; that of the targets tells their content."""
+        known = {kind: [(catalog.name, catalog.digest) for catalog in found] for kind, found in self._catalogues().items()}
+        causes = digest(self._causes(stage), known)
+        return {part: digest(causes, record.key) for part, record in self.manifest.parts("spectra").items()}
+
+    def _unmatched(self, stage: Stage) -> tuple[set[str], set[str]]:
+        """Parts whose spectra, or what they are matched with, changed since they were matched; and parts that are gone."""
+        wanted, have = self._crossmatch_keys(stage), self.manifest.parts(MATCHES.name)
+        changed = {part for part, key in wanted.items() if stage.name in self.force or part not in have or have[part].key != key}
+        return changed, have.keys() - wanted.keys()
+
+    def _with_duplicates(self, changed: set[str], gone: set[str]) -> set[str]:
+        """These parts, and those with another row of a spectrum that lies in one of them or lay there: which row is kept may change."""
+        parts = set(changed)
+        while others := self.manifest.parts(TARGETS.name).keys() - parts - gone:
+            now = self._usable(surveys.SPECTRA_READ, sorted(parts)).select("spectrum_id")
+            before, elsewhere = (self.store.read(self.spark, self.manifest, TARGETS, sorted(some)) for some in (parts | gone, others))
+            ids = now.unionByName(before.select("spectrum_id"))
+            shared = elsewhere.select("spectrum_id", "part").join(ids, "spectrum_id", "left_semi").select("part").distinct().collect()
+            if not shared:
+                break
+            parts |= {row["part"] for row in shared}
+        return parts
 
     def _crossmatch(self, stage: Stage) -> StageSummary:
-        """All parts together: a duplicate may lie in another part. Downstream sees only the parts whose content changed."""
-        catalogues = open_catalogues(self.settings)
-        key = self._crossmatch_key(stage, catalogues)
-        parts = list(self.manifest.parts("spectra"))
-        if self.manifest.keys.get(stage.name) == key and stage.name not in self.force:
-            return StageSummary(stage.name, 0, len(parts))
-        spectra = self._usable(surveys.SPECTRA_READ, parts).drop("flux", "ivar", "mask", "loglam", "reason", "detail")
+        """Parts that changed, and those with duplicates of their spectra. Downstream sees only the parts whose targets changed."""
+        changed, gone = self._unmatched(stage)
+        total = len(self.manifest.parts("spectra"))
+        if not changed and not gone:
+            return StageSummary(stage.name, 0, total)
+        parts = sorted(self._with_duplicates(changed, gone))
+        catalogues = self._catalogues()
+        targets, matches = self.manifest.parts(TARGETS.name), self.manifest.parts(MATCHES.name)
+        for part in gone:
+            targets.pop(part, None), matches.pop(part, None)
+        if parts:
+            made = self._match(stage, parts)
+            targets.update(made[TARGETS.name]), matches.update(made[MATCHES.name])
+        named = [(kind, catalogue.name, catalogue.n_rows) for kind, found in catalogues.items() for catalogue in found]
+        whole = partial(self.store.read, self.spark, self.manifest)
+        self.manifest.catalogues = match_counts(whole(TARGETS), whole(MATCHES), named) if named else []
+        self.manifest.inputs = {name: known for name, known in self.manifest.inputs.items() if name == "model"} | catalogue_digests(
+            catalogues
+        )
+        self._say_matches()
+        self.store.commit(self.manifest)
+        records, due = [targets[part] for part in parts], self._rows("spectra", parts, usable=True)
+        rejected = sum(record.rejected for record in records)
+        return StageSummary(
+            stage.name, len(parts), total, due - rejected, rejected, rows_in=due, spectra=due, bytes=self.store.size(records)
+        )
+
+    def _match(self, stage: Stage, parts: list[str]) -> dict[str, dict[str, Part]]:
+        """Write the targets and matches of some parts, which share no spectrum with others."""
+        catalogues = self._catalogues()
         quasars, absorbers = ([(c.name, catalog_frame(self.spark, c)) for c in catalogues[kind]] for kind in ("quasars", "absorbers"))
+        spectra = mark_duplicates(self._usable(surveys.SPECTRA_READ, parts)).persist()
         hits = find_sightlines(spectra, quasars, absorbers, self.settings).persist()
-        targets, matches = crossmatch(spectra, quasars, absorbers, self.settings, hits)
-        keys = dict.fromkeys(parts, key)
-        run = self.store.new_run(self.manifest, TARGETS.name, key)
+        targets, matches = crossmatch(spectra, hits, [name for name, _ in quasars], [name for name, _ in absorbers], self.settings)
+        wanted = self._crossmatch_keys(stage)
+        keys = {part: wanted[part] for part in parts}
+        run = self.store.new_run(self.manifest, TARGETS.name, digest(keys))
         made = self.store.write(self._one_file_a_part(targets), TARGETS, run, keys)
         due = self._rows("spectra", parts, usable=True)
         if sum(part.rows for part in made.values()) != due:
             raise StoreError(f"Stage 'crossmatch' wrote another number of rows than the {due} spectra it read. Run it again.")
-        self.manifest.tables["targets"] = made
-        written = self.store.read(self.spark, self.manifest, TARGETS)
-        content = F.sum(F.xxhash64(*_TARGET_CAUSES).cast("decimal(38,0)")).cast("string")
+        content = F.sum(F.xxhash64(*_TARGET_CAUSES).cast("decimal(38,0)")).cast("string").alias("content")
+        written = self.store.read(self.spark, Manifest(tables={TARGETS.name: made}), TARGETS)
         found = together(
             matches=lambda: self.store.write(self._one_file_a_part(matches), MATCHES, run, keys),
-            contents=lambda: {row["part"]: row["content"] for row in written.groupBy("part").agg(content.alias("content")).collect()},
-            catalogues=lambda: [row.asDict() for row in match_counts(written, quasars, absorbers, self.settings, hits).collect()],
+            contents=lambda: {row["part"]: row["content"] for row in written.groupBy("part").agg(content).collect()},
         )
-        hits.unpersist()
-        for part, record in made.items():
-            made[part] = replace(record, key=digest(record.rows, found["contents"].get(part)))
-        self.manifest.tables["matches"] = found["matches"]
-        self.manifest.catalogues = found["catalogues"]
-        self.manifest.inputs = {name: known for name, known in self.manifest.inputs.items() if name == "model"} | catalogue_digests(
-            catalogues
-        )
-        self.manifest.keys[stage.name] = key
-        self._say_matches()
-        self.store.commit(self.manifest)
-        usable, rejected = self.manifest.rows("targets")
-        return StageSummary(
-            stage.name, len(parts), len(parts), usable, rejected, rows_in=due, spectra=due, bytes=self.store.size(made.values())
-        )
+        for frame in (spectra, hits):
+            frame.unpersist()
+        targets_made = {part: replace(record, key=digest(record.rows, found["contents"].get(part))) for part, record in made.items()}
+        return {TARGETS.name: targets_made, MATCHES.name: found["matches"]}
 
     def _say_matches(self) -> None:
         for counts in self.manifest.catalogues:
@@ -546,8 +585,9 @@ class Pipeline:
         return self._by_part(stage, absorption.vetted_table(self.settings), self._wanted(stage), compute, due)
 
     def _publish_key(self, stage: Stage) -> str:
-        made_from = {table: {part: record.key for part, record in self.manifest.parts(table).items()} for table in stage.reads}
-        return digest(self._causes(stage), self.manifest.keys.get("crossmatch"), made_from, nalspark.__version__)
+        tables = (*stage.reads, MATCHES.name)
+        made_from = {table: {part: record.key for part, record in self.manifest.parts(table).items()} for table in tables}
+        return digest(self._causes(stage), made_from, nalspark.__version__)
 
     def _is_published(self, stage: Stage, key: str) -> bool:
         complete = all(self.store.published(name).exists() for name in self.manifest.published)
@@ -698,9 +738,7 @@ class Pipeline:
         if not all(self.manifest.parts(table) for table in reads(stage, self.settings)):
             return 1, 1
         if stage.name == "crossmatch":
-            current = self.manifest.keys.get(stage.name) == self._crossmatch_key(stage, open_catalogues(self.settings))
-            total = len(self.manifest.parts("spectra"))
-            return (0 if current and stage.name not in self.force else total), total
+            return len(set().union(*self._unmatched(stage))), len(self.manifest.parts("spectra"))
         if stage.name == "publish":
             return int(not self._is_published(stage, self._publish_key(stage))), 1
         if stage.name == "train":

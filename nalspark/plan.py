@@ -44,7 +44,7 @@ class Stage:
 
 STAGES = (
     Stage("ingest", "spectra", (), ("ingest",)),
-    Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species")),
+    Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species"), revision=2),
     Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species"), revision=3),
     Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=4),
     Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species"), revision=2),  # and the model: see Pipeline._causes

@@ -45,9 +45,10 @@ _JVM = Path(__file__).parent / "jvm"
 _LOCAL = "local[*,4]"
 LOCAL_CONF = {
     # Local runs are short and their work is numpy: the JVM's second compiler costs more than it saves.
+    # Collecting garbage stops all tasks: a tenth of a search, where only one of the cores does it.
     # A heap that begins large is not collected again and again while it grows.
     # With one compiler Java keeps only 48 MB for compiled code, which Spark fills within minutes: from then on nothing is compiled.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xms1g -XX:MetaspaceSize=256m "
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC -Xms1g -XX:MetaspaceSize=256m "
     "-XX:ReservedCodeCacheSize=256m "
     f"-Dlog4j2.configurationFile=file:{_JVM / 'log4j2.properties'}",
     "spark.ui.enabled": "false",
@@ -190,6 +191,22 @@ def load_ahead(spark: SparkSession, modules: Sequence[str], aside: Callable[[], 
             context.parallelize(range(cores), cores).foreachPartition(partial(load, modules=modules, aside=aside))
 
     InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
+
+
+#: Of a table with pixels, where only its other columns are read: tasks of Spark's usual size would have next to nothing to do.
+_NARROW_PIECE = 2**30
+
+
+@contextmanager
+def narrow_reads(spark: SparkSession) -> Iterator[None]:
+    """For work that reads no pixels: files are shared out in pieces of a gigabyte, or of a core's share where that is less."""
+    setting = "spark.sql.files.maxPartitionBytes"
+    usual = str(spark.conf.get(setting))
+    spark.conf.set(setting, str(_NARROW_PIECE))
+    try:
+        yield
+    finally:
+        spark.conf.set(setting, usual)
 
 
 def together(**queries: Callable[[], Any]) -> dict[str, Any]:

@@ -390,6 +390,7 @@ def sightlines(targets: DataFrame, normalized: DataFrame, absorbers: DataFrame, 
     searched = normalized.select("spectrum_id", "snr", "z_start", "z_stop", "delta_z")
     found = absorbers.groupBy("spectrum_id").agg(F.count("*").cast("int").alias("n_absorbers"))
     described = F.struct("catalogue", "match", "separation_arcsec", "n_systems", "n_strong", "z_abs")
+    matches = matches.where("kind = 'absorbers'")
     known = matches.groupBy("spectrum_id").agg(F.to_json(F.sort_array(F.collect_list(described))).alias("matches"))
     joined = targets.join(searched, "spectrum_id").join(found, "spectrum_id", "left").join(known, "spectrum_id", "left")
     return joined.withColumn("n_absorbers", F.coalesce("n_absorbers", F.lit(0)))

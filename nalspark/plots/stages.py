@@ -43,10 +43,10 @@ def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> Da
     )
 
 
-def _write(store: Store, frame: DataFrame, table: Table, *order: str) -> tuple[DataFrame, dict[str, int]]:
+def _write(store: Store, frame: DataFrame, table: Table) -> tuple[DataFrame, dict[str, int]]:
     """Write a table to be published beside the old one; it as read back, and the number of its rows under its name."""
     new = store.unpublished(f"{table.name}.parquet")
-    frame.orderBy(*order).write.mode("overwrite").parquet(spark_path(new))
+    frame.write.mode("overwrite").parquet(spark_path(new))
     written = sum(count_rows(file)[0] for file in new.glob("*.parquet"))
     return store.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
 
@@ -100,17 +100,18 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
-        written, rows = _write(store, absorbers, catalogue, "spectrum_id", "z_abs")
+        written, rows = _write(store, absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
         facts = {"flags": _bit_counts(written, "flags", AbsorberFlag), "doublet_ratios": _ratios(written, species)}
         return {"rows": rows, "histograms": _histograms(written, _absorber_edges(species)), **facts}
 
     def of_sightlines() -> dict[str, Any]:
-        written, rows = _write(store, searched, SIGHTLINES, "spectrum_id")
+        written, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
         facts = {"histograms": _histograms(written, _SIGHTLINE_EDGES), "path": _path(written, species)}
         return {"rows": rows, **facts}
 
     def of_rejections() -> dict[str, Any]:
-        written, rows = _write(store, rejected, REJECTIONS, "path")
+        # Each file is sorted, of few rows the only one: to order all would be to find them twice.
+        written, rows = _write(store, rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
         return {"rows": rows, "rejections": _reasons(written), "vetoes": _bit_counts(measured, "veto", Veto)}
 
     def of_pictures() -> dict[str, Any]:

@@ -65,7 +65,10 @@ MATCHES = Table(
     (
         _SPECTRUM_ID,
         _PART,
+        Column("kind", "string", "What the catalogue has: 'quasars' or 'absorbers'", ucd="meta.code"),
         Column("catalogue", "string", "Name of the catalogue: its file name", ucd="meta.id"),
+        Column("row", "long", "The first of the catalogue's rows on this sightline, counted from 0", ucd="meta.record"),
+        Column("n_rows", "long", "How many rows the catalogue has on this sightline", ucd="meta.number"),
         Column("match", "string", "How it was matched: 'id' (plate, mjd, fiber) or 'sky'", ucd="meta.code"),
         Column(
             "separation_arcsec",
@@ -74,7 +77,7 @@ MATCHES = Table(
             "arcsec",
             "pos.angDistance",
         ),
-        Column("n_systems", "int", "Absorption systems that the catalogue has in this sightline", ucd="meta.number"),
+        Column("n_systems", "int", "Absorption systems that the catalogue has in this sightline; null for quasars", ucd="meta.number"),
         Column("n_strong", "int", "Of these, systems with both equivalent widths above the label's significance", ucd="meta.number"),
         Column("z_abs", "list<double>", "Their absorption redshifts", ucd="src.redshift"),
         Column(

@@ -284,9 +284,17 @@ SYSTEMS = [
 OTHERS = [(0, 1, 50_000, 18, None, None, 2.0, 0.7, 0.5, 0.1, 0.4, 0.1)]
 
 
+def matched_tables(spectra: Any, quasars: Any, absorbers: Any, **choices: Any) -> tuple[Any, Any]:
+    """Targets and matches."""
+    from nalspark.surveys.crossmatch.stages import crossmatch, find_sightlines, mark_duplicates
+
+    marked, settings = mark_duplicates(spectra), nalspark_settings.load(crossmatch=choices)
+    names = [[name for name, _ in catalogues] for catalogues in (quasars, absorbers)]
+    return crossmatch(marked, find_sightlines(marked, quasars, absorbers, settings), *names, settings)
+
+
 def staged(spark: Any, partitions: int, absorbers: bool = True, **choices: Any) -> tuple[Any, Any]:
     """The frames of the stage for the made-up spectra and catalogues, their rows in an order that differs with `partitions`."""
-    from nalspark.surveys.crossmatch.stages import crossmatch
 
     def frame(rows: list[Any], schema: str) -> Any:
         shuffled = [rows[index] for index in np.random.default_rng(partitions).permutation(len(rows))]
@@ -294,7 +302,7 @@ def staged(spark: Any, partitions: int, absorbers: bool = True, **choices: Any) 
 
     quasars = [("first", frame(FIRST, QUASARS_SCHEMA)), ("second", frame(SECOND, QUASARS_SCHEMA))]
     systems = [("systems", frame(SYSTEMS, ABSORBERS_SCHEMA)), ("others", frame(OTHERS, ABSORBERS_SCHEMA))]
-    return crossmatch(frame(SPECTRA, SPECTRA_SCHEMA), quasars, systems if absorbers else [], nalspark_settings.load(crossmatch=choices))
+    return matched_tables(frame(SPECTRA, SPECTRA_SCHEMA), quasars, systems if absorbers else [], **choices)
 
 
 def gathered(targets: Any, matches: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -361,7 +369,11 @@ def test_rejections_by_reason(matched: tuple[pd.DataFrame, pd.DataFrame]) -> Non
 
 @pytest.mark.spark
 def test_systems_are_attached_to_every_spectrum_of_the_sightline(matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    matches = matched[1].set_index(["spectrum_id", "catalogue"])
+    of_quasars, matches = (
+        matched[1][matched[1]["kind"] == kind].set_index(["spectrum_id", "catalogue"]) for kind in ("quasars", "absorbers")
+    )
+    assert of_quasars.loc[("by_id", "first"), ["row", "n_rows"]].tolist() == [0, 2] and of_quasars["n_systems"].isna().all()
+    assert of_quasars.loc[("on_sky", "first"), ["row", "n_rows", "match"]].tolist() == [2, 1, "sky"]
     assert sorted(matches.index) == [
         ("by_id", "systems"),
         ("epoch_1", "systems"),
@@ -396,7 +408,7 @@ def test_labels(spark: Any, matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     demanding = labels(staged(spark, 2, weak="negative", label_significance=4.5)[0].toPandas())
     assert {name for name, label in demanding.items() if label} == {"by_id"} and demanding["no_error"] == 0
     targets, matches = staged(spark, 2, absorbers=False)
-    assert set(labels(targets.toPandas()).values()) == {None} and matches.isEmpty()
+    assert set(labels(targets.toPandas()).values()) == {None} and set(matches.toPandas()["kind"]) == {"quasars"}
 
 
 @pytest.mark.spark
@@ -408,29 +420,25 @@ def test_the_same_at_every_partitioning(spark: Any, matched: tuple[pd.DataFrame,
 
 @pytest.mark.spark
 def test_counts_are_those_the_paper_prints(spark: Any) -> None:
-    from nalspark.surveys.crossmatch.stages import COUNTS, crossmatch, match_counts
+    from nalspark.surveys.crossmatch.stages import match_counts
 
     quasars = [("first", spark.createDataFrame(FIRST, QUASARS_SCHEMA))]
     systems = [("systems", spark.createDataFrame(SYSTEMS, ABSORBERS_SCHEMA))]
-    chosen = nalspark_settings.load()
-    targets, _ = crossmatch(spark.createDataFrame(SPECTRA, SPECTRA_SCHEMA), quasars, systems, chosen)
-    counts = match_counts(targets.localCheckpoint(), quasars, systems, chosen)
-    assert counts.columns == COUNTS.names
+    tables = matched_tables(spark.createDataFrame(SPECTRA, SPECTRA_SCHEMA), quasars, systems)
+    named = [("quasars", "first", len(FIRST)), ("absorbers", "systems", len(SYSTEMS)), ("quasars", "systems", 5)]
     # 20 spectra, the two copies of one not counted. Rows 7 and 8 of the quasars and 2 and 6 of the systems match nothing.
-    assert [tuple(row) for row in counts.collect()] == [
+    assert [tuple(counts.values()) for counts in match_counts(*tables, named)] == [
         ("quasars", "first", 9, 7, 2, 4, 2, 14),
         ("absorbers", "systems", 7, 5, 2, 3, 2, 15),
+        ("quasars", "systems", 5, 0, 5, 0, 0, 20),
     ]
-    assert match_counts(targets, [], [], chosen).count() == 0
 
 
 @pytest.mark.spark
 def test_catalogues_of_one_name_are_refused(spark: Any) -> None:
-    from nalspark.surveys.crossmatch.stages import crossmatch
-
     frame = spark.createDataFrame(FIRST, QUASARS_SCHEMA)
     with pytest.raises(CatalogError, match="Two catalogues are called a.fits"):
-        crossmatch(spark.createDataFrame(SPECTRA, SPECTRA_SCHEMA), [("a.fits", frame), ("a.fits", frame)], [], nalspark_settings.load())
+        matched_tables(spark.createDataFrame(SPECTRA, SPECTRA_SCHEMA), [("a.fits", frame), ("a.fits", frame)], [])
 
 
 # --- real catalogues -----------------------------------------------------------------------------------------------------------------
@@ -488,7 +496,7 @@ def test_real_catalogues_against_numpy_and_astropy(spark: Any, real_data: Path) 
 @pytest.mark.spark
 @pytest.mark.data
 def test_real_spectra_find_their_catalogued_systems(spark: Any, real_data: Path) -> None:
-    from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch
+    from nalspark.surveys.crossmatch.stages import catalog_frame
 
     index = pd.read_csv(real_data / "spectra" / "index.csv", dtype={"cls": str})
     renamed = index.drop(columns="path").rename(columns={"z": "z_pipeline", "zw": "z_warning", "cls": "object_class", "name": "path"})
@@ -497,7 +505,7 @@ def test_real_spectra_find_their_catalogued_systems(spark: Any, real_data: Path)
     records = [tuple(None if pd.isna(cell) else cell for cell in row) for row in renamed[columns].astype(object).to_numpy()]
     catalog = [open_catalog(real_data / "catalogs" / f"Raghunathan2016_MgII_{name}.fits", "absorbers") for name in ("DR7", "DR12")]
     frames = [(one.name, catalog_frame(spark, one)) for one in catalog]
-    targets, matches = crossmatch(spark.createDataFrame(records, SPECTRA_SCHEMA), [], frames, nalspark_settings.load())
+    targets, matches = matched_tables(spark.createDataFrame(records, SPECTRA_SCHEMA), [], frames)
     answer = targets.toPandas()
     assert len(answer) == len(index)
     assert (answer["reason"] == "sky_fiber").sum() >= 40 and (answer["reason"] == "not_a_quasar").sum() >= 30

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,20 +47,6 @@ ABSORBERS = tables.Table(
         tables.Column("ew_primary_err", "double", "Standard error of ew_primary", "Angstrom", "stat.error;spect.line.eqWidth"),
         tables.Column("ew_secondary", "double", "Rest equivalent width of the second line", "Angstrom", "spect.line.eqWidth"),
         tables.Column("ew_secondary_err", "double", "Standard error of ew_secondary", "Angstrom", "stat.error;spect.line.eqWidth"),
-    ),
-)
-COUNTS = tables.Table(
-    "counts",
-    "One row per catalogue: how much of it is among the spectra, and how many spectra are in it.",
-    (
-        tables.Column("kind", "string", "quasars or absorbers", ucd="meta.code"),
-        tables.Column("catalogue", "string", "Name of the catalogue: its file name", ucd="meta.id"),
-        tables.Column("rows", "long", "Rows of the catalogue", ucd="meta.number"),
-        tables.Column("rows_matched", "long", "Of these, rows whose sightline is that of a spectrum", ucd="meta.number"),
-        tables.Column("rows_unmatched", "long", "The others, those that cannot match included", ucd="meta.number"),
-        tables.Column("spectra_by_id", "long", "Spectra found in it by plate, mjd and fiber", ucd="meta.number"),
-        tables.Column("spectra_on_sky", "long", "Spectra found in it by position only", ucd="meta.number"),
-        tables.Column("spectra_unmatched", "long", "Spectra that are not in it", ucd="meta.number"),
     ),
 )
 _SYSTEM = "struct<z_abs: double, ew_primary: double, row: bigint, strong: boolean>"
@@ -293,7 +280,9 @@ def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> Da
 
     Returns spectrum_id, part, catalogue, match, separation_arcsec, row, n_rows, z, systems, n_strong.
     """
-    left = spectra.select(F.col("spectrum_id").alias("left_id"), *ID_COLUMNS, "ra", "dec")
+    # All that is asked of a spectrum later goes with it: to join it again would be to read it again.
+    known_by = F.struct("spectrum_id", "part", F.when(_is_position(), F.col("ra")).alias("ra"), "dec")
+    left = spectra.select(known_by.alias("left_id"), *ID_COLUMNS, "ra", "dec")
     by_id = match_by_id(left, sightlines).withColumns({"match": F.lit("id"), "separation_arcsec": F.lit(None).cast("double")})
     on_sky = match_on_sky(left, sightlines, radius_arcsec).withColumn("match", F.lit("sky"))
     both = (
@@ -301,21 +290,28 @@ def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> Da
         .groupBy("left_id", "catalogue")
         .agg(F.min(F.struct("match", "right_row", "separation_arcsec")).alias("hit"))
     )
-    hits = both.select(
-        F.col("left_id").alias("spectrum_id"), "catalogue", "hit.match", F.col("hit.right_row").alias("row"), "hit.separation_arcsec"
-    )
-    located = spectra.select("spectrum_id", "part", F.when(_is_position(), F.col("ra")).alias("our_ra"), F.col("dec").alias("our_dec"))
-    distance = F.coalesce("separation_arcsec", _great_circle("our_ra", "our_dec", "ra", "dec"))
+    hits = both.select("left_id", "catalogue", "hit.match", F.col("hit.right_row").alias("row"), "hit.separation_arcsec")
+    distance = F.coalesce("separation_arcsec", _great_circle("left_id.ra", "left_id.dec", "ra", "dec"))
     return (
         hits.join(sightlines.drop(*ID_COLUMNS), ["catalogue", "row"])
-        .join(located, "spectrum_id")
-        .withColumn("separation_arcsec", distance)
-        .drop("ra", "dec", "our_ra", "our_dec")
+        .withColumns({"separation_arcsec": distance, "spectrum_id": F.col("left_id.spectrum_id"), "part": F.col("left_id.part")})
+        .drop("left_id", "ra", "dec")
     )
 
 
-def _distinct(spectra: DataFrame) -> DataFrame:
-    """`spectra` with ``kept_path``: null for the row of a spectrum_id that is kept, the kept row's path for the others."""
+def mark_duplicates(spectra: DataFrame) -> DataFrame:
+    """Which row of every spectrum_id is kept: the first by path.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        The columns of `SPECTRA` that are not pixels (others are ignored).
+
+    Returns
+    -------
+    DataFrame
+        These columns and ``kept_path``: null for the row that is kept, the kept row's path for the others.
+    """
     of_one = Window.partitionBy("spectrum_id").orderBy("path", *[name for name in _METADATA if name not in ("spectrum_id", "path")])
     ranked = spectra.select(*_METADATA, F.row_number().over(of_one).alias("rank"), F.first("path").over(of_one).alias("first_path"))
     return ranked.withColumn("kept_path", F.when(F.col("rank") > 1, F.col("first_path"))).drop("rank", "first_path")
@@ -413,19 +409,25 @@ def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settin
     Parameters
     ----------
     spectra : DataFrame
-        As in :func:`crossmatch`.
+        From :func:`mark_duplicates`.
     quasars, absorbers : sequence of (str, DataFrame)
+        Names and frames of :func:`catalog_frame`.
     settings : Settings
 
     Returns
     -------
     DataFrame
-        What :func:`crossmatch` and :func:`match_counts` take as `hits`. ``catalogue`` counts the catalogues, quasars first.
+        What :func:`crossmatch` takes as `hits`. ``catalogue`` counts the catalogues, quasars first.
+
+    Raises
+    ------
+    CatalogError
+        Where two catalogues of a kind have the same name.
     """
-    unique = _distinct(spectra).where(F.col("kept_path").isNull())
+    _check_names(quasars, absorbers)
     rows = _all_rows(quasars, absorbers, settings.crossmatch.label_significance) if quasars or absorbers else None
     sightlines = _sightlines(_nothing_of_rows(spectra) if rows is None else rows, len(quasars))
-    return _hits(unique, sightlines, settings.crossmatch.match_radius_arcsec)
+    return _hits(spectra.where(F.col("kept_path").isNull()), sightlines, settings.crossmatch.match_radius_arcsec)
 
 
 def _nothing_of_rows(frame: DataFrame) -> DataFrame:
@@ -434,96 +436,83 @@ def _nothing_of_rows(frame: DataFrame) -> DataFrame:
 
 
 def crossmatch(
-    spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings, hits: DataFrame | None = None
+    spectra: DataFrame, hits: DataFrame, quasars: Sequence[str], absorbers: Sequence[str], settings: Settings
 ) -> tuple[DataFrame, DataFrame]:
     """Whose spectrum is it, at which redshift, and what do the catalogues know of it?
 
     Parameters
     ----------
     spectra : DataFrame
-        The columns of `SPECTRA` that are not pixels (others are ignored).
-    quasars, absorbers : sequence of (str, DataFrame)
-        Names and frames of :func:`catalog_frame`. The first quasar catalogue that knows a spectrum gives its redshift.
+        From :func:`mark_duplicates`.
+    hits : DataFrame
+        From :func:`find_sightlines`.
+    quasars, absorbers : sequence of str
+        Names of the catalogues. The first quasar catalogue that knows a spectrum gives its redshift.
     settings : Settings
-    hits : DataFrame, optional
-        :func:`find_sightlines` of the same, where it is at hand.
 
     Returns
     -------
     targets : DataFrame
         `TARGETS`: one row per row of `spectra`; those with a ``reason`` are rejected.
     matches : DataFrame
-        `MATCHES`: one row per spectrum and absorber catalogue that has it.
-
-    Raises
-    ------
-    CatalogError
-        Where two catalogues of a kind have the same name.
+        `MATCHES`: one row per spectrum and catalogue that has it.
     """
-    _check_names(quasars, absorbers)
     rules = settings.crossmatch
     n_quasars = len(quasars)
-    names = _names([name for name, _ in [*quasars, *absorbers]])
-    ranked = _distinct(spectra)
-    hits = find_sightlines(spectra, quasars, absorbers, settings) if hits is None else hits
-    known = ranked.join(_known(hits, n_quasars), "spectrum_id", "left")
+    names = _names([*quasars, *absorbers])
+    known = spectra.join(_known(hits, n_quasars), "spectrum_id", "left")
     source = F.coalesce(names[F.col("quasar_catalogue")], F.lit("pipeline"))
     z_qso = F.when(F.col("quasar_catalogue").isNull(), F.col("z_pipeline")).otherwise(F.col("z_catalogue"))
     listed = F.sort_array(F.transform(F.coalesce("absorber_catalogues", F.array().cast("array<int>")), lambda number: names[number]))
     known = known.withColumns({"z_source": source, "z_qso": z_qso, "label": _label(bool(absorbers), rules.weak), "catalogues": listed})
     reason, detail = _verdict(rules)
     targets = _shaped(known.withColumns({"reason": reason, "detail": detail}), TARGETS)
-    of_absorbers = hits.where(F.col("catalogue") >= n_quasars).withColumns(
-        {
-            "catalogue": names[F.col("catalogue")],
-            "n_systems": F.size("systems"),
-            "z_abs": F.col("systems.z_abs"),
-            "ew_primary": F.col("systems.ew_primary"),
-        }
+    is_absorbers = F.col("catalogue") >= n_quasars
+    of_systems = {"n_systems": F.size("systems"), "z_abs": F.col("systems.z_abs"), "ew_primary": F.col("systems.ew_primary")}
+    matches = hits.withColumns({name: F.when(is_absorbers, value) for name, value in of_systems.items()}).withColumns(
+        {"kind": F.when(is_absorbers, "absorbers").otherwise("quasars"), "catalogue": names[F.col("catalogue")]}
     )
-    return targets, _shaped(of_absorbers, MATCHES)
+    return targets, _shaped(matches, MATCHES)
 
 
-def match_counts(targets: DataFrame, quasars: Named, absorbers: Named, settings: Settings, hits: DataFrame | None = None) -> DataFrame:
+def match_counts(targets: DataFrame, matches: DataFrame, catalogues: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
     """How much of each catalogue is among the spectra, and how many spectra are in it.
 
     Parameters
     ----------
-    targets : DataFrame
-        `TARGETS`, the rejected rows included: a spectrum that cannot be used is matched all the same.
-    quasars, absorbers : sequence of (str, DataFrame)
-    settings : Settings
-    hits : DataFrame, optional
-        :func:`find_sightlines` of the same spectra, where it is at hand.
+    targets : DataFrame of TARGETS
+        The rejected rows included: a spectrum that cannot be used is matched all the same.
+    matches : DataFrame of MATCHES
+    catalogues : sequence of (str, str, int)
+        Kind, name and number of rows of each.
 
     Returns
     -------
-    DataFrame
-        `COUNTS`: one row per catalogue, quasars first, each in the order given. It is for printing: a handful of rows.
+    list of dict, one per catalogue in the order given
+        ``kind``; ``catalogue``, its name; ``rows``; of these ``rows_matched``, whose sightline is that of a spectrum, and
+        ``rows_unmatched``, those that cannot match included; ``spectra_by_id`` and ``spectra_on_sky``, found by plate, mjd and fiber and by
+        position only; ``spectra_unmatched``, those that are not in it.
     """
-    catalogues = [*quasars, *absorbers]
-    if not catalogues:
-        return _nothing(targets, COUNTS)
-    rules = settings.crossmatch
-    unique = targets.where(F.coalesce("reason", F.lit("")) != "duplicate_spectrum_id")
-    rows = _all_rows(quasars, absorbers, rules.label_significance)
-    if hits is None:
-        hits = _hits(unique, _sightlines(rows, len(quasars)), rules.match_radius_arcsec)
-    per_sightline = hits.groupBy("catalogue", "row").agg(
-        F.first("n_rows").alias("n_rows"), *[F.count_if(F.col("match") == how).alias(how) for how in ("id", "sky")]
-    )
-    matched = per_sightline.groupBy("catalogue").agg(
-        F.sum("n_rows").alias("rows_matched"), F.sum("id").alias("spectra_by_id"), F.sum("sky").alias("spectra_on_sky")
-    )
-    total = rows.groupBy("catalogue").agg(F.count(F.lit(1)).alias("rows"))
-    counts = total.join(matched, "catalogue", "left").na.fill(0).crossJoin(unique.agg(F.count(F.lit(1)).alias("spectra")))
-    number = F.col("number")
-    named = counts.withColumnRenamed("catalogue", "number").withColumns(
-        {
-            "kind": F.when(number < len(quasars), "quasars").otherwise("absorbers"),
-            "catalogue": _names([name for name, _ in catalogues])[number],
-            "rows_unmatched": F.col("rows") - F.col("rows_matched"),
-            "spectra_unmatched": F.col("spectra") - F.col("spectra_by_id") - F.col("spectra_on_sky"),
-        }
-    )
-    return _shaped(named.orderBy("number"), COUNTS)
+    by_id, on_sky = (F.count_if(F.col("match") == how).alias(how) for how in ("id", "sky"))
+    per_sightline = matches.groupBy("kind", "catalogue", "row").agg(F.first("n_rows").alias("n"), by_id, on_sky)
+    found = per_sightline.groupBy("kind", "catalogue").agg(*[F.sum(name).alias(name) for name in ("n", "id", "sky")])
+    unique = targets.where(F.coalesce("reason", F.lit("")) != "duplicate_spectrum_id").agg(F.count("*").alias("n"))
+    both = found.unionByName(unique, allowMissingColumns=True).collect()  # a handful of rows, and one query for all
+    of = {(row["kind"], row["catalogue"]): row.asDict() for row in both}
+    n_spectra = of[None, None]["n"]
+    counts = []
+    for kind, name, n_rows in catalogues:
+        known = of.get((kind, name), {"n": 0, "id": 0, "sky": 0})
+        counts.append(
+            {
+                "kind": kind,
+                "catalogue": name,
+                "rows": n_rows,
+                "rows_matched": known["n"],
+                "rows_unmatched": n_rows - known["n"],
+                "spectra_by_id": known["id"],
+                "spectra_on_sky": known["sky"],
+                "spectra_unmatched": n_spectra - known["id"] - known["sky"],
+            }
+        )
+    return counts
