@@ -8,6 +8,7 @@ crash costs one wave.
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -69,8 +70,10 @@ _WORKERS_NEED = ("nalspark.surveys.stages", "nalspark.absorption.stages")
 _FEW_CORES = 4
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
 _MOCK_WEIGHT = 5
-#: Candidates below which a task is not worth another worker that loads TensorFlow: it scores them in less time than that takes.
+#: Candidates of a task, for whose time a crash or a slow core is not felt.
 _SCORED_PER_TASK = 5000
+#: Candidates of a run that are worth another worker's loading of TensorFlow: to score them takes about as long.
+_WORTH_LOADING = 20_000
 #: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files; the last where Parquet's
 #: compression finds no room to unpack its library in.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no snappyjava in java.library.path")
@@ -131,6 +134,7 @@ class Pipeline:
         self._parts_listed: tuple[dict[str, str], dict[str, int]] | None = None
         self._packed: PackedModel | None = None
         self._opened: dict[str, list[Catalog]] | None = None
+        self._keras_ahead = False
         if dry_run:
             self.store.check()
             self.manifest = self.store.manifest()
@@ -143,7 +147,8 @@ class Pipeline:
                     self._listed.unpersist()
         with self.store.lock(), self._told_where_full():
             self.manifest = self.store.manifest()
-            load_ahead(self.spark, _WORKERS_NEED, load_keras if self._all_will_score() else None)
+            self._keras_ahead = self._all_will_score()
+            load_ahead(self.spark, _WORKERS_NEED, load_keras if self._keras_ahead else None)
             self.store.prune(self.manifest)  # room, where the last run ended in the middle
             if explain:
                 self._explain(stages)
@@ -548,21 +553,23 @@ class Pipeline:
         return self._by_part(stage, CANDIDATES, self._wanted(stage), compute, lambda _: -1)
 
     def _infer(self, stage: Stage) -> StageSummary:
-        packed = self._model()
+        packed, wanted = self._model(), self._wanted(stage)
         self.manifest.inputs["model"] = packed.digest
-
-        def compute(parts: list[str]) -> DataFrame:
-            candidates = self._usable(CANDIDATES, parts)
-            if packed.card.inputs == absorption.IMAGE_COLUMNS:
-                tasks = 1 + due(parts) // _SCORED_PER_TASK
-                return score(candidates.coalesce(tasks), packed, self.settings.infer).select(*SCORES.names)
-            spectra = score(absorption.whole_spectra(self._usable(NORMALIZED, parts), self.settings), packed, self.settings.infer)
-            return candidates.join(F.broadcast(spectra.select("spectrum_id", "score")), "spectrum_id").select(*SCORES.names)
 
         def due(parts: list[str]) -> int:
             return self._rows("candidates", parts, usable=False)
 
-        return self._by_part(stage, SCORES, self._wanted(stage), compute, due)
+        workers = sys.maxsize if self._keras_ahead else 1 + due(self._stale(stage, wanted)) // _WORTH_LOADING
+
+        def compute(parts: list[str]) -> DataFrame:
+            candidates = self._usable(CANDIDATES, parts)
+            if packed.card.inputs == absorption.IMAGE_COLUMNS:
+                tasks = min(1 + due(parts) // _SCORED_PER_TASK, workers)
+                return score(candidates.coalesce(tasks), packed, self.settings.infer).select(*SCORES.names)
+            spectra = score(absorption.whole_spectra(self._usable(NORMALIZED, parts), self.settings), packed, self.settings.infer)
+            return candidates.join(F.broadcast(spectra.select("spectrum_id", "score")), "spectrum_id").select(*SCORES.names)
+
+        return self._by_part(stage, SCORES, wanted, compute, due)
 
     def _measure(self, stage: Stage) -> StageSummary:
         def compute(parts: list[str]) -> DataFrame:

@@ -37,12 +37,14 @@ def _nothing() -> None:
     """Stands in for what need not be done."""
 
 
-#: Seconds that a worker is held when it has loaded nothing by itself: its neighbour's task must not come to it too.
+#: Seconds that a worker is held at least while it loads: its neighbour's task must not come to it too.
 _HELD = 0.2
 
 
 def load(_: Iterator[int], modules: Sequence[str], aside: Callable[[], object] | None) -> None:
     """What :func:`nalspark.session.load_ahead` has every worker do."""
+    if all(module in sys.modules for module in modules):
+        return
     until = time.monotonic() + _HELD
     for module in modules:
         import_module(module)

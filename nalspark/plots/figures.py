@@ -145,6 +145,12 @@ def _figure(size: tuple[float, float], layout: Literal["constrained"] | None = "
     return figure
 
 
+def _panel(size: tuple[float, float], top: float = 0.12) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes and, in inches, room for numbers of seven digits: finding a layout takes as long as drawing."""
+    figure, (width, height), left, right, bottom = _figure(size, None), size, 0.8, 0.15, 0.47
+    return figure, figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
+
+
 def _clean(values: ArrayLike) -> Array:
     return np.nan_to_num(np.asarray(values, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -170,8 +176,7 @@ def histogram_figure(edges: ArrayLike, counts: ArrayLike, xlabel: str, ylabel: s
     log_counts : bool
         Draw the counts on a logarithmic axis, where they are large enough to need one.
     """
-    figure = _figure(_SMALL)
-    axes = figure.add_subplot()
+    figure, axes = _panel(_SMALL)
     edges, counts = np.asarray(edges, dtype=float), _clean(counts)
     log_counts = log_counts and counts.max(initial=0.0) >= 50
     if len(edges) != len(counts) + 1 and counts.size:
@@ -226,8 +231,7 @@ def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
     sightlines : array, shape (k,)
         Sightlines searched there.
     """
-    figure = _figure((7.2, 2.6))
-    axes = figure.add_subplot()
+    figure, axes = _panel((7.2, 2.6))
     z, sightlines = np.asarray(z, dtype=float), _clean(sightlines)
     if not sightlines.sum() > 0:
         _nothing(axes, "no redshift was searched")
@@ -272,8 +276,7 @@ def incidence_figure(edges: ArrayLike, counts: ArrayLike, path: ArrayLike) -> Fi
     path : array, shape (b,)
         Searched path Δz (:func:`path_per_bin`). Bins without path are not drawn.
     """
-    figure = _figure((7.2, 2.6))
-    axes = figure.add_subplot()
+    figure, axes = _panel((7.2, 2.6))
     edges, counts, path = np.asarray(edges, dtype=float), _clean(counts), _clean(path)
     shown = path > 0.01 * path.max(initial=0.0)
     if not shown.any():
@@ -307,8 +310,7 @@ def doublet_ratio_figure(ew: ArrayLike, ratio: ArrayLike, ratio_err: ArrayLike, 
     thin_ratio : float
         The ratio of optically thin lines (:attr:`nalspark.lines.LineSpecies.optically_thin_ratio`).
     """
-    figure = _figure((7.2, 3.0))
-    axes = figure.add_subplot()
+    figure, axes = _panel((7.2, 3.0), top=0.3)
     ew, ratio, error = (np.asarray(values, dtype=float) for values in (ew, ratio, ratio_err))
     flagged = np.asarray(flagged, dtype=bool)
     drawable = np.isfinite(ew) & np.isfinite(ratio) & (ew > 0)
