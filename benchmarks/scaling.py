@@ -9,8 +9,6 @@ Every spectrum is a simulated file of its own; `--survey DIR` keeps them, and sm
 core means that every process of the run is held on one processor. Seconds are those of the stages, after the session has started; CPU
 seconds are those of all processes of the run (driver, JVM, Python workers), to be read beside the seconds where a machine is shared.
 With `--warm N` the session has worked on the first N spectra before: Java has compiled, the workers have loaded what they need.
-With `--apart` each stage begins when the disk has what the stage before it wrote: where one processor is left idle, that writing disturbs
-nobody, and a stage's speed-up would be measured with the disk's work for another.
 Memory is the resident size, shared pages counted once, sampled every second.
 """
 
@@ -82,7 +80,7 @@ def warm_up(spark: SparkSession, survey: Path, out: Path) -> None:
     Pipeline(spark, load(spectra=[str(survey / "spectra")], out=str(out), quasars=[str(survey / "quasars.fits")]), Progress(None)).run()
 
 
-def run_once(survey: Path, out: Path, cores: int, small: Path | None, *, apart: bool) -> dict[str, dict[str, float]]:
+def run_once(survey: Path, out: Path, cores: int, small: Path | None) -> dict[str, dict[str, float]]:
     """One run in this process, after one over a small survey where there is one; stage → seconds, CPU seconds."""
     if cores < len(os.sched_getaffinity(0)):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -90,24 +88,20 @@ def run_once(survey: Path, out: Path, cores: int, small: Path | None, *, apart: 
     with running_session(f"local[{cores}]") as spark:
         if small:
             warm_up(spark, small, out.with_name("warm"))
-        watch, summaries = Stopwatch(), []
-        for stages in [[stage] for stage in STAGE_NAMES] if apart else [STAGE_NAMES]:
-            if apart:
-                os.sync()
-            summaries += Pipeline(spark, settings, watch).run(stages)
+        watch = Stopwatch()
+        summaries = Pipeline(spark, settings, watch).run()
     return {
         summary.stage: {"seconds": summary.seconds, "cpu": after - before}
         for summary, before, after in zip(summaries, watch.cpu[:-1], watch.cpu[1:], strict=True)
     }
 
 
-def measured(survey: Path, cores: int, small: Path | None, *, apart: bool) -> dict[str, object]:
+def measured(survey: Path, cores: int, small: Path | None) -> dict[str, object]:
     """One run in a process of its own, and its peak memory by kind of process, MiB."""
     peak: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=survey.parent) as folder:
         command = [sys.executable, __file__, "--one", str(survey), str(Path(folder) / "result"), "--cores", str(cores)]
         command += ["--survey", str(small)] if small else []
-        command += ["--apart"] if apart else []
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         done = threading.Event()
         watcher = threading.Thread(target=_watch, args=(process.pid, peak, done))
@@ -277,7 +271,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cores", type=int, nargs="+", default=[2])
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="spectra that the session works on before it is measured")
-    parser.add_argument("--apart", action="store_true", help="a stage begins when the disk has what the one before it wrote")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--survey", type=Path, help="folder of the simulated survey; made where it is not there")
     parser.add_argument("--results", type=Path, help="file to which every measurement is added, a line of JSON each")
@@ -297,7 +290,7 @@ def measure_all(options: argparse.Namespace, survey: Path) -> list[dict]:
     for n in [n for _ in range(options.repeat) for n in sorted(options.n)]:
         for cores in options.cores:
             small = subset(survey, options.warm) if options.warm else None
-            results.append({"n": n, "cores": cores, **measured(subset(survey, n), cores, small, apart=options.apart)})
+            results.append({"n": n, "cores": cores, **measured(subset(survey, n), cores, small)})
             print(table(results[-1]), flush=True)
             if options.results:
                 with options.results.open("a", encoding="utf-8") as file:
@@ -308,7 +301,7 @@ def measure_all(options: argparse.Namespace, survey: Path) -> list[dict]:
 def main() -> None:
     options = _parser().parse_args()
     if options.one:
-        print(json.dumps(run_once(*options.one, options.cores[0], options.survey, apart=options.apart)))
+        print(json.dumps(run_once(*options.one, options.cores[0], options.survey)))
     elif options.draw:
         draw(_read(options.draw[0]), options.draw[1])
     else:
