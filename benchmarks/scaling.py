@@ -9,7 +9,7 @@ Every spectrum is a simulated file of its own; `--survey DIR` keeps them, and sm
 core means that every process of the run is held on one processor. Seconds are those of the stages, after the session has started; CPU
 seconds are those of all processes of the run (driver, JVM, Python workers), to be read beside the seconds where a machine is shared.
 With `--warm N` the session has worked on the first N spectra before: Java has compiled, the workers have loaded what they need.
-Memory is the resident size, shared pages counted once, sampled every second.
+Memory is the resident size, shared pages counted once, sampled every three seconds.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def measured(survey: Path, cores: int, small: Path | None) -> dict[str, object]:
 
 
 def _watch(pid: int, peak: dict[str, float], done: threading.Event) -> None:
-    while not done.wait(1.0):
+    while not done.wait(3.0):  # each look at a process that holds gigabytes takes some hundredths of a second of a processor
         now: dict[str, float] = {}
         for one in descendants(pid):
             kind = kind_of(one, pid)

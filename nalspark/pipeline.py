@@ -191,8 +191,8 @@ class Pipeline:
             started, began = time.monotonic(), now()
             self.progress.note("stage_started", stage=stage.name)
             self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}")
-            no_pixels = narrow_reads(self.spark) if stage.name in ("crossmatch", "publish") else nullcontext()
-            with self.progress.watch(self.spark.sparkContext, stage.name), no_pixels:
+            narrow = narrow_reads(self.spark) if stage.name in ("crossmatch", "publish") else nullcontext()
+            with self.progress.watch(self.spark.sparkContext, stage.name), narrow:
                 summary = getattr(self, f"_{stage.name}")(stage)
             summary.seconds, summary.started = time.monotonic() - started, began
             self._record_settings(stage)
@@ -460,7 +460,7 @@ class Pipeline:
     def _unmatched(self, stage: Stage) -> tuple[set[str], set[str]]:
         """Parts whose spectra, or what they are matched with, changed since they were matched; and parts that are gone."""
         wanted, have = self._crossmatch_keys(stage), self.manifest.parts(MATCHES.name)
-        changed = {part for part, key in wanted.items() if stage.name in self.force or part not in have or have[part].key != key}
+        changed = {part for part, key in wanted.items() if part not in have or have[part].key != key}
         return changed, have.keys() - wanted.keys()
 
     def _with_duplicates(self, changed: set[str], gone: set[str]) -> set[str]:
@@ -480,22 +480,27 @@ class Pipeline:
         """Parts that changed, and those with duplicates of their spectra. Downstream sees only the parts whose targets changed."""
         changed, gone = self._unmatched(stage)
         total = len(self.manifest.parts("spectra"))
+        if stage.name in self.force:
+            changed = set(self.manifest.parts("spectra"))
         if not changed and not gone:
             return StageSummary(stage.name, 0, total)
         parts = sorted(self._with_duplicates(changed, gone))
         catalogues = self._catalogues()
         targets, matches = self.manifest.parts(TARGETS.name), self.manifest.parts(MATCHES.name)
         for part in gone:
-            targets.pop(part, None), matches.pop(part, None)
+            targets.pop(part, None)
+            matches.pop(part, None)
         if parts:
             made = self._match(stage, parts)
-            targets.update(made[TARGETS.name]), matches.update(made[MATCHES.name])
+            targets.update(made[TARGETS.name])
+            matches.update(made[MATCHES.name])
         named = [(kind, catalogue.name, catalogue.n_rows) for kind, found in catalogues.items() for catalogue in found]
         whole = partial(self.store.read, self.spark, self.manifest)
         self.manifest.catalogues = match_counts(whole(TARGETS), whole(MATCHES), named) if named else []
         self.manifest.inputs = {name: known for name, known in self.manifest.inputs.items() if name == "model"} | catalogue_digests(
             catalogues
         )
+        self.manifest.keys.pop(stage.name, None)  # of results made when all parts had one key
         self._say_matches()
         self.store.commit(self.manifest)
         records, due = [targets[part] for part in parts], self._rows("spectra", parts, usable=True)
@@ -745,7 +750,8 @@ class Pipeline:
         if not all(self.manifest.parts(table) for table in reads(stage, self.settings)):
             return 1, 1
         if stage.name == "crossmatch":
-            return len(set().union(*self._unmatched(stage))), len(self.manifest.parts("spectra"))
+            total = len(self.manifest.parts("spectra"))
+            return total if stage.name in self.force else len(self._unmatched(stage)[0]), total
         if stage.name == "publish":
             return int(not self._is_published(stage, self._publish_key(stage))), 1
         if stage.name == "train":

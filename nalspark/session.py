@@ -199,7 +199,10 @@ _NARROW_PIECE = 2**30
 
 @contextmanager
 def narrow_reads(spark: SparkSession) -> Iterator[None]:
-    """For work that reads no pixels: files are shared out in pieces of a gigabyte, or of a core's share where that is less."""
+    """For work that reads the pixels of a few rows at most: files are shared out in pieces of a gigabyte, or of a core's share.
+
+    The setting is the session's: other work in it at the same time reads in such pieces too.
+    """
     setting = "spark.sql.files.maxPartitionBytes"
     usual = str(spark.conf.get(setting))
     spark.conf.set(setting, str(_NARROW_PIECE))

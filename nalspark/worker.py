@@ -43,9 +43,7 @@ _HELD = 0.2
 
 def load(_: Iterator[int], modules: Sequence[str], aside: Callable[[], object] | None) -> None:
     """What :func:`nalspark.session.load_ahead` has every worker do."""
-    if all(module in sys.modules for module in modules):
-        return
-    until = time.monotonic() + _HELD
+    until = time.monotonic() + _HELD * any(module not in sys.modules for module in modules)
     for module in modules:
         import_module(module)
     if aside is not None:

@@ -203,6 +203,12 @@ def test_a_spectrum_that_comes_twice_has_its_parts_matched_again_and_no_others(
     assert found(tmp_path / "out") == before
 
 
+def test_everything_can_be_made_anew(spark: Any, survey: Path, finished: Path, result: Path) -> None:
+    assert run(spark, settings_of(survey, result), force=True) == {stage: 1 if stage == "publish" else 5 for stage in STAGE_NAMES}
+    assert_same_catalogue(result, finished)
+    assert run(spark, settings_of(survey, result)) == NOTHING
+
+
 def test_a_part_that_is_gone_is_gone_also_when_stages_run_one_by_one(spark: Any, survey: Path, result: Path) -> None:
     fewer = settings_of(survey, result, spectra=[str(survey / "parts" / plate) for plate in ("1001", "1002", "1003", "1004")])
     assert run(spark, fewer, "ingest") == {"ingest": 0}

@@ -386,11 +386,11 @@ def simulate(names: DataFrame, recipes: dict[str, Recipe], settings: Settings) -
 
 
 def sightlines(targets: DataFrame, normalized: DataFrame, absorbers: DataFrame, matches: DataFrame) -> DataFrame:
-    """One row per searched spectrum: who it is, what was searched, how many absorbers it has, which catalogues know it."""
+    """One row per searched spectrum: who it is, what was searched, how many absorbers it has, which absorber catalogues know it."""
     searched = normalized.select("spectrum_id", "snr", "z_start", "z_stop", "delta_z")
     found = absorbers.groupBy("spectrum_id").agg(F.count("*").cast("int").alias("n_absorbers"))
     described = F.struct("catalogue", "match", "separation_arcsec", "n_systems", "n_strong", "z_abs")
-    matches = matches.where("kind = 'absorbers'")
+    matches = matches.where("kind IS NULL OR kind = 'absorbers'")  # null: of a result made when the table had no others
     known = matches.groupBy("spectrum_id").agg(F.to_json(F.sort_array(F.collect_list(described))).alias("matches"))
     joined = targets.join(searched, "spectrum_id").join(found, "spectrum_id", "left").join(known, "spectrum_id", "left")
     return joined.withColumn("n_absorbers", F.coalesce("n_absorbers", F.lit(0)))

@@ -77,7 +77,12 @@ MATCHES = Table(
             "arcsec",
             "pos.angDistance",
         ),
-        Column("n_systems", "int", "Absorption systems that the catalogue has in this sightline; null for quasars", ucd="meta.number"),
+        Column(
+            "n_systems",
+            "int",
+            "Absorption systems that the catalogue has in this sightline; null, as the columns below, for quasars",
+            ucd="meta.number",
+        ),
         Column("n_strong", "int", "Of these, systems with both equivalent widths above the label's significance", ucd="meta.number"),
         Column("z_abs", "list<double>", "Their absorption redshifts", ucd="src.redshift"),
         Column(

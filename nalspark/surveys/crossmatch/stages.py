@@ -188,7 +188,7 @@ def match_on_sky(left: DataFrame, right: DataFrame, radius_arcsec: float) -> Dat
     Parameters
     ----------
     left : DataFrame
-        ``left_id`` (unique, string or long), ``ra``, ``dec`` (deg).
+        ``left_id`` (unique, of any type), ``ra``, ``dec`` (deg).
     right : DataFrame
         ``catalogue`` (int, ≥ 0), ``row`` (long), ``ra``, ``dec`` (deg). Each catalogue is matched by itself.
     radius_arcsec : float
