@@ -43,12 +43,15 @@ _WORKER_DIED = "Python worker exited unexpectedly"
 _JVM = Path(__file__).parent / "jvm"
 #: All cores, and four attempts for every task as on a cluster: a Python worker that the system kills costs one of them.
 _LOCAL = "local[*,4]"
+#: Where a user may choose a collector of garbage; and ours.
+_JAVA_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")
+_COLLECTOR = "-XX:+UseParallelGC"
 LOCAL_CONF = {
     # Local runs are short and their work is numpy: the JVM's second compiler costs more than it saves.
     # Collecting garbage stops all tasks: a tenth of a search, where only one of the cores does it.
     # A heap that begins large is not collected again and again while it grows.
     # With one compiler Java keeps only 48 MB for compiled code, which Spark fills within minutes: from then on nothing is compiled.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC -Xms1g -XX:MetaspaceSize=256m "
+    "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 {_COLLECTOR} -Xms1g -XX:MetaspaceSize=256m "
     "-XX:ReservedCodeCacheSize=256m "
     f"-Dlog4j2.configurationFile=file:{_JVM / 'log4j2.properties'}",
     "spark.ui.enabled": "false",
@@ -126,7 +129,12 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     local = (master or "local").startswith("local") and not submitted
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    for key, value in {**REQUIRED_CONF, **(LOCAL_CONF if local else {}), **(conf or {})}.items():
+    chosen = {**REQUIRED_CONF, **(LOCAL_CONF if local else {}), **(conf or {})}
+    if local and any(re.search(r"-XX:\+Use\w+GC\b", os.environ.get(name, "")) for name in _JAVA_VARIABLES):
+        # Java refuses to start with two collectors: the user's is taken.
+        options = "spark.driver.extraJavaOptions"
+        chosen[options] = chosen[options].replace(_COLLECTOR, "")
+    for key, value in chosen.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     if local and "spark.sql.shuffle.partitions" not in (conf or {}):
