@@ -70,7 +70,7 @@ _WORKERS_NEED = ("nalspark.surveys.stages", "nalspark.absorption.stages")
 _FEW_CORES = 4
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
 _MOCK_WEIGHT = 5
-#: Candidates of a task, for whose time a crash or a slow core is not felt.
+#: Candidates of a task: half a second's work, so that the last task of a wave is not waited for.
 _SCORED_PER_TASK = 5000
 #: Candidates of a run that are worth another worker's loading of TensorFlow: to score them takes about as long.
 _WORTH_LOADING = 20_000

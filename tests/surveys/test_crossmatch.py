@@ -432,6 +432,7 @@ def test_counts_are_those_the_paper_prints(spark: Any) -> None:
         ("absorbers", "systems", 7, 5, 2, 3, 2, 15),
         ("quasars", "systems", 5, 0, 5, 0, 0, 20),
     ]
+    assert match_counts(*tables, []) == []
 
 
 @pytest.mark.spark

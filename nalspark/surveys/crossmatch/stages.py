@@ -281,8 +281,8 @@ def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> Da
     Returns spectrum_id, part, catalogue, match, separation_arcsec, row, n_rows, z, systems, n_strong.
     """
     # All that is asked of a spectrum later goes with it: to join it again would be to read it again.
-    known_by = F.struct("spectrum_id", "part", F.when(_is_position(), F.col("ra")).alias("ra"), "dec")
-    left = spectra.select(known_by.alias("left_id"), *ID_COLUMNS, "ra", "dec")
+    spectrum = F.struct("spectrum_id", "part", F.when(_is_position(), F.col("ra")).alias("ra"), "dec")
+    left = spectra.select(spectrum.alias("left_id"), *ID_COLUMNS, "ra", "dec")
     by_id = match_by_id(left, sightlines).withColumns({"match": F.lit("id"), "separation_arcsec": F.lit(None).cast("double")})
     on_sky = match_on_sky(left, sightlines, radius_arcsec).withColumn("match", F.lit("sky"))
     both = (
@@ -425,8 +425,9 @@ def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settin
         Where two catalogues of a kind have the same name.
     """
     _check_names(quasars, absorbers)
-    rows = _all_rows(quasars, absorbers, settings.crossmatch.label_significance) if quasars or absorbers else None
-    sightlines = _sightlines(_nothing_of_rows(spectra) if rows is None else rows, len(quasars))
+    any_catalogue = bool(quasars or absorbers)
+    rows = _all_rows(quasars, absorbers, settings.crossmatch.label_significance) if any_catalogue else _nothing_of_rows(spectra)
+    sightlines = _sightlines(rows, len(quasars))
     return _hits(spectra.where(F.col("kept_path").isNull()), sightlines, settings.crossmatch.match_radius_arcsec)
 
 
