@@ -186,7 +186,7 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
     several = "train" in stages and settings.train.workers > 1
     conf = {"spark.python.worker.reuse": "false"} if several else None
     with _progress(options) as progress, running_session(options.master, conf) as spark:
-        explain = options.command == "reprocess"
+        explain = options.dry_run or options.command == "reprocess"
         how = {"force": options.force, "dry_run": options.dry_run, "explain": explain}
         try:
             summaries = Pipeline(spark, settings, progress).run(stages, getattr(options, "part", ()), **how)
@@ -315,13 +315,15 @@ def completeness_table(out: Path, truth: Path) -> str:
     absorbers, sightlines = (pd.read_parquet(out / f"{name}.parquet") for name in ("absorbers", "sightlines"))
     comparison = compare(absorbers, sightlines, pd.read_parquet(truth))
     width = comparison.truth["ew_primary"].to_numpy()
-    lines = ["true absorbers in the searched path    found    all"]
+    lines = ["true absorbers in the searched path    found    all    at any signal-to-noise ratio"]
     for low, high in zip(_EW_BINS[:-1], _EW_BINS[1:], strict=True):
         found, of = comparison.completeness((width >= low) & (width < high))
         label = f"{low:.1f} <= W < {high:.1f} Å" if np.isfinite(high) else f"{low:.1f} Å <= W"
         lines.append(f"  {label:<34} {found:>7} {of:>6}" + (f"  {found / of:>4.0%}" if of else ""))
     true, spurious = int(comparison.truth["found"].sum()), len(comparison.spurious)
-    return "\n".join([*lines, f"catalogue rows: {true} true, {spurious} spurious; purity {comparison.purity:.1%}"])
+    beside = true - comparison.completeness()[0]
+    rows = f"catalogue rows: {true} true" + (f" ({beside} of them just outside the searched path)" if beside else "")
+    return "\n".join([*lines, f"{rows}, {spurious} spurious; purity {comparison.purity:.1%}"])
 
 
 def data_model() -> str:
@@ -342,6 +344,7 @@ def _demo(options: argparse.Namespace) -> None:
     _run(settings, options)
     print(completeness_table(result, survey / "truth.parquet"))
     _say_result(str(result))
+    print(f"by S/N     nalspark evaluate --catalogue {result} --truth {survey / 'truth.parquet'}")
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -58,9 +58,9 @@ class UnusableSpectrum(Exception):
         return type(self), (self.reason, self.detail)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the nearest known word, or an empty string."""
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """`` Did you mean 'x'?`` for the nearest known word, written after `before`; or an empty string."""
     known = list(known)
     folded = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
-    return f" Did you mean '{folded[near[0]]}'?" if near else ""
+    return f" Did you mean '{before}{folded[near[0]]}'?" if near else ""

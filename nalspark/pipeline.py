@@ -64,8 +64,6 @@ from nalspark.tables.versions import keep_version
 _INGEST = next(stage for stage in STAGES if stage.name == "ingest")
 #: What of a target matters to the search: a new absorber catalogue changes labels, not spectra.
 _TARGET_CAUSES = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
-#: What tasks of most stages import, numba and pandas with it.
-_WORKERS_NEED = ("nalspark.surveys.stages", "nalspark.absorption.stages")
 #: On more cores a small survey is scored by some of the workers, and keras takes half a gigabyte in each.
 _FEW_CORES = 4
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
@@ -148,7 +146,7 @@ class Pipeline:
         with self.store.lock(), self._told_where_full():
             self.manifest = self.store.manifest()
             self._keras_ahead = self._all_will_score()
-            load_ahead(self.spark, _WORKERS_NEED, load_keras if self._keras_ahead else None)
+            load_ahead(self.spark, load_keras if self._keras_ahead else None)
             self.store.prune(self.manifest)  # room, where the last run ended in the middle
             if explain:
                 self._explain(stages)
@@ -537,8 +535,8 @@ class Pipeline:
     def _say_matches(self) -> None:
         for counts in self.manifest.catalogues:
             self.progress.say(
-                "  {catalogue}: {rows} rows, {rows_matched} matched, {rows_unmatched} not; spectra in it: {spectra_by_id} by id, "
-                "{spectra_on_sky} by position; not in it: {spectra_unmatched}".format(**counts)
+                "  {catalogue}: {rows_matched} of its {rows} rows have a spectrum; in it are {spectra_by_id} spectra by id and "
+                "{spectra_on_sky} by position, {spectra_unmatched} are not".format(**counts)
             )
 
     def _preprocess(self, stage: Stage) -> StageSummary:
@@ -738,8 +736,9 @@ class Pipeline:
                 continue
             stale, total = self._stale_count(stage)
             plan.append(StageSummary(stage.name, stale, total))
-            work = "up to date" if not stale else f"{stale} of {total} parts to do"
-            self.progress.say(f"{stage.name:<11} {work}" + (", and what the stages before it change" if upstream else ""))
+            work = [f"{stale} of {total} parts to do"] if stale else []
+            work += ["what the stages before it change"] if upstream else []
+            self.progress.say(f"{stage.name:<11} {', and '.join(work) or 'up to date'}")
             upstream = upstream or stale > 0
         return plan
 

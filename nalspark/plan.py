@@ -46,7 +46,7 @@ STAGES = (
     Stage("ingest", "spectra", (), ("ingest",)),
     Stage("crossmatch", "targets", ("spectra",), ("crossmatch", "species"), revision=2),
     Stage("preprocess", "normalized", ("spectra", "targets"), ("preprocess", "species"), revision=3),
-    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=4),
+    Stage("search", "candidates", ("normalized",), ("search", "preprocess", "species"), revision=5),
     Stage("infer", "scores", ("normalized", "candidates"), ("preprocess", "species"), revision=2),  # and the model: see Pipeline._causes
     Stage("measure", "measured", ("candidates", "scores"), ("measure", "infer", "species")),
     Stage("vet", "vetted", ("candidates", "measured"), ("infer", "species")),  # and the second round: see Pipeline._causes
@@ -202,6 +202,6 @@ class StageSummary:
     def __str__(self) -> str:
         if not self.parts_done:
             return f"{self.stage:<11} up to date ({self.parts} parts)"
-        rate = f", {self.rows / self.seconds:.0f}/s" if self.seconds > 0 else ""
+        rate = f", {self.spectra / self.seconds:.0f} spectra/s" if self.spectra and self.seconds > 0 else ""
         rejected = f", {self.rejected} rejected" if self.rejected else ""
         return f"{self.stage:<11} {self.parts_done} of {self.parts} parts: {self.rows} rows{rejected} in {self.seconds:.1f} s{rate}"

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -63,6 +63,8 @@ LOCAL_CONF = {
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
     # Half of Spark's default: on few cores the last task of a stage works alone, now for half as long.
     "spark.sql.files.maxPartitionBytes": str(64 * 2**20),
+    # Elsewhere than on Linux libraries may not survive a fork.
+    **({"spark.python.daemon.module": "nalspark.daemon"} if sys.platform == "linux" else {}),
 }
 
 
@@ -168,18 +170,16 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
             session.stop()
 
 
-def load_ahead(spark: SparkSession, modules: Sequence[str], aside: Callable[[], object] | None = None) -> None:
-    """Have the workers of a local session load libraries while Java is busy with itself; returns at once.
+def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -> None:
+    """Have a local session start its workers while Java is busy with itself; returns at once.
 
-    For the first seconds of a session one thread of Java plans and loads, and all cores but one are idle. A worker that finds its
-    libraries there answers the first task of every stage seconds earlier. Nothing depends on it: a worker that was not reached, or that
-    Spark has started anew, loads what it needs when it needs it.
+    For the first seconds of a session one thread of Java plans and loads, and all cores but one are idle. A worker that is there with its
+    libraries (:mod:`nalspark.daemon`) answers the first task seconds earlier. Nothing depends on it: a worker that was not reached, or
+    that Spark has started anew, loads what it needs when it needs it.
 
     Parameters
     ----------
     spark : SparkSession
-    modules : sequence of str
-        Loaded by one task for every core.
     aside : callable, optional
         Called in each worker beside the tasks that follow.
     """
@@ -196,7 +196,7 @@ def load_ahead(spark: SparkSession, modules: Sequence[str], aside: Callable[[], 
         with suppress(Exception):  # the work itself tells what is wrong
             context.setJobDescription("nalspark: libraries for the workers")
             # An RDD, since a frame would have to be planned, by the very code that Java is busy loading.
-            context.parallelize(range(cores), cores).foreachPartition(partial(load, modules=modules, aside=aside))
+            context.parallelize(range(cores), cores).foreachPartition(partial(load, aside=aside))
 
     InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
 

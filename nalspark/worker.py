@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib import import_module
 from threading import Thread
 from zipimport import zipimporter
 
@@ -37,18 +36,15 @@ def _nothing() -> None:
     """Stands in for what need not be done."""
 
 
-#: Seconds that a worker is held at least while it loads: its neighbour's task must not come to it too.
+#: Seconds that a worker is held: its neighbour's task must not come to it too.
 _HELD = 0.2
 
 
-def load(_: Iterator[int], modules: Sequence[str], aside: Callable[[], object] | None) -> None:
+def load(_: Iterator[int], aside: Callable[[], object] | None) -> None:
     """What :func:`nalspark.session.load_ahead` has every worker do."""
-    until = time.monotonic() + _HELD * any(module not in sys.modules for module in modules)
-    for module in modules:
-        import_module(module)
     if aside is not None:
         Thread(target=_tried, args=(aside,), daemon=True).start()
-    time.sleep(max(0.0, until - time.monotonic()))
+        time.sleep(_HELD)
 
 
 def _tried(function: Callable[[], object]) -> None:

@@ -54,10 +54,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 @pytest.mark.parametrize(
     "source, sentence",
     [
-        ("spektra", r"There is no '.*spektra'; expected a folder.*Did you mean 'spectra'\?"),
+        ("spektra", r"There is no '.*spektra'; expected a folder.*Did you mean '/.*/spectra'\?"),
         ("no/such/folder", r"There is no '.*no/such/folder', nor a folder"),
         ("spectra/*.gz", r"The glob '.*' matches nothing"),
-        ("spectra/spec-1.fits", r"There is no '.*spec-1.fits'.*Did you mean 'spec-3655-55240-0026.fits'"),
+        ("spectra/spec-1.fits", r"There is no '.*spec-1.fits'.*Did you mean '/.*/spectra/spec-3655-55240-0026.fits'"),
         ("", r"empty or holds a NUL"),
     ],
 )

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 #: Where each library may be imported, as patterns of paths from the root of the project. `*` also matches `/`.
 ALLOWED = {
     "pyspark": (
-        "nalspark/tables/*", "nalspark/session.py", "nalspark/pipeline.py", "nalspark/progress.py", "nalspark/*/stages.py",
-        "nalspark/learning/inference.py", "nalspark/learning/training.py",
+        "nalspark/tables/*", "nalspark/session.py", "nalspark/daemon.py", "nalspark/pipeline.py", "nalspark/progress.py",
+        "nalspark/*/stages.py", "nalspark/learning/inference.py", "nalspark/learning/training.py",
     ),
     "keras": ("nalspark/learning/*",),
     "tensorflow": ("nalspark/learning/*",),

@@ -2,6 +2,9 @@
 
 import gc
 import importlib
+import os
+import signal
+import subprocess
 import sys
 import time
 import zipfile
@@ -9,7 +12,9 @@ import zipimport
 from functools import partial
 
 import pyarrow as pa
+import pytest
 
+from nalspark.daemon import SHARED
 from nalspark.session import load_ahead
 from nalspark.tables.arrow import map_batches
 from nalspark.worker import settle
@@ -53,20 +58,44 @@ def test_what_came_with_an_import_is_set_aside_once(tmp_path, monkeypatch):
         gc.unfreeze()
 
 
-def test_the_workers_of_frames_load_ahead(spark):
-    """Modules that nothing else here imports; if Spark told these workers from those of an RDD, frames would never see them."""
-    modules = ["imaplib", "mailbox", "sndhdr"]
+def known_in_workers(spark, modules):
+    """Whether the worker of each of four tasks has loaded all of some modules."""
 
     def known(batches):
         for batch in batches:
-            yield pa.RecordBatch.from_arrays(
-                [batch.column(0), pa.array([all(module in sys.modules for module in modules)] * batch.num_rows)], ["id", "known"]
-            )
+            has = all(module in sys.modules for module in modules)
+            yield pa.RecordBatch.from_arrays([batch.column(0), pa.array([has] * batch.num_rows)], ["id", "known"])
 
-    found = map_batches(spark.range(0, 4, 1, 4), known, "id long, known boolean")
-    assert not any(row["known"] for row in found.collect())
+    return [row["known"] for row in map_batches(spark.range(0, 4, 1, 4), known, "id long, known boolean").collect()]
+
+
+def test_the_workers_of_frames_load_ahead(spark):
+    """A module that nothing else here imports; if Spark told these workers from those of an RDD, frames would never see it."""
+    assert not any(known_in_workers(spark, ["sndhdr"]))
     until = time.monotonic() + 60
-    while not all(row["known"] for row in found.collect()):
+    while not all(known_in_workers(spark, ["sndhdr"])):
         assert time.monotonic() < until
-        load_ahead(spark, modules[:2], partial(importlib.import_module, modules[2]))  # again: there may be more workers than cores
+        load_ahead(spark, partial(importlib.import_module, "sndhdr"))  # again: there may be more workers than cores
         time.sleep(0.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked with their libraries on Linux only")
+def test_a_worker_is_born_with_the_libraries_of_a_search(spark):
+    """Also those that take the place of killed ones."""
+
+    def die(batches):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield from batches
+
+    for _ in range(3):
+        with pytest.raises(Exception, match="worker exited unexpectedly"):
+            map_batches(spark.range(0, 1, 1, 1), die, "id long").collect()
+        assert all(known_in_workers(spark, SHARED))
+
+
+def test_a_library_that_cannot_be_loaded_ends_no_session():
+    """The daemon says on which port it listens, and ends with its input, as Spark has it do."""
+    code = "import runpy, sys; sys.modules['sklearn'] = None; sys.argv = ['daemon', 'pyspark.worker']; "
+    code += "runpy.run_module('nalspark.daemon', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], input=b"", capture_output=True, timeout=120)
+    assert 1024 < int.from_bytes(done.stdout, "big") < 65536 and not done.stderr

@@ -39,6 +39,7 @@ class AbsorberFlag(IntFlag):
     POOR_FIT = 128  #: reduced χ² above 2
     MISALIGNED = 256  #: the two lines do not lie at one redshift, or differ in width
     CROWDED = 512  #: the spectrum shows many narrow features that this absorber does not explain
+    OFF_PATH = 1024  #: z_abs lies just outside the searched redshifts, within which its flank was found: not to be counted in rates
 
 
 class Veto(IntFlag):
@@ -264,7 +265,8 @@ def flag_absorbers(
     measured : dict
         Result of :func:`measure_candidates` with ``fwhm_kms``.
     context : dict
-        ``velocity_kms``, ``neighbour_pixels`` (NaN where alone), ``depressed_fraction``, ``crowding`` of each candidate.
+        ``velocity_kms``, ``neighbour_pixels`` (NaN where alone), ``depressed_fraction``, ``crowding``, ``z_start``, ``z_stop`` (of the
+        searched interval) of each candidate.
     species : LineSpecies
     near_quasar_kms : float
     crowding : float
@@ -288,6 +290,7 @@ def flag_absorbers(
             # 3e-4 in Δλ/λ: the shape veto of the Zhu & Ménard (2013) pipeline.
             AbsorberFlag.MISALIGNED: (np.abs(measured["split_kms"]) > 90.0) & (measured["split_significance"] > 2.0),
             AbsorberFlag.CROWDED: context["crowding"] > crowding,
+            AbsorberFlag.OFF_PATH: (measured["z_abs"] < context["z_start"]) | (measured["z_abs"] > context["z_stop"]),
         }
     )
 

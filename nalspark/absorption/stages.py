@@ -21,6 +21,7 @@ from nalspark.absorption.inject import ZHAO_2019, Population
 from nalspark.absorption.mocks import Continuum, Recipe, SkyNoise
 from nalspark.absorption.normalize import normalize, residuals, searched_pixels
 from nalspark.absorption.search import Doublet, Peaks, Thresholds, find_doublets
+from nalspark.absorption.windows import interval_around
 from nalspark.learning.ensemble import FittedSecondRound
 from nalspark.learning.inference import second_round_columns
 from nalspark.learning.models import PackedModel
@@ -132,9 +133,12 @@ def search_columns(columns: Columns, settings: Settings) -> Columns:
     peaks = find_doublets(residual, weight, searched, Doublet.of(species, SDSS_GRID.step), limits.widths_pixels, thresholds)
     geometry = ImageGeometry.of(species, SDSS_GRID.step)
     carried = {name: columns[name][peaks.row] for name in _CARRIED}
+    z_start, z_stop = interval_around(SDSS_GRID, species, searched, peaks.row, peaks.pixel)
     return {
         "candidate_id": [f"{name}-{SDSS_GRID.first + pixel}" for name, pixel in zip(carried["spectrum_id"], peaks.pixel, strict=True)],
         **carried,
+        "z_start": z_start,
+        "z_stop": z_stop,
         "z_search": SDSS_GRID.wavelength_at(peaks.pixel) / species.primary.wavelength - 1.0,
         "pixel": peaks.pixel,
         "width_pixels": peaks.width,
@@ -197,7 +201,7 @@ def measure_columns(columns: Columns, settings: Settings) -> Columns:
         measured["sigma_pixels"] * SDSS_GRID.pixel_kms, measured["sigma_pixels_err"] * SDSS_GRID.pixel_kms, limits.instrument_sigma_kms
     )
     velocity = measuring.velocity_from_quasar(measured["z_abs"], columns["z_qso"])
-    names = ("neighbour_pixels", "depressed_fraction", "crowding", "significance")
+    names = ("neighbour_pixels", "depressed_fraction", "crowding", "significance", "z_start", "z_stop")
     context = {**{name: columns[name].astype(float) for name in names}, "velocity_kms": velocity}
     veto_limits = measuring.Limits(
         limits.min_snr_primary, limits.min_snr_secondary, limits.max_fwhm_kms, limits.max_contamination, limits.crowding,

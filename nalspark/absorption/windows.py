@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nalspark.compiled import compiled
 from nalspark.lines import CA_II_3934, CA_II_3969, NA_I_5891, NA_I_5897, LineSpecies
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.grid import WavelengthGrid
@@ -85,3 +86,32 @@ def redshift_path(
     stop = [edges[np.flatnonzero(row == -1)] for row in steps]
     delta = np.array([float((b - a).sum()) for a, b in zip(start, stop, strict=True)])
     return start, stop, delta
+
+
+@compiled
+def _run_around(searched: NDArray[np.bool_], row: NDArray[np.int64], pixel: NDArray[np.int64]) -> NDArray[np.int64]:
+    ends = np.stack((pixel, pixel + 1))
+    for k in range(len(row)):
+        line = searched[row[k]]
+        while ends[0, k] > 0 and line[ends[0, k] - 1]:
+            ends[0, k] -= 1
+        while ends[1, k] < len(line) and line[ends[1, k]]:
+            ends[1, k] += 1
+    return ends
+
+
+def interval_around(
+    grid: WavelengthGrid, species: LineSpecies, searched: NDArray[np.bool_], row: NDArray[np.int64], pixel: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The searched interval of :func:`redshift_path` that holds each of some pixels: its ends in redshift, shape (m,) each.
+
+    Parameters
+    ----------
+    grid : WavelengthGrid
+    species : LineSpecies
+    searched : ndarray of bool, shape (n, p)
+    row, pixel : ndarray of int, shape (m,)
+        Searched pixels, and whose they are.
+    """
+    first, last = grid.wavelength_at(_run_around(searched, row, pixel) - 0.5) / species.primary.wavelength - 1.0
+    return first, last

@@ -88,8 +88,9 @@ class ReportData:
     flags, vetoes : sequence of BitCount
         Bits of the absorbers, and of the candidates that are not absorbers. A row can have several.
     histograms : mapping
-        Name → (edges of shape (b + 1,), counts of shape (b,)). The names that are columns of the catalogue get their axis labels here;
-        ``z_abs`` also gives the absorbers per unit path.
+        Name → (edges of shape (b + 1,), counts of shape (b,)). The names that are columns of the catalogue get their axis labels here.
+    in_path : array, shape (b,)
+        Of the absorbers in the histogram of ``z_abs`` those within the searched redshifts: they give the absorbers per unit path.
     path : pair of arrays, shape (k,)
         Absorption redshifts, ascending, and the number of sightlines searched there.
     catalogue_matches : sequence of CatalogueMatch
@@ -107,6 +108,7 @@ class ReportData:
     flags: Sequence[BitCount] = ()
     vetoes: Sequence[BitCount] = ()
     histograms: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
+    in_path: ArrayLike = ()
     path: tuple[ArrayLike, ArrayLike] = ((), ())
     catalogue_matches: Sequence[CatalogueMatch] = ()
     gallery_strongest: Sequence[str] = ()
@@ -276,16 +278,16 @@ def _distributions(data: ReportData) -> Iterable[str]:
 
 
 def _incidence(data: ReportData) -> Iterable[str]:
-    edges, counts = data.histograms.get("z_abs", ((), ()))
+    edges, _ = data.histograms.get("z_abs", ((), ()))
     z, sightlines = data.path
-    if not np.size(counts) or not np.nansum(np.asarray(sightlines, dtype=float)) > 0:
+    if not np.size(data.in_path) or not np.nansum(np.asarray(sightlines, dtype=float)) > 0:
         return
     yield (
-        "<h3>Absorbers per unit path</h3><p>Absorbers found, divided by the path searched, in bins of redshift. The errors are Poisson's "
-        "alone. Nothing is corrected for completeness or purity: the curve follows the survey's signal-to-noise ratio as well as the "
-        "absorbers on the sky.</p>"
+        "<h3>Absorbers per unit path</h3><p>Absorbers found within the searched redshifts (those without the flag "
+        "<code>OFF_PATH</code>), divided by the path searched, in bins of redshift. The errors are Poisson's alone. Nothing is corrected "
+        "for completeness or purity: the curve follows the survey's signal-to-noise ratio as well as the absorbers on the sky.</p>"
     )
-    figure = incidence_figure(edges, counts, path_per_bin(edges, z, sightlines))
+    figure = incidence_figure(edges, data.in_path, path_per_bin(edges, z, sightlines))
     yield _image(figure, "Absorbers per unit searched path against absorption redshift, with Poisson errors.", 860)
 
 

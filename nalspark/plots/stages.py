@@ -8,6 +8,7 @@ from functools import partial, reduce
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -22,7 +23,7 @@ from nalspark.session import together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.stages import SPECTRA_READ
-from nalspark.tables.arrow import Batches, encode, map_batches
+from nalspark.tables.arrow import Batches, Columns, encode, map_batches, tally
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.manifest import Manifest
 from nalspark.tables.publish import write_fits
@@ -101,18 +102,26 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 
     def of_absorbers() -> dict[str, Any]:
         written, rows = _write(store, absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
-        facts = {"flags": _bit_counts(written, "flags", AbsorberFlag), "doublet_ratios": _ratios(written, species)}
-        return {"rows": rows, "histograms": _histograms(written, _absorber_edges(species)), **facts}
+        edges = _absorber_edges(species)
+        in_path = partial(_in_path, name="z_abs", edges=edges["z_abs"])
+        flags = partial(_with_bits, name="flags", enum=AbsorberFlag)
+        counters: _Counters = {**_histograms(edges), "in_path": in_path, "flags": flags}
+        counted = tally(written.select(*edges, "flags"), catalogue, counters)
+        facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
+        return {"rows": rows, "histograms": _with_edges(edges, counted), "doublet_ratios": _ratios(written, species), **facts}
 
     def of_sightlines() -> dict[str, Any]:
         written, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
-        facts = {"histograms": _histograms(written, _SIGHTLINE_EDGES), "path": _path(written, species)}
-        return {"rows": rows, **facts}
+        z = _path_redshifts(species)
+        counters: _Counters = {**_histograms(_SIGHTLINE_EDGES), "path": partial(_searched_at, z=z)}
+        counted = tally(written.select(*_SIGHTLINE_EDGES, "z_start", "z_stop"), SIGHTLINES, counters)
+        return {"rows": rows, "histograms": _with_edges(_SIGHTLINE_EDGES, counted), "path": (z, counted["path"])}
 
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
         written, rows = _write(store, rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
-        return {"rows": rows, "rejections": _reasons(written), "vetoes": _bit_counts(measured, "veto", Veto)}
+        counted = tally(measured.select("veto"), measured_table(settings), {"veto": partial(_with_bits, name="veto", enum=Veto)})
+        return {"rows": rows, "rejections": _reasons(written), "vetoes": _bit_counts(counted["veto"], Veto)}
 
     def of_pictures() -> dict[str, Any]:
         items = gallery_items(spark, store, manifest, settings, _galleries(absorbers, settings.publish.gallery))
@@ -127,23 +136,45 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 # ---- the report's numbers
 
 
-def _histograms(frame: DataFrame, edges: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Counts of several columns between their edges, in one pass; values outside are left out."""
-    bins = [
-        F.struct(
-            F.lit(name).alias("name"),
-            F.expr(f"size(filter(array({','.join(f'{edge!r}D' for edge in cuts.tolist())}), e -> e <= {name}))").alias("bin"),
-        )
-        for name, cuts in edges.items()
-    ]
-    counted = frame.select(F.explode(F.array(*bins)).alias("b")).groupBy("b.name", "b.bin").count().collect()
-    counts = {name: np.zeros(len(cuts) + 1, dtype=int) for name, cuts in edges.items()}
-    for row in counted:
-        counts[row["name"]][row["bin"]] = row["count"]
-    return {name: (cuts, counts[name][1:-1]) for name, cuts in edges.items()}
+_Counters = dict[str, Callable[[Columns], NDArray[np.int64]]]
 
 
-def _absorber_edges(species: LineSpecies) -> dict[str, np.ndarray]:
+def _in_bins(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Counts between edges; values outside, and NaN, are left out."""
+    return np.histogram(columns[name], edges)[0]
+
+
+def _in_path(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The same of the absorbers within the searched redshifts, of which alone the path tells."""
+    return np.histogram(columns[name][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0], edges)[0]
+
+
+def _with_bits(columns: Columns, name: str, enum: type[IntFlag]) -> NDArray[np.int64]:
+    """How many rows have each bit of a column."""
+    return np.array([np.count_nonzero(columns[name] & int(bit)) for bit in enum.__members__.values()])
+
+
+def _searched_at(columns: Columns, z: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many sightlines were searched at each of some ascending redshifts."""
+    start, stop = (np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop"))
+    first, beyond = np.searchsorted(z, start, "left"), np.searchsorted(z, stop, "right")
+    return np.cumsum(np.bincount(first, minlength=len(z) + 1) - np.bincount(beyond, minlength=len(z) + 1))[:-1]
+
+
+def _histograms(edges: dict[str, NDArray[np.float64]]) -> _Counters:
+    return {name: partial(_in_bins, name=name, edges=cuts) for name, cuts in edges.items()}
+
+
+def _with_edges(edges: dict[str, NDArray[np.float64]], counted: dict[str, NDArray[np.int64]]) -> dict[str, tuple[NDArray, NDArray]]:
+    return {name: (cuts, counted[name]) for name, cuts in edges.items()}
+
+
+def _bit_counts(counts: NDArray[np.int64], enum: type[IntFlag]) -> list[BitCount]:
+    meanings = bit_meanings(enum)
+    return [BitCount(name, int(n), meanings.get(name, "")) for name, n in zip(enum.__members__, counts, strict=True)]
+
+
+def _absorber_edges(species: LineSpecies) -> dict[str, NDArray[np.float64]]:
     z_low, z_high = _redshifts(species)
     return {
         "z_abs": np.arange(z_low, z_high + 0.1, 0.1),
@@ -165,25 +196,9 @@ def _redshifts(species: LineSpecies) -> tuple[float, float]:
 _PATH_STEP = 0.005
 
 
-def _path(searched: DataFrame, species: LineSpecies) -> tuple[np.ndarray, np.ndarray]:
-    """Redshifts, and how many sightlines were searched at each."""
-    low, high = _redshifts(species)
-    z = np.arange(low, high, _PATH_STEP)
-    ends = searched.select(F.explode(F.arrays_zip("z_start", "z_stop")).alias("ends")).select("ends.*")
-    first, last = F.ceil((F.col("z_start") - low) / _PATH_STEP), F.floor((F.col("z_stop") - low) / _PATH_STEP)
-    points = ends.where(first <= last).select(F.explode(F.sequence(first, last)).alias("point"))
-    count = np.zeros(len(z), dtype=int)
-    for row in points.groupBy("point").count().collect():
-        if 0 <= row["point"] < len(z):
-            count[row["point"]] = row["count"]
-    return z, count
-
-
-def _bit_counts(frame: DataFrame, column: str, enum: type[IntFlag]) -> list[BitCount]:
-    meanings = bit_meanings(enum)
-    sums = [F.sum(F.when(F.col(column).bitwiseAND(int(bit)) != 0, 1).otherwise(0)).alias(name) for name, bit in enum.__members__.items()]
-    counted = frame.agg(*sums).collect()[0]
-    return [BitCount(name, counted[name] or 0, meanings.get(name, "")) for name in enum.__members__]
+def _path_redshifts(species: LineSpecies) -> NDArray[np.float64]:
+    """Redshifts at which the sightlines are counted."""
+    return np.arange(*_redshifts(species), _PATH_STEP)
 
 
 def _reasons(rejections: DataFrame) -> list[Rejected]:

@@ -122,7 +122,9 @@ def _missing(source: str, path: str) -> SettingsError:
         siblings = [name for name in islice(os.listdir(folder), 10_000) if not name.startswith(".")]
     except OSError:
         return SettingsError(f"There is no '{source}', nor a folder '{folder}' that it could be in; {_EXPECTED}.")
-    return SettingsError(f"There is no '{source}'; {_EXPECTED}.{did_you_mean(os.path.basename(path), siblings)}")
+    written = source.rstrip(os.sep)
+    near = did_you_mean(os.path.basename(path), siblings, written.removesuffix(os.path.basename(written)))
+    return SettingsError(f"There is no '{source}'; {_EXPECTED}.{near}")
 
 
 def _globbed(source: str, pattern: str) -> Iterator[tuple[str, str]]:

@@ -112,6 +112,44 @@ def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema
     return frame.mapInArrow(partial(_settled, function=function), schema)
 
 
+def _tally_partition(
+    batches: Batches, counters: Mapping[str, Callable[[Columns], np.ndarray]], declared: Mapping[str, Column], target: Table
+) -> Batches:
+    totals: dict[str, np.ndarray] = {}
+    for batch in batches:
+        columns = decode(batch, declared)
+        totals = {name: totals.get(name, 0) + counter(columns) for name, counter in counters.items()}
+    if totals:
+        yield encode({name: total[None] for name, total in totals.items()}, target)
+
+
+def tally(frame: DataFrame, source: Table, counters: Mapping[str, Callable[[Columns], np.ndarray]]) -> dict[str, np.ndarray]:
+    """Count the rows of a frame in several ways, in one pass; what reaches the driver is one row a task.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With the columns that are counted.
+    source : Table
+        Declares the frame's columns.
+    counters : mapping
+        Name → ``dict of arrays -> array of integers``, whose shape (k,) depends on the counter alone.
+
+    Returns
+    -------
+    dict of ndarray, shape (k,)
+        Name → sum over all rows.
+    """
+    declared = {column.name: column for column in source.columns}
+    target = Table("tally", "Counts of a task.", tuple(Column(name, "pixels<i8>", "Counts") for name in counters))
+    work = partial(_tally_partition, counters=counters, declared=declared, target=target)
+    of_nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([(name, declared[name].arrow_type) for name in frame.columns]))
+    totals = {name: counter(decode(of_nothing, declared)) for name, counter in counters.items()}
+    for row in map_batches(frame, work, target.spark_schema).collect():
+        totals = {name: total + np.frombuffer(row[name], "<i8") for name, total in totals.items()}
+    return totals
+
+
 def map_arrays(frame: DataFrame, function: Callable[[Columns], Columns], source: Table, target: Table) -> DataFrame:
     """Apply a numpy function to every batch of a frame.
 

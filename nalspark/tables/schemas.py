@@ -158,6 +158,8 @@ CANDIDATES = Table(
         *_IDS,
         *_POSITION,
         _Z_QSO,
+        Column("z_start", "double", "Start of the searched redshift interval that the candidate lies in", ucd="src.redshift;stat.min"),
+        Column("z_stop", "double", "End of that interval", ucd="src.redshift;stat.max"),
         Column("z_search", "double", "Redshift at which the matched filter peaks", ucd="src.redshift"),
         Column("pixel", "int", "Grid pixel of the first line of the doublet: the centre of the image", ucd="meta.number"),
         Column("width_pixels", "float", "Gaussian σ of the best filter, grid pixels", "pixel"),

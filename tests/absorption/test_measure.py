@@ -34,7 +34,7 @@ def catalogue(images, *, pixel=PIXEL, z_qso=1.6, overrides=(), **context):
         "image_residual": images[0].reshape(n, -1), "image_inverse_error": images[1].reshape(n, -1),
         **{name: np.full(n, float(value)) for name, value in
            {"significance": 10.0, "neighbour_pixels": np.nan, "depressed_fraction": 0.05, "crowding": 0.5, "score": 0.9,
-            **context}.items()},
+            "z_start": 0.4, "z_stop": 2.2, **context}.items()},
     }  # fmt: skip
     return measure_columns(columns, load(None, overrides))
 
@@ -235,6 +235,7 @@ FLAG_CASES = {
     AbsorberFlag.POOR_FIT: ({"error": 0.03, "extra": [(0.2, -0.5, 0.6)]}, {}),
     AbsorberFlag.MISALIGNED: ({"split": 1.8}, {}),
     AbsorberFlag.CROWDED: ({}, {"crowding": 4.5, "significance": 20.0}),
+    AbsorberFlag.OFF_PATH: ({}, {"z_start": Z_ABS + 0.001}),
 }
 #: The same bit by another road.
 MORE_FLAG_CASES = [
@@ -242,6 +243,7 @@ MORE_FLAG_CASES = [
     (AbsorberFlag.BAD_RATIO, {"first": 0.8, "second": 0.25}, {}),  # above thin
     (AbsorberFlag.BLENDED, {"extra": [(-13, 0.5, 1.8)]}, {"significance": 20.0}),  # unexplained absorption beside it
     (AbsorberFlag.NEAR_QUASAR, {}, {"z_qso": Z_ABS - 0.01}),  # redwards of the quasar
+    (AbsorberFlag.OFF_PATH, {}, {"z_stop": Z_ABS - 0.001}),
 ]
 
 VETO_CASES = {
@@ -296,7 +298,7 @@ def test_every_veto_is_raised(veto, images, context):
 
 
 def test_flags_from_the_context_are_raised_alone():
-    for flag in (AbsorberFlag.BAL_LIKE, AbsorberFlag.NEAR_QUASAR, AbsorberFlag.SKY_LINE, AbsorberFlag.CROWDED):
+    for flag in (AbsorberFlag.BAL_LIKE, AbsorberFlag.NEAR_QUASAR, AbsorberFlag.SKY_LINE, AbsorberFlag.CROWDED, AbsorberFlag.OFF_PATH):
         assert judge(*FLAG_CASES[flag]) == (flag, Veto(0)), flag
     assert judge({}, {"neighbour_pixels": 20.0}) == (AbsorberFlag.BLENDED, Veto(0))
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nalspark.absorption.windows import observed_mask, redshift_path, search_window, searchable
+from nalspark.absorption.windows import interval_around, observed_mask, redshift_path, search_window, searchable
 from nalspark.lines import C_IV, MG_II
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.grid import SDSS_GRID, WavelengthGrid
@@ -84,6 +84,19 @@ def test_redshift_path_by_brute_force(searched):
         inside = ((start[row][:, None] < centres) & (centres < stop[row][:, None])).sum(axis=0)
         np.testing.assert_array_equal(inside, pixels.astype(int))
         assert (start[row][1:] > stop[row][:-1]).all()
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.booleans(), min_size=60, max_size=60), min_size=1, max_size=3))
+def test_each_searched_pixel_lies_in_one_interval_of_the_path(searched):
+    searched = np.array(searched)
+    row, pixel = np.nonzero(searched)
+    start, stop, _ = redshift_path(SMALL, MG_II, searched)
+    first, last = interval_around(SMALL, MG_II, searched, row, pixel)
+    z = SMALL.wavelength / 2796.3543 - 1
+    for k in range(len(row)):
+        (which,) = np.flatnonzero((start[row[k]] < z[pixel[k]]) & (z[pixel[k]] < stop[row[k]]))
+        assert (first[k], last[k]) == (start[row[k]][which], stop[row[k]][which])
 
 
 def test_no_path_is_an_empty_list():

@@ -62,6 +62,7 @@ def make_report(**changes: object) -> ReportData:
             "snr": ((), ()),
             EVIL: ([0, 1], [np.nan]),
         },
+        in_path=np.arange(18),
         path=(z, 100 * np.exp(-((z - 1.2) ** 2))),
         catalogue_matches=[CatalogueMatch(EVIL, 21854, 88, 21766, 80, 8, 32)],
         gallery_strongest=[card(make_item(spectrum_id=EVIL), 2)],

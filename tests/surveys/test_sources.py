@@ -182,7 +182,7 @@ def test_nothing_is_named_twice(survey: Path) -> None:
         ("", "is empty"),
         ("  ", "is empty"),
         ("a\0b", "NUL"),
-        ("{tmp}/surve", "There is no '.*surve'.*Did you mean 'survey'"),
+        ("{tmp}/surve", "There is no '.*surve'.*Did you mean '/.*/survey'"),
         ("{tmp}/none/deeper/x", "nor a folder"),
         ("{tmp}/survey/a.fits/x", "There is no"),
         ("{tmp}/survey/*.none", "matches nothing; expected"),
