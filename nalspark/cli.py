@@ -315,7 +315,7 @@ def completeness_table(out: Path, truth: Path) -> str:
     absorbers, sightlines = (pd.read_parquet(out / f"{name}.parquet") for name in ("absorbers", "sightlines"))
     comparison = compare(absorbers, sightlines, pd.read_parquet(truth))
     width = comparison.truth["ew_primary"].to_numpy()
-    lines = ["true absorbers in the searched path    found    all    at any signal-to-noise ratio"]
+    lines = ["true absorbers in the path, any S/N    found    all"]
     for low, high in zip(_EW_BINS[:-1], _EW_BINS[1:], strict=True):
         found, of = comparison.completeness((width >= low) & (width < high))
         label = f"{low:.1f} <= W < {high:.1f} Å" if np.isfinite(high) else f"{low:.1f} Å <= W"

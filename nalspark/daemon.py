@@ -1,18 +1,20 @@
-"""Spark's daemon of Python workers with the libraries of a search in it: its workers are forked from it, and none loads them again."""
+"""Spark's daemon of Python workers with the libraries in it: its workers are forked from it, and none loads them again."""
 
 import gc
-from contextlib import suppress
-from importlib import import_module
+import os
+import sys
 
 from pyspark import daemon
 
-#: What tasks of most stages import, numba, pandas and astropy with it; what the report's cards do; and what keras does, which itself is
-#: left to the workers that score: none of these starts threads, which a fork would lose.
-SHARED = ("nalspark.surveys.stages", "nalspark.absorption.stages", "nalspark.plots.report", "sklearn")
+from nalspark.worker import load_shared
 
 if __name__ == "__main__":
-    for module in SHARED:
-        with suppress(Exception):  # a task that needs it tells what is wrong
-            import_module(module)
+    # Java reads from this output where the daemon listens: what a library prints while it is loaded must not come before.
+    output = os.dup(1)
+    os.dup2(2, 1)
+    load_shared()
+    sys.stdout.flush()
+    os.dup2(output, 1)
+    os.close(output)
     gc.freeze()  # to look through these objects for garbage would also copy them to every worker
     daemon.manager()

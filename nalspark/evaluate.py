@@ -533,8 +533,8 @@ def _fraction_sheet(title: str, what: str, tables: Mapping[str, pd.DataFrame], t
 def _range(symbol: str, low: float, high: float) -> str:
     if not np.isfinite(high):
         return f"{symbol} above {low:.3g}"
-    digits = next((n for n in range(3, 17) if f"{low:.{n}g}" != f"{high:.{n}g}"), 17)
-    return f"{symbol} {low:.{digits}g}-{high:.{digits}g}"
+    digits = next((n for n in range(3, 7) if f"{low:.{n}g}" != f"{high:.{n}g}"), 0)
+    return f"{symbol} {low:.{digits}g}-{high:.{digits}g}" if digits else f"{symbol} {low:.3g}"
 
 
 def _number(value: float, digits: int) -> str:

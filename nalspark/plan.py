@@ -202,6 +202,7 @@ class StageSummary:
     def __str__(self) -> str:
         if not self.parts_done:
             return f"{self.stage:<11} up to date ({self.parts} parts)"
-        rate = f", {self.spectra / self.seconds:.0f} spectra/s" if self.spectra and self.seconds > 0 else ""
+        done, what = (self.spectra, "spectra") if self.spectra else (self.rows, "rows")
+        rate = f", {done / self.seconds:.0f} {what}/s" if self.seconds > 0 else ""
         rejected = f", {self.rejected} rejected" if self.rejected else ""
         return f"{self.stage:<11} {self.parts_done} of {self.parts} parts: {self.rows} rows{rejected} in {self.seconds:.1f} s{rate}"

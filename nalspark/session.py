@@ -171,11 +171,11 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
 
 
 def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -> None:
-    """Have a local session start its workers while Java is busy with itself; returns at once.
+    """Have a local session start its workers, with their libraries, while Java is busy with itself; returns at once.
 
     For the first seconds of a session one thread of Java plans and loads, and all cores but one are idle. A worker that is there with its
-    libraries (:mod:`nalspark.daemon`) answers the first task seconds earlier. Nothing depends on it: a worker that was not reached, or
-    that Spark has started anew, loads what it needs when it needs it.
+    libraries answers the first task seconds earlier. In sessions that nalspark starts on Linux the workers are forked with them
+    (:mod:`nalspark.daemon`); in others each loads them. Nothing depends on it: a worker that was not reached loads what it needs later.
 
     Parameters
     ----------

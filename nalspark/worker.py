@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from threading import Thread
 from zipimport import zipimporter
 
@@ -36,15 +37,26 @@ def _nothing() -> None:
     """Stands in for what need not be done."""
 
 
-#: Seconds that a worker is held: its neighbour's task must not come to it too.
+#: What tasks import, numba and pandas with it, and scikit-learn, which keras does; keras itself is left to the workers that score.
+SHARED = ("nalspark.surveys.stages", "nalspark.surveys.crossmatch.stages", "nalspark.absorption.stages", "nalspark.plots.stages", "sklearn")
+#: Seconds that a worker is held at least: its neighbour's task must not come to it too.
 _HELD = 0.2
+
+
+def load_shared() -> None:
+    """Have :data:`SHARED` in this process; a task that needs what cannot be loaded tells what is wrong."""
+    for module in SHARED:
+        with suppress(Exception):
+            import_module(module)
 
 
 def load(_: Iterator[int], aside: Callable[[], object] | None) -> None:
     """What :func:`nalspark.session.load_ahead` has every worker do."""
+    until = time.monotonic() + _HELD
+    load_shared()
     if aside is not None:
         Thread(target=_tried, args=(aside,), daemon=True).start()
-        time.sleep(_HELD)
+    time.sleep(max(0.0, until - time.monotonic()))
 
 
 def _tried(function: Callable[[], object]) -> None:

@@ -146,11 +146,17 @@ def test_a_dry_run_tells_what_would_be_done(trained: Path, tmp_path: Path, capsy
         assert captured.out == ""
         return captured.err.splitlines()
 
-    assert told() == ["simulate    up to date", "train       up to date"]
-    assert told("--set", "train.seed=2") == ["simulate    up to date", "train       1 of 1 parts to do"]
-    assert told("--set", "simulate.seed=2")[0] == "simulate    6 of 6 parts to do"
-    assert told("--force")[1].startswith("train       1 of 1 parts to do")
-    assert told("--set", f"out={tmp_path / 'new'}")[0] == "simulate    6 of 6 parts to do"
+    done = ["simulate    up to date", "train       up to date"]
+    assert told() == ["            no setting, model or catalogue changed", *done]
+    assert told("--set", "publish.gallery=2", "quasars=['absent.fits']") == told(), "of stages that are not asked for"
+    assert told("--set", "train.seed=2") == ["changed     train.seed: 1 -> 2", done[0], "train       1 of 1 parts to do"]
+    assert told("--set", "simulate.seed=2")[1] == "simulate    6 of 6 parts to do"
+    assert told("--force")[2].startswith("train       1 of 1 parts to do")
+    assert told("--set", f"out={tmp_path / 'new'}") == [
+        f"first run in {tmp_path / 'new'}",
+        "simulate    6 of 6 parts to do",
+        *told("--force")[2:],
+    ]
     assert not (tmp_path / "new").exists()
 
 

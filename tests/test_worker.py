@@ -14,10 +14,9 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from nalspark.daemon import SHARED
 from nalspark.session import load_ahead
 from nalspark.tables.arrow import map_batches
-from nalspark.worker import settle
+from nalspark.worker import SHARED, settle
 
 
 def test_archives_are_read_once(tmp_path, monkeypatch):
@@ -93,9 +92,21 @@ def test_a_worker_is_born_with_the_libraries_of_a_search(spark):
         assert all(known_in_workers(spark, SHARED))
 
 
-def test_a_library_that_cannot_be_loaded_ends_no_session():
-    """The daemon says on which port it listens, and ends with its input, as Spark has it do."""
-    code = "import runpy, sys; sys.modules['sklearn'] = None; sys.argv = ['daemon', 'pyspark.worker']; "
-    code += "runpy.run_module('nalspark.daemon', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], input=b"", capture_output=True, timeout=120)
-    assert 1024 < int.from_bytes(done.stdout, "big") < 65536 and not done.stderr
+def test_a_library_that_fails_or_prints_while_it_is_loaded_ends_no_session(tmp_path):
+    """The daemon says on which port it listens, nothing before, and ends with its input, as Spark has it do."""
+    (tmp_path / "sklearn.py").write_text("import os; os.write(1, b'hello'); print('hello'); raise ImportError")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "nalspark.daemon", "pyspark.worker"]
+    done = subprocess.run(command, input=b"", capture_output=True, timeout=120, env=environment)
+    assert len(done.stdout) == 4 and 1024 < int.from_bytes(done.stdout, "big") < 65536
+    assert done.stderr.count(b"hello") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_what_is_forked_has_no_threads_that_a_fork_would_lose():
+    """But jemalloc's, which knows of forks."""
+    code = "from glob import glob; from nalspark.worker import load_shared; load_shared(); "
+    code += "print(*[open(name).read() for name in glob('/proc/self/task/*/comm')])"
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment, check=True)
+    assert len(said.stdout.split()) <= 2 and set(said.stdout.split()[1:]) <= {"jemalloc_bg_thd"}, said.stdout

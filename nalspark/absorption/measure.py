@@ -39,7 +39,7 @@ class AbsorberFlag(IntFlag):
     POOR_FIT = 128  #: reduced χ² above 2
     MISALIGNED = 256  #: the two lines do not lie at one redshift, or differ in width
     CROWDED = 512  #: the spectrum shows many narrow features that this absorber does not explain
-    OFF_PATH = 1024  #: z_abs lies just outside the searched redshifts, within which its flank was found: not to be counted in rates
+    OFF_PATH = 1024  #: z_abs lies outside the searched interval in which its flank was found: not to be counted in rates
 
 
 class Veto(IntFlag):

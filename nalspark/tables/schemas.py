@@ -254,7 +254,7 @@ SIGHTLINES = Table(
     (
         *(column for column in TARGETS.columns if column not in REJECTION_COLUMNS),
         *NORMALIZED.select("snr", "z_start", "z_stop", "delta_z"),
-        Column("n_absorbers", "int", "Absorbers found", ucd="meta.number"),
+        Column("n_absorbers", "int", "Absorbers found, those with the flag OFF_PATH included", ucd="meta.number"),
         Column(
             "matches",
             "string",
