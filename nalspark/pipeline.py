@@ -219,12 +219,11 @@ class Pipeline:
             self.progress.say(f"files       {self._file_changes()}")
         given = {"model": self._model().digest} if "infer" in stages else {}
         given |= catalogue_digests(self._catalogues()) if "crossmatch" in stages else {}
-        used, asked = (
-            self.settings.model_dump(mode="json"),
-            {section for stage in STAGES if stage.name in stages for section in stage.sections},
-        )
-        asked = set(used) if set(STAGE_NAMES) <= set(stages) else asked
-        changes = value_changes(*({key: tree[key] for key in asked & tree.keys()} for tree in (self.manifest.settings, used)))
+        used = self.settings.model_dump(mode="json")
+        matter = {section for stage in STAGES if stage.name in stages for section in stage.sections}
+        if set(STAGE_NAMES) <= set(stages):  # the whole catalogue: also the sources and catalogues, which no stage has for a section
+            matter = set(used)
+        changes = value_changes(*({key: tree[key] for key in matter & tree.keys()} for tree in (self.manifest.settings, used)))
         changes += value_changes({key: self.manifest.inputs.get(key, "none") for key in given}, given)
         changes += value_changes({"nalspark": self.manifest.version}, {"nalspark": nalspark.__version__})
         for change in changes or ["no setting, model or catalogue changed"]:

@@ -145,7 +145,7 @@ def _in_bins(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray
 
 
 def _in_path(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The same of the absorbers within the searched redshifts, of which alone the path tells."""
+    """The same of the absorbers within the searched redshifts: no path belongs to the others."""
     return np.histogram(columns[name][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0], edges)[0]
 
 
