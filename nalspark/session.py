@@ -26,7 +26,12 @@ REQUIRED_CONF = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "256",  # 256 spectra of 3841 float64 work arrays stay in cache and memory
     # Pixels hardly compress: zstd saves a ninth of the disk, and costs a fifth of the time to read.
     "spark.sql.parquet.compression.codec": "snappy",
-    "spark.hadoop.parquet.block.size": str(16 * 2**20),  # row groups of a few hundred spectra, so that one file feeds many tasks
+    # Row groups of two hundred spectra: one file feeds many tasks, and what a task holds of one, while it reads and writes it, is small
+    # enough for the garbage collector, which copies it to and fro and stops all tasks meanwhile.
+    "spark.hadoop.parquet.block.size": str(8 * 2**20),
+    # A few spectra at a time on their way from Parquet to Python, not a row group: they stay in cache, and the columns that hold them need
+    # not be grown anew for every file.
+    "spark.sql.parquet.columnarReaderBatchSize": "64",
     # Pixels never repeat: to look them up in a dictionary first was a sixth of the JVM's work, and the files are no smaller.
     "spark.hadoop.parquet.enable.dictionary": "false",
     "spark.sql.session.timeZone": "UTC",

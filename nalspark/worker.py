@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 import time
@@ -11,8 +12,30 @@ from importlib import import_module
 from threading import Thread
 from zipimport import zipimporter
 
+import pyarrow as pa
+
 #: Modules that this process had when its objects were last set aside.
 _known = 0
+
+
+#: The C library's numbers for two thresholds, and what they are set to, in bytes: up to which free memory at the end of the heap is kept,
+#: and up to which arrays come from the heap (the most that glibc takes).
+_M_TRIM_THRESHOLD, _TRIM = -1, 128 * 2**20
+_M_MMAP_THRESHOLD, _MMAP = -3, 32 * 2**20
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory of one batch for the next.
+
+    glibc, and Arrow's own allocator, give what is free back to the system, which hands it out again, and clears it, page by page: ten
+    pages for every spectrum in a search, and with them a twentieth of the CPU time of preprocess and search. Other C libraries are left
+    as they are.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    with suppress(AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _MMAP)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM)
 
 
 def settle() -> None:
@@ -25,6 +48,8 @@ def settle() -> None:
     both were half of what a worker did.
     """
     global _known
+    if not _known:
+        keep_memory()
     for finder in list(sys.path_importer_cache.values()):
         if isinstance(finder, zipimporter):
             vars(finder)["invalidate_caches"] = _nothing
@@ -45,6 +70,7 @@ _HELD = 0.2
 
 def load_shared() -> None:
     """Have :data:`SHARED` in this process; a task that needs what cannot be loaded tells what is wrong."""
+    keep_memory()
     for module in SHARED:
         with suppress(Exception):
             import_module(module)

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -55,6 +56,33 @@ def test_what_came_with_an_import_is_set_aside_once(tmp_path, monkeypatch):
         del mine
     finally:
         gc.unfreeze()
+
+
+#: Twenty arrays of 3 MB, made and forgotten again and again, and batches of Arrow: pages that the system hands out meanwhile.
+PAGES = """
+import resource, sys
+import numpy as np, pyarrow as pa
+from nalspark.worker import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+def batch():
+    arrays = [np.ones(3 << 17) for _ in range(20)]
+    return [pa.concat_arrays([pa.array(array), pa.array(array)]) for array in arrays]
+for _ in range(3):
+    batch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    batch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_the_memory_of_one_batch_serves_the_next():
+    def pages(how):
+        return int(subprocess.run([sys.executable, "-c", PAGES, how], capture_output=True, text=True, check=True).stdout)
+
+    assert pages("kept") < 0.05 * pages("given back")
 
 
 def known_in_workers(spark, modules):
