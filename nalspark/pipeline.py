@@ -42,7 +42,7 @@ from nalspark.plan import (
 from nalspark.plots.stages import publish
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress, now
-from nalspark.session import load_ahead, narrow_reads, together
+from nalspark.session import load_ahead, narrow_reads, short_tasks, together
 from nalspark.settings import Settings
 from nalspark.spectra.eigenspectra import DrawnQuasars, Eigenspectra
 from nalspark.spectra.grid import SDSS_GRID
@@ -72,6 +72,8 @@ _MOCK_WEIGHT = 5
 _SCORED_PER_TASK = 5000
 #: Candidates of a run that are worth another worker's loading of TensorFlow: to score them takes about as long.
 _WORTH_LOADING = 20_000
+#: How a stage's files are shared out among tasks, where it is not as usual.
+_HOW_TO_READ = {"crossmatch": narrow_reads, "publish": narrow_reads, "infer": short_tasks, "measure": short_tasks, "vet": short_tasks}
 #: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files; the last where Parquet's
 #: compression finds no room to unpack its library in.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no snappyjava in java.library.path")
@@ -189,8 +191,7 @@ class Pipeline:
             started, began = time.monotonic(), now()
             self.progress.note("stage_started", stage=stage.name)
             self.spark.sparkContext.setJobDescription(f"nalspark {stage.name}")
-            narrow = narrow_reads(self.spark) if stage.name in ("crossmatch", "publish") else nullcontext()
-            with self.progress.watch(self.spark.sparkContext, stage.name), narrow:
+            with self.progress.watch(self.spark.sparkContext, stage.name), _HOW_TO_READ.get(stage.name, nullcontext)(self.spark):
                 summary = getattr(self, f"_{stage.name}")(stage)
             summary.seconds, summary.started = time.monotonic() - started, began
             self._record_settings(stage)

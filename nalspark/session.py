@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -208,21 +208,29 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
 
 #: Of a table with pixels, where only its other columns are read: tasks of Spark's usual size would have next to nothing to do.
 _NARROW_PIECE = 2**30
+#: Tasks for each core where candidates are scored or fitted: of one or two for each, the longest would be waited for.
+_SHORT_TASKS = 8
 
 
 @contextmanager
-def narrow_reads(spark: SparkSession) -> Iterator[None]:
-    """For work that reads the pixels of a few rows at most: files are shared out in pieces of a gigabyte, or of a core's share.
-
-    The setting is the session's: other work in it at the same time reads in such pieces too.
-    """
-    setting = "spark.sql.files.maxPartitionBytes"
-    usual = str(spark.conf.get(setting))
-    spark.conf.set(setting, str(_NARROW_PIECE))
+def _session_setting(spark: SparkSession, name: str, value: object) -> Iterator[None]:
+    """The setting is the session's: other work in it at the same time reads in such pieces too."""
+    usual = spark.conf.get(name, None)
+    spark.conf.set(name, str(value))
     try:
         yield
     finally:
-        spark.conf.set(setting, usual)
+        spark.conf.unset(name) if usual is None else spark.conf.set(name, usual)
+
+
+def narrow_reads(spark: SparkSession) -> AbstractContextManager[None]:
+    """For work that reads the pixels of a few rows at most: files are shared out in pieces of a gigabyte, or of a core's share."""
+    return _session_setting(spark, "spark.sql.files.maxPartitionBytes", _NARROW_PIECE)
+
+
+def short_tasks(spark: SparkSession) -> AbstractContextManager[None]:
+    """For work that takes long for its bytes: files are shared out among several tasks for each core, down to one file each."""
+    return _session_setting(spark, "spark.sql.files.minPartitionNum", _SHORT_TASKS * spark.sparkContext.defaultParallelism)
 
 
 def together(**queries: Callable[[], Any]) -> dict[str, Any]:
