@@ -72,7 +72,7 @@ _MOCK_WEIGHT = 5
 _SCORED_PER_TASK = 5000
 #: Candidates of a run that are worth another worker's loading of TensorFlow: to score them takes about as long.
 _WORTH_LOADING = 20_000
-#: How a stage's files are shared out among tasks, where it is not as usual.
+#: Stages whose files are not shared out among tasks in the usual way.
 _HOW_TO_READ = {"crossmatch": narrow_reads, "publish": narrow_reads, "infer": short_tasks, "measure": short_tasks, "vet": short_tasks}
 #: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files; the last where Parquet's
 #: compression finds no room to unpack its library in.

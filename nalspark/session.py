@@ -26,20 +26,22 @@ REQUIRED_CONF = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "256",  # 256 spectra of 3841 float64 work arrays stay in cache and memory
     # Pixels hardly compress: zstd saves a ninth of the disk, and costs a fifth of the time to read.
     "spark.sql.parquet.compression.codec": "snappy",
-    # Row groups of two hundred spectra: one file feeds many tasks, and what a task holds of one, while it reads and writes it, is small
-    # enough for the garbage collector, which copies it to and fro and stops all tasks meanwhile.
+    # Row groups of some two hundred spectra: one file feeds many tasks, and what a task holds at a time is small; the garbage collector
+    # copies it, and stops all tasks meanwhile.
     "spark.hadoop.parquet.block.size": str(8 * 2**20),
-    # A few spectra at a time on their way from Parquet to Python, not a row group: they stay in cache, and the columns that hold them need
-    # not be grown anew for every file.
-    "spark.sql.parquet.columnarReaderBatchSize": "64",
     # Pixels never repeat: to look them up in a dictionary first was a sixth of the JVM's work, and the files are no smaller.
     "spark.hadoop.parquet.enable.dictionary": "false",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.adaptive.enabled": "true",
-    # Spark would note the line of Python that every column comes from: nearly half of all calls to Java, a second in a crossmatch.
-    # A session that a notebook gives keeps its own choice: its user may want these lines.
-    "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.sql.maxConcurrentOutputFileWriters": "64",  # rows of one part lie together: no sort of whole spectra before a write
+}
+#: What sessions that nalspark starts have besides; one that a notebook gives keeps its own choice, since its user may want it.
+OWN_CONF = {
+    # Spark would note the line of Python that every column comes from: nearly half of all calls to Java, a second in a crossmatch.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
+    # A few spectra at a time on their way from Parquet to Python, not a row group: they stay in cache, and the columns that hold them need
+    # not be grown anew for every file.
+    "spark.sql.parquet.columnarReaderBatchSize": "64",
 }
 #: Oldest Java that Spark 4 runs on.
 _JAVA = 17
@@ -136,7 +138,7 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     local = (master or "local").startswith("local") and not submitted
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    chosen = {**REQUIRED_CONF, **(LOCAL_CONF if local else {}), **(conf or {})}
+    chosen = {**REQUIRED_CONF, **OWN_CONF, **(LOCAL_CONF if local else {}), **(conf or {})}
     if local and any(re.search(r"-XX:\+Use\w+GC\b", os.environ.get(name, "")) for name in _JAVA_VARIABLES):
         # Java refuses to start with two collectors: the user's is taken.
         options = "spark.driver.extraJavaOptions"
@@ -208,19 +210,20 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
 
 #: Of a table with pixels, where only its other columns are read: tasks of Spark's usual size would have next to nothing to do.
 _NARROW_PIECE = 2**30
-#: Tasks for each core where candidates are scored or fitted: of one or two for each, the longest would be waited for.
+#: Tasks for each core where candidates are scored or fitted: with only one or two, the rest would wait for the longest.
 _SHORT_TASKS = 8
 
 
 @contextmanager
 def _session_setting(spark: SparkSession, name: str, value: object) -> Iterator[None]:
-    """The setting is the session's: other work in it at the same time reads in such pieces too."""
+    """A setting of the session, put back afterwards: other work in it at the same time has it too."""
     usual = spark.conf.get(name, None)
     spark.conf.set(name, str(value))
     try:
         yield
     finally:
-        spark.conf.unset(name) if usual is None else spark.conf.set(name, usual)
+        with suppress(Exception):  # the session is gone: what ended it is told
+            spark.conf.unset(name) if usual is None else spark.conf.set(name, usual)
 
 
 def narrow_reads(spark: SparkSession) -> AbstractContextManager[None]:
@@ -229,7 +232,7 @@ def narrow_reads(spark: SparkSession) -> AbstractContextManager[None]:
 
 
 def short_tasks(spark: SparkSession) -> AbstractContextManager[None]:
-    """For work that takes long for its bytes: files are shared out among several tasks for each core, down to one file each."""
+    """For work that takes long for its bytes: files are shared out among several tasks for each core, in pieces of 4 MB at least."""
     return _session_setting(spark, "spark.sql.files.minPartitionNum", _SHORT_TASKS * spark.sparkContext.defaultParallelism)
 
 

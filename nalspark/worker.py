@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +13,11 @@ from importlib import import_module
 from threading import Thread
 from zipimport import zipimporter
 
-import pyarrow as pa
-
 #: Modules that this process had when its objects were last set aside.
 _known = 0
 
-
-#: The C library's numbers for two thresholds, and what they are set to, in bytes: up to which free memory at the end of the heap is kept,
-#: and up to which arrays come from the heap (the most that glibc takes).
+#: glibc's numbers for two thresholds, and what they are set to, in bytes: up to which free memory at the end of the heap is kept, and up to
+#: which arrays come from the heap (the most that it takes).
 _M_TRIM_THRESHOLD, _TRIM = -1, 128 * 2**20
 _M_MMAP_THRESHOLD, _MMAP = -3, 32 * 2**20
 
@@ -28,14 +26,20 @@ def keep_memory() -> None:
     """Have this process keep the memory of one batch for the next.
 
     glibc, and Arrow's own allocator, give what is free back to the system, which hands it out again, and clears it, page by page: ten
-    pages for every spectrum in a search, and with them a twentieth of the CPU time of preprocess and search. Other C libraries are left
-    as they are.
+    pages for every spectrum in a search, and with them a twentieth of the CPU time of preprocess and search. With other C libraries
+    nothing is changed.
     """
-    pa.set_memory_pool(pa.system_memory_pool())
-    with suppress(AttributeError):  # not glibc
+    try:
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _MMAP)
-        mallopt(_M_TRIM_THRESHOLD, _TRIM)
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
+    mallopt(_M_MMAP_THRESHOLD, _MMAP)
+    mallopt(_M_TRIM_THRESHOLD, _TRIM)
+    if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
+        # Not loaded before: the daemon, which must not print, imports this module first.
+        import pyarrow as pa
+
+        pa.set_memory_pool(pa.system_memory_pool())
 
 
 def settle() -> None:
@@ -45,7 +49,7 @@ def settle() -> None:
     lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: .08 s. Archives do not change under a running worker, so their
     finders are told to keep the lists. After a task Spark looks through all objects for garbage: .05 s for the libraries of a search,
     .25 s with TensorFlow. What came with an import stays as long as the process and is set aside. On tables of a few thousand spectra
-    both were half of what a worker did.
+    both were half of what a worker did. A worker that was not loaded ahead begins to keep its memory here.
     """
     global _known
     if not _known:

@@ -22,6 +22,7 @@ from nalspark.errors import NalsparkError, StoreError
 from nalspark.lines import MG_II
 from nalspark.plan import STAGE_NAMES
 from nalspark.plots import stages as publishing
+from nalspark.session import narrow_reads, short_tasks
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.manifest import read_manifest
@@ -105,6 +106,25 @@ def test_the_catalogue_does_not_depend_on_the_partitions(spark: Any, survey: Pat
 
 
 # ---- what is done again
+
+
+def test_files_are_shared_out_as_a_stage_needs_and_the_session_is_left_as_it_was(spark: Any, tmp_path: Path) -> None:
+    spark.range(4000).repartition(40).write.parquet(str(tmp_path / "many"))
+
+    def tasks() -> int:
+        return int(spark.read.parquet(str(tmp_path / "many")).rdd.getNumPartitions())
+
+    def settings() -> list[str | None]:
+        return [spark.conf.get(f"spark.sql.files.{name}", None) for name in ("maxPartitionBytes", "minPartitionNum")]
+
+    usual, before = tasks(), settings()
+    with short_tasks(spark):
+        assert tasks() > 2 * usual
+    with narrow_reads(spark):
+        assert tasks() < usual
+    with pytest.raises(KeyError), short_tasks(spark):
+        raise KeyError
+    assert (tasks(), settings()) == (usual, before)
 
 
 def test_a_second_run_does_nothing(spark: Any, survey: Path, result: Path) -> None:
