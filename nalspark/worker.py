@@ -36,7 +36,7 @@ def keep_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, _MMAP)
     mallopt(_M_TRIM_THRESHOLD, _TRIM)
     if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
-        # Not loaded before: the daemon, which must not print, imports this module first.
+        # The daemon imports this module, and must not print: no library is loaded with it.
         import pyarrow as pa
 
         pa.set_memory_pool(pa.system_memory_pool())
@@ -49,7 +49,7 @@ def settle() -> None:
     lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: .08 s. Archives do not change under a running worker, so their
     finders are told to keep the lists. After a task Spark looks through all objects for garbage: .05 s for the libraries of a search,
     .25 s with TensorFlow. What came with an import stays as long as the process and is set aside. On tables of a few thousand spectra
-    both were half of what a worker did. A worker that was not loaded ahead begins to keep its memory here.
+    both were half of what a worker did. After its first task a worker also begins to keep its memory (:func:`keep_memory`).
     """
     global _known
     if not _known:
@@ -74,7 +74,6 @@ _HELD = 0.2
 
 def load_shared() -> None:
     """Have :data:`SHARED` in this process; a task that needs what cannot be loaded tells what is wrong."""
-    keep_memory()
     for module in SHARED:
         with suppress(Exception):
             import_module(module)

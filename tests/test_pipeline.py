@@ -105,9 +105,6 @@ def test_the_catalogue_does_not_depend_on_the_partitions(spark: Any, survey: Pat
     assert_same_catalogue(tmp_path / "out", finished)
 
 
-# ---- what is done again
-
-
 def test_files_are_shared_out_as_a_stage_needs_and_the_session_is_left_as_it_was(spark: Any, tmp_path: Path) -> None:
     spark.range(4000).repartition(40).write.parquet(str(tmp_path / "many"))
 
@@ -125,6 +122,9 @@ def test_files_are_shared_out_as_a_stage_needs_and_the_session_is_left_as_it_was
     with pytest.raises(KeyError), short_tasks(spark):
         raise KeyError
     assert (tasks(), settings()) == (usual, before)
+
+
+# ---- what is done again
 
 
 def test_a_second_run_does_nothing(spark: Any, survey: Path, result: Path) -> None:
