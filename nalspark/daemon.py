@@ -4,11 +4,21 @@ import gc
 import os
 import sys
 
-from pyspark import daemon
-
 from nalspark.worker import load_shared
 
+#: Where pip's pyspark has an archive of itself, which Spark puts before it on the path of every worker.
+_ARCHIVE = "/pyspark/python/lib/pyspark.zip"
+
+
+def unpacked(path: list[str]) -> list[str]:
+    """Import paths without archives of pyspark that also lies unpacked there: of an archive Python keeps nothing compiled, .7 s."""
+    return [place for place in path if not (place.endswith(_ARCHIVE) and place.removesuffix(_ARCHIVE) in path)]
+
+
 if __name__ == "__main__":
+    sys.path[:] = unpacked(sys.path)
+    from pyspark import daemon
+
     # Java reads from this output where the daemon listens: what a library prints while it is loaded must not come before.
     output = os.dup(1)
     os.dup2(2, 1)

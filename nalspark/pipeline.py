@@ -135,16 +135,20 @@ class Pipeline:
         self._packed: PackedModel | None = None
         self._opened: dict[str, list[Catalog]] | None = None
         self._keras_ahead = False
-        if dry_run:
-            self.store.check()
-            self.manifest = self.store.manifest()
-            try:
-                if explain:
-                    self._explain(stages)
-                return self._plan(stages)
-            finally:
-                if self._listed is not None:
-                    self._listed.unpersist()
+        try:
+            return self._look_ahead(stages, explain=explain) if dry_run else self._bring_up(stages, explain=explain)
+        finally:
+            if self._listed is not None:
+                self._listed.unpersist()
+
+    def _look_ahead(self, stages: Sequence[str], *, explain: bool) -> list[StageSummary]:
+        self.store.check()
+        self.manifest = self.store.manifest()
+        if explain:
+            self._explain(stages)
+        return self._plan(stages)
+
+    def _bring_up(self, stages: Sequence[str], *, explain: bool) -> list[StageSummary]:
         with self.store.lock(), self._told_where_full():
             self.manifest = self.store.manifest()
             self._keras_ahead = self._all_will_score()
@@ -386,14 +390,9 @@ class Pipeline:
     # ---- the stages
 
     def _files(self) -> DataFrame:
-        """The list of files, made once a run and kept on disk: the next run is told what changed."""
+        """The list of files, made once a run."""
         if self._listed is None:
-            listed = self._partitioned(surveys.list_files(self.spark, classify(self.settings.spectra), self.settings))
-            if self.dry_run:
-                self._listed = listed.persist()
-            else:
-                self._listing = self.store.new_run(self.manifest, FILES.name, "listing")
-                self._listed = self.store.write_rows(listed, FILES, self._listing)
+            self._listed = self._partitioned(surveys.list_files(self.spark, classify(self.settings.spectra), self.settings)).persist()
         return self._listed
 
     def _wanted_of_files(self) -> tuple[dict[str, str], dict[str, int]]:
@@ -440,10 +439,14 @@ class Pipeline:
         has_urls = bool(sources.remote or sources.lists)
         cores = self.spark.sparkContext.defaultParallelism
         listed = self.manifest.tables[FILES.name] = {p: record for p, record in self.manifest.parts(FILES.name).items() if p in wanted}
+        listing = self.store.new_run(self.manifest, FILES.name, "listing")
+        # On disk, what will be read stays as it was found, and the next run is told what changed.
+        if stale := self._stale(stage, wanted):
+            due = self.store.write_rows(self._files().where(F.col("part").isin(stale)), FILES, listing)
 
         def compute(parts: list[str]) -> DataFrame:
-            listed.update({p: Part(wanted[p], self.store.place(FILES, self._listing, p), files[p]) for p in parts})
-            wave = self._files().where(F.col("part").isin(parts)).select("path", "part")
+            listed.update({p: Part(wanted[p], self.store.place(FILES, listing, p), files[p]) for p in parts})
+            wave = due.where(F.col("part").isin(parts)).select("path", "part")
             tasks = self.settings.pipeline.partitions or max(cores, sum(files[part] for part in parts) // 1000)
             # Neighbouring paths in one task: it writes few parts and reads few folders.
             wave = wave.repartitionByRange(tasks, "part", "path").sortWithinPartitions("part", "path")

@@ -45,9 +45,14 @@ def reprocess(spark: Any, survey: Path, *overrides: str, **how: Any) -> tuple[st
 
 @pytest.fixture(scope="module")
 def begun(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A survey after its first run and another with nothing new."""
+    """A survey after its first run and another with nothing new, and what each wrote."""
     survey = make_survey(tmp_path_factory.mktemp("reprocess") / "survey", n=16)
-    return {"survey": survey, "first": reprocess(spark, survey), "again": reprocess(spark, survey)}
+
+    def run_and_look() -> tuple[str, dict[str, int], dict[Path, int]]:
+        said, done = reprocess(spark, survey)
+        return said, done, {path: path.stat().st_ino for path in (survey / "out").rglob("*.parquet") if path.is_file()}
+
+    return {"survey": survey, "first": run_and_look(), "again": run_and_look()}
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +75,11 @@ def told(spark: Any, grown: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_first_run_and_one_with_nothing_new_say_so(begun: dict[str, Any]) -> None:
-    said, done = begun["first"]
+    said, done, written = begun["first"]
     assert said.startswith("first run in ") and "ingest      2 of 2 parts to do" in said
     assert done["ingest"] == 2
-    said, done = begun["again"]
+    said, done, there = begun["again"]
+    assert there == written and any("files" in path.parts for path in written)  # the list of files too is as it was
     assert said.startswith("files       0 new, 0 changed, 0 removed, 17 as they were\n            no setting, model or catalogue changed\n")
     assert done == NOTHING
 

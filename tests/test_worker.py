@@ -13,8 +13,10 @@ import zipimport
 from functools import partial
 
 import pyarrow as pa
+import pyspark
 import pytest
 
+from nalspark.daemon import unpacked
 from nalspark.session import load_ahead
 from nalspark.tables.arrow import map_batches
 from nalspark.worker import SHARED, settle
@@ -147,6 +149,15 @@ def test_a_library_that_fails_or_prints_while_it_is_loaded_ends_no_session(tmp_p
     done = subprocess.run(command, input=b"", capture_output=True, timeout=120, env=environment)
     assert len(done.stdout) == 4 and 1024 < int.from_bytes(done.stdout, "big") < 65536
     assert done.stderr.count(b"hello") == 2
+
+
+def test_pyspark_is_not_taken_from_an_archive_where_it_lies_unpacked(spark):
+    """One that is nowhere else, as where a cluster's own Spark is older than pip's, stays first."""
+    assert unpacked(["/a/pyspark/python/lib/pyspark.zip", "/b", "/a"]) == ["/b", "/a"]
+    elsewhere = ["/spark/python/lib/pyspark.zip", "/c/pyspark/python/lib/pyspark.zip", "/a"]
+    assert unpacked(elsewhere) == elsewhere
+    home = spark.range(1).rdd.map(lambda _: sys.modules["pyspark"].__file__).first()
+    assert home == pyspark.__file__
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

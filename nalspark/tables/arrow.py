@@ -34,15 +34,11 @@ def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
 def _decode_column(array: pa.Array, column: Column | None) -> np.ndarray:
     if column is not None and column.pixel_dtype:
         return _decode_pixels(array, column.pixel_dtype)
-    if pa.types.is_list(array.type) or pa.types.is_string(array.type) or pa.types.is_binary(array.type):
-        values = np.empty(len(array), dtype=object)
-        values[:] = array.to_pylist()
-        return values
     return array.to_numpy(zero_copy_only=False)
 
 
 def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
-    """A batch as a dictionary of arrays; ``pixels`` columns come as arrays of numbers.
+    """A batch as a dictionary of arrays; ``pixels`` columns come as arrays of numbers, a list as an array in its cell.
 
     Nulls become NaN in floating columns and None in the others (an integer column with nulls comes as float, as pyarrow does it).
     """
