@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from importlib.machinery import PathFinder
 
 from nalspark.worker import load_shared
 
@@ -11,8 +12,17 @@ _ARCHIVE = "/pyspark/python/lib/pyspark.zip"
 
 
 def unpacked(path: list[str]) -> list[str]:
-    """Import paths without archives of pyspark that also lies unpacked there: of an archive Python keeps nothing compiled, .7 s."""
-    return [place for place in path if not (place.endswith(_ARCHIVE) and place.removesuffix(_ARCHIVE) in path)]
+    """Import paths without an archive of pyspark, where pyspark is then taken from the folder that the archive lies in.
+
+    Python keeps no compiled files of an archive: to compile pyspark anew costs the daemon .7 s.
+    """
+    for place in path:
+        if place.endswith(_ARCHIVE):
+            rest = [other for other in path if other != place]
+            found = PathFinder.find_spec("pyspark", rest)
+            if found is not None and found.origin == f"{place.removesuffix(_ARCHIVE)}/pyspark/__init__.py":
+                return rest
+    return path
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -138,8 +138,9 @@ class Pipeline:
         try:
             return self._look_ahead(stages, explain=explain) if dry_run else self._bring_up(stages, explain=explain)
         finally:
-            if self._listed is not None:
-                self._listed.unpersist()
+            with suppress(Exception):  # the session is gone: what ended it is told
+                if self._listed is not None:
+                    self._listed.unpersist()
 
     def _look_ahead(self, stages: Sequence[str], *, explain: bool) -> list[StageSummary]:
         self.store.check()
@@ -217,8 +218,6 @@ class Pipeline:
         """Say what changed since the last run: files, settings, model, catalogues, version."""
         if not self.manifest.version:
             self.progress.say(f"first run in {self.store.root}")
-            if "ingest" in stages:
-                self._files()  # listed once, for the plan and for the work
             return
         if "ingest" in stages:
             self.progress.say(f"files       {self._file_changes()}")
@@ -438,11 +437,12 @@ class Pipeline:
             self._check_emptied(sources.roots)
         has_urls = bool(sources.remote or sources.lists)
         cores = self.spark.sparkContext.defaultParallelism
-        listed = self.manifest.tables[FILES.name] = {p: record for p, record in self.manifest.parts(FILES.name).items() if p in wanted}
         listing = self.store.new_run(self.manifest, FILES.name, "listing")
+        listed = self.manifest.tables[FILES.name] = {p: record for p, record in self.manifest.parts(FILES.name).items() if p in wanted}
         # On disk, what will be read stays as it was found, and the next run is told what changed.
         if stale := self._stale(stage, wanted):
             due = self.store.write_rows(self._files().where(F.col("part").isin(stale)), FILES, listing)
+        self._files().unpersist()  # nobody asks for it again
 
         def compute(parts: list[str]) -> DataFrame:
             listed.update({p: Part(wanted[p], self.store.place(FILES, listing, p), files[p]) for p in parts})

@@ -151,13 +151,22 @@ def test_a_library_that_fails_or_prints_while_it_is_loaded_ends_no_session(tmp_p
     assert done.stderr.count(b"hello") == 2
 
 
-def test_pyspark_is_not_taken_from_an_archive_where_it_lies_unpacked(spark):
-    """One that is nowhere else, as where a cluster's own Spark is older than pip's, stays first."""
-    assert unpacked(["/a/pyspark/python/lib/pyspark.zip", "/b", "/a"]) == ["/b", "/a"]
-    elsewhere = ["/spark/python/lib/pyspark.zip", "/c/pyspark/python/lib/pyspark.zip", "/a"]
-    assert unpacked(elsewhere) == elsewhere
-    home = spark.range(1).rdd.map(lambda _: sys.modules["pyspark"].__file__).first()
-    assert home == pyspark.__file__
+def test_an_archive_is_passed_over_only_where_the_same_lies_unpacked_and_is_taken_then(tmp_path):
+    """Where SPARK_HOME, or the import path, leads to another pyspark, the archive stays first: it is what Java's side has."""
+    for place in ("pip", "other"):
+        (tmp_path / place / "pyspark").mkdir(parents=True)
+        (tmp_path / place / "pyspark" / "__init__.py").touch()
+    pip, other = str(tmp_path / "pip"), str(tmp_path / "other")
+    archive = f"{pip}/pyspark/python/lib/pyspark.zip"
+    assert unpacked([archive, "/nothing", pip, other]) == ["/nothing", pip, other]
+    for kept in ([archive, other, pip], [archive, "/nothing"], ["/spark/python/lib/pyspark.zip", pip]):
+        assert unpacked(kept) == kept
+
+
+@pytest.mark.spark
+@pytest.mark.skipif(sys.platform != "linux", reason="Spark has its usual daemon elsewhere than on Linux")
+def test_workers_have_pyspark_from_where_the_driver_has_it(spark):
+    assert spark.range(1).rdd.map(lambda _: sys.modules["pyspark"].__file__).first() == pyspark.__file__
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

@@ -40,7 +40,8 @@ def _decode_column(array: pa.Array, column: Column | None) -> np.ndarray:
 def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
     """A batch as a dictionary of arrays; ``pixels`` columns come as arrays of numbers, a list as an array in its cell.
 
-    Nulls become NaN in floating columns and None in the others (an integer column with nulls comes as float, as pyarrow does it).
+    Nulls become NaN in floating columns, and in lists of numbers, and None in the others (an integer column with nulls comes as float, as
+    pyarrow does it).
     """
     return {name: _decode_column(array, declared.get(name)) for name, array in zip(batch.schema.names, batch.columns, strict=True)}
 
