@@ -96,7 +96,6 @@ class Pipeline:
         self.stages: Collection[str] = ()
         self.force: Collection[str] = ()
         self.only_parts: Collection[str] = ()
-        self.dry_run = False
 
     def run(
         self,
@@ -129,7 +128,6 @@ class Pipeline:
         """
         check_stages(stages)
         self.stages, self.force, self.only_parts = stages, (stages if force else ()), parts
-        self.dry_run = dry_run
         self._listed: DataFrame | None = None
         self._parts_listed: tuple[dict[str, str], dict[str, int]] | None = None
         self._packed: PackedModel | None = None
