@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nalspark.surveys.simulate import simulate_survey
+from nalspark.mocks.survey import simulate_survey
 
 
 def descendants(pid: int) -> list[int]:

@@ -24,17 +24,17 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from cluster import Cluster, started_cluster
 from runs import COMMAND, assert_same_catalogue, environment, make_survey
 
-from nalspark.plan import STAGE_NAMES
-from nalspark.surveys.hetdex import CUTOUT_SHAPE, PLANES
+from nalspark.emission.frames import CUTOUT_SHAPE, PLANES
+from nalspark.run.plan import STAGE_NAMES
 from nalspark.tables.store import Store
 
 ROOT = Path(__file__).parents[1]
 _MODEL = ("[simulate]", "n = 400", "n_realistic = 200", "[train]", "members = 1", "epochs = 2")
 #: The jobs of a catalogue and those of a model, in their order.
-_JOBS = ((*STAGE_NAMES, "vet", "eigenspectra", "evaluate", "reprocess"), ("simulate", "train"))
+_JOBS = ((*STAGE_NAMES, "eigenspectra", "evaluate", "reprocess"), ("simulate", "train"))
 _SELECTION = (
     "[emission]", "n_train = 400", "n_reference = 500", "n_held_out = 250", "rows_per_part = 250",
-    "[second_round]", "keep_contamination = 0.02", "discard_contamination = 0.98",
+    "[second_stage]", "keep_contamination = 0.02", "discard_contamination = 0.98",
     "[train]", 'network = "cutout_cnn"', "members = 1", "epochs = 2", "batch_size = 32", "learning_rate = 1e-2",
     "[train.options]", "filters = [6, 8]",
 )  # fmt: skip
@@ -42,7 +42,7 @@ _SELECTION = (
 
 def run_file(folder: Path, survey: Path, name: str) -> Path:
     lines = [f"spectra = ['{survey / 'parts'}']", f"quasars = ['{survey / 'quasars.fits'}']", f"out = '{folder / name}'"]
-    lines += ["[ingest]", "plates_per_part = 1", "[publish]", "gallery = 0", "[vet]", f"second_round = '{folder / 'second'}'", *_MODEL]
+    lines += ["[ingest]", "plates_per_part = 1", "[publish]", "gallery = 0", *_MODEL]
     path = folder / f"{name}.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -79,12 +79,6 @@ def locally(*arguments: str | Path) -> None:
     subprocess.run([*COMMAND, *map(str, arguments)], check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def fit_second_round(folder: Path) -> None:
-    """What `vet` needs, made small."""
-    fit = [sys.executable, str(Path(__file__).with_name("vet.py")), "fit", "--n", "1200", "--out", str(folder)]
-    subprocess.run(fit, check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
 def on_the_cluster(folder: Path, run: Path, model: Path, selection: tuple[Path, Path], truth: Path) -> None:
     with started_cluster(folder / "cluster", patience=1800) as cluster:
         for job in _JOBS[0]:
@@ -96,7 +90,7 @@ def on_the_cluster(folder: Path, run: Path, model: Path, selection: tuple[Path, 
 
 
 def in_a_local_session(run: Path, model: Path, selection: tuple[Path, Path]) -> None:
-    for stages in ((), ("vet",), ("eigenspectra",)):
+    for stages in ((), ("eigenspectra",)):
         locally("run", run, *stages)
     locally("train", model)
     for command, file in zip(("train", "run"), selection, strict=True):
@@ -137,7 +131,6 @@ def main() -> None:
         models = [run_file(folder, survey, name) for name in ("model_there", "model_here")]
         selections = [selection_files(folder, name) for name in ("there", "here")]
         write_cutouts(folder / "cutouts.fits")
-        fit_second_round(folder / "second")
         on_the_cluster(folder, there, models[0], selections[0], survey / "truth.parquet")
         in_a_local_session(here, models[1], selections[1])
         assert_same_catalogue(folder / "there", folder / "here")

@@ -1,13 +1,13 @@
 """How good the detector is, on spectra that it never saw: each claim a command.
 
     python benchmarks/detector.py artificial --n 10000 [--quasars ../shared/data/spectra/qso]
-    python benchmarks/detector.py impostors --n 2000
+    python benchmarks/detector.py interlopers --n 2000
     python benchmarks/detector.py purity --n 10000 --sky ../shared/data/spectra/sky
     python benchmarks/detector.py real ../shared/data/spectra/qso --n 3000
 
 ``artificial``: the paper's benchmark (Zhao et al. 2019, §4): half of the spectra have one strong absorber (W ≥ .3 Å, both lines ≥ 3 σ), a
-part holds an impostor; beside it the ideal observer, who knows continuum, noise and population. With ``--quasars`` the continua are drawn
-from eigenspectra of real quasars, of which the shipped model has seen none. ``impostors``: every kind alone. ``purity``: absorbers as
+part holds an interloper; beside it the ideal observer, who knows continuum, noise and population. With ``--quasars`` the continua are drawn
+from eigenspectra of real quasars, of which the shipped model has seen none. ``interlopers``: every kind alone. ``purity``: absorbers as
 frequent as Zhu & Ménard 2013 find them, in the residuals of real sky fibers. ``real``: absorbers put into real spectra.
 
 All go through the same functions as a survey does. A spectrum's score is its best candidate's; "published" also asks that no veto holds.
@@ -23,23 +23,24 @@ from pathlib import Path
 import numpy as np
 from ideal_observer import ideal_log_ratio, make_templates
 
-from nalspark.absorption import inject
-from nalspark.absorption.examples import prepare, strong
-from nalspark.absorption.impostors import KINDS, OTHER_SPECIES
-from nalspark.absorption.mocks import INSTRUMENT_SIGMAS, Mocks, Recipe, make_mocks
 from nalspark.absorption.normalize import Normalized, searched_pixels
-from nalspark.absorption.stages import REALISTIC, measure_columns, search_columns
+from nalspark.absorption.stages import measure_columns, search_columns
 from nalspark.absorption.windows import observed_mask
-from nalspark.learning.evaluation import area_under_curve, binary_metrics, reliability
 from nalspark.learning.models import Detector, read_model
 from nalspark.lines import MG_II, with_all_lines
+from nalspark.metrics import area_under_curve, binary_metrics, reliability
+from nalspark.mocks import inject
+from nalspark.mocks.examples import prepare, strong
+from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES
+from nalspark.mocks.noise import sky_noise
+from nalspark.mocks.recipes import INSTRUMENT_SIGMAS, Mocks, Recipe, make_mocks
+from nalspark.mocks.stages import REALISTIC
+from nalspark.mocks.survey import usable_sources
 from nalspark.settings import Settings, load
 from nalspark.spectra.batch import Spectra
 from nalspark.spectra.eigenspectra import DrawnQuasars, bridge_gaps, fit_eigenspectra
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.catalogs import equivalent_width_quantiles, open_catalog
-from nalspark.surveys.simulate import usable_sources
-from nalspark.surveys.sky import sky_noise
 
 BLOCK = 256
 #: A candidate is an absorber within 6 pixels, 414 km/s: Δz = .0028 at z = 1; systems nearer than .003 are one (Zhu & Ménard 2013).
@@ -181,7 +182,7 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
                 ideal.append(observe_ideally(mocks, ready, rows, templates, settings))
             done += len(rows)
     y, s, p, w = (np.concatenate(part) for part in (label, score, published, weakest))
-    print(f"{len(y)} spectra, half with one strong absorber (W {options.law}); {np.mean([k != '' for k in kind]):.0%} hold an impostor")
+    print(f"{len(y)} spectra, half with one strong absorber (W {options.law}); {np.mean([k != '' for k in kind]):.0%} hold an interloper")
     half = np.arange(len(y)) % 2 == 0  # one half chooses the threshold, the other is judged
     chosen = best_threshold(y[half], s[half])
     say("score above .5", y, s, 0.5)
@@ -196,7 +197,7 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
         some = (y == 1) & (w >= low) & (w < high)
         line = f"  weaker line at {low:.0f} to {high:.0f} σ: {some.mean() * 2:5.1%} of the positives, recall {(s[some] >= 0.5).mean():.3f}"
         print(line + (f", ideal {(best[some] > 0).mean():.3f}" if ideal else ""))
-    missed = Counter(k or "no impostor" for k, yes, v in zip(kind, y, s, strict=True) if not yes and v >= 0.5)
+    missed = Counter(k or "no interloper" for k, yes, v in zip(kind, y, s, strict=True) if not yes and v >= 0.5)
     print(f"  false positives at .5: {dict(missed)}")
 
 
@@ -218,10 +219,10 @@ def observe_ideally(mocks: Mocks, ready: Normalized, rows: np.ndarray, templates
     return ideal_log_ratio(residual.astype(np.float32), weight.astype(np.float32), searched, templates, SDSS_GRID.step, redrawn=False)
 
 
-# ---- impostors
+# ---- interlopers
 
 
-def impostors(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
+def interlopers(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
     print(f"{options.n} spectra of each kind, no absorber in them; fraction with a candidate above .5 (published)")
     for kind in ("", *KINDS):
         recipe = Recipe(
@@ -242,15 +243,15 @@ def impostors(options: argparse.Namespace, detector: Detector, settings: Setting
             published += len(set(found.row[found.published]))
             near += len(set(found.row[(found.score >= 0.5) & close_to(mocks, found, kind)]))
         rates = f"at its lines {near / total:.4f}, anywhere {anywhere / total:.4f} ({published / total:.4f})"
-        print(f"  {kind or 'no impostor':<12} {total:5d} searched: {rates}")
+        print(f"  {kind or 'no interloper':<12} {total:5d} searched: {rates}")
 
 
 def close_to(mocks: Mocks, found: Found, kind: str) -> np.ndarray:
-    """Candidates one of whose lines lies within 10 pixels of one of the impostor's, or within 60 of what has no certain place."""
+    """Candidates one of whose lines lies within 10 pixels of one of the interloper's, or within 60 of what has no certain place."""
     split = MG_II.offset_pixels(MG_II.secondary, SDSS_GRID.step)
     species = OTHER_SPECIES.get(kind)
     lines = [species.offset_pixels(line, SDSS_GRID.step) for line in species.transitions] if species else [0.0]
-    away = (found.pixel - mocks.impostor_pixel[found.row])[:, None, None] + np.array([0.0, split])[:, None] - np.array(lines)
+    away = (found.pixel - mocks.interloper_pixel[found.row])[:, None, None] + np.array([0.0, split])[:, None] - np.array(lines)
     return (np.abs(away) <= (10.0 if species else 60.0)).any(axis=(1, 2))
 
 
@@ -275,7 +276,7 @@ def purity(options: argparse.Namespace, detector: Detector, settings: Settings) 
         dz.append((found.z_abs - mocks.z_abs[np.maximum(partner, 0)])[partner >= 0])
         truth = in_path(ready, mocks.row, mocks.z_abs)
         complete.append(np.stack([mocks.ew_primary, strong(mocks), got, listed], axis=1)[truth])
-        spurious.update(mocks.kind[k] or "no impostor" for k in found.row[found.published & (listed_partner < 0)])
+        spurious.update(mocks.kind[k] or "no interloper" for k in found.row[found.published & (listed_partner < 0)])
     y, s, p, t, listed = (np.concatenate(part) for part in (label, score, shown, true, true_listed))
     print(f"{options.n} spectra, {'noise of real sky fibers' if sky else 'parametric noise'}, Zhu & Ménard incidence above .15 Å")
     print(f"  score above .5: {int((s >= 0.5).sum())} candidates, purity {t[s >= 0.5].mean():.4f}")
@@ -348,7 +349,7 @@ def real(options: argparse.Namespace, detector: Detector, settings: Settings) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("artificial", "impostors", "purity", "real"))
+    parser.add_argument("what", choices=("artificial", "interlopers", "purity", "real"))
     parser.add_argument("folder", nargs="?", help="real quasar spectra, for `real`")
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=20261)
@@ -362,7 +363,7 @@ def main() -> None:
     parser.add_argument("--snr-min", type=float, default=0.0)
     options = parser.parse_args()
     detector, settings = read_model(options.model).load(), load()
-    {"artificial": artificial, "impostors": impostors, "purity": purity, "real": real}[options.what](options, detector, settings)
+    {"artificial": artificial, "interlopers": interlopers, "purity": purity, "real": real}[options.what](options, detector, settings)
 
 
 if __name__ == "__main__":

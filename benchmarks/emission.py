@@ -5,10 +5,10 @@
     python benchmarks/emission.py places DIR
     python benchmarks/emission.py lae [--frame ../shared/data/hetdex/Fepses20160409T100026.3_094_sci_R.fits]
 
-``rate``: the second round (features, place, margin) on middle-band rows, in this process; with ``--rows`` in Spark on as many rows, copies
-of the held-out ones. ``features``: the map made of the network's features and of the images. ``places``: how far a new place is from
-the one that UMAP's own transform gives it. ``lae``: the network of the slides' appendix, accuracy by class. The training itself prints the
-table of the result.
+``rate``: the second-stage classifier (features, place, margin) on middle-band rows, in this process; with ``--rows`` in Spark on as many
+rows, copies of the held-out ones. ``features``: the map made of the network's features and of the images. ``places``: how far a new place
+is from the one that UMAP's own transform gives it. ``lae``: the network of the slides' appendix, accuracy by class. The training itself
+prints the table of the result.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ import pyarrow.parquet as pq
 from scaling import cpu_seconds
 
 from nalspark.emission import lae, stages
+from nalspark.emission.frames import FIRST_REAL_CLASS, PLANES, significance_frame
 from nalspark.emission.inject import parametric_frame
 from nalspark.emission.run import read_selection
-from nalspark.learning.ensemble import best_threshold, fit_second_round, selection_quality
-from nalspark.learning.evaluation import bootstrap_errors
+from nalspark.emission.settings import EmissionSettings
+from nalspark.emission.tables import DETECTIONS
+from nalspark.learning.ensemble import best_threshold, fit_second_stage, selection_quality
 from nalspark.learning.inference import decode_examples, features
+from nalspark.metrics import bootstrap_errors
 from nalspark.settings import load
-from nalspark.surveys.hetdex import FIRST_REAL_CLASS, PLANES, significance_frame
-from nalspark.tables.schemas import DETECTIONS
 from nalspark.tables.store import Store
 
 
@@ -81,7 +82,7 @@ def in_spark(selection, table: pa.Table, rows: int) -> None:
         frame = spark.read.schema(DETECTIONS.spark_schema).parquet(f"{folder}/middle.parquet")
         copies = -(-rows // table.num_rows)
         many = frame.crossJoin(spark.range(copies).withColumnRenamed("id", "copy")).drop("copy").limit(rows).repartition(16)
-        classified = stages.classify(many, selection.packed, selection.second, load())
+        classified = stages.classify(many, selection.packed, selection.second, load(model=EmissionSettings))
         classified.limit(1000).write.format("noop").mode("overwrite").save()  # workers load what they need
         begun, cpu = time.perf_counter(), cpu_seconds(os.getpid())
         classified.write.format("noop").mode("overwrite").save()
@@ -90,7 +91,7 @@ def in_spark(selection, table: pa.Table, rows: int) -> None:
 
 
 def compare_features(options: argparse.Namespace) -> None:
-    packed, settings = read_selection(options.folder).packed, load().second_round
+    packed, settings = read_selection(options.folder).packed, load().second_stage
     sets = [examples_of(detections(options.folder, split, options.limit), packed) for split in ("reference", "held_out")]
     scores = [packed.load().predict(examples) for examples, _ in sets]
     (reference, labels), (held_out, truth) = sets
@@ -99,7 +100,7 @@ def compare_features(options: argparse.Namespace) -> None:
     for of in ("network", "image"):
         chosen = settings.model_copy(update={"features": of})
         begun = time.process_time()
-        second = fit_second_round(labels, scores[0], lambda rows, of=of: features(reference[rows], packed, of, 256), chosen, packed.digest)
+        second = fit_second_stage(labels, scores[0], lambda rows, of=of: features(reference[rows], packed, of, 256), chosen, packed.digest)
         band = second.card.bands.of(scores[1])
         accepted = band == 2
         accepted[band == 1] = second.margin(second.place(features(held_out[band == 1], packed, of, 256))) >= second.card.threshold

@@ -37,9 +37,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from cluster import Cluster, start_worker, started_cluster
 from runs import COMMAND, environment, make_survey, published, settings_of
 
-from nalspark.pipeline import Pipeline
-from nalspark.plan import STAGE_NAMES
 from nalspark.progress import Progress
+from nalspark.run.pipeline import Pipeline
+from nalspark.run.plan import STAGE_NAMES
 from nalspark.session import spark_session
 
 KINDS = ("executor", "worker", "Python worker", "driver")

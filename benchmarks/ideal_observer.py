@@ -8,7 +8,7 @@ than a threshold on
 
 (Neyman & Pearson 1933), and with equal priors P(absorber | x) is its logistic function. On the log-λ lattice a shape only shifts with the
 redshift, so the sums of all redshifts are correlations, computed by FFT. An absorber is strong where both lines of its doublet, each alone,
-have a signal-to-noise ratio of 3 by :func:`nalspark.absorption.inject.line_snr`, ``sqrt(Σ w m_line² / FREE_WIDTH_VARIANCE)``.
+have a signal-to-noise ratio of 3 by :func:`nalspark.mocks.inject.line_snr`, ``sqrt(Σ w m_line² / FREE_WIDTH_VARIANCE)``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
-from nalspark.absorption import inject
 from nalspark.lines import LineSpecies, Transition
+from nalspark.mocks import inject
 from nalspark.spectra.grid import WavelengthGrid
 
 Floats = NDArray[np.float32]

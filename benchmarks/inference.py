@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [--n 24576] [--cores 2] [--model DIR]
 
-The spectra are artificial, with absorbers as frequent as Zhu & Ménard (2013) find them and an impostor in every tenth; they are made and
+The spectra are artificial, with absorbers as frequent as Zhu & Ménard (2013) find them and an interloper in every tenth; they are made and
 normalized before. "Arrays": one process for each core, with one thread each, all at work between the same two barriers. "Spark": the table
 NORMALIZED as the pipeline writes it, through the stages `search` and `infer` in one plan, whose scores are summed. Beside it the same
 columns merely decoded, which no detector under Spark can be faster than. The two ways must agree in the sum of the scores.
@@ -30,10 +30,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nalspark.absorption import stages
-from nalspark.absorption.examples import prepare
-from nalspark.absorption.mocks import Recipe, make_mocks
 from nalspark.learning.inference import prepare_worker, score
 from nalspark.learning.models import read_model
+from nalspark.mocks.examples import prepare
+from nalspark.mocks.recipes import Recipe, make_mocks
 from nalspark.session import spark_session
 from nalspark.settings import Settings
 from nalspark.tables.arrow import Columns, encode, map_arrays

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nalspark.absorption.completeness import Comparison, compare
 from nalspark.absorption.measure import AbsorberFlag
-from nalspark.surveys.simulate import simulate_survey
+from nalspark.judging.match import Comparison, compare
+from nalspark.mocks.survey import simulate_survey
 
 
 def half_width(values: pd.Series) -> float:

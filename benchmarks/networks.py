@@ -5,8 +5,8 @@
     python benchmarks/networks.py table  --work DIR        tables and figure into docs/networks.md and docs/networks.png
 
 The spectra are the paper's artificial ones (Zhao et al. 2019, §2.4 and §4), made as ``benchmarks/detector.py artificial`` makes them: half
-hold one strong absorber (W ≥ .3 Å, both lines ≥ 3 σ), all have S/N > 3, a tenth an impostor. The one-dimensional networks see the rescaled
-flux in the search window, 0 elsewhere, as the paper's does; one row shows the residual of the fitted continuum at the same pixels.
+hold one strong absorber (W ≥ .3 Å, both lines ≥ 3 σ), all have S/N > 3, a tenth an interloper. The one-dimensional networks see the
+rescaled flux in the search window, 0 elsewhere, as the paper's does; one row shows the residual of the fitted continuum at the same pixels.
 ``candidate_cnn`` learns from the candidates that the search finds in the very same spectra, and a spectrum's score is its best candidate's.
 
 A fit ends when so many examples have been presented (32,000; from the largest set 64,000), or when the loss on the validation set has not
@@ -33,14 +33,14 @@ from typing import Any
 import numpy as np
 from detector import best_threshold, in_path, usable
 
-from nalspark.absorption import inject
-from nalspark.absorption.examples import label_candidates, prepare, spectrum_inputs, strong
-from nalspark.absorption.mocks import Recipe, make_mocks
 from nalspark.absorption.normalize import residuals
-from nalspark.absorption.stages import search_columns
+from nalspark.absorption.stages import search_columns, spectrum_inputs
 from nalspark.absorption.windows import search_window
-from nalspark.learning.evaluation import binary_metrics, bootstrap_errors
 from nalspark.lines import MG_II
+from nalspark.metrics import binary_metrics, bootstrap_errors
+from nalspark.mocks import inject
+from nalspark.mocks.examples import label_candidates, prepare, strong
+from nalspark.mocks.recipes import Recipe, make_mocks
 from nalspark.settings import load
 from nalspark.spectra.grid import SDSS_GRID
 

@@ -26,11 +26,11 @@ from typing import Any
 from pyspark.sql import SparkSession
 from scaling import cpu_seconds, subset, warm_up
 
-from nalspark.pipeline import Pipeline
+from nalspark.mocks.survey import simulate_survey
 from nalspark.progress import Progress
+from nalspark.run.pipeline import Pipeline
 from nalspark.session import running_session
 from nalspark.settings import load
-from nalspark.surveys.simulate import simulate_survey
 
 
 def run_once(spark: SparkSession, survey: Path, out: Path) -> dict[str, Any]:

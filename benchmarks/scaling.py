@@ -33,18 +33,19 @@ from astropy.table import Table
 from chain import descendants, kind_of, resident_mib
 from pyspark.sql import SparkSession
 
-from nalspark.absorption.examples import prepare
-from nalspark.absorption.mocks import Recipe, make_mocks
-from nalspark.absorption.stages import IMAGE_COLUMNS, REALISTIC, search_columns
+from nalspark.absorption.stages import IMAGE_COLUMNS, search_columns
 from nalspark.learning.inference import prepare_worker
 from nalspark.learning.models import read_model
-from nalspark.pipeline import Pipeline
-from nalspark.plan import STAGE_NAMES
+from nalspark.mocks.examples import prepare
+from nalspark.mocks.recipes import Recipe, make_mocks
+from nalspark.mocks.stages import REALISTIC
+from nalspark.mocks.survey import simulate_survey
 from nalspark.progress import Progress
+from nalspark.run.pipeline import Pipeline
+from nalspark.run.plan import STAGE_NAMES
 from nalspark.session import running_session
 from nalspark.settings import load
 from nalspark.surveys.reader import open_spectrum
-from nalspark.surveys.simulate import simulate_survey
 
 _TICK = os.sysconf("SC_CLK_TCK")
 #: The bar on linearity is read between these numbers of spectra, where both were run.

@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
-from nalspark.absorption.inject import Population
 from nalspark.absorption.normalize import searched_pixels
 from nalspark.absorption.stages import normalize_columns, search_columns
+from nalspark.mocks.inject import Population
+from nalspark.mocks.survey import INSTRUMENT_SIGMA_KMS, simulate_survey
 from nalspark.settings import Settings, load
 from nalspark.spectra.batch import Spectra
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.reader import open_spectrum
-from nalspark.surveys.simulate import INSTRUMENT_SIGMA_KMS, simulate_survey
 from nalspark.tables.arrow import Columns
 
 #: As many weak doublets as strong ones, in half of the spectra.

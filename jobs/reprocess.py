@@ -1,11 +1,11 @@
-"""Say what changed since the last run (files, settings, model, catalogues), then do only that work: all stages of a run file.
+"""Say what changed since the last run, then do only that work.
 
 spark-submit jobs/reprocess.py RUN.toml [--set key=value ...] [--force] [--dry-run]
 """
 
 import sys
 
-from nalspark.cli import run_job
+from nalspark.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_job("reprocess"))
+    sys.exit(main(["reprocess", *sys.argv[1:]]))

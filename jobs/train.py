@@ -1,11 +1,11 @@
-"""Train the networks on the artificial spectra and write the model with its card: `model/`.
+"""Make artificial spectra, train a network on them, calibrate and test it.
 
-spark-submit jobs/train.py RUN.toml [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+spark-submit jobs/train.py RUN.toml [--set key=value ...] [--force] [--dry-run]
 """
 
 import sys
 
-from nalspark.cli import run_job
+from nalspark.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_job("train"))
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,3 +1,5 @@
 """nalspark: narrow absorption lines in every quasar spectrum of a survey."""
 
-__version__ = "0.1.0"
+from nalspark.version import VERSION as __version__
+
+__all__ = ["__version__"]

@@ -16,30 +16,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import nalspark
-from nalspark.absorption.completeness import compare
 from nalspark.absorption.measure import AbsorberFlag, Veto
-from nalspark.absorption.stages import VetFlag, measured_table, vetted_table
+from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError, did_you_mean
-from nalspark.evaluate import evaluate_result, write_evaluation
+from nalspark.judging.diff import compare_catalogues, open_side
+from nalspark.judging.evaluate import evaluate_result, write_evaluation
+from nalspark.judging.match import compare
 from nalspark.lines import SPECIES
-from nalspark.pipeline import Pipeline
-from nalspark.plan import LEARNING, STAGE_NAMES, StageSummary, check
+from nalspark.mocks.survey import simulate_survey
 from nalspark.progress import Progress
+from nalspark.run.pipeline import Pipeline
+from nalspark.run.plan import LEARNING, STAGE_NAMES, StageSummary, check
+from nalspark.run.status import status
 from nalspark.session import running_session
 from nalspark.settings import Settings, load
-from nalspark.status import status
 from nalspark.surveys.catalogs import open_catalog
 from nalspark.surveys.download import FAILURES, fetch
 from nalspark.surveys.release import load_release, release_names
-from nalspark.surveys.simulate import simulate_survey
-from nalspark.tables.compare import compare_catalogues, open_side
 from nalspark.tables.data_model import data_model_page
 from nalspark.tables.schemas import (
     CANDIDATES,
     CHANGES,
-    CLASSIFIED,
-    DETECTIONS,
     EIGENSPECTRA,
     FETCH_FAILURES,
     MATCHES,
@@ -52,6 +49,7 @@ from nalspark.tables.schemas import (
 )
 from nalspark.tables.store import Store, spark_path
 from nalspark.tables.versions import versions
+from nalspark.version import VERSION
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,7 +84,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nalspark", description="Narrow absorption lines in every quasar spectrum of a survey.")
-    parser.add_argument("--version", action="version", version=f"nalspark {nalspark.__version__}")
+    parser.add_argument("--version", action="version", version=f"nalspark {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     for add in (_add_searches, _add_looks, _add_spectra):
@@ -330,8 +328,9 @@ def data_model() -> str:
     """The data-model page, for the default species."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
-    tables = [*catalogue, vetted_table(settings), CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES, DETECTIONS, CLASSIFIED]
-    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto, "vet_flags": VetFlag})
+    tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
+    tables += [table for programme in _siblings() for table in programme.TABLES]
+    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -374,16 +373,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("nalspark: stopped. What was finished is kept: run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
-
-
-def run_job(stage: str, arguments: Sequence[str] | None = None) -> int:
-    """One stage of a run file: the door of ``spark-submit jobs/<stage>.py RUN.toml [options]``."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if stage == "evaluate":
-        return main([stage, *(["--catalogue", *given] if given else [])])
-    if stage == "reprocess":
-        return main([stage, *given])
-    return main(["run", *given[:1], stage, *given[1:]])
 
 
 if __name__ == "__main__":

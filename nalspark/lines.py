@@ -124,7 +124,7 @@ def with_all_lines(species: LineSpecies) -> LineSpecies:
 
 
 #: What is mistaken for Mg II: doublets and pairs of other ions, each with the lines that always come with it (Zhao et al. 2019, §5).
-IMPOSTORS = (
+INTERLOPERS = (
     replace(C_IV, companions=(SI_IV_1393, SI_IV_1402, AL_II_1670)),
     LineSpecies("SiIV", SI_IV_1393, SI_IV_1402, (), (1250.0, 1400.0)),
     LineSpecies("AlIII", AL_III_1854, AL_III_1862, (), (1550.0, 1860.0)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,11 +19,11 @@ from nalspark.lines import SPECIES, LineSpecies
 Positive = Annotated[float, Field(gt=0)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Fetch(_Section):
+class Fetch(Section):
     """Getting spectra from a survey's archive."""
 
     base_url: str = ""
@@ -44,14 +44,14 @@ class Fetch(_Section):
     """Largest file, in MB; a lite spectrum has .2, one with all exposures up to 20."""
 
 
-class Ingest(_Section):
+class Ingest(Section):
     """Finding and reading files."""
 
     plates_per_part: Annotated[int, Field(ge=1)] = 500
     """Plates that share a part: the unit of resuming and of replacing."""
 
 
-class Crossmatch(_Section):
+class Crossmatch(Section):
     """Who the spectra are."""
 
     match_radius_arcsec: Annotated[float, Field(gt=0, le=60)] = 1.0
@@ -66,7 +66,7 @@ class Crossmatch(_Section):
     """Redshifts above this are absurd."""
 
 
-class Preprocess(_Section):
+class Preprocess(Section):
     """Grid, masks, rescaling, continuum, errors, search window."""
 
     min_good_pixels: Annotated[int, Field(ge=20)] = 200
@@ -88,7 +88,7 @@ class Preprocess(_Section):
     """The blue end of the search window is computed for z_qso + this, so that emission-line errors stay outside (Zhu & Ménard 2013)."""
 
 
-class Search(_Section):
+class Search(Section):
     """The matched filter."""
 
     widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1)] = (1.4, 2.4, 4.2)
@@ -105,7 +105,7 @@ class Search(_Section):
     """Candidates nearer than this are one absorber: Δz = .003 at z = 1."""
 
 
-class Infer(_Section):
+class Infer(Section):
     """Scoring candidates with a trained model."""
 
     model: str = ""
@@ -118,7 +118,7 @@ class Infer(_Section):
     """Score from which a candidate is measured; those below are kept in the table of scores only."""
 
 
-class Measure(_Section):
+class Measure(Section):
     """The doublet fit and its flags."""
 
     min_snr_primary: float = 2.0
@@ -141,7 +141,7 @@ class Measure(_Section):
     """Velocity below which an absorber is flagged as associated with the quasar."""
 
 
-class Simulate(_Section):
+class Simulate(Section):
     """Artificial spectra to learn from."""
 
     examples: Literal["candidates", "spectra"] = "candidates"
@@ -156,9 +156,9 @@ class Simulate(_Section):
     catalogue: str = ""
     """Absorber catalogue whose equivalent widths the empirical population has."""
     contaminated: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Fraction of the training spectra that hold an impostor: another ion, a chance pair, a sky residual, a broad trough."""
+    """Fraction of the training spectra that hold an interloper: another ion, a chance pair, a sky residual, a broad trough."""
     contaminated_realistic: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """The same for calibration and test. Real spectra have fewer impostors: a score is then rather too low than too high."""
+    """The same for calibration and test. Real spectra have fewer interlopers: a score is then rather too low than too high."""
     sky: str = ""
     """Folder of sky-fiber spectra whose residuals are the noise; empty for parametric noise."""
     continuum: Literal["parametric", "eigenspectra"] = "parametric"
@@ -169,7 +169,7 @@ class Simulate(_Section):
     """Spectra that are made and recorded together: what a crash can cost."""
 
 
-class Eigenspectra(_Section):
+class Eigenspectra(Section):
     """What quasars look like, learned from a survey bin by bin of redshift."""
 
     bin_width: Annotated[float, Field(ge=0.02, le=2)] = 0.2
@@ -182,7 +182,7 @@ class Eigenspectra(_Section):
     """How often missing pixels are filled and the eigenspectra computed."""
 
 
-class Train(_Section):
+class Train(Section):
     """The networks and how they are trained."""
 
     network: str = "candidate_cnn"
@@ -213,7 +213,7 @@ class Train(_Section):
     """Of the first weights, the order of the examples and the dropout."""
 
 
-class SecondRound(_Section):
+class SecondStage(Section):
     """Score bands, and what decides in the middle one (Sakai 2020)."""
 
     keep_contamination: Annotated[float, Field(ge=0, lt=1)] = 0.01
@@ -232,49 +232,14 @@ class SecondRound(_Section):
     """Of UMAP and of that choice."""
 
 
-class Vet(_Section):
-    """A second look at candidate absorbers."""
-
-    second_round: str = ""
-    """Directory of a second round that was fitted for the model of `infer.model`; stage `vet` needs it."""
-
-
-class Emission(_Section):
-    """Detections of emission lines (HETDEX)."""
-
-    frames: tuple[str, ...] = ()
-    """VIRUS fiber-spectra frames, each with its error frame `e.<name>` beside it. Noise to simulate on, and what detections lie in; empty
-    for parametric noise."""
-    detections: tuple[str, ...] = ()
-    """Lists of detections in these frames: frame, fiber (row, from 0), wavelength (Å)."""
-    cutouts: tuple[str, ...] = ()
-    """Ready cut-outs to classify: Parquet, HDF5 or FITS cubes."""
-    labels: str = ""
-    """Table of visual classes: detection_id, reviewer, class, time."""
-    consensus: Literal["median", "majority", "unanimous"] = "median"
-    """Class of a detection that several people looked at: the median, the most frequent, or only one that all agree on."""
-    n_train: Annotated[int, Field(ge=100)] = 24_000
-    """Simulated detections of classes 0, 1, 4, 5 to train the network on, half of them real; a quarter more to stop by and to calibrate."""
-    n_reference: Annotated[int, Field(ge=100)] = 20_000
-    """Simulated detections of all classes to choose the bands by and to fit the second round to."""
-    n_held_out: Annotated[int, Field(ge=100)] = 24_000
-    """Simulated detections of all classes that judge the selection."""
-    rows_per_part: Annotated[int, Field(ge=50)] = 3_000
-    """Detections that are simulated and recorded together."""
-    seed: int = 1
-    """Of all that is random in them."""
-    model: str = ""
-    """Directory of a trained selection to classify with; empty for the one in this run's own directory."""
-
-
-class Publish(_Section):
+class Publish(Section):
     """Catalogue files and report."""
 
     gallery: Annotated[int, Field(ge=0, le=60)] = 4
     """Absorbers drawn in each of the report's galleries (strongest, most doubtful)."""
 
 
-class Pipeline(_Section):
+class Pipeline(Section):
     """How the work is cut up. Never changes a result."""
 
     partitions: Annotated[int, Field(ge=0)] = 0
@@ -287,7 +252,7 @@ class Pipeline(_Section):
     """Published catalogues kept in `versions/`, the present one included, to be compared with `nalspark diff`; 0 keeps none."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """One run."""
 
     species: str = "MgII"
@@ -311,14 +276,15 @@ class Settings(_Section):
     publish: Publish = Publish()
     simulate: Simulate = Simulate()
     eigenspectra: Eigenspectra = Eigenspectra()
-    second_round: SecondRound = SecondRound()
-    vet: Vet = Vet()
-    emission: Emission = Emission()
+    second_stage: SecondStage = SecondStage()
     pipeline: Pipeline = Pipeline()
 
     @property
     def line_species(self) -> LineSpecies:
         return SPECIES[self.species]
+
+
+_Run = TypeVar("_Run", bound=Settings)
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -351,12 +317,12 @@ def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]
     return keys
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, model: type[BaseModel]) -> str:
     lines = []
     for fault in error.errors():
         key = ".".join(str(piece) for piece in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            keys = known_keys()
+            keys = known_keys(model)
             sections = dict.fromkeys(known.partition(".")[0] for known in keys)
             lines.append(f"'{key}' is not a setting.{did_you_mean(key, [*keys, *sections])}")
         else:
@@ -364,8 +330,8 @@ def _describe(error: ValidationError) -> str:
     return "\n  ".join(lines)
 
 
-def load(path: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Settings:
-    """Settings from a TOML file, keyword values and ``key=value`` overrides, in this order of precedence, the last strongest.
+def load(path: str | Path | None = None, overrides: Iterable[str] = (), model: type[_Run] = Settings, **values: Any) -> _Run:  # type: ignore[assignment]
+    """Read settings from a TOML file, keyword values and ``key=value`` overrides, in this order of precedence, the last strongest.
 
     Raises
     ------
@@ -386,15 +352,15 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = (), **values
         _set(tree, key, value)
     for text in overrides:
         _set(tree, *_parse_override(text))
-    return from_tree(tree, str(path) if path else "the options")
+    return from_tree(tree, str(path) if path else "the options", model)
 
 
-def from_tree(tree: Mapping[str, Any], where: str) -> Settings:
+def from_tree(tree: Mapping[str, Any], where: str, model: type[_Run] = Settings) -> _Run:  # type: ignore[assignment]
     """Validate a nested dictionary; `where` names its origin in messages."""
     try:
-        settings = Settings.model_validate(tree)
+        settings = model.model_validate(tree)
     except ValidationError as error:
-        raise SettingsError(f"{len(error.errors())} fault(s) in the settings of {where}:\n  {_describe(error)}") from None
+        raise SettingsError(f"{len(error.errors())} fault(s) in the settings of {where}:\n  {_describe(error, model)}") from None
     if settings.species not in SPECIES:
         known = ", ".join(SPECIES)
         raise SettingsError(f"Species '{settings.species}' is not known; there are {known}.{did_you_mean(settings.species, SPECIES)}")

@@ -42,7 +42,7 @@ def keep_memory() -> None:
         pa.set_memory_pool(pa.system_memory_pool())
 
 
-def settle() -> None:
+def idle_cleanup() -> None:
     """Spare this worker, at the end of a task, what Spark would do before and after every further one.
 
     Before a task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold, and since Python 3.10 that reads the
@@ -67,7 +67,7 @@ def _nothing() -> None:
 
 
 #: What tasks import, numba and pandas with it, and scikit-learn, which keras does; keras itself is left to the workers that score.
-SHARED = ("nalspark.surveys.stages", "nalspark.surveys.crossmatch.stages", "nalspark.absorption.stages", "nalspark.plots.stages", "sklearn")
+SHARED = ("nalspark.surveys.stages", "nalspark.surveys.crossmatch.stages", "nalspark.absorption.stages", "nalspark.run.publish", "sklearn")
 #: Seconds that a worker is held at least: its neighbour's task must not come to it too.
 _HELD = 0.2
 

@@ -10,13 +10,13 @@
 
 from pathlib import Path
 
-from nalspark.evaluate import evaluate_result
+from nalspark.judging.evaluate import evaluate_result
+from nalspark.mocks.survey import simulate_survey
 from nalspark.notebook import parameter, shower
-from nalspark.pipeline import Pipeline
 from nalspark.progress import Progress
+from nalspark.run.pipeline import Pipeline
 from nalspark.session import spark_session
 from nalspark.settings import load
-from nalspark.surveys.simulate import simulate_survey
 from nalspark.tables.schemas import SIGHTLINES, absorbers_table
 from nalspark.tables.store import Store
 

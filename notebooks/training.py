@@ -15,9 +15,9 @@ import pandas as pd
 
 from nalspark.learning.models import read_model
 from nalspark.notebook import parameter, shower
-from nalspark.pipeline import Pipeline
-from nalspark.plan import LEARNING
 from nalspark.progress import Progress
+from nalspark.run.pipeline import Pipeline
+from nalspark.run.plan import LEARNING
 from nalspark.session import spark_session
 from nalspark.settings import load
 from nalspark.surveys.catalogs import conf_dir

@@ -14,12 +14,12 @@ import pandas as pd
 import pyarrow as pa
 from astropy.io import fits
 
-from nalspark.pipeline import Pipeline
-from nalspark.plan import STAGE_NAMES
+from nalspark.mocks.survey import simulate_survey
 from nalspark.progress import Progress
+from nalspark.run.pipeline import Pipeline
+from nalspark.run.plan import STAGE_NAMES
 from nalspark.session import find_java
 from nalspark.settings import Settings, load
-from nalspark.surveys.simulate import simulate_survey
 from nalspark.tables.table import Table
 
 #: Ids by which the rows of the published tables are put in order.

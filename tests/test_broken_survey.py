@@ -16,7 +16,7 @@ from runs import nalspark, published, run, settings_of
 from surveys.make_files import write_spec
 from surveys.test_broken_files import BROKEN
 
-from nalspark.surveys.simulate import simulate_survey
+from nalspark.mocks.survey import simulate_survey
 
 pytestmark = pytest.mark.spark
 

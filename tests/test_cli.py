@@ -15,10 +15,10 @@ from astropy.table import Table
 from runs import COMMAND, environment, make_survey, tree
 from surveys.make_files import write_spec
 
-import nalspark
 from nalspark.cli import _parser, main
-from nalspark.plan import STAGE_NAMES
+from nalspark.run.plan import STAGE_NAMES
 from nalspark.tables.store import Store
+from nalspark.version import VERSION
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_find_says_what_it_found_and_leaves_a_session_that_was_there_alone(spark
 def test_version_and_help_need_no_spark() -> None:
     """One process for all: what is imported must not start a JVM either."""
     version = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, env=environment(JAVA_HOME="/nonexistent"), check=True)
-    assert version.stdout == f"nalspark {nalspark.__version__}\n" and version.stderr == ""
+    assert version.stdout == f"nalspark {VERSION}\n" and version.stderr == ""
 
 
 @pytest.mark.parametrize(

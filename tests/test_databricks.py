@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nalspark.cli import _parser
-from nalspark.plan import LEARNING, STAGE_NAMES
+from nalspark.run.plan import LEARNING, STAGE_NAMES
 from nalspark.settings import load
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import pytest
 from scipy.signal import fftconvolve
 from scipy.stats import rankdata
 
-from nalspark.absorption import inject
 from nalspark.lines import MG_II
+from nalspark.mocks import inject
 from nalspark.spectra.grid import WavelengthGrid
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "ideal_observer.py"

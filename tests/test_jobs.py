@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from runs import QUICK, assert_same_catalogue, environment, make_survey, run, settings_of
 
-from nalspark.plan import STAGE_NAMES, STAGES
+from nalspark.run.plan import STAGE_NAMES, STAGES
 from nalspark.tables.manifest import read_manifest
 
 JOBS = Path(__file__).parents[1] / "jobs"

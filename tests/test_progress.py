@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nalspark.progress import Pace, duration
-from nalspark.status import size
+from nalspark.run.status import size
 from nalspark.tables.changes import value_changes
 
 

@@ -19,7 +19,7 @@ import pytest
 from nalspark.daemon import unpacked
 from nalspark.session import load_ahead
 from nalspark.tables.arrow import map_batches
-from nalspark.worker import SHARED, settle
+from nalspark.worker import SHARED, idle_cleanup
 
 
 def test_archives_are_read_once(tmp_path, monkeypatch):
@@ -35,7 +35,7 @@ def test_archives_are_read_once(tmp_path, monkeypatch):
     importlib.invalidate_caches()
     assert str(tmp_path / "some.zip") in read
     read.clear()
-    settle()
+    idle_cleanup()
     importlib.invalidate_caches()
     import second_of_two
 
@@ -45,15 +45,15 @@ def test_archives_are_read_once(tmp_path, monkeypatch):
 def test_what_came_with_an_import_is_set_aside_once(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "with_lists.py").write_text("lists = [[] for _ in range(1000)]")
-    settle()
+    idle_cleanup()
     try:
         before = gc.get_freeze_count()
         mine = [[] for _ in range(1000)]
-        settle()
+        idle_cleanup()
         assert gc.get_freeze_count() <= before, "what a task makes is garbage one day"
         import with_lists
 
-        settle()
+        idle_cleanup()
         assert gc.get_freeze_count() >= before + len(with_lists.lists)
         del mine
     finally:

@@ -20,6 +20,9 @@ from nalspark.spectra.grid import WavelengthGrid
 
 Array = NDArray[np.float64]
 
+#: Equivalent width (Å) and significance of a strong system (Zhao et al. 2019, §2.2 and §3.2).
+STRONG_EW, STRONG_SIGNIFICANCE = 0.3, 3.0
+
 _SQRT_2PI = np.sqrt(2.0 * np.pi)
 #: No narrow absorption is wider, whatever its equivalent width.
 _WIDEST_KMS = 600.0

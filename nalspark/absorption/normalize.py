@@ -47,7 +47,7 @@ class Normalized:
         Median signal-to-noise ratio of the continuum per pixel in the search window.
     z_start, z_stop : lists of n ndarrays
         Searched redshift intervals.
-    delta_z : ndarray, shape (n,)
+    redshift_path : ndarray, shape (n,)
     reason, detail : ndarrays of object, shape (n,)
         Why a spectrum cannot be searched; None where it can.
     """
@@ -58,7 +58,7 @@ class Normalized:
     snr: NDArray[np.float64]
     z_start: list[NDArray[np.float64]]
     z_stop: list[NDArray[np.float64]]
-    delta_z: NDArray[np.float64]
+    redshift_path: NDArray[np.float64]
     reason: NDArray[np.object_]
     detail: NDArray[np.object_]
 

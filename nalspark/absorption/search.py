@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nalspark.absorption.images import HALF_WIDTH
 from nalspark.compiled import compiled
-from nalspark.lines import IMPOSTORS, METALS, LineSpecies
+from nalspark.lines import INTERLOPERS, METALS, LineSpecies
 
 Floats = NDArray[np.float32]
 
@@ -72,7 +72,7 @@ class Doublet:
             metals=tuple(species.offset_pixels(line, step_dex) for line in METALS if line not in known),
             rivals=tuple(
                 (offset, other.optically_thin_ratio)
-                for other in IMPOSTORS
+                for other in INTERLOPERS
                 if (offset := other.offset_pixels(other.secondary, step_dex)) > HALF_WIDTH
             ),
         )

@@ -5,39 +5,29 @@ Each stage is a function of data frames and settings; the numpy functions under 
 
 from __future__ import annotations
 
-from dataclasses import replace
-from enum import IntFlag
 from functools import partial
 
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nalspark.absorption import measure as measuring
-from nalspark.absorption.examples import candidate_examples, spectrum_examples, spectrum_inputs
 from nalspark.absorption.images import ImageGeometry, cut_images
-from nalspark.absorption.impostors import KINDS
-from nalspark.absorption.inject import ZHAO_2019, Population
-from nalspark.absorption.mocks import Continuum, Recipe, SkyNoise
 from nalspark.absorption.normalize import normalize, residuals, searched_pixels
 from nalspark.absorption.search import Doublet, Peaks, Thresholds, find_doublets
-from nalspark.absorption.windows import interval_around
-from nalspark.learning.ensemble import FittedSecondRound
-from nalspark.learning.inference import second_round_columns
-from nalspark.learning.models import PackedModel
+from nalspark.absorption.windows import interval_around, search_window
 from nalspark.settings import Settings
 from nalspark.spectra.batch import Spectra
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.spectra.regrid import place_on_grid
 from nalspark.tables.arrow import Columns, map_arrays
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SECOND_ROUND_COLUMNS, SPECTRA, TRAINING, TRAINING_SPECTRA, absorbers_table
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SPECTRA, TRAINING_SPECTRA, absorbers_table
 from nalspark.tables.table import Column, Table
 
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
 _CARRIED = ("spectrum_id", "part", "plate", "mjd", "fiber", "ra", "dec", "z_qso")
-#: Impostors that are learned from more often than the others: those that were taken for absorbers most often when all came alike.
-_HARDEST = ("CIV", "CIV", "CIV", "SiIV", "FeII2586", "CaII")
 #: 5000 km/s in pixels: how far around an absorber a BAL trough counts.
 _BAL_REACH = 72
 
@@ -69,7 +59,7 @@ def normalize_columns(columns: Columns, settings: Settings) -> Columns:
         "snr": ready.snr,
         "z_start": ready.z_start,
         "z_stop": ready.z_stop,
-        "delta_z": ready.delta_z,
+        "redshift_path": ready.redshift_path,
         "flux": pixels(ready.spectra.flux),
         "ivar": pixels(ready.spectra.ivar),
         "continuum": pixels(ready.continuum),
@@ -172,6 +162,15 @@ def search(normalized: DataFrame, settings: Settings) -> DataFrame:
 # ---- infer
 
 
+def spectrum_inputs(spectra: Spectra, z_qso: NDArray[np.float64], settings: Settings) -> NDArray[np.float32]:
+    """What a whole-spectrum network sees: rescaled flux inside the search window, 0 elsewhere (Zhao et al. 2019, §2.1); shape (n, p).
+
+    Less 1, unlike the paper's: with a step at the window's edges the networks hardly learn (docs/networks.md).
+    """
+    window = search_window(spectra.grid, settings.line_species, z_qso, settings.preprocess.window_blue_z)
+    return np.where(window & spectra.good, spectra.flux - 1.0, 0.0).astype(np.float32)
+
+
 def whole_spectrum_columns(columns: Columns, settings: Settings) -> Columns:
     """Rows of NORMALIZED → what a whole-spectrum network sees of them."""
     spectra = Spectra(columns["flux"], columns["ivar"], columns["mask"], SDSS_GRID)
@@ -240,158 +239,12 @@ def measure(candidates: DataFrame, scores: DataFrame, settings: Settings) -> Dat
     return map_arrays(candidates, partial(measure_columns, settings=settings), CANDIDATES, measured_table(settings))
 
 
-# ---- vet
-
-
-class VetFlag(IntFlag):
-    """What the second round says that score and fit do not."""
-
-    OVERRULED = 1  #: score and second round decide differently
-    VETOED = 2  #: accepted by the second round, and vetoed by the fit
-
-
-def vetted_table(settings: Settings) -> Table:
-    """The measured candidates, each with its band, its place in the map, the verdict and its flags; none is removed."""
-    flags = Column("vet_flags", "int", "Bits of VetFlag; 0: nothing to remark", ucd="meta.code.qual")
-    measured = measured_table(settings).columns
-    return Table("vetted", "One row per measured candidate, with a second look at it.", (*measured, *SECOND_ROUND_COLUMNS, flags))
-
-
-def vet_columns(columns: Columns, packed: PackedModel, second: FittedSecondRound, settings: Settings) -> Columns:
-    """Measured candidates with their images → rows of the vetted table."""
-    found = second_round_columns(columns, packed, second, settings.infer.batch_size)
-    overruled = found["accepted"] != (columns["score"].astype(float) >= settings.infer.min_score)
-    vetoed = found["accepted"] & (columns["veto"].astype(int) != 0)
-    flags = np.where(overruled, VetFlag.OVERRULED, 0) | np.where(vetoed, VetFlag.VETOED, 0)
-    return {**{name: columns[name] for name in measured_table(settings).names}, **found, "vet_flags": flags.astype(np.int32)}
-
-
-def vet(candidates: DataFrame, measured: DataFrame, packed: PackedModel, second: FittedSecondRound, settings: Settings) -> DataFrame:
-    """A second look at every measured candidate.
-
-    Parameters
-    ----------
-    candidates : DataFrame of CANDIDATES
-    measured : DataFrame of :func:`measured_table`
-        Few and narrow beside the candidates' images: they are broadcast, one wave of parts at a time.
-    packed : PackedModel
-    second : FittedSecondRound
-        Made for that model.
-    settings : Settings
-
-    Returns
-    -------
-    DataFrame of :func:`vetted_table`, as many rows as measured
-    """
-    images = candidates.select(F.col("candidate_id").alias("absorber_id"), *IMAGE_COLUMNS)
-    joined = images.join(F.broadcast(measured), "absorber_id")
-    work = partial(vet_columns, packed=packed, second=second, settings=settings)
-    return map_arrays(joined, work, CANDIDATES, vetted_table(settings))
-
-
-# ---- simulate
-
-#: Absorbers as they are, from the weakest that can be seen; and as many weak as strong ones.
-REALISTIC = Population(counts=(0.0,) * 6 + (1.0,), ew_law="zm13", incidence=1.0, ew_min=0.15)
-_BROAD = Population(counts=(0.2, 0.6, 0.2), ew_law="log-uniform", ew_min=0.2, ew_max=5.0)
-#: What an artificial spectrum is made from: its name, the part and the split that its examples belong to.
-MOCK_NAMES = Table("mock_names", "Names of artificial spectra.", TRAINING.select("quasar_id", "part", "split"))
-
-
-def populations(settings: Settings, sample: tuple[float, ...] = ()) -> tuple[Population, ...]:
-    """What the spectra to learn from are populated with; `sample` has the equivalent widths of the empirical population."""
-    known = {"broad": (REALISTIC, _BROAD), "zm13": (REALISTIC,), "log-uniform": (_BROAD,), "zhao2019": (ZHAO_2019,)}
-    if settings.simulate.population == "empirical":
-        return (replace(_BROAD, ew_law="empirical", ew_sample=sample),)
-    return known[settings.simulate.population]
-
-
-def recipes(
-    settings: Settings, sky: SkyNoise | None = None, continuum: Continuum | None = None, sample: tuple[float, ...] = ()
-) -> dict[str, Recipe]:
-    """How the spectra of each split are made: those to learn from, and those to calibrate and test with.
-
-    The latter have absorbers as they are, unless the population is the paper's.
-    """
-    chosen, species = settings.simulate, settings.line_species
-    kinds = tuple(kind for kind in KINDS if kind != species.name)
-    # No fiber on both sides: what is tested on was not learned from.
-    fibers = (sky.take(slice(0, None, 2)), sky.take(slice(1, None, 2))) if sky else (None, None)
-    harder = kinds + tuple(kind for kind in _HARDEST if kind in kinds)
-    learn = Recipe(species, populations(settings, sample), chosen.seed, chosen.contaminated, harder, sky=fibers[0], continuum=continuum)
-    real = learn.populations if chosen.population == "zhao2019" else (REALISTIC,)
-    judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic, kinds=kinds, sky=fibers[1])
-    return {"train": learn, "validation": learn, "calibration": judge, "test": judge}
-
-
-def examples_table(settings: Settings) -> Table:
-    """The table of examples that the settings ask for; both are called ``training``."""
-    return TRAINING if settings.simulate.examples == "candidates" else replace(TRAINING_SPECTRA, name=TRAINING.name)
-
-
-def _spectra_of_splits(settings: Settings) -> dict[str, int]:
-    """How many artificial spectra each split is made from."""
-    learn, judge = settings.simulate.n, settings.simulate.n_realistic
-    return {"train": learn - learn // 5, "validation": learn // 5, "calibration": judge - judge // 2, "test": judge // 2}
-
-
-def example_parts(settings: Settings) -> list[str]:
-    """The parts of the training table: ``<split>-<number>``."""
-    size = settings.simulate.spectra_per_part
-    return [f"{split}-{block:05d}" for split, n in _spectra_of_splits(settings).items() for block in range(-(-n // size))]
-
-
-def mock_names(spark: SparkSession, parts: list[str], settings: Settings) -> DataFrame:
-    """The artificial spectra of some parts: a frame of MOCK_NAMES. No name is in two parts."""
-    size, numbers = settings.simulate.spectra_per_part, _spectra_of_splits(settings)
-    blocks = []
-    for part in parts:
-        split, _, block = part.rpartition("-")
-        blocks.append((part, split, int(block) * size, min((int(block) + 1) * size, numbers[split]) - 1))
-    ranges = spark.createDataFrame(blocks, "part string, split string, first long, last long")
-    number = F.explode(F.sequence("first", "last"))
-    names = ranges.select("part", "split", number.alias("number"))
-    tasks = max(spark.sparkContext.defaultParallelism, sum(last - first for _, _, first, last in blocks) // 1000)
-    # Neighbours in one task: it writes few parts.
-    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
-    return names.select(F.concat_ws("-", "split", "number").alias("quasar_id"), "part", "split")
-
-
-def example_columns(columns: Columns, recipes: dict[str, Recipe], settings: Settings) -> Columns:
-    """Names of artificial spectra → rows of TRAINING or TRAINING_SPECTRA."""
-    make = candidate_examples if settings.simulate.examples == "candidates" else spectrum_examples
-    names, made = columns["quasar_id"], []
-    part = dict(zip(names, columns["part"], strict=True))
-    for split in sorted(set(columns["split"])):
-        examples = make(list(names[columns["split"] == split]), recipes[split], settings)
-        parts = np.array([part[name] for name in examples["quasar_id"]], dtype=object)
-        made.append({**examples, "split": np.full(len(parts), split, dtype=object), "part": parts})
-    return {key: np.concatenate([examples[key] for examples in made]) for key in made[0]}
-
-
-def simulate(names: DataFrame, recipes: dict[str, Recipe], settings: Settings) -> DataFrame:
-    """Make artificial spectra and the examples that come of them.
-
-    Parameters
-    ----------
-    names : DataFrame of MOCK_NAMES
-    recipes : dict
-        From :func:`recipes`.
-    settings : Settings
-
-    Returns
-    -------
-    DataFrame of TRAINING, or of TRAINING_SPECTRA
-    """
-    return map_arrays(names, partial(example_columns, recipes=recipes, settings=settings), MOCK_NAMES, examples_table(settings))
-
-
 # ---- sightlines
 
 
 def sightlines(targets: DataFrame, normalized: DataFrame, absorbers: DataFrame, matches: DataFrame) -> DataFrame:
     """One row per searched spectrum: who it is, what was searched, how many absorbers it has, which absorber catalogues know it."""
-    searched = normalized.select("spectrum_id", "snr", "z_start", "z_stop", "delta_z")
+    searched = normalized.select("spectrum_id", "snr", "z_start", "z_stop", "redshift_path")
     found = absorbers.groupBy("spectrum_id").agg(F.count("*").cast("int").alias("n_absorbers"))
     described = F.struct("catalogue", "match", "separation_arcsec", "n_systems", "n_strong", "z_abs")
     matches = matches.where("kind IS NULL OR kind = 'absorbers'")  # null: of a result made when the table had no others

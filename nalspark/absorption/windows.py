@@ -77,7 +77,7 @@ def redshift_path(
     -------
     z_start, z_stop : lists of n ndarrays
         Ends of the intervals, at pixel edges.
-    delta_z : ndarray, shape (n,)
+    redshift_path : ndarray, shape (n,)
         Their total length.
     """
     edges = grid.wavelength_at(np.arange(grid.n_pixels + 1) - 0.5) / species.primary.wavelength - 1.0

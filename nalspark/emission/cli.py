@@ -9,12 +9,16 @@ from typing import Any
 
 from nalspark.emission.labels import agreement, consensus, read_labels
 from nalspark.emission.run import EmissionRun
+from nalspark.emission.settings import EmissionSettings
+from nalspark.emission.tables import CLASSIFIED, DETECTIONS
 from nalspark.errors import NalsparkError
 from nalspark.progress import Progress
 from nalspark.session import running_session
-from nalspark.settings import Settings, load
+from nalspark.settings import load
 
 _SHOWN = 20
+#: What the data model's page says of the programme.
+TABLES = (DETECTIONS, CLASSIFIED)
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -56,24 +60,24 @@ def command(options: argparse.Namespace) -> None:
     """Do what the command line asks."""
     if options.what == "demo":
         given: dict[str, Any] = {"emission.frames": options.frames} if options.frames else {}
-        settings = load(overrides=options.set, out=options.out, **_DEMO, **given)
+        settings = load(None, options.set, EmissionSettings, out=options.out, **_DEMO, **given)
     else:
-        settings = load(options.run, options.set)
+        settings = load(options.run, options.set, EmissionSettings)
     _WORK[options.what](settings, options)
 
 
-def _train(settings: Settings, options: argparse.Namespace) -> None:
+def _train(settings: EmissionSettings, options: argparse.Namespace) -> None:
     several = {"spark.python.worker.reuse": "false"} if settings.train.workers > 1 else None
     with running_session(options.master, several) as spark:
         print(EmissionRun(spark, settings, Progress(sys.stderr)).train())
 
 
-def _classify(settings: Settings, options: argparse.Namespace) -> None:
+def _classify(settings: EmissionSettings, options: argparse.Namespace) -> None:
     with running_session(options.master) as spark:
         print(EmissionRun(spark, settings, Progress(sys.stderr)).classify())
 
 
-def _labels(settings: Settings, options: argparse.Namespace) -> None:
+def _labels(settings: EmissionSettings, options: argparse.Namespace) -> None:
     if not settings.emission.labels:
         raise NalsparkError("There are no labels: set emission.labels to a table of detection_id, reviewer, class, time.")
     labels = read_labels(settings.emission.labels)
@@ -84,16 +88,9 @@ def _labels(settings: Settings, options: argparse.Namespace) -> None:
     print(together.head(_SHOWN).to_string(index=False))
 
 
-_WORK: dict[str, Callable[[Settings, argparse.Namespace], None]] = {
+_WORK: dict[str, Callable[[EmissionSettings, argparse.Namespace], None]] = {
     "train": _train,
     "demo": _train,
     "run": _classify,
     "labels": _labels,
 }
-
-
-def run_job(what: str) -> int:
-    """The door of ``spark-submit jobs/emission/….py RUN.toml [options]``."""
-    from nalspark.cli import main
-
-    return main(["emission", what, *sys.argv[1:]])

@@ -12,7 +12,7 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from nalspark.surveys.hetdex import CLASSES, CUTOUT_SHAPE, INSTRUMENT_FWHM, STEP
+from nalspark.emission.frames import CLASSES, CUTOUT_SHAPE, INSTRUMENT_FWHM, STEP
 
 Floats = NDArray[np.float32]
 

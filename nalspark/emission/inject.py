@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nalspark.emission.cutouts import COLUMNS, FIBERS, PITCH, ROWS, Cutouts, assemble, cut, line_profile
-from nalspark.surveys.hetdex import INSTRUMENT_FWHM
+from nalspark.emission.frames import INSTRUMENT_FWHM
 
 Array = NDArray[np.float64]
 
@@ -251,7 +251,7 @@ def simulate(
     ----------
     names : list of n str
     significance : ndarray, shape (f, p); NaN where dead
-        A frame without sky: :func:`nalspark.surveys.hetdex.significance_frame`.
+        A frame without sky: :func:`nalspark.emission.frames.significance_frame`.
     block : str
         Whose fibers give the noise: ``learn``, ``choose`` or ``judge``.
     allowed : tuple of int

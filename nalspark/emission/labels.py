@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow
 from sklearn.metrics import cohen_kappa_score
 
+from nalspark.emission.frames import CLASSES, FIRST_REAL_CLASS
 from nalspark.errors import CatalogError
-from nalspark.surveys.hetdex import CLASSES, FIRST_REAL_CLASS
 
 COLUMNS = ("detection_id", "reviewer", "class", "time")
 Rule = Literal["median", "majority", "unanimous"]

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from nalspark.emission.frames import CUTOUT_SHAPE, FIRST_REAL_CLASS, PLANES
 from nalspark.emission.inject import ALL_CLASSES, generator, simulate
 from nalspark.learning.feed import Feed
-from nalspark.surveys.hetdex import CUTOUT_SHAPE, FIRST_REAL_CLASS, PLANES
 
 #: Class → unique sources, and how often each is shown: 16,205 examples.
 UNIQUE = {0: 4000, 1: 1000, 4: 595, 5: 505}

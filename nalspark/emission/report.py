@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nalspark.emission.frames import CLASSES, FIRST_REAL_CLASS
 from nalspark.learning.ensemble import BANDS, selection_quality
-from nalspark.learning.evaluation import bootstrap_errors
-from nalspark.surveys.hetdex import CLASSES, FIRST_REAL_CLASS
+from nalspark.metrics import bootstrap_errors
 
 #: The same rows in Sakai (2020): detections and fraction of fakes of each band; completeness and contamination of the selections.
 _SLIDES_BANDS = {"discard": (18200, 0.9884), "reclassify": (17448, 0.7740), "keep": (35029, 0.0485)}
@@ -18,7 +18,7 @@ GOAL = 0.94
 
 
 def _qualities(label: NDArray, score: NDArray, accepted: NDArray, threshold: float) -> dict[str, float]:
-    """Of all detections, of the network alone, of both rounds, and what the second round gains."""
+    """Of all detections, of the network alone, of both rounds, and what the second-stage classifier gains."""
     chosen = {"all": np.ones(len(label), dtype=bool), "network": score >= threshold, "both": accepted}
     found = {f"{name} {key}": value for name, which in chosen.items() for key, value in selection_quality(label, which).items()}
     return {**found, "gain": found["both figure_of_merit"] - found["network figure_of_merit"]}
@@ -77,7 +77,7 @@ def _selection_lines(values: dict[str, float], errors: dict[str, float], thresho
         known = _SLIDES.get(name)
         slides = f"{100 * known[0]:.2f}% / {100 * known[1]:.2f}% / {known[0] * (1 - known[1]):.3f}" if known else ""
         lines.append(f"{title:<30}{cells[0]:>18}{cells[1]:>18}{merit:>20}{slides:>26}")
-    lines.append(f"the second round changes the figure of merit by {values['gain']:+.4f} ± {errors['gain']:.4f}")
+    lines.append(f"the second-stage classifier changes the figure of merit by {values['gain']:+.4f} ± {errors['gain']:.4f}")
     lines.append(
         "figure of merit: completeness x (1 - contamination), what is left of the clustering signal and of the number of galaxies;"
     )

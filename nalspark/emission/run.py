@@ -1,6 +1,6 @@
-"""One run of the selection in one output directory: simulate, train, fit the second round, judge it; and classify real detections.
+"""Run the selection in one output directory: simulate, train, fit the second-stage classifier, judge it; classify real detections.
 
-``model/`` is the network, ``second_round/`` the rest; a table is made again only when its causes have changed.
+``model/`` is the network, ``second_stage/`` the rest; a table is made again only when its causes have changed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-import nalspark
 from nalspark.emission import stages
+from nalspark.emission.figures import SHOWN, MapExample, map_figure, score_figure
+from nalspark.emission.frames import CUTOUT_SHAPE, FIRST_REAL_CLASS, PLANES
 from nalspark.emission.report import result_text
+from nalspark.emission.settings import EmissionSettings
+from nalspark.emission.tables import CLASSIFIED, DETECTIONS
 from nalspark.errors import NalsparkError, StoreError, UnusableSpectrum
-from nalspark.learning.ensemble import BANDS, FittedSecondRound, best_threshold, fit_second_round, read_second_round, save_second_round
+from nalspark.learning.ensemble import BANDS, FittedSecondStage, best_threshold, fit_second_stage, read_second_stage, save_second_stage
 from nalspark.learning.examples import Examples
 from nalspark.learning.inference import decode_examples, features
 from nalspark.learning.models import PackedModel, read_model
-from nalspark.plots.ensemble import SHOWN, MapExample, map_figure, score_figure
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress
-from nalspark.settings import Settings
-from nalspark.surveys.hetdex import CUTOUT_SHAPE, FIRST_REAL_CLASS, PLANES
 from nalspark.tables.manifest import digest
-from nalspark.tables.schemas import CLASSIFIED, DETECTIONS
 from nalspark.tables.store import Store
+from nalspark.version import VERSION
 
 #: What a model of this programme is for, as its card says it.
 GRID, SPECIES = "VIRUS cut-outs 9 x 32, 2 Angstrom", "emission line"
@@ -50,7 +50,7 @@ class Selection:
     """A trained selection: both rounds."""
 
     packed: PackedModel
-    second: FittedSecondRound
+    second: FittedSecondStage
 
 
 def read_selection(folder: str | Path) -> Selection:
@@ -61,7 +61,7 @@ def read_selection(folder: str | Path) -> Selection:
     ModelError
         Where either round is missing or damaged, or the two do not belong together.
     """
-    packed, second = read_model(Path(folder) / "model"), read_second_round(Path(folder) / "second_round")
+    packed, second = read_model(Path(folder) / "model"), read_second_stage(Path(folder) / "second_stage")
     packed.check(GRID, SPECIES)
     second.check(packed.digest)
     return Selection(packed, second)
@@ -73,11 +73,11 @@ class EmissionRun:
     Parameters
     ----------
     spark : SparkSession
-    settings : Settings
+    settings : EmissionSettings
     progress : Progress
     """
 
-    def __init__(self, spark: Any, settings: Settings, progress: Progress) -> None:
+    def __init__(self, spark: Any, settings: EmissionSettings, progress: Progress) -> None:
         if not settings.out:
             raise NalsparkError("No output directory is given: set `out` in the run file.")
         self.spark, self.settings, self.progress = spark, settings, progress
@@ -93,10 +93,10 @@ class EmissionRun:
         build(self.settings.train.network, (*CUTOUT_SHAPE, len(PLANES)), self.settings.train.options)
         with self.store.lock():
             self.manifest = self.store.manifest()
-            self.manifest.settings, self.manifest.version = self.settings.model_dump(mode="json"), nalspark.__version__
+            self.manifest.settings, self.manifest.version = self.settings.model_dump(mode="json"), VERSION
             self._simulate((*LEARN, *JUDGE))
             packed = self._network()
-            second, threshold = self._second_round(packed)
+            second, threshold = self._second_stage(packed)
             self._classify_parts(Selection(packed, second), [part for part in self._parts("detections") if part.startswith("held_out")])
             text = self._judge(second, threshold)
             self.store.commit(self.manifest)
@@ -143,7 +143,7 @@ class EmissionRun:
     def _network(self) -> PackedModel:
         """The first round, trained unless it is there and its causes are the same."""
         made_from = {part: record.key for part, record in self.manifest.parts("detections").items() if part.rpartition("-")[0] in LEARN}
-        key = digest("emission network", made_from, self.settings.train.model_dump(mode="json"), nalspark.__version__)
+        key = digest("emission network", made_from, self.settings.train.model_dump(mode="json"), VERSION)
         folder = self.store.published("model")
         if self.manifest.keys.get("train") == key and folder.is_dir():
             self.progress.say("train       up to date")
@@ -170,15 +170,15 @@ class EmissionRun:
         shutil.rmtree(self.store.checkpoints, ignore_errors=True)
         return built.packed
 
-    def _second_round(self, packed: PackedModel) -> tuple[FittedSecondRound, float]:
-        """The second round, and the network's best single threshold, both chosen on the reference detections."""
+    def _second_stage(self, packed: PackedModel) -> tuple[FittedSecondStage, float]:
+        """The second-stage classifier, and the network's best single threshold, both chosen on the reference detections."""
         table = pa.concat_tables([pq.read_table(file, columns=["label", *PLANES]) for file in self._files("reference")])
         labels = table["label"].to_numpy()
         examples = decode_examples([table[name].to_pylist() for name in PLANES], packed.card)
         scores = packed.load(self.settings.infer.batch_size).predict(examples)
-        how, size = self.settings.second_round, self.settings.infer.batch_size
-        second = fit_second_round(labels, scores, lambda rows: features(examples[rows], packed, how.features, size), how, packed.digest)
-        second = save_second_round(self.store.published("second_round"), second)
+        how, size = self.settings.second_stage, self.settings.infer.batch_size
+        second = fit_second_stage(labels, scores, lambda rows: features(examples[rows], packed, how.features, size), how, packed.digest)
+        second = save_second_stage(self.store.published("second_stage"), second)
         card = second.card
         self.progress.say(
             f"vet         bands at {card.bands.low:.3f} and {card.bands.high:.3f}; {card.metrics['examples']:.0f} examples between them, "
@@ -246,7 +246,7 @@ class EmissionRun:
 
     # ---- judge
 
-    def _judge(self, second: FittedSecondRound, threshold: float) -> str:
+    def _judge(self, second: FittedSecondStage, threshold: float) -> str:
         """The table and the pictures of the held-out detections."""
         records = [r for part, r in sorted(self.manifest.parts("classified").items()) if part.startswith("held_out") and r.path]
         files = [file for record in records for file in self.store.files(record)]
@@ -254,7 +254,7 @@ class EmissionRun:
         text = result_text(table, threshold)
         label = (table["class"] >= FIRST_REAL_CLASS).to_numpy()
         score = table["score"].to_numpy(dtype=float)
-        folder = self.store.published("second_round")
+        folder = self.store.published("second_stage")
         images = self._examples_along(table, second)
         self._draw(
             {
@@ -266,7 +266,7 @@ class EmissionRun:
         (folder / "result.txt").write_text(text + "\n", encoding="utf-8")
         return f"{text}\n\nselection   {self.store.root}\npictures    {folder / 'scores.png'}, {folder / 'map.png'}"
 
-    def _examples_along(self, table: pd.DataFrame, second: FittedSecondRound) -> list[MapExample]:
+    def _examples_along(self, table: pd.DataFrame, second: FittedSecondStage) -> list[MapExample]:
         """Some detections along the boundary, from one end of the map to the other, with their weighted sums."""
         middle = table[table["band"] == "reclassify"]
         place = middle[["umap_x", "umap_y"]]

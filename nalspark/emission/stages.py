@@ -12,12 +12,7 @@ from pyspark.sql import functions as F
 
 from nalspark.emission import inject
 from nalspark.emission.cutouts import FIBERS, Cutouts, assemble, brightest_fibers, cut, faults, standardize
-from nalspark.errors import UnusableSpectrum
-from nalspark.learning.ensemble import FittedSecondRound
-from nalspark.learning.inference import score, second_round_columns
-from nalspark.learning.models import PackedModel
-from nalspark.settings import Settings
-from nalspark.surveys.hetdex import (
+from nalspark.emission.frames import (
     CUTOUT_SHAPE,
     FIRST_REAL_CLASS,
     FIRST_WAVELENGTH,
@@ -28,8 +23,13 @@ from nalspark.surveys.hetdex import (
     read_detections,
     significance_frame,
 )
+from nalspark.emission.settings import EmissionSettings
+from nalspark.emission.tables import CLASSIFIED, DETECTIONS
+from nalspark.errors import UnusableSpectrum
+from nalspark.learning.ensemble import FittedSecondStage
+from nalspark.learning.inference import score, second_stage_columns
+from nalspark.learning.models import PackedModel
 from nalspark.tables.arrow import Columns, map_arrays
-from nalspark.tables.schemas import CLASSIFIED, DETECTIONS
 from nalspark.tables.table import Column, Table
 
 Frames = Mapping[str, np.ndarray]
@@ -52,7 +52,7 @@ _FILES = Table("cutout_files", "Files of ready cut-outs.", (*DETECTIONS.select("
 _PARAMETRIC = "parametric"
 
 
-def read_frames(settings: Settings) -> dict[str, np.ndarray]:
+def read_frames(settings: EmissionSettings) -> dict[str, np.ndarray]:
     """Name → significances (f, p) of the frames of a run; a parametric one where it names none.
 
     Raises
@@ -68,7 +68,7 @@ def read_frames(settings: Settings) -> dict[str, np.ndarray]:
 # ---- simulate
 
 
-def parts_of(settings: Settings, splits: Sequence[str]) -> dict[str, int]:
+def parts_of(settings: EmissionSettings, splits: Sequence[str]) -> dict[str, int]:
     """Part (``<split>-<number>``) → its rows."""
     chosen = settings.emission
     share = chosen.n_train // 8
@@ -123,7 +123,7 @@ def simulate_columns(columns: Columns, frames: Frames, seed: int) -> Columns:
     return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
 
 
-def simulate(names: DataFrame, frames: Frames, settings: Settings) -> DataFrame:
+def simulate(names: DataFrame, frames: Frames, settings: EmissionSettings) -> DataFrame:
     """Simulated detections: NAMES → DETECTIONS."""
     return map_arrays(names, partial(simulate_columns, frames=frames, seed=settings.emission.seed), NAMES, DETECTIONS)
 
@@ -188,19 +188,19 @@ def _place_columns(columns: Columns) -> Columns:
     return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
 
 
-def read_places(spark: SparkSession, settings: Settings, part: str) -> DataFrame:
+def read_places(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
     """The lists of detections that a run names: rows to cut out."""
     files = spark.createDataFrame([(part, path) for path in settings.emission.detections], "part string, path string")
     return map_arrays(files, _place_columns, _FILES, _PLACES)
 
 
-def cut_detections(places: DataFrame, settings: Settings) -> DataFrame:
+def cut_detections(places: DataFrame, settings: EmissionSettings) -> DataFrame:
     """Cut-outs of detections in frames: every row of the lists comes back, some with a reason.
 
     Parameters
     ----------
     places : DataFrame of :func:`read_places`
-    settings : Settings
+    settings : EmissionSettings
     """
     root = {path.rpartition("/")[2]: path for path in settings.emission.frames}
     # A frame is read once: its detections come together.
@@ -221,7 +221,7 @@ def _ready_columns(columns: Columns) -> Columns:
     return {name: [cell for some in made for cell in some[name]] for name in made[0]}
 
 
-def read_ready_cutouts(spark: SparkSession, settings: Settings, part: str) -> DataFrame:
+def read_ready_cutouts(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
     """Ready cut-outs as DETECTIONS: in the unit of ours, with a reason where one is broken."""
     files = spark.createDataFrame([(part, path) for path in settings.emission.cutouts], "part string, path string")
     return map_arrays(files, _ready_columns, _FILES, DETECTIONS)
@@ -230,21 +230,21 @@ def read_ready_cutouts(spark: SparkSession, settings: Settings, part: str) -> Da
 # ---- classify
 
 
-def classify_columns(columns: Columns, packed: PackedModel, second: FittedSecondRound, batch_size: int) -> Columns:
+def classify_columns(columns: Columns, packed: PackedModel, second: FittedSecondStage, batch_size: int) -> Columns:
     """Scored rows of DETECTIONS → rows of CLASSIFIED."""
     carried = {name: columns[name] for name in CLASSIFIED.names if name in columns}
-    return {**carried, **second_round_columns(columns, packed, second, batch_size)}
+    return {**carried, **second_stage_columns(columns, packed, second, batch_size)}
 
 
-def classify(detections: DataFrame, packed: PackedModel, second: FittedSecondRound, settings: Settings) -> DataFrame:
+def classify(detections: DataFrame, packed: PackedModel, second: FittedSecondStage, settings: EmissionSettings) -> DataFrame:
     """Both rounds of the selection.
 
     Parameters
     ----------
     detections : DataFrame of DETECTIONS, usable rows only
     packed : PackedModel
-    second : FittedSecondRound
-    settings : Settings
+    second : FittedSecondStage
+    settings : EmissionSettings
 
     Returns
     -------

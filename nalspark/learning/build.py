@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nalspark.errors import TrainingError
-from nalspark.learning.evaluation import binary_metrics, reliability
 from nalspark.learning.examples import Examples
 from nalspark.learning.feed import PADDING, Feed, told
 from nalspark.learning.models import Detector, ModelCard, PackedModel, fit_calibration, mean_logit, package_versions, save_model
 from nalspark.learning.networks import resolved_options
+from nalspark.metrics import binary_metrics, reliability
 from nalspark.settings import Settings
 
 #: From the feeds of the examples to learn from and to stop by, to the fitted members and their curves: see `learning.training`.

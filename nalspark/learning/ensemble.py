@@ -1,11 +1,11 @@
-"""The second round of a selection (Sakai 2020): the network's score makes three bands, and a map of the middle one is cut in two.
+"""The second-stage classifier of a selection (Sakai 2020): the network's score makes three bands, a map of the middle one is cut in two.
 
 What scores low is discarded, what scores high is kept. The examples between are laid out in a plane by UMAP (McInnes et al. 2018), from
 the features that the network computes before its last layer, and a support vector machine draws the boundary.
 
 UMAP itself moves new examples together, so that one's place depends on the others that come with it. Here a new example's place is the mean
-of its nearest training examples' places with UMAP's own membership weights: UMAP's first step for new examples, and for one alone. So a
-second round is arrays: nothing of it is a pickled object, and applying it needs neither UMAP nor scikit-learn.
+of its nearest training examples' embedding with UMAP's own membership weights: UMAP's first step for new examples, and for one alone. So a
+second-stage classifier is arrays: nothing of it is a pickled object, and applying it needs neither UMAP nor scikit-learn.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from scipy.spatial import cKDTree
 
 from nalspark.errors import ModelError, TrainingError
 from nalspark.learning.models import package_versions
-from nalspark.settings import SecondRound
+from nalspark.settings import SecondStage
 
 Array = NDArray[np.float64]
 
 FORMAT = 1
-CARD, ARRAYS = "second_round.json", "second_round.npz"
+CARD, ARRAYS = "second_stage.json", "second_stage.npz"
 #: Names of the bands, from the lowest scores to the highest.
 BANDS = ("discard", "reclassify", "keep")
-_ARRAY_NAMES = ("centre", "scale", "points", "places", "support", "dual")
+_ARRAY_NAMES = ("centre", "scale", "points", "embedding", "support", "dual")
 #: Rows whose distances to all support vectors are held at a time.
 _ROWS = 256
 _BISECTIONS = 48
@@ -69,7 +69,7 @@ class Bands(_Frozen):
         return np.where(np.isnan(values), -1, number)
 
 
-def choose_bands(labels: ArrayLike, scores: ArrayLike, settings: SecondRound) -> Bands:
+def choose_bands(labels: ArrayLike, scores: ArrayLike, settings: SecondStage) -> Bands:
     """The bands whose contamination on labelled examples is what is asked for.
 
     The kept band is the largest from the top whose contamination is at most ``keep_contamination``, the discarded one the largest from the
@@ -80,7 +80,7 @@ def choose_bands(labels: ArrayLike, scores: ArrayLike, settings: SecondRound) ->
     labels : array, shape (n,)
         1 real, 0 not; the network has not learned from these examples.
     scores : array, shape (n,)
-    settings : SecondRound
+    settings : SecondStage
     """
     order = np.argsort(np.asarray(scores, dtype=float), kind="stable")
     value, fake = np.asarray(scores, dtype=float)[order], np.asarray(labels)[order] < 0.5
@@ -118,11 +118,11 @@ def selection_quality(labels: ArrayLike, accepted: ArrayLike) -> dict[str, float
     return {"completeness": completeness, "contamination": 1.0 - purity, "figure_of_merit": completeness * purity}
 
 
-# ---- the second round
+# ---- the second-stage classifier
 
 
-class SecondRoundCard(_Frozen):
-    """What a second round is: all that is not an array.
+class SecondStageCard(_Frozen):
+    """What a second-stage classifier is: all that is not an array.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class SecondRoundCard(_Frozen):
     threshold : float
         Margin from which an example of the middle band is accepted.
     arrays : str
-        SHA-256 of the file of arrays; filled in by :func:`save_second_round`.
+        SHA-256 of the file of arrays; filled in by :func:`save_second_stage`.
     metrics, settings, versions : dict
     """
 
@@ -158,29 +158,29 @@ class SecondRoundCard(_Frozen):
 
 
 @dataclass(frozen=True)
-class FittedSecondRound:
-    """A second round at work.
+class FittedSecondStage:
+    """A second-stage classifier at work.
 
     Attributes
     ----------
-    card : SecondRoundCard
+    card : SecondStageCard
     centre, scale : ndarray, shape (d,)
         Features are measured from here, in these units.
     points : ndarray, shape (m, d), float32
         The training examples in these units.
-    places : ndarray, shape (m, 2)
+    embedding : ndarray, shape (m, 2)
         Where UMAP put them.
     support : ndarray, shape (s, 2)
-        Support vectors: places.
+        Support vectors: embedding.
     dual : ndarray, shape (s,)
         Their coefficients.
     """
 
-    card: SecondRoundCard
+    card: SecondStageCard
     centre: Array
     scale: Array
     points: NDArray[np.float32]
-    places: Array
+    embedding: Array
     support: Array
     dual: Array
 
@@ -190,7 +190,7 @@ class FittedSecondRound:
         return cKDTree(self.points, leafsize=64)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The tree is grown again where the second round is sent to.
+        # The tree is grown again where the second-stage classifier is sent to.
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def place(self, features: ArrayLike, known: bool = False) -> Array:
@@ -210,17 +210,17 @@ class FittedSecondRound:
         """
         x = ((np.asarray(features, dtype=np.float64) - self.centre) / self.scale).astype(np.float32)
         if not len(x):
-            return np.zeros((0, self.places.shape[1]))
+            return np.zeros((0, self.embedding.shape[1]))
         k = min(self.card.neighbours, len(self.points) - known)
         distance, number = self._tree.query(x, k=np.arange(1, k + 1) + known)
         weight = _memberships(distance)
-        return (weight[:, :, None] * self.places[number]).sum(axis=1) / weight.sum(axis=1)[:, None]
+        return (weight[:, :, None] * self.embedding[number]).sum(axis=1) / weight.sum(axis=1)[:, None]
 
-    def margin(self, places: ArrayLike) -> Array:
+    def margin(self, embedding: ArrayLike) -> Array:
         """Signed distance from the boundary, positive on the side of the real ones: the machine's decision function, shape (n,)."""
         found = []
-        for start in range(0, len(np.asarray(places)), _ROWS):
-            some = np.asarray(places, dtype=np.float64)[start : start + _ROWS]
+        for start in range(0, len(np.asarray(embedding)), _ROWS):
+            some = np.asarray(embedding, dtype=np.float64)[start : start + _ROWS]
             squared = sum((some[:, axis, None] - self.support[:, axis]) ** 2 for axis in range(self.support.shape[1]))
             found.append((np.exp(-self.card.gamma * squared) * self.dual).sum(axis=1) + self.card.intercept)
         return np.concatenate(found) if found else np.zeros(0)
@@ -234,8 +234,8 @@ class FittedSecondRound:
         """
         if self.card.model != model:
             raise ModelError(
-                f"The second round was made for the network {self.card.model}, and this one is {model}: scores and features of one mean "
-                "nothing to the other. Fit the second round again."
+                f"The second-stage classifier was made for the network {self.card.model}, and this one is {model}: scores and features of "
+                "one mean nothing to the other. Fit the second-stage classifier again."
             )
 
 
@@ -255,9 +255,9 @@ def _memberships(distance: Array) -> Array:
 # ---- fit
 
 
-def fit_second_round(
-    labels: ArrayLike, scores: ArrayLike, features_of: Callable[[NDArray[np.int64]], ArrayLike], settings: SecondRound, model: str
-) -> FittedSecondRound:
+def fit_second_stage(
+    labels: ArrayLike, scores: ArrayLike, features_of: Callable[[NDArray[np.int64]], ArrayLike], settings: SecondStage, model: str
+) -> FittedSecondStage:
     """Choose the bands, map the middle one, and draw the boundary.
 
     Parameters
@@ -266,7 +266,7 @@ def fit_second_round(
         Of examples that the network did not learn from.
     features_of : callable
         Gives the features, (m, d), of the examples with these numbers.
-    settings : SecondRound
+    settings : SecondStage
     model : str
         Digest of the network.
 
@@ -285,12 +285,12 @@ def fit_second_round(
     features = np.asarray(features_of(middle), dtype=np.float64)
     centre, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
     points = ((features - centre) / scale).astype(np.float32)
-    card = SecondRoundCard(
+    card = SecondStageCard(
         bands=bands, features=settings.features, model=model, neighbours=settings.neighbours, gamma=1.0, intercept=0.0,
         settings=settings.model_dump(mode="json"), versions=package_versions(("nalspark", "umap-learn", "scikit-learn", "numpy")),
     )  # fmt: skip
     empty = np.zeros((0, 2))
-    mapped = FittedSecondRound(card, centre, scale, points, _umap(settings).fit_transform(points).astype(np.float64), empty, np.zeros(0))
+    mapped = FittedSecondStage(card, centre, scale, points, _umap(settings).fit_transform(points).astype(np.float64), empty, np.zeros(0))
     return _with_boundary(mapped, mapped.place(features, known=True), y[middle], rest)
 
 
@@ -298,11 +298,11 @@ def _check_middle(real: NDArray[np.bool_], bands: Bands) -> None:
     if len(real) < _LEAST or not _LEAST_OF_A_KIND <= real.sum() <= len(real) - _LEAST_OF_A_KIND:
         raise TrainingError(
             f"Between the scores {bands.low:.3f} and {bands.high:.3f} there are {len(real)} examples, {real.sum()} of them real: too few "
-            "for a boundary. Give more examples, or set second_round.keep_contamination lower and discard_contamination higher."
+            "for a boundary. Give more examples, or set second_stage.keep_contamination lower and discard_contamination higher."
         )
 
 
-def _umap(settings: SecondRound) -> Any:
+def _umap(settings: SecondStage) -> Any:
     import umap  # seconds of compilation: only who fits waits for it
 
     return umap.UMAP(n_neighbors=settings.neighbours, min_dist=settings.min_dist, random_state=settings.seed, n_jobs=1)
@@ -322,17 +322,17 @@ def _rest_of(real: NDArray[np.bool_], scores: Array, bands: Bands, weight: float
     return _Rest(int(real.sum()), int((real & kept).sum()), int(kept.sum()), weight)
 
 
-def _with_boundary(mapped: FittedSecondRound, places: Array, real: NDArray[np.bool_], rest: _Rest) -> FittedSecondRound:
+def _with_boundary(mapped: FittedSecondStage, embedding: Array, real: NDArray[np.bool_], rest: _Rest) -> FittedSecondStage:
     """The boundary that cross-validation finds best, and the margin above which the whole selection's figure of merit is greatest."""
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
     from sklearn.svm import SVC
 
-    usual = 1.0 / (places.shape[1] * places.var())
+    usual = 1.0 / (embedding.shape[1] * embedding.var())
     grid = {"C": list(_PENALTIES), "gamma": [usual * width for width in _WIDTHS]}
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
-    search = GridSearchCV(SVC(kernel="rbf"), grid, cv=folds, scoring="roc_auc").fit(places, real)
+    search = GridSearchCV(SVC(kernel="rbf"), grid, cv=folds, scoring="roc_auc").fit(embedding, real)
     machine = search.best_estimator_
-    margins = cross_val_predict(SVC(kernel="rbf", **search.best_params_), places, real, cv=folds, method="decision_function")
+    margins = cross_val_predict(SVC(kernel="rbf", **search.best_params_), embedding, real, cv=folds, method="decision_function")
     threshold, merit = _merit_threshold(margins, real, rest)
     card = mapped.card.model_copy(
         update={
@@ -342,8 +342,8 @@ def _with_boundary(mapped: FittedSecondRound, places: Array, real: NDArray[np.bo
             "metrics": {"examples": float(len(real)), "auc_of_margin": float(search.best_score_), "figure_of_merit": merit},
         }
     )
-    arrays = {name: getattr(mapped, name) for name in ("centre", "scale", "points", "places")}
-    return FittedSecondRound(
+    arrays = {name: getattr(mapped, name) for name in ("centre", "scale", "points", "embedding")}
+    return FittedSecondStage(
         card, **arrays, support=machine.support_vectors_.astype(np.float64), dual=machine.dual_coef_[0].astype(np.float64)
     )
 
@@ -361,8 +361,8 @@ def _merit_threshold(margins: Array, real: NDArray[np.bool_], rest: _Rest) -> tu
 # ---- on disk
 
 
-def save_second_round(folder: str | Path, second: FittedSecondRound) -> FittedSecondRound:
-    """Write ``second_round.json`` and ``second_round.npz`` into a folder, beside the network's files or elsewhere.
+def save_second_stage(folder: str | Path, second: FittedSecondStage) -> FittedSecondStage:
+    """Write ``second_stage.json`` and ``second_stage.npz`` into a folder, beside the network's files or elsewhere.
 
     Raises
     ------
@@ -378,12 +378,12 @@ def save_second_round(folder: str | Path, second: FittedSecondRound) -> FittedSe
         (Path(folder) / ARRAYS).write_bytes(content)
         (Path(folder) / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ModelError(f"The second round cannot be written into '{folder}': {error.strerror}.") from None
-    return FittedSecondRound(card, *(getattr(second, name) for name in _ARRAY_NAMES))
+        raise ModelError(f"The second-stage classifier cannot be written into '{folder}': {error.strerror}.") from None
+    return FittedSecondStage(card, *(getattr(second, name) for name in _ARRAY_NAMES))
 
 
-def read_second_round(folder: str | Path) -> FittedSecondRound:
-    """Read a second round, and refuse what this version cannot reproduce.
+def read_second_stage(folder: str | Path) -> FittedSecondStage:
+    """Read a second-stage classifier, and refuse what this version cannot reproduce.
 
     Raises
     ------
@@ -395,20 +395,24 @@ def read_second_round(folder: str | Path) -> FittedSecondRound:
         tree = json.loads((where / CARD).read_text(encoding="utf-8"))
         content = (where / ARRAYS).read_bytes()
     except OSError as error:
-        raise ModelError(f"There is no second round in '{where}': {CARD} and {ARRAYS} cannot be read ({error.strerror}).") from None
+        raise ModelError(
+            f"There is no second-stage classifier in '{where}': {CARD} and {ARRAYS} cannot be read ({error.strerror})."
+        ) from None
     except ValueError as error:
-        raise ModelError(f"'{where / CARD}' is not valid JSON: {error}. Fit the second round again.") from None
+        raise ModelError(f"'{where / CARD}' is not valid JSON: {error}. Fit the second-stage classifier again.") from None
     written = tree.get("format") if isinstance(tree, dict) else None
     if written != FORMAT:
-        raise ModelError(f"'{where}' is a second round of format {written}, and this nalspark reads format {FORMAT}. Fit it again.")
+        raise ModelError(
+            f"'{where}' is a second-stage classifier of format {written}, and this nalspark reads format {FORMAT}. Fit it again."
+        )
     try:
-        card = SecondRoundCard.model_validate(tree)
+        card = SecondStageCard.model_validate(tree)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ModelError(f"'{where / CARD}' is not the card of a second round ({faults}). Fit it again.") from None
+        raise ModelError(f"'{where / CARD}' is not the card of a second-stage classifier ({faults}). Fit it again.") from None
     if hashlib.sha256(content).hexdigest() != card.arrays:
         raise ModelError(f"'{where / ARRAYS}' is not the file that {CARD} was written for: its SHA-256 differs. Fit it again.")
-    return FittedSecondRound(card, **_arrays(content, where))
+    return FittedSecondStage(card, **_arrays(content, where))
 
 
 def _arrays(content: bytes, where: Path) -> dict[str, Any]:
@@ -416,10 +420,12 @@ def _arrays(content: bytes, where: Path) -> dict[str, Any]:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in _ARRAY_NAMES}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelError(f"'{where / ARRAYS}' is not an npz of plain arrays ({error}). Fit the second round again.") from None
+        raise ModelError(f"'{where / ARRAYS}' is not an npz of plain arrays ({error}). Fit the second-stage classifier again.") from None
     (m, d), s = np.atleast_2d(arrays["points"]).shape, len(np.atleast_1d(arrays["dual"]))
-    shapes = {"centre": (d,), "scale": (d,), "points": (m, d), "places": (m, 2), "support": (s, 2), "dual": (s,)}
+    shapes = {"centre": (d,), "scale": (d,), "points": (m, d), "embedding": (m, 2), "support": (s, 2), "dual": (s,)}
     for name, shape in shapes.items():
         if arrays[name].shape != shape or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise ModelError(f"'{where / ARRAYS}': '{name}' should be finite numbers of shape {shape}. Fit the second round again.")
+            raise ModelError(
+                f"'{where / ARRAYS}': '{name}' should be finite numbers of shape {shape}. Fit the second-stage classifier again."
+            )
     return arrays

@@ -16,10 +16,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import BinaryType
 
 from nalspark.errors import ModelError
-from nalspark.learning.ensemble import BANDS, FittedSecondRound
+from nalspark.learning.ensemble import BANDS, FittedSecondStage
 from nalspark.learning.models import Detector, ModelCard, PackedModel
 from nalspark.settings import Infer
-from nalspark.worker import settle
+from nalspark.worker import idle_cleanup
 
 SCORE = "score"
 #: The model that this worker last put to work, by digest, batch size and what is asked of it: workers outlive their tasks.
@@ -69,7 +69,7 @@ def _score_batches(batches: Iterator[tuple[pd.Series, ...]], packed: PackedModel
         scores = np.full(len(usable), np.nan, dtype=np.float32)  # NaN arrives as null
         scores[usable] = detector.predict(decode_examples([column[usable] for column in columns], packed.card))
         yield pd.Series(scores)
-    settle()
+    idle_cleanup()
 
 
 def decode_examples(columns: Sequence[Sequence[bytes]], card: ModelCard) -> NDArray[np.float32]:
@@ -125,23 +125,23 @@ def load_keras() -> None:
 
 
 def features(examples: NDArray[np.float32], packed: PackedModel, of: Literal["network", "image"], batch_size: int) -> NDArray[np.float32]:
-    """What a second round maps examples (n, \\*example_shape) by: the network's features, or the compressed image itself; (n, d)."""
+    """Give what a second-stage classifier maps examples (n, \\*example_shape) by: the network's features, or the image itself; (n, d)."""
     if of == "image":
         return (np.sign(examples) * np.log1p(np.abs(examples))).reshape(len(examples), -1)
     return _at_work(packed, batch_size, "features").logits(examples)
 
 
-def second_round_columns(
-    columns: Mapping[str, Any], packed: PackedModel, second: FittedSecondRound, batch_size: int
+def second_stage_columns(
+    columns: Mapping[str, Any], packed: PackedModel, second: FittedSecondStage, batch_size: int
 ) -> dict[str, NDArray[Any]]:
-    """What both rounds say of each row: the columns of SECOND_ROUND_COLUMNS.
+    """What both rounds say of each row: the columns of SECOND_STAGE_COLUMNS.
 
     Parameters
     ----------
     columns : mapping
         ``score``, (n,), and the model's input columns, (n, pixels) each.
     packed : PackedModel
-    second : FittedSecondRound
+    second : FittedSecondStage
         Made for that model.
     batch_size : int
     """

@@ -38,7 +38,7 @@ def fractions_figure(panels: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
     Parameters
     ----------
     panels : mapping
-        Axis label → result of :func:`nalspark.absorption.evaluate.fractions`.
+        Axis label → result of :func:`nalspark.judging.systems.fractions`.
     ylabel : str
     """
     figure = _figure((2.6 * max(len(panels), 1) + 0.6, 2.9))
@@ -105,7 +105,7 @@ def curves_figure(curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str) 
     Parameters
     ----------
     curves : mapping
-        Label → result of :func:`nalspark.absorption.evaluate.fractions`, all with the same edges.
+        Label → result of :func:`nalspark.judging.systems.fractions`, all with the same edges.
     xlabel, ylabel : str
     """
     figure = _figure((6.4, 3.4))

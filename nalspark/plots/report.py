@@ -121,7 +121,7 @@ _AXES = {
     "z_abs": ("absorption redshift", "absorbers", False),
     "z_qso": ("quasar redshift", "sightlines", False),
     "snr": ("median signal-to-noise ratio per pixel", "sightlines", False),
-    "delta_z": ("searched redshift path Δz", "sightlines", False),
+    "redshift_path": ("searched redshift path Δz", "sightlines", False),
     "significance": ("significance of the detection (σ)", "absorbers", True),
     "score": ("score", "absorbers", True),
     "doublet_ratio": ("doublet ratio", "absorbers", False),

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from nalspark.learning.evaluation import binary_metrics, reliability, roc_curve
+from nalspark.metrics import binary_metrics, reliability, roc_curve
 from nalspark.plots.evaluation import ScoreCurves, scores_figure
 from nalspark.plots.figures import BLUE, VERMILLION, _figure, _styled
 

@@ -95,7 +95,7 @@ def _keep_short_runs(marked: Flags, longest: int) -> None:
 
 
 @compiled
-def _stand_out(deviation: Floats, good: Flags, significance: float, marks: Flags, work: Floats, steps: NDArray[np.int64]) -> None:
+def _mark_outliers(deviation: Floats, good: Flags, significance: float, marks: Flags, work: Floats, steps: NDArray[np.int64]) -> None:
     """Mark the deficits and the excesses of a spectrum, (2, p). `work` (4, p + 10) and `steps` (3, p + 1) are room.
 
     Sums over boxes are widened from one box to the next. Steps are +1 where a deficit, excess or deep deficit begins, -1 behind its end.
@@ -137,7 +137,9 @@ def _stand_out(deviation: Floats, good: Flags, significance: float, marks: Flags
         _keep_short_runs(marks[kind], _LONGEST[kind])
 
 
-def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def clip_outliers(
+    deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Pixels of narrow deficits and of narrow excesses.
 
     Parameters
@@ -155,7 +157,7 @@ def stands_out(deviation: NDArray[np.float64], good: NDArray[np.bool_], signific
     n, n_pixels = deviation.shape
     marks, work, steps = np.empty((n, 2, n_pixels), bool), np.empty((4, n_pixels + 10)), np.empty((3, n_pixels + 1), np.int64)
     for row in range(n):
-        _stand_out(deviation[row].astype(float), good[row].astype(bool), float(significance), marks[row], work, steps)
+        _mark_outliers(deviation[row].astype(float), good[row].astype(bool), float(significance), marks[row], work, steps)
     return marks[:, 0], marks[:, 1]
 
 
@@ -242,7 +244,7 @@ def _fit_row(
     for _ in range(iterations):
         np.subtract(value, continuum, out=deviation)
         deviation *= root
-        _stand_out(deviation, good, significance, marks, work, steps)
+        _mark_outliers(deviation, good, significance, marks, work, steps)
         now = marks[0] | marks[1]
         # A spectrum that would lose nearly everything keeps all: its errors, not its features, are at fault.
         if np.count_nonzero(good & ~now) < 0.5 * n_good:

@@ -24,12 +24,12 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-import nalspark
 from nalspark.errors import SettingsError, UnusableSpectrum
 from nalspark.settings import Fetch
 from nalspark.surveys.fits_table import printable
 from nalspark.surveys.reader import parse_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
+from nalspark.version import VERSION
 
 _FITS = b"SIMPLE  ="
 _CHUNK = 2**16
@@ -109,7 +109,7 @@ class Archive:
         self._rate = _Rate(settings.limit_rate_mb_s * 1e6)
         self._retry = urllib3.Retry(settings.retries, backoff_factor=settings.backoff_s, backoff_jitter=settings.backoff_s)
         self.stopping = threading.Event()
-        options: dict[str, Any] = {"maxsize": settings.workers, "headers": {"User-Agent": f"nalspark/{nalspark.__version__}"}}
+        options: dict[str, Any] = {"maxsize": settings.workers, "headers": {"User-Agent": f"nalspark/{VERSION}"}}
         proxy = None if urllib.request.proxy_bypass(parts.hostname) else urllib.request.getproxies().get(parts.scheme)
         self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
 
 from nalspark.tables.table import Column, Table
-from nalspark.worker import settle
+from nalspark.worker import idle_cleanup
 
 Columns = dict[str, Any]
 Batches = Iterator[pa.RecordBatch]
@@ -92,7 +92,7 @@ def to_arrow(frame: DataFrame, table: Table) -> pa.Table:
 
 def _settled(batches: Batches, function: Callable[[Batches], Batches]) -> Batches:
     yield from function(batches)
-    settle()
+    idle_cleanup()
 
 
 def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema: StructType) -> DataFrame:

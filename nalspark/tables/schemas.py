@@ -8,7 +8,7 @@ from nalspark.lines import LineSpecies, Transition
 from nalspark.tables.table import REJECTION_COLUMNS, Column, Table
 
 _SPECTRUM_ID = Column("spectrum_id", "string", "PPPP-MJD-FFFF as SDSS writes it (4 or 5 digits of plate)", ucd="meta.id;meta.main")
-_PART = Column("part", "string", "The unit in which tables are replaced and resumed; SDSS: a range of plates", ucd="meta.id.part")
+PART = Column("part", "string", "The unit in which tables are replaced and resumed; SDSS: a range of plates", ucd="meta.id.part")
 _PATH = Column("path", "string", "Where the spectrum was read from", ucd="meta.file")
 _IDS = (
     Column("plate", "int", "SDSS plate number", ucd="meta.id"),
@@ -28,7 +28,7 @@ FILES = Table(
         _PATH,
         Column("size", "long", "Size of the file", "byte", "meta.number"),
         Column("modified_ns", "long", "Time of the last change, nanoseconds since 1970", "ns", "time.epoch"),
-        _PART,
+        PART,
     ),
 )
 
@@ -43,7 +43,7 @@ SPECTRA = Table(
     "One row per spectrum as the survey published it, on its own pixels.",
     (
         _SPECTRUM_ID,
-        _PART,
+        PART,
         _PATH,
         Column("survey", "string", "The reader that understood the file", ucd="meta.id"),
         *_IDS,
@@ -64,7 +64,7 @@ MATCHES = Table(
     "One row per spectrum and catalogue in which it was found.",
     (
         _SPECTRUM_ID,
-        _PART,
+        PART,
         Column("kind", "string", "What the catalogue has: 'quasars' or 'absorbers'", ucd="meta.code"),
         Column("catalogue", "string", "Name of the catalogue: its file name", ucd="meta.id"),
         Column("row", "long", "The first of the catalogue's rows on this sightline, counted from 0", ucd="meta.record"),
@@ -97,7 +97,7 @@ TARGETS = Table(
     "One row per spectrum that will be searched: whose it is, at which redshift, and what is known of it.",
     (
         _SPECTRUM_ID,
-        _PART,
+        PART,
         _PATH,
         Column("survey", "string", "The reader that understood the file", ucd="meta.id"),
         *_IDS,
@@ -127,7 +127,7 @@ NORMALIZED = Table(
     "One row per searched spectrum on the common grid, with its continuum and the redshifts that were searched.",
     (
         _SPECTRUM_ID,
-        _PART,
+        PART,
         *_POSITION,
         *_IDS,
         _Z_QSO,
@@ -140,7 +140,7 @@ NORMALIZED = Table(
         Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
         Column("z_start", "list<double>", "Lower ends of the searched redshift intervals", ucd="src.redshift;stat.min"),
         Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
-        Column("delta_z", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
+        Column("redshift_path", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
         Column("flux", "pixels<f4>", "Flux divided by `rescale`", ucd="phot.flux.density;em.wl"),
         Column("ivar", "pixels<f4>", "Inverse variance of `flux`, scaled to the measured scatter of the residuals", ucd="stat.variance"),
         Column("continuum", "pixels<f4>", "Fitted continuum in the unit of `flux`", ucd="spect.continuum"),
@@ -154,7 +154,7 @@ CANDIDATES = Table(
     (
         Column("candidate_id", "string", "spectrum_id and the lattice pixel of the first line", ucd="meta.id;meta.main"),
         _SPECTRUM_ID,
-        _PART,
+        PART,
         *_IDS,
         *_POSITION,
         _Z_QSO,
@@ -207,7 +207,7 @@ def absorbers_table(species: LineSpecies) -> Table:
             ucd="meta.id;meta.main",
         ),
         replace(_SPECTRUM_ID, ucd="meta.id"),
-        _PART,
+        PART,
         *_IDS,
         *_POSITION,
         _Z_QSO,
@@ -253,7 +253,7 @@ SIGHTLINES = Table(
     "One row per searched spectrum, those without an absorber included.",
     (
         *(column for column in TARGETS.columns if column not in REJECTION_COLUMNS),
-        *NORMALIZED.select("snr", "z_start", "z_stop", "delta_z"),
+        *NORMALIZED.select("snr", "z_start", "z_stop", "redshift_path"),
         Column("n_absorbers", "int", "Absorbers found, those with the flag OFF_PATH included", ucd="meta.number"),
         Column(
             "matches",
@@ -269,7 +269,7 @@ REJECTIONS = Table(
     (
         _PATH,
         _SPECTRUM_ID,
-        _PART,
+        PART,
         Column("stage", "string", "The stage that rejected it", ucd="meta.id"),
         Column("reason", "string", "Why: a short identifier", ucd="meta.code"),
         Column("detail", "string", "Why, in a sentence", ucd="meta.note"),
@@ -296,11 +296,11 @@ TRUTH = Table(
 _EXAMPLE = (
     Column("example_id", "string", "Name of the example", ucd="meta.id;meta.main"),
     Column("quasar_id", "string", "The quasar it was made from: training, validation, calibration and test share none", ucd="meta.id"),
-    _PART,
+    PART,
     Column("split", "string", "train, validation, calibration or test", ucd="meta.code"),
     Column("label", "float", "1: an absorber of the species; 0: none", ucd="meta.code"),
     Column("draw", "double", "Uniform in [0, 1), a function of example_id: bootstrap draws choose negatives by it"),
-    Column("kind", "string", "The impostor that the spectrum holds; empty for none", ucd="meta.code"),
+    Column("kind", "string", "The interloper that the spectrum holds; empty for none", ucd="meta.code"),
     _Z_QSO,
     Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
     Column("z_abs", "double", "Redshift of the nearest absorber put in; null where there is none", ucd="src.redshift"),
@@ -322,7 +322,7 @@ SCORES = Table(
     (
         CANDIDATES.columns[0],
         _SPECTRUM_ID,
-        _PART,
+        PART,
         Column("score", "float", "Calibrated probability that the candidate is an absorber of the species", ucd="stat.probability"),
     ),
 )
@@ -330,7 +330,7 @@ EIGENSPECTRA = Table(
     "eigenspectra",
     "One row per bin of redshift: mean and eigenspectra of its quasars' rescaled continua; arrays of several rows lie row after row.",
     (
-        _PART,
+        PART,
         Column("z_bin", "int", "Number of the bin; bins begin at redshift 0", ucd="meta.number"),
         Column("z_low", "double", "Lower end of the bin", ucd="src.redshift;stat.min"),
         Column("z_high", "double", "Upper end of the bin", ucd="src.redshift;stat.max"),
@@ -367,47 +367,11 @@ CHANGES = Table(
     ),
 )
 
-# ---- emission lines
-
-_DETECTION_ID = Column("detection_id", "string", "Name of the detection", ucd="meta.id;meta.main")
-_CLASS = Column("class", "int", "Visual class: -2 bad amplifier … 2 possibly spurious, 3 possibly real … 5 confidently real; null for none")
-_PLANE = "significance per pixel; 9 neighbouring fibers, one row each, and 32 columns of 2 Å"
-DETECTIONS = Table(
-    "detections",
-    "One row per detection of an emission line: where it is, and its cut-outs.",
-    (
-        _DETECTION_ID,
-        _PART,
-        Column("frame", "string", "The frame or file it comes from", ucd="meta.file"),
-        Column("fiber", "int", "Row of its brightest fiber in the frame, from 0; null for a ready cut-out", ucd="meta.number"),
-        Column("wavelength", "double", "Where the line was found, observed; null for a ready cut-out", "Angstrom", "em.wl"),
-        _CLASS,
-        Column("label", "float", "1: the class says real; 0: it says fake", ucd="meta.code"),
-        Column("draw", "double", "Uniform in [0, 1), a function of detection_id: bootstrap draws choose negatives by it"),
-        Column("kind", "string", "What was simulated; empty for a real detection", ucd="meta.code"),
-        Column("snr", "float", "Signal-to-noise ratio of a line of the instrument's width in the weighted sum", ucd="stat.snr"),
-        Column("cutout_flags", "int", "Bits of CutoutFlag; 0: nothing to remark", ucd="meta.code.qual"),
-        Column("weighted_sum", "pixels<f4>", f"Sum of the fibers weighted with their signal: {_PLANE}"),
-        *(Column(f"fiber_{k}", "pixels<f4>", f"The fiber that is {k}. in brightness: {_PLANE}") for k in (1, 2, 3, 4)),
-    ),
-).rejectable()
-
 #: What both rounds of a selection say of a row.
-SECOND_ROUND_COLUMNS = (
+SECOND_STAGE_COLUMNS = (
     Column("band", "string", "What the network's score decides: discard, reclassify or keep", ucd="meta.code"),
     Column("umap_x", "double", "Place in the map of the middle band; null outside it"),
     Column("umap_y", "double", "Place in the map of the middle band; null outside it"),
     Column("svm_margin", "double", "Signed distance from the boundary in the map, positive on the side of the real ones; null outside it"),
-    Column("accepted", "bool", "Kept by its score, or accepted by the second round", ucd="meta.code"),
-)
-CLASSIFIED = Table(
-    "classified",
-    "One row per detection of an emission line: what both rounds of the selection say of it.",
-    (
-        _DETECTION_ID,
-        _PART,
-        *DETECTIONS.select("frame", "fiber", "wavelength", "class", "kind", "snr", "cutout_flags"),
-        Column("score", "float", "Calibrated probability, from the network, that the line is real", ucd="stat.probability"),
-        *SECOND_ROUND_COLUMNS,
-    ),
+    Column("accepted", "bool", "Kept by its score, or accepted by the second-stage classifier", ucd="meta.code"),
 )

@@ -5,10 +5,10 @@ import pytest
 from make_spectra import OFFSET, STEP, UNIT_WIDTH, find, make_images, make_spectra
 
 from nalspark.absorption.images import ImageGeometry, cut_images
-from nalspark.absorption.inject import Population, draw, equivalent_width, transmission, uniforms_per_spectrum
 from nalspark.absorption.measure import AbsorberFlag, Veto, intrinsic_fwhm, measure_candidates, velocity_from_quasar
 from nalspark.absorption.stages import measure_columns
 from nalspark.lines import FE_II_2600, MG_II, SPEED_OF_LIGHT_KMS
+from nalspark.mocks.inject import Population, draw, equivalent_width, transmission, uniforms_per_spectrum
 from nalspark.settings import load
 from nalspark.spectra.grid import SDSS_GRID
 

@@ -36,7 +36,7 @@ def test_a_good_spectrum_is_usable():
         true = 7.0 * quasar_continuum(z)
         inner = slice(50, -50)
         np.testing.assert_allclose(np.median(result.continuum[row, inner] * result.rescale[row] / true[inner]), 1.0, atol=0.01)
-    assert result.delta_z == pytest.approx([sum(b - a) for a, b in zip(result.z_start, result.z_stop, strict=True)])
+    assert result.redshift_path == pytest.approx([sum(b - a) for a, b in zip(result.z_start, result.z_stop, strict=True)])
     assert result.spectra.flux.dtype == result.spectra.ivar.dtype == result.continuum.dtype == np.float32
 
 
@@ -82,7 +82,7 @@ def test_every_reason_is_given_with_a_sentence(reason, z, spectra, sentence):
     assert result.reason[0] == reason and sentence in result.detail[0]
     assert np.isfinite(result.continuum).all()  # carried through, so that a batch stays one array
     if reason != "low_snr":
-        assert result.delta_z[0] == 0.0 and len(result.z_start[0]) == 0
+        assert result.redshift_path[0] == 0.0 and len(result.z_start[0]) == 0
 
 
 def test_an_unusable_spectrum_does_not_hurt_its_neighbours():
@@ -207,7 +207,7 @@ def test_a_row_does_not_depend_on_the_batch():
     for size in (1, 7):
         rows = [slice(k, k + size) for k in range(0, 64, size)]
         parts = [ready(Spectra(spectra.flux[row], spectra.ivar[row], spectra.mask[row], SDSS_GRID), z[row]) for row in rows]
-        for name in ("continuum", "rescale", "snr", "delta_z", "reason", "detail"):
+        for name in ("continuum", "rescale", "snr", "redshift_path", "reason", "detail"):
             np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name), err_msg=name)
         for name in ("flux", "ivar", "mask"):
             np.testing.assert_array_equal(

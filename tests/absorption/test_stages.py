@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from runs import make_survey, settings_of, spark_frame
 
 from nalspark.absorption import stages as absorption
-from nalspark.learning.ensemble import Bands, FittedSecondRound, SecondRoundCard
-from nalspark.learning.inference import decode_examples, features, score
+from nalspark.learning.inference import decode_examples, score
 from nalspark.learning.models import PackedModel, read_model
 from nalspark.settings import Settings
 from nalspark.surveys import stages as surveys
@@ -102,28 +100,6 @@ def measured(candidates: pa.RecordBatch, scores: pa.RecordBatch, settings: Setti
     return encode(absorption.measure_columns(columns, settings), absorption.measured_table(settings))
 
 
-@pytest.fixture(scope="module")
-def second(candidates: pa.RecordBatch, model: PackedModel) -> FittedSecondRound:
-    """Arrays that nothing was fitted for: candidates as the map's examples, a boundary through its middle."""
-    images = decode_examples([candidates[name].to_pylist() for name in model.card.inputs], model.card)
-    seen = features(images, model, "network", 256).astype(np.float64)
-    places = np.random.default_rng(0).normal(size=(len(seen), 2))
-    bands = Bands(low=0.1, high=0.9)
-    card = SecondRoundCard(bands=bands, model=model.digest, neighbours=5, gamma=1.0, intercept=0.0)
-    support, dual = np.array([[-1.0, 0.0], [1.0, 0.0]]), np.array([-1.0, 1.0])
-    return FittedSecondRound(card, seen.mean(axis=0), seen.std(axis=0) + 1e-6, seen.astype(np.float32), places, support, dual)
-
-
-@pytest.fixture(scope="module")
-def vetted(
-    candidates: pa.RecordBatch, measured: pa.RecordBatch, model: PackedModel, second: FittedSecondRound, settings: Settings
-) -> pa.RecordBatch:
-    chosen = candidates.filter(pc.is_in(candidates["candidate_id"], measured["absorber_id"]))
-    images = as_columns(chosen.select(list(model.card.inputs)), CANDIDATES)
-    columns = as_columns(measured, absorption.measured_table(settings)) | images
-    return encode(absorption.vet_columns(columns, model, second, settings), absorption.vetted_table(settings))
-
-
 # ---- the comparison
 
 
@@ -175,38 +151,6 @@ def test_measure_fits_each_possible_candidate_as_all_together(
 ) -> None:
     frames = frame_of(spark, candidates, CANDIDATES, cut), frame_of(spark, scores, SCORES, 2)
     assert_equal(absorption.measure(*frames, settings), measured, absorption.measured_table(settings), "absorber_id")
-
-
-@pytest.fixture(scope="module")
-def vetted_by_spark() -> dict[int, pa.Table]:
-    """What the cuts that were tried gave, for the ones that follow."""
-    return {}
-
-
-def test_vet_looks_at_each_measured_candidate_as_at_all_together_and_removes_none(
-    spark: Any, settings: Settings, candidates: Any, measured: Any, vetted: Any, model: Any, second: Any, vetted_by_spark: Any, cut: int
-) -> None:
-    """Equal to the last bit however Spark cuts; beside one process with more threads, features may differ in the last digits."""
-    table = absorption.vetted_table(settings)
-    frames = frame_of(spark, candidates, CANDIDATES, cut), frame_of(spark, measured, absorption.measured_table(settings), 2)
-    found = to_arrow(absorption.vet(*frames, model, second, settings), table).sort_by("absorber_id")
-    assert all(found.equals(other) for other in vetted_by_spark.values())
-    vetted_by_spark[cut] = found
-    ours, theirs = found.to_pandas(), vetted.to_pandas().sort_values("absorber_id", ignore_index=True)
-    places = ["umap_x", "umap_y", "svm_margin"]
-    np.testing.assert_allclose(ours[places].to_numpy(), theirs[places].to_numpy(), rtol=1e-3, atol=1e-3)
-    assert ours.drop(columns=places).equals(theirs.drop(columns=places))
-    assert vetted.select(measured.schema.names).equals(measured)
-
-
-def test_vet_says_where_score_fit_and_second_round_differ(settings: Settings, vetted: pa.RecordBatch) -> None:
-    rows = vetted.to_pandas()
-    middle = rows["band"] == "reclassify"
-    assert middle.any() and (rows["accepted"] == (rows["band"] == "keep"))[~middle].all()
-    assert (rows["accepted"] == (rows["svm_margin"] >= 0))[middle].all() and rows["umap_x"][~middle].isna().all()
-    overruled = rows["accepted"] != (rows["score"] >= settings.infer.min_score)
-    assert ((rows["vet_flags"] & 1 > 0) == overruled).all()
-    assert ((rows["vet_flags"] & 2 > 0) == (rows["accepted"] & (rows["veto"] != 0))).all()
 
 
 def test_what_is_measured_has_the_score_and_some_are_absorbers(

@@ -9,13 +9,14 @@ from astropy.io import fits
 
 from nalspark.cli import main
 from nalspark.emission import stages
+from nalspark.emission.frames import CUTOUT_SHAPE
 from nalspark.emission.run import EmissionRun, read_selection
+from nalspark.emission.settings import EmissionSettings
+from nalspark.emission.tables import CLASSIFIED, DETECTIONS
 from nalspark.errors import ModelError, NalsparkError
 from nalspark.progress import Progress
 from nalspark.settings import load
-from nalspark.surveys.hetdex import CUTOUT_SHAPE
 from nalspark.tables.manifest import read_manifest
-from nalspark.tables.schemas import CLASSIFIED, DETECTIONS
 from nalspark.tables.store import Store
 
 pytestmark = [pytest.mark.spark, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
@@ -26,7 +27,7 @@ n_train = 400
 n_reference = 500
 n_held_out = 250
 rows_per_part = 250
-[second_round]
+[second_stage]
 keep_contamination = 0.02
 discard_contamination = 0.98
 [train]
@@ -57,8 +58,8 @@ def out(trained):
 def test_a_training_leaves_both_rounds_their_pictures_and_the_table(out):
     selection = read_selection(out)
     assert selection.packed.card.network == "cutout_cnn" and "emission" in selection.packed.card.settings
-    assert all((out / "second_round" / name).is_file() for name in ("scores.png", "map.png"))
-    text = (out / "second_round" / "result.txt").read_text(encoding="utf-8")
+    assert all((out / "second_stage" / name).is_file() for name in ("scores.png", "map.png"))
+    text = (out / "second_stage" / "result.txt").read_text(encoding="utf-8")
     assert all(word in text for word in ("discard", "reclassify", "keep", "figure of merit", "network + UMAP + SVM", "slides"))
     rows = {table: sum(part.rows for part in parts.values()) for table, parts in read_manifest(out / "manifest.json").tables.items()}
     assert rows == {"detections": 400 + 3 * 50 + 500 + 250, "classified": 250}
@@ -73,7 +74,7 @@ def test_a_second_training_does_nothing_anew(spark, trained, out, capsys):
 
 
 def test_a_selection_is_the_same_at_one_three_and_seven_partitions(spark, trained, out):
-    settings, store, selection = load(trained), Store(out), read_selection(out)
+    settings, store, selection = load(trained, model=EmissionSettings), Store(out), read_selection(out)
     rows = store.read(spark, store.manifest(), DETECTIONS, ["held_out-00000"])
     found = []
     for partitions in (1, 3, 7):
@@ -104,7 +105,7 @@ def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, 
     fits.PrimaryHDU(cubes).writeto(tmp_path / "cutouts.fits")
     given = {"frames": ["a.fits", "lone.fits"], "detections": ["list.csv"], "cutouts": ["cutouts.fits"]}
     values = {f"emission.{key}": [str(tmp_path / name) for name in names] for key, names in given.items()}
-    settings = load(trained, out=str(tmp_path / "found"), **values, **{"emission.model": str(out)})
+    settings = load(trained, model=EmissionSettings, out=str(tmp_path / "found"), **values, **{"emission.model": str(out)})
     told = EmissionRun(spark, settings, Progress(None)).classify()
     store = Store(settings.out)
     rows = store.read(spark, store.manifest(), DETECTIONS).toPandas().set_index("detection_id")
@@ -119,7 +120,7 @@ def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, 
 
 
 def test_a_network_that_reads_no_cutouts_is_refused_before_anything_is_simulated(trained, tmp_path):
-    settings = load(trained, ["train.network=candidate_cnn", "train.options={}"], out=str(tmp_path / "new"))
+    settings = load(trained, ["train.network=candidate_cnn", "train.options={}"], EmissionSettings, out=str(tmp_path / "new"))
     with pytest.raises(ModelError, match=r"candidate_cnn reads examples of shape \(transitions, columns, 2\), not \(9, 32, 5\)"):
         EmissionRun(None, settings, Progress(None)).train()
     assert not (tmp_path / "new").exists()
@@ -127,8 +128,8 @@ def test_a_network_that_reads_no_cutouts_is_refused_before_anything_is_simulated
 
 def test_nothing_to_classify_and_no_selection_are_told(trained, tmp_path):
     with pytest.raises(NalsparkError, match="nothing to classify"):
-        EmissionRun(None, load(trained), Progress(None)).classify()
-    settings = load(trained, **{"emission.cutouts": ["x.fits"], "emission.model": str(tmp_path)})
+        EmissionRun(None, load(trained, model=EmissionSettings), Progress(None)).classify()
+    settings = load(trained, model=EmissionSettings, **{"emission.cutouts": ["x.fits"], "emission.model": str(tmp_path)})
     with pytest.raises(ModelError, match="There is no model"):
         EmissionRun(None, settings, Progress(None)).classify()
 

@@ -15,14 +15,14 @@ from nalspark.learning.ensemble import (
     Bands,
     best_threshold,
     choose_bands,
-    fit_second_round,
-    read_second_round,
-    save_second_round,
+    fit_second_stage,
+    read_second_stage,
+    save_second_stage,
     selection_quality,
 )
-from nalspark.settings import SecondRound
+from nalspark.settings import SecondStage
 
-SETTINGS = SecondRound(keep_contamination=0.05, discard_contamination=0.95, neighbours=10)
+SETTINGS = SecondStage(keep_contamination=0.05, discard_contamination=0.95, neighbours=10)
 
 
 def examples(n=700, seed=0):
@@ -39,7 +39,7 @@ def examples(n=700, seed=0):
 @pytest.fixture(scope="module")
 def fitted():
     labels, scores, features = examples()
-    return fit_second_round(labels, scores, lambda rows: features[rows], SETTINGS, "model-1")
+    return fit_second_stage(labels, scores, lambda rows: features[rows], SETTINGS, "model-1")
 
 
 def test_bands_have_the_contamination_asked_for():
@@ -54,7 +54,7 @@ def test_bands_have_the_contamination_asked_for():
 
 def test_bands_where_none_is_clean_or_foul_enough():
     """Fakes at the top and real ones at the bottom: all is looked at twice."""
-    bands = choose_bands([1, 0, 1, 0], [0.1, 0.2, 0.8, 0.9], SecondRound(keep_contamination=0.0, discard_contamination=1.0))
+    bands = choose_bands([1, 0, 1, 0], [0.1, 0.2, 0.8, 0.9], SecondStage(keep_contamination=0.0, discard_contamination=1.0))
     assert bands.of([0.1, 0.2, 0.8, 0.9]).tolist() == [1, 1, 1, 1]
 
 
@@ -73,7 +73,7 @@ def test_quality_is_the_slides_arithmetic():
     assert found["figure_of_merit"] == pytest.approx(0.862, abs=5e-4)
 
 
-def test_the_second_round_gains_on_what_it_has_not_seen(fitted):
+def test_the_second_stage_gains_on_what_it_has_not_seen(fitted):
     labels, scores, features = examples(4000, seed=9)
     band = fitted.card.bands.of(scores)
     accepted = band == 2
@@ -89,8 +89,8 @@ def test_margins_are_scikit_learns(fitted):
     real = places[:, 0] ** 2 > 1 + places[:, 1]
     machine = SVC(kernel="rbf", gamma=0.7, C=3.0).fit(places, real)
     card = fitted.card.model_copy(update={"gamma": 0.7, "intercept": float(machine.intercept_[0])})
-    ours = ensemble.FittedSecondRound(
-        card, fitted.centre, fitted.scale, fitted.points, fitted.places, machine.support_vectors_, machine.dual_coef_[0]
+    ours = ensemble.FittedSecondStage(
+        card, fitted.centre, fitted.scale, fitted.points, fitted.embedding, machine.support_vectors_, machine.dual_coef_[0]
     )
     np.testing.assert_allclose(ours.margin(places), machine.decision_function(places), rtol=1e-9, atol=1e-9)
 
@@ -98,9 +98,9 @@ def test_margins_are_scikit_learns(fitted):
 def test_a_place_is_near_those_of_the_nearest_examples(fitted):
     """A training example comes back almost to itself, and is placed without itself where it is known."""
     features = fitted.points * fitted.scale + fitted.centre
-    spread = fitted.places.std(axis=0).max()
-    own = np.hypot(*(fitted.place(features) - fitted.places).T)
-    without = np.hypot(*(fitted.place(features, known=True) - fitted.places).T)
+    spread = fitted.embedding.std(axis=0).max()
+    own = np.hypot(*(fitted.place(features) - fitted.embedding).T)
+    without = np.hypot(*(fitted.place(features, known=True) - fitted.embedding).T)
     assert np.median(own) < np.median(without) < 0.5 * spread
 
 
@@ -122,8 +122,8 @@ def test_a_row_does_not_depend_on_the_others(fitted, size):
 
 
 def test_it_comes_back_from_disk_as_it_was(fitted, tmp_path):
-    saved = save_second_round(tmp_path, fitted)
-    read = read_second_round(tmp_path)
+    saved = save_second_stage(tmp_path, fitted)
+    read = read_second_stage(tmp_path)
     assert read.card == saved.card and read.card.versions["umap-learn"]
     _, _, features = examples(50, seed=3)
     np.testing.assert_array_equal(read.place(features), fitted.place(features))
@@ -144,22 +144,22 @@ def spoil_card(folder, **changes):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda folder: (folder / CARD).unlink(), "There is no second round"),
+        (lambda folder: (folder / CARD).unlink(), "There is no second-stage classifier"),
         (lambda folder: (folder / CARD).write_text("{"), "not valid JSON"),
         (lambda folder: spoil_card(folder, format=2), "format 2, and this nalspark reads format 1"),
-        (lambda folder: spoil_card(folder, gamma=-1.0), "not the card of a second round"),
+        (lambda folder: spoil_card(folder, gamma=-1.0), "not the card of a second-stage classifier"),
         (lambda folder: (folder / ARRAYS).write_bytes(b"spoiled"), "SHA-256 differs"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(fitted, tmp_path, spoil, told):
-    save_second_round(tmp_path, fitted)
+    save_second_stage(tmp_path, fitted)
     spoil(tmp_path)
     with pytest.raises(ModelError, match=told):
-        read_second_round(tmp_path)
+        read_second_stage(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name, array", [("places", np.zeros((3, 2))), ("dual", np.array([{}], dtype=object)), ("points", np.full((1, 8), np.nan))]
+    "name, array", [("embedding", np.zeros((3, 2))), ("dual", np.array([{}], dtype=object)), ("points", np.full((1, 8), np.nan))]
 )
 def test_arrays_that_do_not_fit_are_refused(fitted, tmp_path, name, array):
     """Their digest is right: whoever made them made them so. Objects are not read at all."""
@@ -168,14 +168,14 @@ def test_arrays_that_do_not_fit_are_refused(fitted, tmp_path, name, array):
 
     stream = io.BytesIO()
     np.savez(stream, **{**{other: getattr(fitted, other) for other in ensemble._ARRAY_NAMES}, name: array})
-    save_second_round(tmp_path, fitted)
+    save_second_stage(tmp_path, fitted)
     (tmp_path / ARRAYS).write_bytes(stream.getvalue())
     spoil_card(tmp_path, arrays=hashlib.sha256(stream.getvalue()).hexdigest())
     with pytest.raises(ModelError, match="plain arrays|should be finite numbers"):
-        read_second_round(tmp_path)
+        read_second_stage(tmp_path)
 
 
 def test_too_few_in_the_middle_are_told():
     labels = np.repeat([0.0, 1.0], 200)
     with pytest.raises(TrainingError, match="too few for a boundary"):
-        fit_second_round(labels, labels, lambda rows: np.zeros((len(rows), 2)), SETTINGS, "m")
+        fit_second_stage(labels, labels, lambda rows: np.zeros((len(rows), 2)), SETTINGS, "m")

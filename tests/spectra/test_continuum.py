@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nalspark.lines import MG_II
 from nalspark.settings import Preprocess
-from nalspark.spectra.continuum import error_inflation, fit_continuum, stands_out, whittaker
+from nalspark.spectra.continuum import clip_outliers, error_inflation, fit_continuum, whittaker
 from nalspark.spectra.grid import SDSS_GRID
 
 X = np.arange(SDSS_GRID.n_pixels)
@@ -200,7 +200,7 @@ def test_narrow_features_stand_out_and_broad_ones_do_not():
     deviation[0, 450] = -6.0  # masked
     good = np.ones((1, 500), bool)
     good[0, 450] = False
-    deficit, excess = stands_out(deviation, good, 3.0)
+    deficit, excess = clip_outliers(deviation, good, 3.0)
     assert deficit[0, 100:104].all() and excess[0, 199:203].all()  # the cosmic ray with one pixel of margin
     assert not deficit[0, 290:410].any()
     assert not deficit[0, 440:460].any()
@@ -211,17 +211,17 @@ def test_narrow_features_stand_out_and_broad_ones_do_not():
 def test_the_wings_of_a_deep_line_are_set_aside_with_it():
     deviation = np.zeros((1, 500))
     deviation[0, 100:104] = -40.0
-    deficit, _ = stands_out(deviation, np.ones((1, 500), bool), 3.0)
+    deficit, _ = clip_outliers(deviation, np.ones((1, 500), bool), 3.0)
     assert deficit[0, 97:107].all() and not deficit[0, :85].any() and not deficit[0, 120:].any()
 
 
-def test_a_shallow_line_stands_out_of_its_average():
+def test_a_shallow_line_clip_outliers_of_its_average():
     """Eleven pixels at 1.2 σ are 1.2 √11 = 4 σ together, though none is at 3."""
     deviation = np.zeros((1, 200))
     deviation[0, 90:101] = -1.2
-    deficit, _ = stands_out(deviation, np.ones((1, 200), bool), 3.0)
+    deficit, _ = clip_outliers(deviation, np.ones((1, 200), bool), 3.0)
     assert deficit[0, 90:101].all()
-    assert not stands_out(deviation * 0.6, np.ones((1, 200), bool), 3.0)[0].any()  # 2.4 σ
+    assert not clip_outliers(deviation * 0.6, np.ones((1, 200), bool), 3.0)[0].any()  # 2.4 σ
 
 
 # ---- error inflation

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from runs import spark_frame
 
-from nalspark.absorption.inject import seeded_generator
+from nalspark.mocks import quasars
+from nalspark.mocks.inject import seeded_generator
 from nalspark.settings import load
-from nalspark.spectra import quasar
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.eigenspectra import DrawnQuasars
 from nalspark.spectra.grid import SDSS_GRID
@@ -31,7 +31,7 @@ def normalized() -> pa.RecordBatch:
     rngs = [seeded_generator("eigenspectra", number // 2) for number in range(n)]
     z = np.array([1.0 + 0.4 * (rng.random() > 0.5) + 0.2 * rng.random() for rng in rngs])
     z[-1] = 2.5
-    flux = np.array([quasar.quasar_flux(SDSS_GRID, redshift, rng) for redshift, rng in zip(z, rngs, strict=True)], dtype=np.float32)
+    flux = np.array([quasars.quasar_flux(SDSS_GRID, redshift, rng) for redshift, rng in zip(z, rngs, strict=True)], dtype=np.float32)
     mask = np.zeros(flux.shape, dtype=np.uint8)
     mask[:, 500:510] = PixelFlag.SKY_LINE
     mask[::3, :300] = PixelFlag.NO_DATA

@@ -1,0 +1,11 @@
+"""Run some stages of a run file: `ingest crossmatch preprocess search infer measure publish`, or `eigenspectra simulate train`.
+
+spark-submit jobs/stage.py RUN.toml STAGE ... [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+"""
+
+import sys
+
+from nalspark.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]]))

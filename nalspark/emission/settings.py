@@ -1,0 +1,43 @@
+"""The settings of the emission programme, beside those that it shares."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nalspark.settings import Section, Settings
+
+
+class Emission(Section):
+    """Detections of emission lines (HETDEX)."""
+
+    frames: tuple[str, ...] = ()
+    """VIRUS fiber-spectra frames, each with its error frame `e.<name>` beside it. Noise to simulate on, and what detections lie in; empty
+    for parametric noise."""
+    detections: tuple[str, ...] = ()
+    """Lists of detections in these frames: frame, fiber (row, from 0), wavelength (Å)."""
+    cutouts: tuple[str, ...] = ()
+    """Ready cut-outs to classify: Parquet, HDF5 or FITS cubes."""
+    labels: str = ""
+    """Table of visual classes: detection_id, reviewer, class, time."""
+    consensus: Literal["median", "majority", "unanimous"] = "median"
+    """Class of a detection that several people looked at: the median, the most frequent, or only one that all agree on."""
+    n_train: Annotated[int, Field(ge=100)] = 24_000
+    """Simulated detections of classes 0, 1, 4, 5 to train the network on, half of them real; a quarter more to stop by and to calibrate."""
+    n_reference: Annotated[int, Field(ge=100)] = 20_000
+    """Simulated detections of all classes to choose the bands by and to fit the second-stage classifier to."""
+    n_held_out: Annotated[int, Field(ge=100)] = 24_000
+    """Simulated detections of all classes that judge the selection."""
+    rows_per_part: Annotated[int, Field(ge=50)] = 3_000
+    """Detections that are simulated and recorded together."""
+    seed: int = 1
+    """Of all that is random in them."""
+    model: str = ""
+    """Directory of a trained selection to classify with; empty for the one in this run's own directory."""
+
+
+class EmissionSettings(Settings):
+    """One run of the emission programme."""
+
+    emission: Emission = Emission()

@@ -1,0 +1,1 @@
+"""Catalogues judged: against the truth, against each other, against an earlier version."""

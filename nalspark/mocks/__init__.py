@@ -1,0 +1,1 @@
+"""Artificial spectra: what detectors are taught and tested with."""

@@ -1,0 +1,335 @@
+"""Publishing: the catalogue's files, and the report's numbers gathered in Spark. Only counts and a handful of rows reach the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntFlag
+from functools import partial, reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nalspark.absorption.images import ImageGeometry
+from nalspark.absorption.measure import AbsorberFlag, Veto
+from nalspark.absorption.stages import measured_table, sightlines
+from nalspark.errors import StoreError
+from nalspark.lines import LineSpecies
+from nalspark.plots.figures import GalleryItem
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, card, render_report
+from nalspark.session import together
+from nalspark.settings import Settings
+from nalspark.spectra.grid import SDSS_GRID
+from nalspark.surveys.stages import SPECTRA_READ
+from nalspark.tables.arrow import Batches, Columns, encode, map_batches, tally
+from nalspark.tables.data_model import bit_meanings, bit_words
+from nalspark.tables.fits import write_fits
+from nalspark.tables.manifest import Manifest
+from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SIGHTLINES, TARGETS, absorbers_table
+from nalspark.tables.store import Store, count_rows, spark_path
+from nalspark.tables.table import Column, Table
+
+
+def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> DataFrame:
+    """One row per file or spectrum that is not searched, with the stage that rejected it; only parts that have any are read."""
+    tables = {"ingest": SPECTRA_READ, "crossmatch": TARGETS, "preprocess": NORMALIZED}
+    parts = {stage: {part for part, record in manifest.parts(table.name).items() if record.rejected} for stage, table in tables.items()}
+    rejected = {stage: store.read(spark, manifest, table, parts[stage]).where("reason IS NOT NULL") for stage, table in tables.items()}
+    paths = store.read(spark, manifest, TARGETS, parts["preprocess"]).where("reason IS NULL").select("spectrum_id", "path")
+    rejected["preprocess"] = rejected["preprocess"].join(paths, "spectrum_id")
+    return reduce(
+        DataFrame.unionByName, [frame.withColumn("stage", F.lit(stage)).select(*REJECTIONS.names) for stage, frame in rejected.items()]
+    )
+
+
+def _write(store: Store, frame: DataFrame, table: Table) -> tuple[DataFrame, dict[str, int]]:
+    """Write a table to be published beside the old one; it as read back, and the number of its rows under its name."""
+    new = store.unpublished(f"{table.name}.parquet")
+    frame.write.mode("overwrite").parquet(spark_path(new))
+    written = sum(count_rows(file)[0] for file in new.glob("*.parquet"))
+    return store.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
+
+
+def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
+    """Write the catalogue and the report.
+
+    Returns
+    -------
+    dict
+        Published file → number of its rows.
+
+    Raises
+    ------
+    StoreError
+        Where the tables do not belong together.
+    """
+    found = together(**_chains(spark, store, manifest, settings))
+    rows: dict[str, int] = {}
+    for facts in found.values():
+        rows |= facts.pop("rows")
+    due = sum(part.rows for part in manifest.parts(SPECTRA_READ.name).values())
+    if rows["sightlines.parquet"] + rows["rejections.parquet"] != due:
+        raise StoreError(
+            f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} files read: "
+            "a stage was left out since the files changed. Run all stages."
+        )
+    rows["absorbers.fits"] = write_fits(
+        store.unpublished("absorbers.parquet"),
+        absorbers_table(settings.line_species),
+        store.unpublished("absorbers.fits"),
+        {"flags": AbsorberFlag},
+    )
+    report = render_report(_report_data(manifest, settings, rows, found))
+    store.unpublished("report.html").write_text(report, encoding="utf-8")
+    rows["report.html"] = 1
+    for name in rows:  # all are whole: only now the old ones go
+        store.replace(name)
+    return rows
+
+
+def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What can be done at the same time: a table is written, then looked at. Each chain gives `rows` and fields of ReportData."""
+    species = settings.line_species
+    catalogue = absorbers_table(species)
+    targets, normalized = (store.read(spark, manifest, table) for table in (TARGETS, NORMALIZED))
+    measured = store.read(spark, manifest, measured_table(settings))
+    usable = [frame.where(F.col("reason").isNull()) for frame in (targets, normalized)]
+    absorbers = measured.where(F.col("veto") == 0).select(*catalogue.names)
+    searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
+    rejected = _all_rejections(spark, store, manifest)
+
+    def of_absorbers() -> dict[str, Any]:
+        written, rows = _write(store, absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
+        edges = _absorber_edges(species)
+        in_path = partial(_in_path, name="z_abs", edges=edges["z_abs"])
+        flags = partial(_with_bits, name="flags", enum=AbsorberFlag)
+        counters: _Counters = {**_histograms(edges), "in_path": in_path, "flags": flags}
+        counted = tally(written.select(*edges, "flags"), catalogue, counters)
+        facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
+        return {"rows": rows, "histograms": _with_edges(edges, counted), "doublet_ratios": _ratios(written, species), **facts}
+
+    def of_sightlines() -> dict[str, Any]:
+        written, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
+        z = _path_redshifts(species)
+        counters: _Counters = {**_histograms(_SIGHTLINE_EDGES), "path": partial(_searched_at, z=z)}
+        counted = tally(written.select(*_SIGHTLINE_EDGES, "z_start", "z_stop"), SIGHTLINES, counters)
+        return {"rows": rows, "histograms": _with_edges(_SIGHTLINE_EDGES, counted), "path": (z, counted["path"])}
+
+    def of_rejections() -> dict[str, Any]:
+        # Each file is sorted, of few rows the only one: to order all would be to find them twice.
+        written, rows = _write(store, rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
+        counted = tally(measured.select("veto"), measured_table(settings), {"veto": partial(_with_bits, name="veto", enum=Veto)})
+        return {"rows": rows, "rejections": _reasons(written), "vetoes": _bit_counts(counted["veto"], Veto)}
+
+    def of_pictures() -> dict[str, Any]:
+        items = gallery_items(spark, store, manifest, settings, _galleries(absorbers, settings.publish.gallery))
+        shown: dict[str, list[str]] = {name: [] for name in _GALLERIES}
+        for item, drawn in zip(items, _cards(spark, items), strict=True):
+            shown[item.absorber["gallery"]].append(drawn)
+        return {"rows": {}, **shown}
+
+    return {"pictures": of_pictures, "absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections}
+
+
+# ---- the report's numbers
+
+
+_Counters = dict[str, Callable[[Columns], NDArray[np.int64]]]
+
+
+def _in_bins(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Counts between edges; values outside, and NaN, are left out."""
+    return np.histogram(columns[name], edges)[0]
+
+
+def _in_path(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The same of the absorbers within the searched redshifts: no path belongs to the others."""
+    return np.histogram(columns[name][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0], edges)[0]
+
+
+def _with_bits(columns: Columns, name: str, enum: type[IntFlag]) -> NDArray[np.int64]:
+    """How many rows have each bit of a column."""
+    return np.array([np.count_nonzero(columns[name] & int(bit)) for bit in enum.__members__.values()])
+
+
+def _searched_at(columns: Columns, z: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many sightlines were searched at each of some ascending redshifts."""
+    start, stop = (np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop"))
+    first, beyond = np.searchsorted(z, start, "left"), np.searchsorted(z, stop, "right")
+    return np.cumsum(np.bincount(first, minlength=len(z) + 1) - np.bincount(beyond, minlength=len(z) + 1))[:-1]
+
+
+def _histograms(edges: dict[str, NDArray[np.float64]]) -> _Counters:
+    return {name: partial(_in_bins, name=name, edges=cuts) for name, cuts in edges.items()}
+
+
+def _with_edges(edges: dict[str, NDArray[np.float64]], counted: dict[str, NDArray[np.int64]]) -> dict[str, tuple[NDArray, NDArray]]:
+    return {name: (cuts, counted[name]) for name, cuts in edges.items()}
+
+
+def _bit_counts(counts: NDArray[np.int64], enum: type[IntFlag]) -> list[BitCount]:
+    meanings = bit_meanings(enum)
+    return [BitCount(name, int(n), meanings.get(name, "")) for name, n in zip(enum.__members__, counts, strict=True)]
+
+
+def _absorber_edges(species: LineSpecies) -> dict[str, NDArray[np.float64]]:
+    z_low, z_high = _redshifts(species)
+    return {
+        "z_abs": np.arange(z_low, z_high + 0.1, 0.1),
+        f"ew_{species.primary.label}": np.geomspace(0.1, 10.0, 21),
+        "significance": np.geomspace(3.0, 200.0, 19),
+        "fwhm_kms": np.arange(0.0, 625.0, 25.0),
+    }
+
+
+_SIGHTLINE_EDGES = {"z_qso": np.arange(0.0, 5.01, 0.2), "snr": np.geomspace(0.5, 100.0, 21)}
+
+
+def _redshifts(species: LineSpecies) -> tuple[float, float]:
+    """Redshifts between which the species' first line lies on the grid, rounded outwards to tenths."""
+    ends = SDSS_GRID.wavelength[[0, -1]] / species.primary.wavelength - 1.0
+    return max(float(np.floor(ends[0] * 10) / 10), 0.0), float(np.ceil(ends[1] * 10) / 10)
+
+
+_PATH_STEP = 0.005
+
+
+def _path_redshifts(species: LineSpecies) -> NDArray[np.float64]:
+    """Redshifts at which the sightlines are counted."""
+    return np.arange(*_redshifts(species), _PATH_STEP)
+
+
+def _reasons(rejections: DataFrame) -> list[Rejected]:
+    grouped = rejections.groupBy("stage", "reason").agg(F.count("*").alias("n"), F.min("detail").alias("example"))
+    return [Rejected(*row) for row in grouped.orderBy("stage", F.desc("n"), "reason").collect()]
+
+
+#: The report's galleries: which absorbers may be in it, and whether those of the least significance come first.
+_GALLERIES = {
+    "gallery_strongest": ("flags = 0", False),
+    "gallery_doubtful": ("true", True),
+}
+
+
+def _galleries(absorbers: DataFrame, n: int) -> DataFrame:
+    """The absorbers of both galleries, `n` of each in their order, with its name as ``gallery``."""
+    chosen = [
+        absorbers.where(which).orderBy("significance", "absorber_id", ascending=[least, True]).limit(n).withColumn("gallery", F.lit(name))
+        for name, (which, least) in _GALLERIES.items()
+    ]
+    return reduce(DataFrame.unionByName, chosen)
+
+
+def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: DataFrame) -> list[GalleryItem]:
+    """Pictures' worth of data of a few absorbers, in their order.
+
+    Raises
+    ------
+    StoreError
+        Where the tables do not hold an absorber's spectrum or candidate.
+    """
+    species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, SDSS_GRID.step)
+    absorbers = [row.asDict() for row in chosen.collect()]
+    parts = sorted({row["part"] for row in absorbers})
+    spectra = store.read(spark, manifest, NORMALIZED, parts).where(F.col("spectrum_id").isin([row["spectrum_id"] for row in absorbers]))
+    candidates = store.read(spark, manifest, CANDIDATES, parts).where(F.col("candidate_id").isin([row["absorber_id"] for row in absorbers]))
+    spectrum_of = {row["spectrum_id"]: row for row in spectra.collect()}
+    candidate_of = {row["candidate_id"]: row for row in candidates.collect()}
+    items = []
+    for absorber in absorbers:
+        spectrum, candidate = spectrum_of.get(absorber["spectrum_id"]), candidate_of.get(absorber["absorber_id"])
+        if spectrum is None or candidate is None:
+            raise StoreError(
+                f"Absorber {absorber['absorber_id']} has no spectrum or no candidate in the tables any more: a stage was left out since "
+                "the files changed. Run all stages."
+            )
+        flux, ivar, continuum = (np.frombuffer(spectrum[name], "<f4") for name in ("flux", "ivar", "continuum"))
+        good = (np.frombuffer(spectrum["mask"], "u1") == 0) & (ivar > 0)
+        rest = species.primary.wavelength
+        items.append(
+            GalleryItem(
+                absorber,
+                SDSS_GRID.wavelength,
+                flux,
+                continuum,
+                np.where(good, 1.0 / np.sqrt(np.where(good, ivar, 1.0)), np.nan),
+                np.frombuffer(candidate["image_residual"], "<f4").reshape(geometry.shape),
+                np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape),
+                geometry.fractions,
+                [str(line) for line in species.transitions],
+                [line.wavelength for line in species.transitions],
+                (geometry.primary, geometry.secondary),
+                candidate["pixel"],
+                bit_words(absorber["flags"], AbsorberFlag),
+                [(rest * (1 + a), rest * (1 + b)) for a, b in zip(spectrum["z_start"], spectrum["z_stop"], strict=True)],
+                instrument_sigma_kms=settings.measure.instrument_sigma_kms,
+            )  # fmt: skip
+        )
+    return items
+
+
+_CARDS = Table("cards", "Cards of a gallery.", (Column("number", "long", "Which item's"), Column("card", "string", "HTML")))
+
+
+def _draw(batches: Batches, items: Sequence[GalleryItem]) -> Batches:
+    """Numbers of items → their cards. Each is a quarter of a second of Python: on the driver it would keep queries from being asked."""
+    for batch in batches:
+        numbers = batch.column(0)
+        cards = [card(items[number], len(items)) for number in numbers.to_pylist()]
+        yield encode({"number": numbers, "card": cards}, _CARDS)
+
+
+def _cards(spark: SparkSession, items: Sequence[GalleryItem]) -> list[str]:
+    """The cards of some absorbers in their order, drawn by the workers."""
+    if not items:
+        return []
+    numbers = spark.range(0, len(items), 1, min(len(items), spark.sparkContext.defaultParallelism))
+    drawn = map_batches(numbers, partial(_draw, items=items), _CARDS.spark_schema)
+    return [row["card"] for row in sorted(drawn.collect())]
+
+
+#: Points of the doublet-ratio figure: a sample, the most significant ones.
+_RATIO_SAMPLE = 2000
+
+
+def _ratios(absorbers: DataFrame, species: LineSpecies) -> RatioSample:
+    width = f"ew_{species.primary.label}"
+    rows = absorbers.orderBy(F.desc("significance"), "absorber_id").limit(_RATIO_SAMPLE)
+    sample = [tuple(row) for row in rows.select(width, "doublet_ratio", "doublet_ratio_err", "flags").collect()]
+    ew, ratio, ratio_err, flags = np.array(sample, dtype=float).reshape(-1, 4).T
+    return RatioSample(ew=ew, ratio=ratio, ratio_err=ratio_err, flagged=flags != 0, thin_ratio=species.optically_thin_ratio)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return flat
+
+
+_COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")
+
+
+def _report_data(manifest: Manifest, settings: Settings, rows: dict[str, int], found: dict[str, dict[str, Any]]) -> ReportData:
+    """What the chains found, and what the manifest knows."""
+    species = settings.line_species
+    histograms = {name: one for facts in found.values() for name, one in facts.pop("histograms", {}).items()}
+    counts = {
+        "files": rows["sightlines.parquet"] + rows["rejections.parquet"],
+        "searched spectra": rows["sightlines.parquet"],
+        "rejected": rows["rejections.parquet"],
+        "candidates": manifest.rows("candidates")[0],
+        "absorbers": rows["absorbers.parquet"],
+    }
+    return ReportData(
+        title=f"{species.name} absorbers",
+        species=species.name,
+        version=manifest.version,
+        settings=_flat(manifest.settings),
+        counts=counts,
+        histograms=histograms,
+        catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],
+        **{name: value for facts in found.values() for name, value in facts.items()},
+    )

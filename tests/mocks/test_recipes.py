@@ -1,0 +1,153 @@
+"""Artificial spectra and the examples made of them: reproducible, with the truth they claim."""
+
+import numpy as np
+import pytest
+
+from nalspark.lines import MG_II
+from nalspark.mocks import inject
+from nalspark.mocks.examples import candidate_examples, draws, label_candidates, spectrum_examples, strong
+from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES, make_interlopers
+from nalspark.mocks.recipes import Recipe, SkyNoise, make_mocks
+from nalspark.mocks.stages import recipes
+from nalspark.settings import load
+from nalspark.spectra.grid import SDSS_GRID
+
+SETTINGS = load()
+LEARN = recipes(SETTINGS)["train"]
+NAMES = [f"mock-{number}" for number in range(24)]
+
+
+@pytest.fixture(scope="module")
+def mocks():
+    return make_mocks(NAMES, LEARN)
+
+
+def test_a_spectrum_is_a_function_of_its_name(mocks):
+    again = make_mocks(NAMES[7:12], LEARN)
+    assert np.array_equal(mocks.spectra.flux[7:12], again.spectra.flux)
+    assert np.array_equal(mocks.z_abs[(mocks.row >= 7) & (mocks.row < 12)], again.z_abs)
+    other = make_mocks(NAMES[7:12], Recipe(MG_II, LEARN.populations, seed=2))
+    assert not np.array_equal(again.spectra.flux, other.spectra.flux)
+
+
+def test_flux_is_expected_times_transmission_plus_noise(mocks):
+    """Where nothing absorbs, (flux - expected) / σ scatters like a standard normal."""
+    clear = mocks.spectra.ivar > 0
+    for row, z in zip(mocks.row, mocks.z_abs, strict=True):
+        for line in MG_II.transitions:
+            centre = int(SDSS_GRID.pixel(line.wavelength * (1 + z)))
+            clear[row, max(centre - 60, 0) : max(centre + 60, 0)] = False
+    quiet = [row for row in range(len(NAMES)) if mocks.kind[row] != "sky"]
+    pull = ((mocks.spectra.flux - mocks.expected) / mocks.sigma)[quiet][clear[quiet]]
+    assert abs(np.median(pull)) < 0.02
+    assert 0.95 < np.percentile(np.abs(pull), 68.27) < 1.05
+
+
+def test_line_snr_is_the_width_over_the_error_of_a_fit():
+    """A weak Gaussian line of amplitude a and width s: variance of W is 2π · 1.5 s / (√π w) for pixels of inverse variance w."""
+    absorber = inject.make_absorbers(MG_II, [1.0], [0.02], inject.Clouds.single([120.0]))
+    weight = np.full((1, SDSS_GRID.n_pixels), 400.0)
+    snr = inject.line_snr(absorber, MG_II, SDSS_GRID, weight)
+    sigma = np.sqrt((120.0 / np.sqrt(2)) ** 2 + 69.03**2 + 69.03**2 / 12) / SDSS_GRID.pixel_kms
+    amplitude = absorber.ew_primary / (np.sqrt(2 * np.pi) * sigma * 2796.3543 * np.log(10) * 1e-4)
+    assert snr[0, 0] == pytest.approx(amplitude[0] * np.sqrt(400.0 * sigma * np.sqrt(np.pi) / 1.5), rel=0.01)
+    assert snr[0, 0] / snr[0, 1] == pytest.approx(absorber.ew_primary[0] / absorber.ew_secondary[0] * 2803.5315 / 2796.3543, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_interloper_leaves_a_mark_where_it_says(kind):
+    window = np.zeros((5, SDSS_GRID.n_pixels), dtype=bool)
+    window[:, 1000:3000] = True
+    rngs = [inject.seeded_generator(kind, row) for row in range(5)]
+    made = make_interlopers([kind] * 4 + [""], rngs, window, MG_II, SDSS_GRID)
+    assert np.isnan(made.pixel[4]) and (made.transmission[4] == 1).all() and not made.residual[4].any()
+    assert ((made.pixel[:4] >= 1000) & (made.pixel[:4] < 3000)).all()
+    changed = (made.transmission < 0.97) | (np.abs(made.residual) > 1.0)
+    assert changed[:4].any(axis=1).all()
+    if kind in OTHER_SPECIES:
+        species = OTHER_SPECIES[kind]
+        for row in range(4):
+            second = made.pixel[row] + species.offset_pixels(species.secondary, 1e-4)
+            for centre in (made.pixel[row], second):
+                assert made.transmission[row, round(centre) - 2 : round(centre) + 3].min() < 0.97
+    if kind == "pair":
+        offset = MG_II.offset_pixels(MG_II.secondary, 1e-4)
+        for row in range(4):
+            dips = np.flatnonzero(changed[row])
+            assert dips.max() - dips.min() > 4
+            assert made.transmission[row, int(made.pixel[row] + offset + 0.5)] > made.transmission[row].min()
+
+
+def test_labels_follow_the_distance(mocks):
+    row = np.array([mocks.row[0]] * 4)
+    centre = SDSS_GRID.pixel(2796.3543 * (1 + mocks.z_abs[0]))
+    pixel = np.round(centre + np.array([0.0, 2.0, 6.5, 400.0])).astype(int)
+    label, number = label_candidates(mocks, row, pixel, SETTINGS)
+    assert label[0] == 1 and np.isnan(label[2]) and number[0] == 0
+
+
+def test_candidate_examples_and_their_batches():
+    together = candidate_examples(NAMES[:6], LEARN, SETTINGS)
+    apart = [candidate_examples(NAMES[:2], LEARN, SETTINGS), candidate_examples(NAMES[2:6], LEARN, SETTINGS)]
+    for name, values in together.items():
+        assert len(values) == len(together["label"])
+        assert np.array_equal(values, np.concatenate([part[name] for part in apart]), equal_nan=values.dtype.kind == "f"), name
+    assert set(together["quasar_id"]) <= set(NAMES[:6]) and set(np.unique(together["label"])) <= {0.0, 1.0}
+    positive = together["label"] == 1
+    assert positive.any() and np.isfinite(together["z_abs"][positive]).all()
+
+
+def test_whole_spectra_are_labelled_by_strong_absorbers(mocks):
+    made = spectrum_examples(NAMES, LEARN, SETTINGS)
+    strong_rows = {NAMES[row] for row in mocks.row[strong(mocks)]}
+    assert {name for name, label in zip(made["example_id"], made["label"], strict=True) if label == 1} <= strong_rows
+    assert made["flux"].shape == (len(made["label"]), SDSS_GRID.n_pixels) and np.isfinite(made["flux"]).all()
+    assert ((made["flux"] == 0).mean(axis=1) > 0.05).all()  # outside the window there is nothing
+
+
+def test_draws_are_uniform_and_fixed():
+    values = draws([f"e{number}" for number in range(4000)])
+    assert values[:10].tolist() == draws([f"e{number}" for number in range(10)]).tolist()
+    assert abs(values.mean() - 0.5) < 0.02 and values.min() >= 0 and values.max() < 1
+
+
+def test_real_sky_residuals_are_the_noise():
+    residual = np.full((1, SDSS_GRID.n_pixels), 0.5, dtype=np.float32)
+    sky = SkyNoise(residual, np.full_like(residual, 16.0), np.zeros(residual.shape, dtype=np.uint8))
+    made = make_mocks(NAMES[:8], Recipe(MG_II, LEARN.populations, contaminated=0.0, sky=sky))
+    absorbed = np.unique(made.row)
+    for row in set(range(8)) - set(absorbed):
+        assert abs(np.median(made.spectra.flux[row] - made.expected[row])) == pytest.approx(0.5, abs=0.1)
+
+
+def test_zhu_and_menard_numbers():
+    """dN/dz at z = 1 above .6, 1 and 2 Å: .473, .260, .058 (computed from the published fit)."""
+    assert inject.incidence(1.0, 0.6) == pytest.approx(0.473, abs=0.001)
+    assert inject.incidence(1.0, 1.0) == pytest.approx(0.260, abs=0.001)
+    assert inject.incidence(1.0, 2.0) == pytest.approx(0.058, abs=0.001)
+
+
+def test_drawn_absorbers_have_the_incidence_and_the_widths():
+    population = inject.Population(counts=(0.0,) * 6 + (1.0,), ew_law="zm13", incidence=1.0, ew_min=0.6)
+    uniforms = np.random.default_rng(5).random((4000, inject.uniforms_per_spectrum(MG_II, population)))
+    drawn = inject.draw(MG_II, population, uniforms, (np.full(4000, 0.95), np.full(4000, 1.05)))
+    assert len(drawn) / 4000 == pytest.approx(0.0473, rel=0.15)
+    assert (drawn.ew_primary > 1.0).mean() == pytest.approx(0.260 / 0.473, abs=0.08)
+
+
+def test_the_papers_recipe_has_its_line_width():
+    uniforms = np.random.default_rng(6).random((3000, inject.uniforms_per_spectrum(MG_II, inject.ZHAO_2019)))
+    drawn = inject.draw(MG_II, inject.ZHAO_2019, uniforms, (np.full(3000, 0.8), np.full(3000, 1.6)))
+    assert len(drawn) / 3000 == pytest.approx(0.5, abs=0.03)
+    observed = 2.3548 * np.sqrt(drawn.sigma_kms**2 + 69.03**2) / 299792.458 * 2796.35
+    assert 1.6 < np.median(observed) < 2.4  # saturation widens the strong ones
+    assert ((drawn.tau > 0).sum(axis=1) == 1).all()
+
+
+def test_an_empirical_population_keeps_its_sample():
+    population = inject.Population(counts=(0.0, 1.0), ew_law="empirical", ew_sample=(0.5, 0.7, 1.1, 2.0))
+    uniforms = np.random.default_rng(7).random((500, inject.uniforms_per_spectrum(MG_II, population)))
+    drawn = inject.draw(MG_II, population, uniforms, (np.full(500, 0.8), np.full(500, 1.6)))
+    assert drawn.ew_primary.min() == pytest.approx(0.5, abs=0.01) and drawn.ew_primary.max() <= 2.01
+    with pytest.raises(ValueError, match="sample"):
+        inject.Population(ew_law="empirical")

@@ -1,0 +1,55 @@
+"""What the report counts: against counting by hand, in one batch or several."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nalspark.absorption.measure import AbsorberFlag
+from nalspark.run import publish as stages
+from nalspark.tables.arrow import tally
+from nalspark.tables.table import Column, Table
+
+EDGES = np.array([0.5, 1.0, 2.0])
+Z = np.arange(0.4, 2.3, 0.005)
+KINDS = {"value": "double", "flags": "int", "z_start": "list<double>", "z_stop": "list<double>"}
+TABLE = Table("counted", "Rows to count.", tuple(Column(name, kind, name) for name, kind in KINDS.items()))
+COUNTERS = {
+    "value": partial(stages._in_bins, name="value", edges=EDGES),
+    "in_path": partial(stages._in_path, name="value", edges=EDGES),
+    "flags": partial(stages._with_bits, name="flags", enum=AbsorberFlag),
+    "path": partial(stages._searched_at, z=Z),
+}
+OFF, EDGE = int(AbsorberFlag.OFF_PATH), int(AbsorberFlag.EDGE)
+
+
+def test_bins_leave_out_what_is_outside_and_what_is_not_known() -> None:
+    columns = {"value": np.array([0.4, 0.5, 0.99, 1.0, 1.5, 3.0, np.nan]), "flags": np.array([0, OFF, 0, EDGE, OFF | EDGE, 0, 0])}
+    assert COUNTERS["value"](columns).tolist() == [2, 2]
+    assert COUNTERS["in_path"](columns).tolist() == [1, 1]
+    bits = dict(zip(AbsorberFlag.__members__, COUNTERS["flags"](columns).tolist(), strict=True))
+    assert {name: n for name, n in bits.items() if n} == {"OFF_PATH": 2, "EDGE": 2}
+
+
+def test_the_path_is_the_number_of_intervals_that_hold_a_redshift() -> None:
+    rng = np.random.default_rng(5)
+    ends = [np.sort(rng.uniform(0.2, 2.6, 2 * k)) for k in rng.integers(0, 4, 300)]
+    columns = {"z_start": [list(one[::2]) for one in ends], "z_stop": [list(one[1::2]) for one in ends]}
+    by_hand = sum(((one[::2, None] <= Z) & (one[1::2, None] >= Z)).sum(axis=0) for one in ends)
+    np.testing.assert_array_equal(COUNTERS["path"](columns), by_hand)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("partitions", [1, 3, 7])
+def test_a_tally_is_the_sum_over_all_rows_however_they_are_cut(spark: Any, partitions: int) -> None:
+    rng = np.random.default_rng(6)
+    rows = [(float(value), int(flags), [float(value)], [float(value) + 0.3]) for value, flags in
+            zip(rng.uniform(0, 2.5, 50), rng.choice([0, OFF, EDGE, OFF | EDGE], 50), strict=True)]  # fmt: skip
+    frame = spark.createDataFrame(rows, TABLE.spark_schema)
+    columns = {name: np.array([row[k] for row in rows]) for k, name in enumerate(TABLE.names)}
+    for counted, expected in ((frame, columns), (frame.where("value < 0"), {name: values[:0] for name, values in columns.items()})):
+        found = tally(counted.repartition(partitions), TABLE, COUNTERS)
+        assert set(found) == set(COUNTERS)
+        for name, counter in COUNTERS.items():
+            np.testing.assert_array_equal(found[name], counter(expected), err_msg=name)
