@@ -17,6 +17,8 @@ from typing import Any
 from pyspark import InheritableThread
 from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.utils import is_remote
 
 from nalspark.errors import NalsparkError
 from nalspark.worker import load
@@ -150,6 +152,24 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
         session.conf.set("spark.sql.shuffle.partitions", str(max(2, session.sparkContext.defaultParallelism)))
     session.sparkContext.setLogLevel("ERROR")
     return session
+
+
+def is_classic(spark: SparkSession) -> bool:
+    """Tell whether the session talks to a JVM of its own; through Spark Connect there is no SparkContext, no RDD and no broadcast."""
+    return not is_remote() and type(spark).__module__ == "pyspark.sql.session"
+
+
+def parallelism(spark: SparkSession) -> int:
+    """Give the number of tasks that can run at the same time, as Spark itself reckons it."""
+    if is_classic(spark):
+        return int(spark.sparkContext.defaultParallelism)
+    return spark.range(0, 1 << 20).select(F.spark_partition_id().alias("p")).distinct().count()
+
+
+def describe_jobs(spark: SparkSession, text: str) -> None:
+    """Give the jobs that follow a description, which Spark's own pages show; through Spark Connect they show none."""
+    if is_classic(spark):
+        spark.sparkContext.setJobDescription(text)
 
 
 @contextmanager

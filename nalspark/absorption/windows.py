@@ -23,9 +23,9 @@ def observed_mask(grid: WavelengthGrid) -> NDArray[np.uint8]:
     wavelength = grid.wavelength
     mask = np.zeros(grid.n_pixels, dtype=np.uint8)
     for blue, red in SKY_LINES:
-        mask[(wavelength >= blue) & (wavelength <= red)] |= PixelFlag.SKY_LINE
+        mask[(wavelength >= blue) & (wavelength <= red)] |= np.uint8(PixelFlag.SKY_LINE)
     for line in (CA_II_3934, CA_II_3969, NA_I_5891, NA_I_5897):
-        mask[np.abs(wavelength - line.wavelength) <= GALACTIC_HALF_WIDTH] |= PixelFlag.GALACTIC
+        mask[np.abs(wavelength - line.wavelength) <= GALACTIC_HALF_WIDTH] |= np.uint8(PixelFlag.GALACTIC)
     return mask
 
 

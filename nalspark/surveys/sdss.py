@@ -368,7 +368,7 @@ def _clean(
     mask = ((and_mask >> _BRIGHT_SKY_BIT) & 1).astype(np.uint8) * np.uint8(PixelFlag.BRIGHT_SKY)
     if n_good < len(flux):
         bad = ~good
-        mask[bad] |= PixelFlag.NO_DATA
+        mask[bad] |= np.uint8(PixelFlag.NO_DATA)
         flux[bad] = 0
         ivar[bad] = 0
     return flux, ivar, mask
