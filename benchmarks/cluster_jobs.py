@@ -25,13 +25,13 @@ from cluster import Cluster, started_cluster
 from runs import COMMAND, assert_same_catalogue, environment, make_survey
 
 from nalspark.emission.frames import CUTOUT_SHAPE, PLANES
-from nalspark.run.plan import STAGE_NAMES
+from nalspark.pipeline.catalogue import CATALOGUE
 from nalspark.tables.store import Store
 
 ROOT = Path(__file__).parents[1]
 _MODEL = ("[simulate]", "n = 400", "n_realistic = 200", "[train]", "members = 1", "epochs = 2")
 #: The jobs of a catalogue and those of a model, in their order.
-_JOBS = ((*STAGE_NAMES, "eigenspectra", "evaluate", "reprocess"), ("simulate", "train"))
+_JOBS = ((*CATALOGUE, "eigenspectra", "evaluate", "reprocess"), ("simulate", "train"))
 _SELECTION = (
     "[emission]", "n_train = 400", "n_reference = 500", "n_held_out = 250", "rows_per_part = 250",
     "[second_stage]", "keep_contamination = 0.02", "discard_contamination = 0.98",

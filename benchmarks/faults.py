@@ -37,9 +37,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from cluster import Cluster, start_worker, started_cluster
 from runs import COMMAND, environment, make_survey, published, settings_of
 
+from nalspark.pipeline.catalogue import CATALOGUE, pipeline
 from nalspark.progress import Progress
-from nalspark.run.pipeline import Pipeline
-from nalspark.run.plan import STAGE_NAMES
 from nalspark.session import spark_session
 
 KINDS = ("executor", "worker", "Python worker", "driver")
@@ -143,7 +142,7 @@ def run_here(spark: Any, survey: Path, out: Path, progress: Progress) -> int:
     """Bring a result up to date in this process's session; how many attempts that took."""
     for attempt in range(1, 5):
         try:
-            Pipeline(spark, settings_of(survey, out, "pipeline.partitions=4"), progress).run()
+            pipeline(spark, settings_of(survey, out, "pipeline.partitions=4"), progress).run()
             return attempt
         except Exception as error:
             print(f"    stopped: {type(error).__name__}: {str(error).splitlines()[0][:150]}", flush=True)
@@ -207,7 +206,7 @@ def trials(kills: int, seed: int, folder: Path) -> list[Trial]:
     chance = random.Random(seed)
     kinds = [KINDS[number % len(KINDS)] for number in range(kills)]
     return [
-        Trial(kind, chance.choice(STAGE_NAMES), chance.random(), chance.choice(("worker1", "worker2")), folder / f"out{number:02d}")
+        Trial(kind, chance.choice(CATALOGUE), chance.random(), chance.choice(("worker1", "worker2")), folder / f"out{number:02d}")
         for number, kind in enumerate(kinds)
     ]
 
@@ -241,7 +240,7 @@ class Judge:
 def play(cluster: Cluster, survey: Path, folder: Path, planned: list[Trial]) -> Judge:
     """All trials: first those with a driver that lives on, then those that kill it."""
     spark = on_cluster(cluster)
-    summaries = Pipeline(spark, settings_of(survey, folder / "whole", "pipeline.partitions=4"), Progress(None)).run()
+    summaries = pipeline(spark, settings_of(survey, folder / "whole", "pipeline.partitions=4"), Progress(None)).run()
     seconds = {summary.stage: summary.seconds / 2 for summary in summaries}  # from the second run on a session is warm
     judge = Judge(folder / "whole", len(list((survey / "parts").rglob("*.fits*"))))
     judge.look(folder / "whole", f"undisturbed, {judge.files} files")

@@ -27,8 +27,8 @@ from pyspark.sql import SparkSession
 from scaling import cpu_seconds, subset, warm_up
 
 from nalspark.mocks.survey import simulate_survey
+from nalspark.pipeline.catalogue import pipeline
 from nalspark.progress import Progress
-from nalspark.run.pipeline import Pipeline
 from nalspark.session import running_session
 from nalspark.settings import load
 
@@ -39,7 +39,7 @@ def run_once(spark: SparkSession, survey: Path, out: Path) -> dict[str, Any]:
         spectra=[str(survey / "spectra")], out=str(out), quasars=[str(survey / "quasars.fits")], overrides=["ingest.plates_per_part=1"]
     )
     started, cpu = time.monotonic(), cpu_seconds(os.getpid())
-    summaries = Pipeline(spark, settings, Progress(None)).run(explain=True)
+    summaries = pipeline(spark, settings, Progress(None)).run(explain=True)
     stages = {summary.stage: (summary.parts_done, summary.seconds) for summary in summaries}
     return {"seconds": time.monotonic() - started, "cpu": cpu_seconds(os.getpid()) - cpu, "stages": stages}
 

@@ -40,9 +40,8 @@ from nalspark.mocks.examples import prepare
 from nalspark.mocks.recipes import Recipe, make_mocks
 from nalspark.mocks.stages import REALISTIC
 from nalspark.mocks.survey import simulate_survey
+from nalspark.pipeline.catalogue import CATALOGUE, pipeline
 from nalspark.progress import Progress
-from nalspark.run.pipeline import Pipeline
-from nalspark.run.plan import STAGE_NAMES
 from nalspark.session import running_session
 from nalspark.settings import load
 from nalspark.surveys.reader import open_spectrum
@@ -72,13 +71,13 @@ class Stopwatch(Progress):
         self.cpu = [cpu_seconds(os.getpid())]
 
     def say(self, text: str) -> None:
-        if text.startswith(STAGE_NAMES) and "parts done" not in text:
+        if text.startswith(CATALOGUE) and "parts done" not in text:
             self.cpu.append(cpu_seconds(os.getpid()))
 
 
 def warm_up(spark: SparkSession, survey: Path, out: Path) -> None:
     """Make a small catalogue, so that the session has paid for starting."""
-    Pipeline(spark, load(spectra=[str(survey / "spectra")], out=str(out), quasars=[str(survey / "quasars.fits")]), Progress(None)).run()
+    pipeline(spark, load(spectra=[str(survey / "spectra")], out=str(out), quasars=[str(survey / "quasars.fits")]), Progress(None)).run()
 
 
 def run_once(survey: Path, out: Path, cores: int, small: Path | None) -> dict[str, dict[str, float]]:
@@ -90,7 +89,7 @@ def run_once(survey: Path, out: Path, cores: int, small: Path | None) -> dict[st
         if small:
             warm_up(spark, small, out.with_name("warm"))
         watch = Stopwatch()
-        summaries = Pipeline(spark, settings, watch).run()
+        summaries = pipeline(spark, settings, watch).run()
     return {
         summary.stage: {"seconds": summary.seconds, "cpu": after - before}
         for summary, before, after in zip(summaries, watch.cpu[:-1], watch.cpu[1:], strict=True)

@@ -18,16 +18,16 @@ import pandas as pd
 
 from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import measured_table
-from nalspark.errors import NalsparkError, did_you_mean
+from nalspark.errors import INTERNAL_ERROR, IncompleteError, NalsparkError, did_you_mean
 from nalspark.judging.diff import compare_catalogues, open_side
 from nalspark.judging.evaluate import evaluate_result, write_evaluation
 from nalspark.judging.match import compare
 from nalspark.lines import SPECIES
 from nalspark.mocks.survey import simulate_survey
+from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, stages_of
+from nalspark.pipeline.engine import Engine, StageSummary, check_stages
+from nalspark.pipeline.status import status
 from nalspark.progress import Progress
-from nalspark.run.pipeline import Pipeline
-from nalspark.run.plan import LEARNING, STAGE_NAMES, StageSummary, check
-from nalspark.run.status import status
 from nalspark.session import running_session
 from nalspark.settings import Settings, load
 from nalspark.surveys.catalogs import open_catalog
@@ -108,7 +108,7 @@ def _add_searches(commands: Any) -> None:
 
     run = commands.add_parser("run", help="run the stages that a TOML file describes")
     run.add_argument("run", metavar="RUN.toml")
-    run.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGE_NAMES)}; all by default")
+    run.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(CATALOGUE)}; all by default")
     run.add_argument("--part", action="extend", nargs="+", default=[], help="only this part; may be repeated")
     _common(run)
 
@@ -176,10 +176,11 @@ def _siblings() -> list[Any]:
     return [import_module(f"{name}.cli") for name in found]
 
 
-def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] = STAGE_NAMES) -> list[StageSummary]:
+def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] = CATALOGUE) -> list[StageSummary]:
     if not settings.out:
         raise NalsparkError("No output directory is given: set `out` in the run file, or --out.")
-    check(settings, stages)
+    all_stages = stages_of(settings)
+    check_stages(all_stages, settings, stages)
     # A Python process can join one group of training workers in its life.
     several = "train" in stages and settings.train.workers > 1
     conf = {"spark.python.worker.reuse": "false"} if several else None
@@ -187,7 +188,7 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
         explain = options.dry_run or options.command == "reprocess"
         how = {"force": options.force, "dry_run": options.dry_run, "explain": explain}
         try:
-            summaries = Pipeline(spark, settings, progress).run(stages, getattr(options, "part", ()), **how)
+            summaries = Engine(spark, settings, progress, all_stages, CATALOGUE).run(stages, getattr(options, "part", ()), **how)
         except BaseException as error:
             progress.note("run_failed", kind=type(error).__name__, text=str(error))
             raise
@@ -209,6 +210,26 @@ def _progress(options: argparse.Namespace) -> Iterator[Progress]:
         yield Progress(sys.stderr, log)
 
 
+def _check_whole(summaries: Sequence[StageSummary], out: str) -> None:
+    """Refuse to call a run good in which nalspark itself failed, or nothing could be used.
+
+    Raises
+    ------
+    IncompleteError
+    """
+    for summary in summaries:
+        if summary.faults:
+            raise IncompleteError(
+                f"Stage '{summary.stage}' met {summary.faults} fault(s) of nalspark itself (reason {INTERNAL_ERROR}): everything else is "
+                "done, and these rows are tried again by the next run. Their details are in the rejections; please report them."
+            )
+        if summary.parts_done and summary.rejected and not summary.rows:
+            raise IncompleteError(
+                f"Stage '{summary.stage}' could use none of the {summary.rejected} it was given: "
+                f"{Path(out) / 'rejections.parquet'} has the reason of each, once stage 'publish' has run."
+            )
+
+
 def _say_result(out: str) -> None:
     store = Store(out)
     rows = store.manifest().published
@@ -224,17 +245,19 @@ def _find(options: argparse.Namespace) -> None:
     if options.species:
         values["species"] = options.species
     settings = load(overrides=options.set, **values)
-    _run(settings, options)
+    summaries = _run(settings, options)
     if not options.dry_run:
         _say_result(settings.out)
+    _check_whole(summaries, settings.out)
 
 
 def _run_file(options: argparse.Namespace) -> None:
     settings = load(options.run, options.set)
-    stages = options.stages or STAGE_NAMES
-    _run(settings, options, stages)
-    if not options.dry_run and "publish" in stages:
+    stages = options.stages or CATALOGUE
+    summaries = _run(settings, options, stages)
+    if not options.dry_run and CATALOGUE[-1] in stages:
         _say_result(settings.out)
+    _check_whole(summaries, settings.out)
 
 
 def _reprocess(options: argparse.Namespace) -> None:
@@ -362,13 +385,17 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; user mistakes are printed as sentences, with exit status 2."""
+    """Run a command line and give its exit status.
+
+    0: done. 2: a user's mistake, told in a sentence. 3: done, but nalspark itself failed on some rows, or nothing could be used. 130:
+    stopped.
+    """
     options = _parser().parse_args(arguments)
     try:
         (options.command_function if "command_function" in options else _COMMANDS[options.command])(options)
     except NalsparkError as error:
         print(f"nalspark: {error}", file=sys.stderr)
-        return 2
+        return error.exit_status
     except KeyboardInterrupt:
         print("nalspark: stopped. What was finished is kept: run the same command again to go on.", file=sys.stderr)
         return 130

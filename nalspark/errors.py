@@ -7,7 +7,15 @@ from collections.abc import Iterable
 
 
 class NalsparkError(Exception):
-    """Anything that a user can mend: the command line prints it without a traceback and exits with 2."""
+    """Anything that a user can mend: the command line prints it without a traceback."""
+
+    exit_status = 2
+
+
+class IncompleteError(NalsparkError):
+    """A run is done, and what was finished is kept, but it is no good result."""
+
+    exit_status = 3
 
 
 class SettingsError(NalsparkError):
@@ -56,6 +64,10 @@ class UnusableSpectrum(Exception):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.reason, self.detail)
+
+
+#: The reason of a row that met a fault of nalspark itself: no property of the data.
+INTERNAL_ERROR = "internal_error"
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:

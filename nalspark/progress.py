@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from nalspark.session import is_classic
 
 
 def now() -> str:
@@ -96,13 +99,13 @@ class Progress:
         self._wave = 0
 
     @contextmanager
-    def watch(self, context: SparkContext, what: str) -> Iterator[None]:
+    def watch(self, spark: SparkSession, what: str) -> Iterator[None]:
         """Show how many Spark tasks of the running stages are done, until the block ends; only on a terminal."""
-        if not self._live:
+        if not self._live or not is_classic(spark):
             yield
             return
         done = threading.Event()
-        watcher = threading.Thread(target=self._poll, args=(context, what, done), daemon=True)
+        watcher = threading.Thread(target=self._poll, args=(spark.sparkContext, what, done), daemon=True)
         watcher.start()
         try:
             yield

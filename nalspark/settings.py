@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -279,12 +279,25 @@ class Settings(Section):
     second_stage: SecondStage = SecondStage()
     pipeline: Pipeline = Pipeline()
 
+    def chosen(self, names: Iterable[str]) -> dict[str, Any]:
+        """Give the values of some sections, or of single settings named with a dot, as JSON has them."""
+        return chosen_values(self.model_dump(mode="json"), names)
+
     @property
     def line_species(self) -> LineSpecies:
         return SPECIES[self.species]
 
 
-_Run = TypeVar("_Run", bound=Settings)
+def chosen_values(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Give the values of some sections, or of single settings named with a dot; what the tree lacks is left out."""
+    found: dict[str, Any] = {}
+    for name in names:
+        section, _, leaf = name.partition(".")
+        if not leaf and section in tree:
+            found[name] = tree[section]
+        elif leaf and leaf in tree.get(section, {}):
+            found[name] = tree[section][leaf]
+    return found
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -330,7 +343,7 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> str:
     return "\n  ".join(lines)
 
 
-def load(path: str | Path | None = None, overrides: Iterable[str] = (), model: type[_Run] = Settings, **values: Any) -> _Run:  # type: ignore[assignment]
+def load(path: str | Path | None = None, overrides: Iterable[str] = (), model: type[Settings] = Settings, **values: Any) -> Settings:
     """Read settings from a TOML file, keyword values and ``key=value`` overrides, in this order of precedence, the last strongest.
 
     Raises
@@ -355,7 +368,7 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = (), model: t
     return from_tree(tree, str(path) if path else "the options", model)
 
 
-def from_tree(tree: Mapping[str, Any], where: str, model: type[_Run] = Settings) -> _Run:  # type: ignore[assignment]
+def from_tree(tree: Mapping[str, Any], where: str, model: type[Settings] = Settings) -> Settings:
     """Validate a nested dictionary; `where` names its origin in messages."""
     try:
         settings = model.model_validate(tree)

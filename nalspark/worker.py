@@ -67,7 +67,13 @@ def _nothing() -> None:
 
 
 #: What tasks import, numba and pandas with it, and scikit-learn, which keras does; keras itself is left to the workers that score.
-SHARED = ("nalspark.surveys.stages", "nalspark.surveys.crossmatch.stages", "nalspark.absorption.stages", "nalspark.run.publish", "sklearn")
+SHARED = (
+    "nalspark.surveys.stages",
+    "nalspark.surveys.crossmatch.stages",
+    "nalspark.absorption.stages",
+    "nalspark.pipeline.publish",
+    "sklearn",
+)
 #: Seconds that a worker is held at least: its neighbour's task must not come to it too.
 _HELD = 0.2
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from nalspark.judging.evaluate import evaluate_result
 from nalspark.mocks.survey import simulate_survey
 from nalspark.notebook import parameter, shower
+from nalspark.pipeline.catalogue import pipeline
 from nalspark.progress import Progress
-from nalspark.run.pipeline import Pipeline
 from nalspark.session import spark_session
 from nalspark.settings import load
 from nalspark.tables.schemas import SIGHTLINES, absorbers_table
@@ -52,7 +52,7 @@ settings = load(
     quasars=[str(survey / "quasars.fits")],
     out=str(folder / "result"),
 )
-for summary in Pipeline(spark, settings, Progress(None)).run():
+for summary in pipeline(spark, settings, Progress(None)).run():
     display(str(summary))
 
 # COMMAND ----------

@@ -14,8 +14,8 @@ import numpy as np
 
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.notebook import parameter, shower
+from nalspark.pipeline.publish import gallery_items
 from nalspark.plots.figures import absorber_figure, doublet_ratio_figure, histogram_figure
-from nalspark.run.publish import gallery_items
 from nalspark.session import spark_session
 from nalspark.settings import from_tree
 from nalspark.tables.schemas import REJECTIONS, absorbers_table

@@ -15,9 +15,8 @@ import pandas as pd
 
 from nalspark.learning.models import read_model
 from nalspark.notebook import parameter, shower
+from nalspark.pipeline.catalogue import LEARNING, pipeline
 from nalspark.progress import Progress
-from nalspark.run.pipeline import Pipeline
-from nalspark.run.plan import LEARNING
 from nalspark.session import spark_session
 from nalspark.settings import load
 from nalspark.surveys.catalogs import conf_dir
@@ -36,7 +35,7 @@ display = shower(globals())
 # COMMAND ----------
 
 settings = load(conf_dir() / "runs" / "default_model.toml", overrides, out=str(folder / "model-run"))
-for summary in Pipeline(spark_session(), settings, Progress(None)).run(LEARNING):
+for summary in pipeline(spark_session(), settings, Progress(None)).run(LEARNING):
     display(str(summary))
 
 # COMMAND ----------

@@ -15,9 +15,8 @@ import pyarrow as pa
 from astropy.io import fits
 
 from nalspark.mocks.survey import simulate_survey
+from nalspark.pipeline.catalogue import CATALOGUE, pipeline
 from nalspark.progress import Progress
-from nalspark.run.pipeline import Pipeline
-from nalspark.run.plan import STAGE_NAMES
 from nalspark.session import find_java
 from nalspark.settings import Settings, load
 from nalspark.tables.table import Table
@@ -67,7 +66,7 @@ def settings_of(survey: Path, out: Path, *overrides: str, **values: Any) -> Sett
 
 def run(spark: Any, settings: Settings, *stages: str, **how: Any) -> dict[str, int]:
     """Bring a result up to date; returns stage → parts that were made anew."""
-    summaries = Pipeline(spark, settings, Progress(None)).run(stages or STAGE_NAMES, **how)
+    summaries = pipeline(spark, settings, Progress(None)).run(stages or CATALOGUE, **how)
     return {summary.stage: summary.parts_done for summary in summaries}
 
 

@@ -16,7 +16,7 @@ from runs import COMMAND, environment, make_survey, tree
 from surveys.make_files import write_spec
 
 from nalspark.cli import _parser, main
-from nalspark.run.plan import STAGE_NAMES
+from nalspark.pipeline.catalogue import CATALOGUE
 from nalspark.tables.store import Store
 from nalspark.version import VERSION
 
@@ -208,7 +208,7 @@ def test_find_says_what_it_found_and_leaves_a_session_that_was_there_alone(spark
     assert re.fullmatch(r"\d+ absorbers in 8 searched spectra; 1 rejected\.", found)
     assert Path(catalogue.split(maxsplit=1)[1]).is_file() and Path(report.split(maxsplit=1)[1]).is_file()
     assert rejected == f"rejected   {tmp_path / 'out' / 'rejections.parquet'}, with reasons"
-    assert [line.split()[0] for line in captured.err.splitlines() if line[0] != " "] == list(STAGE_NAMES)
+    assert [line.split()[0] for line in captured.err.splitlines() if line[0] != " "] == list(CATALOGUE)
     assert spark.range(3).count() == 3
     before = tree(tmp_path / "out")
     assert main(["find", str(survey / "parts"), "--out", str(tmp_path / "out"), *quick, "--dry-run"]) == 0

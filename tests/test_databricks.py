@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from nalspark.cli import _parser
-from nalspark.run.plan import LEARNING, STAGE_NAMES
+from nalspark.pipeline.catalogue import CATALOGUE, LEARNING
 from nalspark.settings import load
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def test_a_job_runs_what_exists_where_it_can(name: str) -> None:
         assert re.fullmatch(r"\d+\.\d+\.x-(gpu-ml-)?scala2\.1\d", resolved(cluster["spark_version"]))
 
 
-@pytest.mark.parametrize("name, order", [("catalogue", STAGE_NAMES), ("reprocess", ("reprocess",)), ("training", LEARNING)])
+@pytest.mark.parametrize("name, order", [("catalogue", CATALOGUE), ("reprocess", ("reprocess",)), ("training", LEARNING)])
 def test_tasks_follow_the_pipelines_order(name: str, order: tuple[str, ...]) -> None:
     waits = {task["task_key"]: {other["task_key"] for other in task.get("depends_on", [])} for task in JOBS[name][0]["tasks"]}
     done: list[str] = []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from runs import QUICK, assert_same_catalogue, environment, make_survey, run, settings_of
 
-from nalspark.run.plan import STAGE_NAMES, STAGES
+from nalspark.pipeline.catalogue import CATALOGUE
 from nalspark.tables.manifest import read_manifest
 
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -70,16 +70,16 @@ def test_the_jobs_in_order_make_what_the_pipeline_makes(spark: Any, run_file: Pa
     submitted = spark_submit("ingest", run_file)
     assert submitted.returncode == 0 and "Traceback" not in submitted.stdout, submitted.stderr
     assert "3 of 3 parts: 24 rows, 1 rejected" in submitted.stdout  # spark-submit joins the two streams of Python
-    for job in STAGE_NAMES[1:-1]:
+    for job in CATALOGUE[1:-1]:
         in_process(job, run_file)
-        assert [line.split()[0] for line in capfd.readouterr().err.splitlines() if line.startswith(STAGE_NAMES)] == [job]
+        assert [line.split()[0] for line in capfd.readouterr().err.splitlines() if line.startswith(CATALOGUE)] == [job]
     submitted = spark_submit("publish", run_file)
     assert submitted.returncode == 0 and "Traceback" not in submitted.stdout, submitted.stderr
     assert "absorbers in 24 searched spectra; 1 rejected." in submitted.stdout
     whole = run_file.parent / "whole"
     run(spark, settings_of(survey, whole))
     assert_same_catalogue(out, whole)
-    assert len(read_manifest(out / "manifest.json").runs) == len(STAGE_NAMES)
+    assert len(read_manifest(out / "manifest.json").runs) == len(CATALOGUE)
 
 
 @pytest.mark.spark

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "pyspark": (
         "nalspark/tables/*", "nalspark/session.py", "nalspark/daemon.py", "nalspark/progress.py", "nalspark/*/stages.py",
-        "nalspark/run/*", "nalspark/judging/diff.py", "nalspark/learning/inference.py", "nalspark/learning/training.py",
+        "nalspark/pipeline/*", "nalspark/judging/diff.py", "nalspark/learning/inference.py", "nalspark/learning/training.py",
     ),
     "keras": ("nalspark/learning/*",),
     "tensorflow": ("nalspark/learning/*",),
@@ -36,7 +36,7 @@ FLOORS = (
     ("spectra", "tables", "plots"),
     ("surveys", "absorption", "mocks", "learning"),
     ("judging",),
-    ("run",),
+    ("pipeline",),
     ("emission",),
     ("cli", "__main__", "__init__"),
 )
@@ -166,7 +166,7 @@ def test_every_room_has_its_floor():
     assert {room_of(path) for path in read_sources() if path.startswith("nalspark/")} <= set(FLOOR_OF)
 
 
-@pytest.mark.parametrize("arrow", ["from nalspark.run import status", "def f():\n    from nalspark.mocks.recipes import make_mocks"])
+@pytest.mark.parametrize("arrow", ["from nalspark.pipeline import status", "def f():\n    from nalspark.mocks.recipes import make_mocks"])
 def test_an_added_arrow_is_found(arrow):
     files = {path: source for path, source in read_sources().items() if path.startswith("nalspark/")}
     path = "nalspark/absorption/search.py"
@@ -184,10 +184,10 @@ def test_an_added_arrow_is_found(arrow):
         ("nalspark/learning/networks.py", "import pyspark"),
         ("jobs/search.py", "import pyspark"),
         ("nalspark/absorption/search.py", "import umap"),
-        ("nalspark/run/pipeline.py", "from tensorflow import keras"),
+        ("nalspark/pipeline/engine.py", "from tensorflow import keras"),
         ("nalspark/absorption/search.py", "import keras.layers"),
         ("nalspark/learning/models.py", "from petastorm import make_reader"),
-        ("nalspark/tables/store.py", "from nalspark.run.plan import STAGES"),
+        ("nalspark/tables/store.py", "from nalspark.pipeline.catalogue import ALL_STAGES"),
         ("nalspark/spectra/stages.py", "from nalspark.absorption import stages"),
         ("nalspark/surveys/reader.py", "def f():\n    from nalspark.absorption.search import find_doublets"),
         ("nalspark/absorption/search.py", "from nalspark.emission import cutouts"),

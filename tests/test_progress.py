@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from nalspark.pipeline.status import size
 from nalspark.progress import Pace, duration
-from nalspark.run.status import size
 from nalspark.tables.changes import value_changes
 
 

@@ -25,7 +25,7 @@ def test_the_rest_lives_without_the_emission_programme(tmp_path):
     # An editable install would find the missing modules in the checkout.
     work = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]; "
     work += f"import nalspark; assert nalspark.__file__.startswith({str(tmp_path)!r}); "
-    help_text = work + "from nalspark.cli import _parser; import nalspark.run.pipeline; assert 'emission' not in _parser().format_help()"
+    help_text = work + "from nalspark.cli import _parser; import nalspark.pipeline.engine; assert 'emission' not in _parser().format_help()"
     tests = work + f"import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *{REST!r}]))"
     for program in (help_text, tests):
         done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=140, check=False)

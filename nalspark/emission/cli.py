@@ -9,12 +9,11 @@ from typing import Any
 
 from nalspark.emission.labels import agreement, consensus, read_labels
 from nalspark.emission.run import EmissionRun
-from nalspark.emission.settings import EmissionSettings
+from nalspark.emission.settings import EmissionSettings, load_run
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS
 from nalspark.errors import NalsparkError
 from nalspark.progress import Progress
 from nalspark.session import running_session
-from nalspark.settings import load
 
 _SHOWN = 20
 #: What the data model's page says of the programme.
@@ -60,9 +59,9 @@ def command(options: argparse.Namespace) -> None:
     """Do what the command line asks."""
     if options.what == "demo":
         given: dict[str, Any] = {"emission.frames": options.frames} if options.frames else {}
-        settings = load(None, options.set, EmissionSettings, out=options.out, **_DEMO, **given)
+        settings = load_run(None, options.set, out=options.out, **_DEMO, **given)
     else:
-        settings = load(options.run, options.set, EmissionSettings)
+        settings = load_run(options.run, options.set)
     _WORK[options.what](settings, options)
 
 

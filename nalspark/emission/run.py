@@ -31,7 +31,7 @@ from nalspark.learning.inference import decode_examples, features
 from nalspark.learning.models import PackedModel, read_model
 from nalspark.plots.training import training_figures
 from nalspark.progress import Progress
-from nalspark.tables.manifest import digest
+from nalspark.tables.manifest import Part, digest
 from nalspark.tables.store import Store
 from nalspark.version import VERSION
 
@@ -145,10 +145,11 @@ class EmissionRun:
         made_from = {part: record.key for part, record in self.manifest.parts("detections").items() if part.rpartition("-")[0] in LEARN}
         key = digest("emission network", made_from, self.settings.train.model_dump(mode="json"), VERSION)
         folder = self.store.published("model")
-        if self.manifest.keys.get("train") == key and folder.is_dir():
+        have = self.manifest.parts("model").get("all")
+        if have is not None and have.key == key and folder.is_dir():
             self.progress.say("train       up to date")
             return read_model(folder)
-        self.manifest.keys.pop("train", None)
+        self.manifest.parts("model").clear()
         self.store.commit(self.manifest)
         from nalspark.learning.build import build_model
         from nalspark.learning.feed import Feed
@@ -165,7 +166,7 @@ class EmissionRun:
         examples = Examples(files, PLANES, CUTOUT_SHAPE, GRID, SPECIES, digest(made_from), ("emission", "train"))
         built = build_model(examples, self.settings, folder, fit, self.progress.say)
         self._draw(training_figures(built.histories, built.labels, built.scores), folder)
-        self.manifest.keys["train"] = key
+        self.manifest.parts("model")["all"] = Part(key, "model", built.n_train)
         self.store.commit(self.manifest)
         shutil.rmtree(self.store.checkpoints, ignore_errors=True)
         return built.packed

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
-from nalspark.settings import Section, Settings
+from nalspark.settings import Section, Settings, load
 
 
 class Emission(Section):
@@ -41,3 +43,8 @@ class EmissionSettings(Settings):
     """One run of the emission programme."""
 
     emission: Emission = Emission()
+
+
+def load_run(path: str | Path | None = None, overrides: Iterable[str] = (), **values: Any) -> EmissionSettings:
+    """Read the settings of a run of this programme, as :func:`nalspark.settings.load` does."""
+    return cast(EmissionSettings, load(path, overrides, EmissionSettings, **values))

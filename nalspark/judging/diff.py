@@ -113,7 +113,7 @@ def open_side(folder: str | Path) -> Side:
     if not store.manifest_path.is_file():
         raise StoreError(f"{store.root} is no result of nalspark: it has no manifest.json. Name the --out of `nalspark find`.")
     manifest = store.manifest()
-    if "publish" not in manifest.keys or not store.published("absorbers.parquet").is_dir():
+    if not manifest.parts("published") or not store.published("absorbers.parquet").is_dir():
         raise StoreError(f"{store.root} holds no whole catalogue: run stage 'publish' first.")
     return Side(store, manifest)
 

@@ -30,14 +30,23 @@ class Part:
         Digest of everything the part was made from.
     path : str
         Directory of its Parquet files, relative to the output directory; empty where the part has no rows.
-    rows, rejected : int
-        Rows in all, and of these rejections.
+    rows, rejected, faults : int
+        Rows in all, of these rejections, and of these by a fault of nalspark itself.
+    content : str
+        Digest of what matters of it to those who read it, where its causes do not say enough.
     """
 
     key: str
     path: str
     rows: int
     rejected: int = 0
+    faults: int = 0
+    content: str = ""
+
+    @property
+    def cause(self) -> str:
+        """What stands for the part among the causes of others."""
+        return self.content or self.key
 
 
 @dataclass
@@ -48,8 +57,6 @@ class Manifest:
     ----------
     tables : dict
         Table name → part name → Part.
-    keys : dict
-        Stage → digest of its causes, for stages that work on all parts together.
     catalogues : list of dict
         Matched and unmatched counts of every catalogue.
     published : dict
@@ -67,7 +74,6 @@ class Manifest:
     """
 
     tables: dict[str, dict[str, Part]] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
     catalogues: list[dict[str, Any]] = field(default_factory=list)
     published: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -88,8 +94,12 @@ class Manifest:
         return sum(part.rows for part in parts) - rejected, rejected
 
     def key_of(self, tables: Iterable[str], part: str) -> list[str]:
-        """Keys of one part in several tables; an absent part has an empty key."""
-        return [self.parts(table)[part].key if part in self.parts(table) else "" for table in tables]
+        """Give what stands for one part of several tables among the causes of others; nothing for an absent part."""
+        return [self.parts(table)[part].cause if part in self.parts(table) else "" for table in tables]
+
+    def contents(self, table: str) -> dict[str, str]:
+        """Give what stands for the parts of a table among the causes of others."""
+        return {part: record.cause for part, record in self.parts(table).items()}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -109,6 +119,8 @@ def read_manifest(path: Path) -> Manifest:
                 f"{path} has format {tree['format']}; this version of nalspark reads format {FORMAT}. Use another output directory."
             )
         tables = {name: {part: Part(**record) for part, record in parts.items()} for name, parts in tree.pop("tables").items()}
+        if published := tree.pop("keys", {}).get("publish"):  # of the first edition, which kept this key apart
+            tables["published"] = {"all": Part(published, "absorbers.parquet", tree["published"]["absorbers.parquet"])}
         return Manifest(tables=tables, **tree)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(

@@ -67,7 +67,7 @@ def keep_version(store: Store, manifest: Manifest, kept: int) -> None:
         tables = {name: manifest.parts(name) for name in KEPT}
         for part in (part for parts in tables.values() for part in parts.values() if part.path):
             _link_all(store.root / part.path, new / part.path)
-        write_manifest(replace(manifest, tables=tables, runs=[]), new / "manifest.json")
+        write_manifest(replace(manifest, tables=tables | {"published": manifest.parts("published")}, runs=[]), new / "manifest.json")
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(new, target)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nalspark.absorption.measure import AbsorberFlag
-from nalspark.run import publish as stages
+from nalspark.pipeline import publish as stages
 from nalspark.tables.arrow import tally
 from nalspark.tables.table import Column, Table
 

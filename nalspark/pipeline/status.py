@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nalspark.errors import StoreError
-from nalspark.run.plan import STAGES
+from nalspark.pipeline.catalogue import ALL_STAGES
 from nalspark.tables.manifest import Manifest
 from nalspark.tables.store import Store
 from nalspark.tables.versions import versions
@@ -62,7 +62,7 @@ def status(folder: str) -> Iterator[str]:
     manifest = store.manifest()
     yield f"{store.root}, nalspark {manifest.version or 'has not finished a stage here'}"
     yield f"in use by {holder}" if holder else "nobody writes here now"
-    if "publish" in manifest.keys:
+    if manifest.parts("published"):
         rows = ", ".join(f"{manifest.published[f'{name}.parquet']} {name}" for name in ("absorbers", "sightlines", "rejections"))
         yield f"published    version {manifest.publication}, {manifest.published_on}: {rows}"
     elif manifest.published:
@@ -72,6 +72,6 @@ def status(folder: str) -> Iterator[str]:
         yield f"kept         version {number}, {kept.published_on}: {kept.published.get('absorbers.parquet', 0)} absorbers"
     yield ""
     yield _HEADING
-    order = {stage.name: number for number, stage in enumerate(STAGES)}  # of stages that began in the same second
+    order = {name: number for number, name in enumerate(ALL_STAGES)}  # of stages that began in the same second
     for stage, summary in sorted(last_work(manifest).items(), key=lambda item: (item[1].get("started", ""), order.get(item[0], 0))):
         yield _row(stage, summary)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from runs import make_survey, published, run, settings_of, tree
 
-import nalspark.run.pipeline
+import nalspark.pipeline.learning
 from nalspark.absorption import stages as absorption
 from nalspark.cli import main
 from nalspark.errors import NalsparkError
@@ -24,7 +24,7 @@ from nalspark.learning.inference import decode_examples
 from nalspark.learning.models import CARD, DEFAULT_MODEL, Calibration, read_model
 from nalspark.mocks import stages as mocks
 from nalspark.mocks.survey import simulate_survey
-from nalspark.run.plan import LEARNING, STAGE_NAMES
+from nalspark.pipeline.catalogue import CATALOGUE, LEARNING
 from nalspark.settings import Settings, load
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.spectra.stages import eigenspectra_of
@@ -54,7 +54,7 @@ dense = 8
 #: Split → artificial spectra: four to one, and one to one.
 SPECTRA = {"train": 240, "validation": 60, "calibration": 100, "test": 100}
 PARTS = ["calibration-00000", "test-00000", "train-00000", "train-00001", "train-00002", "validation-00000"]
-NOTHING = dict.fromkeys(STAGE_NAMES, 0)
+NOTHING = dict.fromkeys(CATALOGUE, 0)
 PIXELS = {"flux": "<f4", "ivar": "<f4", "mask": "<u1"}
 
 
@@ -184,7 +184,7 @@ def test_a_training_that_is_cut_short_is_not_taken_for_a_result(
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patched:
-        patched.setattr(nalspark.run.pipeline, "training_figures", power_cut)
+        patched.setattr(nalspark.pipeline.learning, "training_figures", power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             run(spark, changed_train(copied, seed=2), "train")
     assert run(spark, copied, "train") == {"train": 1}

@@ -21,10 +21,10 @@ from nalspark.absorption.measure import Veto
 from nalspark.cli import main
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.diff import compare_catalogues, open_side
+from nalspark.pipeline import absorbers
+from nalspark.pipeline.catalogue import CATALOGUE, pipeline
+from nalspark.pipeline.status import status
 from nalspark.progress import Progress
-from nalspark.run.pipeline import Pipeline
-from nalspark.run.plan import STAGE_NAMES
-from nalspark.run.status import status
 from nalspark.session import running_session
 from nalspark.settings import Search
 from nalspark.surveys import stages as surveys
@@ -34,14 +34,14 @@ from nalspark.tables.versions import versions
 
 pytestmark = pytest.mark.spark
 
-NOTHING = dict.fromkeys(STAGE_NAMES, 0)
+NOTHING = dict.fromkeys(CATALOGUE, 0)
 
 
 def reprocess(spark: Any, survey: Path, *overrides: str, **how: Any) -> tuple[str, dict[str, int]]:
     """What was said, and stage → parts made anew."""
     said = io.StringIO()
-    pipeline = Pipeline(spark, settings_of(survey, survey / "out", *overrides), Progress(said))
-    done = {summary.stage: summary.parts_done for summary in pipeline.run(explain=True, **how)}
+    engine = pipeline(spark, settings_of(survey, survey / "out", *overrides), Progress(said))
+    done = {summary.stage: summary.parts_done for summary in engine.run(explain=True, **how)}
     return said.getvalue(), done
 
 
@@ -250,7 +250,7 @@ def test_a_crash_before_a_setting_was_used_leaves_the_old_one_in_the_manifest(
 
     out = shutil.copytree(told["survey"] / "out", tmp_path / "out")
     settings = settings_of(told["survey"], out, "search.min_significance=9", "preprocess.min_snr=0.6")
-    monkeypatch.setattr(Pipeline, "_search", power_cut)
+    monkeypatch.setattr(absorbers.Search, "compute", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         run(spark, settings)
     recorded = read_manifest(out / "manifest.json").settings
@@ -293,7 +293,7 @@ def test_a_python_worker_that_is_killed_is_a_sentence(spark: Any) -> None:
 def test_the_log_has_an_event_a_line(spark: Any, told: dict[str, Any]) -> None:
     log = io.StringIO()
     settings = settings_of(told["survey"], told["survey"] / "out", "infer.min_score=0.999", "pipeline.parts_per_wave=2")
-    Pipeline(spark, settings, Progress(None, log)).run(["measure"], force=True)
+    pipeline(spark, settings, Progress(None, log)).run(["measure"], force=True)
     events = [json.loads(line) for line in log.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["stage_started", *["parts_done", "message"] * 2, "message", "stage_done"]
     assert events[1]["parts"] == 2 and events[1]["of"] == 3

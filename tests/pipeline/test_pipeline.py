@@ -20,8 +20,8 @@ from nalspark.absorption import stages as absorption
 from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.lines import MG_II
-from nalspark.run import publish as publishing
-from nalspark.run.plan import STAGE_NAMES
+from nalspark.pipeline import publish as publishing
+from nalspark.pipeline.catalogue import CATALOGUE
 from nalspark.session import narrow_reads, short_tasks
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
@@ -31,7 +31,7 @@ from nalspark.tables.store import Store
 
 pytestmark = pytest.mark.spark
 
-NOTHING = dict.fromkeys(STAGE_NAMES, 0)
+NOTHING = dict.fromkeys(CATALOGUE, 0)
 AFTER_SEARCH = ("search", "infer", "measure")
 
 
@@ -175,7 +175,7 @@ def test_new_changed_and_removed_files_redo_their_part_only(spark: Any, survey: 
     added = {table: part_records(out, table) for table in records}
     with fits.open(new / "spec-1009-52000-0000.fits", mode="update") as hdus:
         hdus[1].data["flux"] *= 2
-    done = run(spark, settings_of(survey, out, spectra=both), *STAGE_NAMES[:-1])
+    done = run(spark, settings_of(survey, out, spectra=both), *CATALOGUE[:-1])
     assert done == {"ingest": 1, "crossmatch": 1, "preprocess": 1, "search": 1, "infer": 1, "measure": 1}
     for table, old in added.items():
         changed = [part for part, record in part_records(out, table).items() if record != old[part]]
@@ -224,7 +224,7 @@ def test_a_spectrum_that_comes_twice_has_its_parts_matched_again_and_no_others(
 
 
 def test_everything_can_be_made_anew(spark: Any, survey: Path, finished: Path, result: Path) -> None:
-    assert run(spark, settings_of(survey, result), force=True) == {stage: 1 if stage == "publish" else 5 for stage in STAGE_NAMES}
+    assert run(spark, settings_of(survey, result), force=True) == {stage: 1 if stage == "publish" else 5 for stage in CATALOGUE}
     assert_same_catalogue(result, finished)
     assert run(spark, settings_of(survey, result)) == NOTHING
 
@@ -233,7 +233,7 @@ def test_a_part_that_is_gone_is_gone_also_when_stages_run_one_by_one(spark: Any,
     fewer = settings_of(survey, result, spectra=[str(survey / "parts" / plate) for plate in ("1001", "1002", "1003", "1004")])
     assert run(spark, fewer, "ingest") == {"ingest": 0}
     assert sorted(part_records(result, "spectra")) == ["plate01001", "plate01002", "plate01003", "plate01004"]
-    for stage in STAGE_NAMES[1:-1]:
+    for stage in CATALOGUE[1:-1]:
         assert run(spark, fewer, stage) == {stage: 0}
     assert "plate01005" not in part_records(result, "measured")
 
@@ -271,7 +271,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(spark: Any, survey:
     plan = run(spark, settings_of(survey, result, "search.min_significance=9"), dry_run=True)
     assert plan == NOTHING | {"search": 5}
     assert run(spark, settings_of(survey, result), dry_run=True) == NOTHING
-    assert run(spark, settings_of(survey, result), dry_run=True, force=True) == dict.fromkeys(STAGE_NAMES, 5) | {"publish": 1}
+    assert run(spark, settings_of(survey, result), dry_run=True, force=True) == dict.fromkeys(CATALOGUE, 5) | {"publish": 1}
     assert tree(result) == before
     plan = run(spark, settings_of(survey, tmp_path / "new"), dry_run=True)
     assert plan["ingest"] == 5 and all(plan.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import IntFlag
 from functools import partial, reduce
 from typing import Any
@@ -17,19 +18,24 @@ from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import measured_table, sightlines
 from nalspark.errors import StoreError
 from nalspark.lines import LineSpecies
+from nalspark.pipeline.run import ALL, Run
+from nalspark.pipeline.stage import Stage
 from nalspark.plots.figures import GalleryItem
 from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, card, render_report
-from nalspark.session import together
+from nalspark.progress import now
+from nalspark.session import narrow_reads, parallelism, together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import Batches, Columns, encode, map_batches, tally
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
-from nalspark.tables.manifest import Manifest
-from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SIGHTLINES, TARGETS, absorbers_table
+from nalspark.tables.manifest import Manifest, Part
+from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SCORES, SIGHTLINES, TARGETS, absorbers_table
 from nalspark.tables.store import Store, count_rows, spark_path
 from nalspark.tables.table import Column, Table
+from nalspark.tables.versions import keep_version
+from nalspark.version import VERSION
 
 
 def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> DataFrame:
@@ -52,7 +58,46 @@ def _write(store: Store, frame: DataFrame, table: Table) -> tuple[DataFrame, dic
     return store.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
 
 
-def publish(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
+#: The published files, beside the tables.
+PUBLISHED = Table("published", "The files of the catalogue.", ())
+
+
+class Publish(Stage):
+    """Write the catalogue and the report. Files are replaced when all are whole.
+
+    Parameters
+    ----------
+    settings : Settings
+        The catalogue's columns are named after the species' lines.
+    """
+
+    name, table, in_place, tolerant = "publish", PUBLISHED, True, True
+    reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, NORMALIZED.name, CANDIDATES.name, SCORES.name, "measured")
+    sections = ("publish", "species")
+
+    def __init__(self, settings: Settings) -> None:
+        self.measured = measured_table(settings)
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {ALL: run.key_of_all(self, VERSION)}
+
+    def present(self, run: Run, part: str) -> bool:
+        return all(run.store.published(name).exists() for name in run.manifest.published)
+
+    def compute(self, run: Run, parts: list[str]) -> dict[str, dict[str, Part]]:
+        manifest = run.manifest
+        manifest.published = write_catalogue(run.spark, run.store, manifest, run.settings)
+        manifest.publication, manifest.published_on = manifest.publication + 1, now()
+        return {PUBLISHED.name: {ALL: Part("", "absorbers.parquet", manifest.published["absorbers.parquet"])}}
+
+    def finish(self, run: Run) -> None:
+        keep_version(run.store, run.manifest, run.settings.pipeline.versions_kept)
+
+    def reading(self, spark: SparkSession) -> AbstractContextManager[None]:
+        return narrow_reads(spark)
+
+
+def write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
     """Write the catalogue and the report.
 
     Returns
@@ -285,7 +330,7 @@ def _cards(spark: SparkSession, items: Sequence[GalleryItem]) -> list[str]:
     """The cards of some absorbers in their order, drawn by the workers."""
     if not items:
         return []
-    numbers = spark.range(0, len(items), 1, min(len(items), spark.sparkContext.defaultParallelism))
+    numbers = spark.range(0, len(items), 1, min(len(items), parallelism(spark)))
     drawn = map_batches(numbers, partial(_draw, items=items), _CARDS.spark_schema)
     return [row["card"] for row in sorted(drawn.collect())]
 

@@ -1,0 +1,111 @@
+"""From spectra with redshifts to measured absorbers."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nalspark.absorption import stages as absorption
+from nalspark.learning.inference import load_keras, score
+from nalspark.pipeline.inputs import Inputs
+from nalspark.pipeline.run import Run
+from nalspark.pipeline.stage import Stage
+from nalspark.session import short_tasks
+from nalspark.settings import Settings
+from nalspark.surveys.stages import SPECTRA_READ
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SCORES, TARGETS
+
+#: Candidates of a task: half a second's work, so that the last task of a wave is not waited for.
+_SCORED_PER_TASK = 5000
+#: Candidates of a run that are worth another worker's loading of TensorFlow: to score them takes about as long.
+_WORTH_LOADING = 20_000
+
+
+class Preprocess(Stage):
+    """Bring every target's spectrum to the grid, mask, rescale, and fit its continuum."""
+
+    name, table = "preprocess", NORMALIZED
+    reads = (SPECTRA_READ.name, TARGETS.name)
+    sections = ("preprocess", "species")
+    revision = 4
+
+    def due(self, run: Run, parts: list[str]) -> int:
+        return run.rows(TARGETS.name, parts)
+
+    def compute(self, run: Run, parts: list[str]) -> DataFrame:
+        return absorption.preprocess(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings)
+
+
+class Search(Stage):
+    """Propose doublets with the matched filter, and cut their images."""
+
+    name, table = "search", CANDIDATES
+    reads = (NORMALIZED.name,)
+    sections = ("search", "preprocess.window_blue_z", "species")
+    revision = 5
+
+    def compute(self, run: Run, parts: list[str]) -> DataFrame:
+        return absorption.search(run.usable(NORMALIZED, parts), run.settings)
+
+
+class Infer(Stage):
+    """Give every candidate the probability that it is an absorber."""
+
+    name, table = "infer", SCORES
+    reads = (NORMALIZED.name, CANDIDATES.name)
+    sections = ("species",)
+    revision = 2
+    loads = staticmethod(load_keras)
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def check(self) -> None:
+        _ = self.inputs.model
+
+    def given(self, run: Run) -> dict[str, str]:
+        return {"model": self.inputs.model.digest}
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {part: run.key(self, part, self.inputs.model.digest) for part in run.common_parts(self.reads)}
+
+    def due(self, run: Run, parts: list[str]) -> int:
+        return run.rows(CANDIDATES.name, parts)
+
+    def compute(self, run: Run, parts: list[str]) -> DataFrame:
+        packed, how, candidates = self.inputs.model, run.settings.infer, run.usable(CANDIDATES, parts)
+        if packed.card.inputs == absorption.IMAGE_COLUMNS:
+            workers = sys.maxsize if run.loaded_ahead else 1 + self.due(run, run.stale) // _WORTH_LOADING
+            tasks = min(1 + self.due(run, parts) // _SCORED_PER_TASK, workers)
+            return score(candidates.coalesce(tasks), packed, how).select(*SCORES.names)
+        spectra = score(absorption.whole_spectra(run.usable(NORMALIZED, parts), run.settings), packed, how)
+        return candidates.join(F.broadcast(spectra.select("spectrum_id", "score")), "spectrum_id").select(*SCORES.names)
+
+    def reading(self, spark: SparkSession) -> AbstractContextManager[None]:
+        return short_tasks(spark)
+
+
+class Measure(Stage):
+    """Fit every candidate that the network does not rule out.
+
+    Parameters
+    ----------
+    settings : Settings
+        The table's columns are named after the species' lines.
+    """
+
+    name = "measure"
+    reads = (CANDIDATES.name, SCORES.name)
+    sections = ("measure", "infer.min_score", "infer.measure_score", "species")
+
+    def __init__(self, settings: Settings) -> None:
+        self.table = absorption.measured_table(settings)
+
+    def compute(self, run: Run, parts: list[str]) -> DataFrame:
+        return absorption.measure(run.usable(CANDIDATES, parts), run.usable(SCORES, parts), run.settings)
+
+    def reading(self, spark: SparkSession) -> AbstractContextManager[None]:
+        return short_tasks(spark)

@@ -1,0 +1,85 @@
+"""Who the spectra are: targets and matches."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from pyspark.sql import SparkSession
+
+from nalspark.pipeline.inputs import Inputs
+from nalspark.pipeline.run import Run
+from nalspark.pipeline.stage import Made, Stage
+from nalspark.session import narrow_reads
+from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, mark_duplicates, match_counts
+from nalspark.surveys.stages import SPECTRA_READ
+from nalspark.tables.schemas import MATCHES, TARGETS
+
+
+class Crossmatch(Stage):
+    """Give every spectrum its redshift, and the catalogues' systems.
+
+    Parts that share a spectrum go together: one of its rows is kept. Those who read the targets see their content: a new absorber
+    catalogue changes labels, not spectra.
+    """
+
+    name, table, more = "crossmatch", TARGETS, (MATCHES,)
+    reads = (SPECTRA_READ.name,)
+    sections = ("crossmatch", "species")
+    revision = 3
+    content = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
+    at_once = True
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def check(self) -> None:
+        _ = self.inputs.catalogues
+
+    def given(self, run: Run) -> dict[str, str]:
+        return {f"{kind} {catalog.name}": catalog.digest for kind, found in self.inputs.catalogues.items() for catalog in found}
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        known = {kind: [(catalog.name, catalog.digest) for catalog in found] for kind, found in self.inputs.catalogues.items()}
+        return {part: run.key(self, part, known) for part in run.common_parts(self.reads)}
+
+    def due(self, run: Run, parts: list[str]) -> int:
+        return run.rows(SPECTRA_READ.name, parts)
+
+    def together(self, run: Run, parts: set[str]) -> set[str]:
+        """Give these parts, and those with another row of a spectrum that lies in one of them or lay there."""
+        there = set(run.manifest.parts(SPECTRA_READ.name))
+        gone, parts = parts - there, parts & there
+        while others := run.manifest.parts(TARGETS.name).keys() - parts - gone:
+            now = run.usable(SPECTRA_READ, sorted(parts)).select("spectrum_id")
+            before, elsewhere = (run.store.read(run.spark, run.manifest, TARGETS, sorted(some)) for some in (parts | gone, others))
+            ids = now.unionByName(before.select("spectrum_id"))
+            shared = elsewhere.select("spectrum_id", "part").join(ids, "spectrum_id", "left_semi").select("part").distinct().collect()
+            if not shared:
+                break
+            parts |= {row["part"] for row in shared}
+        return parts
+
+    def compute(self, run: Run, parts: list[str]) -> Made:
+        frames = {kind: [(c.name, catalog_frame(run.spark, c)) for c in found] for kind, found in self.inputs.catalogues.items()}
+        spectra = mark_duplicates(run.usable(SPECTRA_READ, parts)).persist()
+        hits = find_sightlines(spectra, frames["quasars"], frames["absorbers"], run.settings).persist()
+        for frame in (spectra, hits):
+            run.after_wave.callback(frame.unpersist)
+        names = {kind: [name for name, _ in found] for kind, found in frames.items()}
+        targets, matches = crossmatch(spectra, hits, names["quasars"], names["absorbers"], run.settings)
+        # Narrow rows brought together by part: to make a file on a local disk Java starts three processes, for `chmod`.
+        return {TARGETS.name: targets.repartition("part"), MATCHES.name: matches.repartition("part")}
+
+    def finish(self, run: Run) -> None:
+        named = [(kind, catalogue.name, catalogue.n_rows) for kind, found in self.inputs.catalogues.items() for catalogue in found]
+        run.manifest.catalogues = match_counts(run.whole(TARGETS), run.whole(MATCHES), named) if named else []
+        for name in [name for name in run.manifest.inputs if name.partition(" ")[0] in self.inputs.catalogues]:
+            del run.manifest.inputs[name]  # those of this run are told by `given`
+        for counts in run.manifest.catalogues:
+            run.progress.say(
+                "  {catalogue}: {rows_matched} of its {rows} rows have a spectrum; in it are {spectra_by_id} spectra by id and "
+                "{spectra_on_sky} by position, {spectra_unmatched} are not".format(**counts)
+            )
+
+    def reading(self, spark: SparkSession) -> AbstractContextManager[None]:
+        return narrow_reads(spark)

@@ -1,0 +1,493 @@
+"""The engine: which parts must be there with which key, in which waves they are made, and the manifest. It knows no stage.
+
+A part of a table has a key: the digest of its stage's revision, the settings that matter to it, and the parts it was made from. A part is
+made again when its key has changed, and only then. Parts are worked on in waves, and the manifest is written after each, so a crash costs
+one wave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nalspark.errors import INTERNAL_ERROR, NalsparkError, StoreError, did_you_mean
+from nalspark.pipeline.run import Run
+from nalspark.pipeline.stage import Made, Stage
+from nalspark.progress import Progress, now
+from nalspark.session import describe_jobs, load_ahead, parallelism, together
+from nalspark.settings import Settings, chosen_values
+from nalspark.tables.changes import value_changes
+from nalspark.tables.manifest import Manifest, Part, digest
+from nalspark.tables.store import Store
+from nalspark.tables.table import Table
+from nalspark.version import VERSION
+
+#: On more cores some of the workers do what needs a library that takes long to load, and that takes half a gigabyte in each.
+_FEW_CORES = 4
+#: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files; the last where Parquet's
+#: compression finds no room to unpack its library in.
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no snappyjava in java.library.path")
+
+
+@dataclass
+class StageSummary:
+    """What a stage did.
+
+    Attributes
+    ----------
+    stage : str
+    parts_done, parts : int
+        Parts made anew, of all.
+    rows, rejected : int
+        Rows written, and those rejected.
+    faults : int
+        Of the rejected those that met a fault of nalspark itself.
+    seconds : float
+    rows_in, spectra : int
+        Rows it read; spectra in the parts.
+    bytes : int
+        Written.
+    started : str
+        UTC.
+    """
+
+    stage: str
+    parts_done: int
+    parts: int
+    rows: int = 0
+    rejected: int = 0
+    faults: int = 0
+    seconds: float = 0.0
+    rows_in: int = 0
+    spectra: int = 0
+    bytes: int = 0
+    started: str = ""
+
+    def add(self, records: Collection[Part], rows_in: int, spectra: int) -> None:
+        """Count parts that were made."""
+        rejected = sum(record.rejected for record in records)
+        self.rows += sum(record.rows for record in records) - rejected
+        self.rejected += rejected
+        self.faults += sum(record.faults for record in records)
+        self.rows_in += rows_in
+        self.spectra += spectra
+
+    def __str__(self) -> str:
+        if not self.parts_done:
+            return f"{self.stage:<11} up to date ({self.parts} parts)"
+        done, what = (self.spectra, "spectra") if self.spectra else (self.rows, "rows")
+        rate = f", {done / self.seconds:.0f} {what}/s" if self.seconds > 0 else ""
+        rejected = f", {self.rejected} rejected" if self.rejected else ""
+        faults = f" ({self.faults} by a fault of nalspark itself: internal_error)" if self.faults else ""
+        return f"{self.stage:<11} {self.parts_done} of {self.parts} parts: {self.rows} rows{rejected}{faults} in {self.seconds:.1f} s{rate}"
+
+
+def check_names(stages: Sequence[Stage], chosen: Collection[str]) -> None:
+    """Refuse names that no stage has.
+
+    Raises
+    ------
+    NalsparkError
+    """
+    known = [stage.name for stage in stages]
+    for name in chosen:
+        if name not in known:
+            raise NalsparkError(f"There is no stage '{name}'; there are {', '.join(known)}.{did_you_mean(name, known)}")
+
+
+def check_reads(stages: Sequence[Stage], stage: Stage, present: Collection[str]) -> None:
+    """Refuse a stage that reads a table which is not present, and name all stages that have to run before.
+
+    Raises
+    ------
+    NalsparkError
+    """
+    absent = [table for table in stage.reads if table not in present]
+    if not absent:
+        return
+    wanted = list(absent)
+    for table in wanted:  # grows: what makes a table reads tables of its own
+        maker = next(other for other in stages if table in _writes(other))
+        wanted += [other for other in maker.reads if other not in present and other not in wanted]
+    first = [f"'{other.name}'" for other in stages if any(table in wanted for table in _writes(other))]
+    raise NalsparkError(
+        f"Stage '{stage.name}' reads table '{absent[0]}', which is not there yet. "
+        f"Run stage{'s' if len(first) > 1 else ''} {', '.join(first)} first."
+    )
+
+
+def check_stages(stages: Sequence[Stage], settings: Settings, chosen: Collection[str]) -> None:
+    """Refuse what cannot work, before a session is started.
+
+    Raises
+    ------
+    NalsparkError
+        Where a stage is unknown or lacks its input, something that it was given cannot be used, or the output directory cannot.
+    """
+    check_names(stages, chosen)
+    store = Store(settings.out)
+    store.check()
+    present = _present(store.manifest())
+    for stage in stages:
+        if stage.name in chosen:
+            check_reads(stages, stage, present)
+            present |= _writes(stage)
+    for stage in stages:
+        if stage.name in chosen:
+            stage.check()
+
+
+def _writes(stage: Stage) -> set[str]:
+    return {table.name for table in (stage.table, *stage.more)}
+
+
+def _present(manifest: Manifest) -> set[str]:
+    return {table for table, parts in manifest.tables.items() if parts}
+
+
+class Engine:
+    """Stages at work in one output directory.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    settings : Settings
+    progress : Progress
+    stages : sequence of Stage
+        All that there are, in their order.
+    usual : sequence of str
+        Those that run where none is named; the last of them tells of the settings of all.
+    """
+
+    def __init__(self, spark: SparkSession, settings: Settings, progress: Progress, stages: Sequence[Stage], usual: Sequence[str]) -> None:
+        self.stages, self.usual = stages, usual
+        self._run = Run(spark, settings, progress)
+        self.chosen: Collection[str] = ()
+        self.force: Collection[str] = ()
+        self.only_parts: Collection[str] = ()
+
+    def run(
+        self,
+        stages: Collection[str] = (),
+        parts: Collection[str] = (),
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        explain: bool = False,
+    ) -> list[StageSummary]:
+        """Bring the output directory up to date.
+
+        Parameters
+        ----------
+        stages : collection of str
+            Stages to run, the usual ones by default; what they read must be there.
+        parts : collection of str
+            Only these parts; all by default.
+        force : bool
+            Make the stages' parts anew although nothing changed.
+        dry_run : bool
+            Say what would be done, and do nothing.
+        explain : bool
+            Say first what changed since the last run, and what will be done.
+
+        Raises
+        ------
+        NalsparkError
+            Of any kind; nothing that was there is lost.
+        """
+        self.chosen = stages or self.usual
+        check_names(self.stages, self.chosen)
+        self.force, self.only_parts = (self.chosen if force else ()), parts
+        try:
+            return self._look_ahead(explain=explain) if dry_run else self._bring_up(explain=explain)
+        finally:
+            for stage in self.stages:
+                stage.close()
+
+    def _look_ahead(self, *, explain: bool) -> list[StageSummary]:
+        run = self._run
+        run.store.check()
+        run.manifest = run.store.manifest()
+        if explain:
+            self._explain()
+        return self._plan()
+
+    def _bring_up(self, *, explain: bool) -> list[StageSummary]:
+        run = self._run
+        with run.store.lock(), self._sentence_where_full():
+            run.manifest = run.store.manifest()
+            self._load_ahead()
+            run.store.prune(run.manifest)  # room, where the last run ended in the middle
+            if explain:
+                self._explain()
+                self._plan()
+            return self._work()
+
+    def _load_ahead(self) -> None:
+        """Load what workers will need; what takes long to load only where every worker will certainly need it, in a first run."""
+        run = self._run
+        loads = next((stage.loads for stage in self._at_work() if stage.loads), None)
+        run.loaded_ahead = loads is not None and not run.manifest.version and parallelism(run.spark) <= _FEW_CORES
+        load_ahead(run.spark, loads if run.loaded_ahead else None)
+
+    def _at_work(self) -> list[Stage]:
+        return [stage for stage in self.stages if stage.name in self.chosen]
+
+    @contextmanager
+    def _sentence_where_full(self) -> Iterator[None]:
+        """Say the same of a full disk, whether the driver or an executor met it; what lay half written is removed.
+
+        Raises
+        ------
+        StoreError
+        """
+        store = self._run.store
+        try:
+            yield
+        except Exception as error:
+            if not any(word in str(error) for word in _FULL):
+                raise
+            store.prune(store.manifest())
+            raise StoreError(
+                f"There is no room left on the disk of {store.root}, or on that of Spark's or Java's temporary files, or these cannot "
+                "be written. What was finished is kept: make room and run again; it goes on from there."
+            ) from None
+
+    # ---- the work
+
+    def _work(self) -> list[StageSummary]:
+        run = self._run
+        if not run.manifest.version:
+            run.manifest.settings = run.settings.model_dump(mode="json")
+        run.manifest.version = VERSION
+        summaries, earlier = list[StageSummary](), run.manifest.runs[-99:]
+        for stage in self._at_work():
+            check_reads(self.stages, stage, _present(run.manifest))
+            self._check_fresh(stage)
+            summary = self._timed(stage)
+            self._record_settings(stage)
+            run.progress.say(str(summary))
+            run.progress.note("stage_done", **vars(summary))
+            summaries.append(summary)
+            if any(summary.parts_done for summary in summaries):
+                run.manifest.runs = [*earlier, {summary.stage: vars(summary) for summary in summaries}]
+                run.store.commit(run.manifest)
+        run.store.prune(run.manifest)
+        return summaries
+
+    def _timed(self, stage: Stage) -> StageSummary:
+        run = self._run
+        started, began = time.monotonic(), now()
+        run.progress.note("stage_started", stage=stage.name)
+        describe_jobs(run.spark, f"nalspark {stage.name}")
+        with run.progress.watch(run.spark, stage.name), stage.reading(run.spark):
+            summary = self._make(stage)
+        summary.seconds, summary.started = time.monotonic() - started, began
+        return summary
+
+    def _make(self, stage: Stage) -> StageSummary:
+        """Make the stale parts of a stage in waves, and forget those that are gone."""
+        run, wanted = self._run, stage.wanted(self._run)
+        recorded = run.manifest.parts(stage.table.name)
+        gone = set() if self.only_parts else set(recorded) - set(wanted)
+        stale = self._stale(stage, wanted)
+        if stale or gone:
+            joined = stage.together(run, {*stale, *gone}) & set(wanted)
+            stale = [part for part in wanted if part in joined or part in stale]
+        summary = StageSummary(stage.name, len(stale), len(wanted))
+        if not stale and not gone:
+            return summary
+        for table in (stage.table, *stage.more):
+            for part in gone:
+                run.manifest.parts(table.name).pop(part, None)
+        if stage.in_place:  # until it is done, what is there must not be taken for a result
+            self._record_settings(stage)
+            for part in stale:
+                recorded.pop(part, None)
+            run.store.commit(run.manifest)
+        run.stale = stale
+        run.progress.expect(self._rows_in(stage, stale))
+        for wave in self._waves(stage, stale):
+            self._wave(stage, wave, wanted, summary)
+        stage.finish(run)
+        run.manifest.inputs |= stage.given(run)
+        run.store.commit(run.manifest)
+        return summary
+
+    def _wave(self, stage: Stage, wave: list[str], wanted: dict[str, str], summary: StageSummary) -> None:
+        """Make some parts, count them, and write the manifest."""
+        run, rows_in, of = self._run, self._rows_in(stage, wave), summary.parts_done
+        done = run.stale.index(wave[0])
+        run.progress.begin(rows_in)
+        describe_jobs(run.spark, f"nalspark {stage.name}: {wave[0]} to {wave[-1]}, {done} of {of} parts done")
+        made = self._write(stage, {part: wanted[part] for part in wave})
+        for name, parts in made.items():
+            run.manifest.parts(name).update(parts)
+        if len(wave) < of:  # else when the stage has finished
+            run.store.commit(run.manifest)
+        summary.add(made[stage.table.name].values(), rows_in, run.rows(self.stages[0].table.name, wave, usable=False))
+        summary.bytes += run.store.size(made[stage.table.name].values())
+        done += len(wave)
+        run.progress.advance()
+        run.progress.note("parts_done", stage=stage.name, parts=done, of=of, rows=summary.rows, rejected=summary.rejected)
+        if len(wave) < of:
+            run.progress.say(f"{stage.name:<11} {done} of {of} parts done, {summary.rows} rows{run.progress.pace.text()}")
+
+    def _write(self, stage: Stage, keys: dict[str, str]) -> dict[str, dict[str, Part]]:
+        """Write what a stage makes of some parts; table → part → record. The manifest does not know of it yet."""
+        run, own, tables = self._run, stage.table.name, {table.name: table for table in (stage.table, *stage.more)}
+        frames, made = dict[str, DataFrame](), dict[str, dict[str, Part]]()
+        with run.after_wave:
+            for name, rows in _by_table(stage, stage.compute(run, list(keys))).items():
+                if isinstance(rows, DataFrame):
+                    frames[name] = rows
+                else:
+                    made[name] = {part: replace(record, key=keys[part]) for part, record in rows.items()}
+            if own in frames:
+                made[own] = self._write_table(stage, frames.pop(own), stage.table, keys)
+                self._check_rows(stage, list(keys), made[own])
+            jobs = {name: partial(self._write_table, stage, frame, tables[name], keys) for name, frame in frames.items()}
+            if stage.content:
+                jobs[own] = partial(self._with_content, stage, made[own])
+            made |= together(**jobs) if jobs else {}
+        run.after_wave = ExitStack()
+        return made
+
+    def _write_table(self, stage: Stage, frame: DataFrame, table: Table, keys: dict[str, str]) -> dict[str, Part]:
+        run, count = self._run, self._run.settings.pipeline.partitions
+        place = run.store.new_run(run.manifest, table.name, digest(stage.name, keys))
+        made = run.store.write(frame.repartition(count) if count else frame, table, place, keys)
+        return {part: self._with_faults(record) for part, record in made.items()} if "reason" in table.names else made
+
+    def _with_faults(self, record: Part) -> Part:
+        """Count the rows that met a fault of our own: such a part has another key than it should, so that it is made again."""
+        reasons = [pq.read_table(file, columns=["reason"])["reason"] for file in self._run.store.files(record)] if record.rejected else []
+        faults = sum(int(pc.sum(pc.equal(reason, INTERNAL_ERROR)).as_py() or 0) for reason in reasons)
+        return replace(record, key=digest(record.key, INTERNAL_ERROR), faults=faults) if faults else record
+
+    def _with_content(self, stage: Stage, made: dict[str, Part]) -> dict[str, Part]:
+        """Note of each part a digest of the columns of its rows that matter to those who read them."""
+        run = self._run
+        content = F.sum(F.xxhash64(*stage.content).cast("decimal(38,0)")).cast("string").alias("content")
+        written = run.store.read(run.spark, Manifest(tables={stage.table.name: made}), stage.table)
+        contents = {row["part"]: row["content"] for row in written.groupBy("part").agg(content).collect()}
+        return {part: replace(record, content=digest(record.rows, contents.get(part))) for part, record in made.items()}
+
+    def _check_rows(self, stage: Stage, parts: list[str], made: dict[str, Part]) -> None:
+        rows, due = sum(record.rows for record in made.values()), stage.due(self._run, parts)
+        if due is not None and rows != due:
+            raise StoreError(f"Stage '{stage.name}' wrote {rows} rows where {due} were due; the manifest is left as it was. Run it again.")
+
+    def _rows_in(self, stage: Stage, parts: list[str]) -> int:
+        """Usable rows that a stage reads of some parts; its own weight where it reads none."""
+        return self._run.rows(stage.reads[-1], parts) if stage.reads else stage.weight(self._run, parts)
+
+    def _waves(self, stage: Stage, parts: list[str]) -> Iterator[list[str]]:
+        """The parts in bundles that one write makes."""
+        limits, wave, rows = self._run.settings.pipeline, list[str](), 0
+        for part in parts:
+            wave.append(part)
+            rows += stage.weight(self._run, [part])
+            if not stage.at_once and (len(wave) >= limits.parts_per_wave or rows >= limits.rows_per_wave):
+                yield wave
+                wave, rows = [], 0
+        if wave:
+            yield wave
+
+    # ---- what has to be done
+
+    def _stale(self, stage: Stage, wanted: dict[str, str]) -> list[str]:
+        have = self._run.manifest.parts(stage.table.name)
+        for part in self.only_parts:
+            if part not in wanted:
+                known = ", ".join([*list(wanted)[:5], *(["…"] if len(wanted) > 5 else [])])
+                raise NalsparkError(f"There is no part '{part}' for stage '{stage.name}'; there are {known}.{did_you_mean(part, wanted)}")
+        chosen = [part for part in wanted if not self.only_parts or part in self.only_parts]
+        return [part for part in chosen if stage.name in self.force or not self._is_fresh(stage, part, wanted[part], have.get(part))]
+
+    def _is_fresh(self, stage: Stage, part: str, key: str, record: Part | None) -> bool:
+        return record is not None and record.key == key and stage.present(self._run, part)
+
+    def _check_fresh(self, stage: Stage) -> None:
+        """Refuse to build on parts that were made from something else than what is there now, or with other settings.
+
+        A tolerant stage may be made with such parts, after work on some parts only; then it is said. That a table is out of date whose
+        parts follow from what lies outside is not seen here: only a listing tells.
+        """
+        run = self._run
+        for earlier in self.stages:
+            if earlier.outside or not _writes(earlier) & set(stage.reads):
+                continue
+            wanted, have = earlier.wanted(run), run.manifest.parts(earlier.table.name)
+            some = self.only_parts if not stage.tolerant else ()
+            behind = {part for part in wanted if not self._is_fresh(earlier, part, wanted[part], have.get(part))}
+            behind = behind & set(some) if some else behind | set(have) - set(wanted)
+            if behind and stage.tolerant:
+                run.progress.say(
+                    f"note: {len(behind)} part(s) of '{earlier.table.name}' are out of date; run stage '{earlier.name}' to mend it."
+                )
+            elif behind:
+                raise NalsparkError(
+                    f"Stage '{stage.name}' reads table '{earlier.table.name}', of which {len(behind)} part(s) are out of date. "
+                    f"Run stage '{earlier.name}' first."
+                )
+
+    # ---- what is told
+
+    def _record_settings(self, stage: Stage) -> None:
+        """What the manifest says was used: of a stage that is done its own settings; everything where all the usual stages ran."""
+        used, manifest = self._run.settings.model_dump(mode="json"), self._run.manifest
+        if stage.name == self.usual[-1] and set(self.usual) <= set(self.chosen):
+            manifest.settings |= used
+            return
+        for name in stage.sections:
+            section, _, leaf = name.partition(".")
+            manifest.settings[section] = manifest.settings.get(section, {}) | {leaf: used[section][leaf]} if leaf else used[section]
+
+    def _explain(self) -> None:
+        """Say what changed since the last run: outside, settings, what the run was given, version."""
+        run, say = self._run, self._run.progress.say
+        if not run.manifest.version:
+            say(f"first run in {run.store.root}")
+            return
+        given = dict[str, str]()
+        for stage in self._at_work():
+            given |= stage.given(run)
+            for line in stage.news(run):
+                say(line)
+        used = run.settings.model_dump(mode="json")
+        matter = {name for stage in self._at_work() for name in stage.sections}
+        if set(self.usual) <= set(self.chosen):  # all of it: also the sources and catalogues, which no stage has for a section
+            matter = set(used)
+        changes = value_changes(*(chosen_values(tree, matter) for tree in (run.manifest.settings, used)))
+        changes += value_changes({key: run.manifest.inputs.get(key, "none") for key in given}, given)
+        changes += value_changes({"nalspark": run.manifest.version}, {"nalspark": VERSION})
+        for change in changes or ["no setting, model or catalogue changed"]:
+            say(f"changed     {change}" if changes else f"            {change}")
+
+    def _plan(self) -> list[StageSummary]:
+        """What a run would do. Which parts a stage with work will change for those after it is not known before it has run."""
+        run, plan, upstream = self._run, list[StageSummary](), False
+        for stage in self._at_work():
+            stale, total = 1, 1
+            if all(run.manifest.parts(table) for table in stage.reads):
+                wanted = stage.wanted(run)
+                stale, total = len(self._stale(stage, wanted)), len(wanted)
+            plan.append(StageSummary(stage.name, stale, total))
+            work = [f"{stale} of {total} parts to do"] if stale else []
+            work += ["what the stages before it change"] if upstream else []
+            run.progress.say(f"{stage.name:<11} {', and '.join(work) or 'up to date'}")
+            upstream = upstream or stale > 0
+        return plan
+
+
+def _by_table(stage: Stage, made: Made) -> Mapping[str, DataFrame | Mapping[str, Part]]:
+    return made if isinstance(made, Mapping) else {stage.table.name: made}

@@ -1,0 +1,58 @@
+"""From files to spectra."""
+
+from __future__ import annotations
+
+from pyspark.sql import functions as F
+
+from nalspark.pipeline.files import SpectrumFiles
+from nalspark.pipeline.run import Run
+from nalspark.pipeline.stage import Made, Stage
+from nalspark.session import parallelism
+from nalspark.settings import Settings
+from nalspark.surveys import stages as surveys
+from nalspark.tables.schemas import FILES
+
+#: Files of a task.
+_FILES_PER_TASK = 1000
+
+
+class Ingest(Stage):
+    """Read every file. A part is a range of plates; its key the paths, sizes and times of its files."""
+
+    name, table, more = "ingest", surveys.SPECTRA_READ, (FILES,)
+    sections = ("ingest",)
+    outside = True
+
+    def __init__(self, settings: Settings) -> None:
+        self.files = SpectrumFiles(settings)
+
+    def check(self) -> None:
+        _ = self.files.sources
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {part: run.key(self, part, *found) for part, found in self.files.parts(run.spark).items()}
+
+    def news(self, run: Run) -> list[str]:
+        return [f"files       {self.files.changes(run, self.wanted(run))}"]
+
+    def due(self, run: Run, parts: list[str]) -> int:
+        return self.files.count(parts)
+
+    def together(self, run: Run, parts: set[str]) -> set[str]:
+        if parts - self.files.parts(run.spark).keys():
+            self.files.check_emptied(run)
+        return parts
+
+    def compute(self, run: Run, parts: list[str]) -> Made:
+        due = self.files.fix(run).where(F.col("part").isin(parts)).select("path", "part")
+        tasks = run.settings.pipeline.partitions or max(parallelism(run.spark), self.files.count(parts) // _FILES_PER_TASK)
+        # Neighbouring paths in one task: it writes few parts and reads few folders.
+        due = due.repartitionByRange(tasks, "part", "path").sortWithinPartitions("part", "path")
+        remote = F.col("path").rlike("^[A-Za-z][A-Za-z0-9+.-]*:/")
+        read = surveys.ingest(due.where(~remote))
+        if self.files.any_remote:
+            read = read.unionByName(surveys.ingest(surveys.remote_contents(due.where(remote))))
+        return {self.table.name: read, FILES.name: self.files.records(run, parts)}
+
+    def close(self) -> None:
+        self.files.close()

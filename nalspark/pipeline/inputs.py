@@ -1,0 +1,87 @@
+"""What a run is given beside files of spectra: catalogues and a model, refused where they do not fit."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from nalspark.absorption.images import ImageGeometry
+from nalspark.absorption.stages import IMAGE_COLUMNS, SPECTRUM_COLUMNS
+from nalspark.errors import ModelError, NalsparkError
+from nalspark.learning.models import PackedModel, read_model
+from nalspark.mocks.noise import sky_noise
+from nalspark.mocks.recipes import SkyNoise
+from nalspark.settings import Settings
+from nalspark.spectra.grid import SDSS_GRID
+from nalspark.surveys.catalogs import Catalog, equivalent_width_quantiles, open_catalog
+
+
+def example_inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Give the columns of an example, one a channel of the network, and the shape of one."""
+    if settings.simulate.examples == "spectra":
+        return SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,)
+    return IMAGE_COLUMNS, ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape
+
+
+def chosen_model(settings: Settings) -> PackedModel:
+    """Read the network of a run, and refuse one that was made for something else.
+
+    Raises
+    ------
+    ModelError
+    """
+    packed = read_model(settings.infer.model)
+    packed.check(SDSS_GRID.fingerprint, settings.species)
+    image = IMAGE_COLUMNS, ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape
+    if (packed.card.inputs, packed.card.shape) not in (image, (SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,))):
+        raise ModelError(
+            f"The model '{packed.where}' reads {', '.join(packed.card.inputs)} of shape {packed.card.shape}; expected candidate images "
+            f"of shape {image[1]}, or the flux of whole spectra. Train one with this version of nalspark."
+        )
+    return packed
+
+
+class Inputs:
+    """Catalogues, model and noise of a run, each opened, and hashed, once.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def catalogues(self) -> dict[str, list[Catalog]]:
+        """Catalogues of quasars and of absorbers, in their order."""
+        return {
+            "quasars": [open_catalog(path, "quasars") for path in self.settings.quasars],
+            "absorbers": [open_catalog(path, "absorbers", self.settings.species) for path in self.settings.absorbers],
+        }
+
+    @cached_property
+    def model(self) -> PackedModel:
+        """The network."""
+        return chosen_model(self.settings)
+
+    @cached_property
+    def sky(self) -> SkyNoise | None:
+        """Noise of real sky fibers, where it is asked for."""
+        folder = self.settings.simulate.sky
+        return sky_noise(folder) if folder else None
+
+    @cached_property
+    def equivalent_widths(self) -> tuple[float, ...]:
+        """Quantiles of the equivalent widths of the catalogue of the empirical population; empty for other populations.
+
+        Raises
+        ------
+        NalsparkError
+            Where the settings name no catalogue, or it has too few absorbers.
+        """
+        chosen = self.settings.simulate
+        if chosen.population != "empirical":
+            return ()
+        if not chosen.catalogue:
+            raise NalsparkError("simulate.population = 'empirical' takes equivalent widths from a catalogue: set simulate.catalogue.")
+        return equivalent_width_quantiles(open_catalog(chosen.catalogue, "absorbers", self.settings.species))

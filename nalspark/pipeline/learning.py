@@ -1,0 +1,174 @@
+"""What makes a model: eigenspectra of the survey's quasars, artificial spectra, training."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+
+from nalspark.errors import NalsparkError
+from nalspark.learning.examples import Examples
+from nalspark.mocks import stages as mocks
+from nalspark.pipeline.inputs import Inputs, example_inputs
+from nalspark.pipeline.run import ALL, Run
+from nalspark.pipeline.stage import Stage
+from nalspark.plots.training import training_figures
+from nalspark.settings import Settings
+from nalspark.spectra.eigenspectra import DrawnQuasars, Eigenspectra
+from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.stages import eigenspectra_of, fit_eigenspectra_by_bin
+from nalspark.tables.arrow import to_arrow
+from nalspark.tables.manifest import Part, digest
+from nalspark.tables.schemas import EIGENSPECTRA, NORMALIZED, TRAINING
+from nalspark.tables.table import Table
+from nalspark.version import VERSION
+
+#: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
+_MOCK_WEIGHT = 5
+#: The files of a model, beside the tables.
+MODEL = Table("model", "The files of a trained model.", ())
+
+
+def quasar_models(run: Run) -> tuple[Eigenspectra, ...]:
+    """Read the eigenspectra of all bins of redshift.
+
+    Raises
+    ------
+    NalsparkError
+        Where no bin has any.
+    """
+    found = eigenspectra_of(to_arrow(run.whole(EIGENSPECTRA), EIGENSPECTRA))
+    if not found:
+        raise NalsparkError("No bin of redshift has two quasars to learn eigenspectra from. Give more spectra, or set wider bins.")
+    return found
+
+
+class LearnEigenspectra(Stage):
+    """Learn what quasars look like, bin by bin of redshift: a bin holds quasars of every part."""
+
+    name, table = "eigenspectra", EIGENSPECTRA
+    reads = (NORMALIZED.name,)
+    sections = ("eigenspectra",)
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {ALL: run.key_of_all(self)}
+
+    def compute(self, run: Run, parts: list[str]) -> DataFrame:
+        return fit_eigenspectra_by_bin(run.usable(NORMALIZED), run.settings)
+
+    def finish(self, run: Run) -> None:
+        for model in quasar_models(run):
+            run.progress.say(
+                f"  z {model.z_low:.1f} to {model.z_high:.1f}: {model.n_quasars} quasars, {len(model.variance)} eigenspectra, "
+                f"reconstruction error {model.reconstruction_error:.3f} on {model.n_held_out} others"
+            )
+
+
+class Simulate(Stage):
+    """Make artificial spectra, and the examples that come of them; a part belongs to one split, every spectrum is another quasar's.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Their settings say what an example is, and whether quasars are drawn from eigenspectra.
+    made_like : sequence of stages
+        Mocks go through their code: their revisions are causes.
+    """
+
+    name = "simulate"
+    sections = (
+        *(f"simulate.{name}" for name in (
+            "examples", "n", "n_realistic", "population", "contaminated", "contaminated_realistic", "continuum", "seed", "spectra_per_part",
+        )),
+        "preprocess", "search", "species",
+    )  # fmt: skip
+    revision = 5
+
+    def __init__(self, inputs: Inputs, made_like: tuple[Stage, ...]) -> None:
+        self.inputs, settings = inputs, inputs.settings
+        self.learned = settings.simulate.continuum == "eigenspectra"
+        self.reads = (EIGENSPECTRA.name,) if self.learned else ()
+        self.table = mocks.examples_table(settings)
+        self.revisions = [stage.revision for stage in made_like]
+
+    def check(self) -> None:
+        _ = self.inputs.equivalent_widths
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        # Sky fibers and catalogue count by their content.
+        made_of = [self.inputs.sky.digest if self.inputs.sky else "", self.inputs.equivalent_widths, self.revisions]
+        made_from = run.manifest.key_of(self.reads, ALL)
+        return {part: run.key(self, part, part, made_from, made_of) for part in mocks.example_parts(run.settings)}
+
+    def weight(self, run: Run, parts: list[str]) -> int:
+        return len(parts) * run.settings.simulate.spectra_per_part * _MOCK_WEIGHT
+
+    def compute(self, run: Run, parts: list[str]) -> DataFrame:
+        continuum = DrawnQuasars(quasar_models(run)) if self.learned else None
+        recipes = mocks.recipes(run.settings, self.inputs.sky, continuum, self.inputs.equivalent_widths)
+        return mocks.simulate(mocks.mock_names(run.spark, parts, run.settings), recipes, run.settings)
+
+
+class Train(Stage):
+    """Train a network on the examples, calibrate and test it."""
+
+    name, table, in_place = "train", MODEL, True
+    reads = (TRAINING.name,)
+    sections = ("train", "species")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def check(self) -> None:
+        """Build the network: examples for it may take hours, and this seconds."""
+        from nalspark.learning.networks import build
+
+        columns, shape = example_inputs(self.settings)
+        build(self.settings.train.network, (*shape, len(columns)), self.settings.train.options)
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {ALL: run.key_of_all(self, VERSION)}
+
+    def present(self, run: Run, part: str) -> bool:
+        return run.store.published(MODEL.name).is_dir()
+
+    def compute(self, run: Run, parts: list[str]) -> Mapping[str, Mapping[str, Part]]:
+        columns, shape = example_inputs(run.settings)
+        keys = run.manifest.contents(TRAINING.name)
+        examples = Examples(split_files(run, TRAINING.name), columns, shape, SDSS_GRID.fingerprint, run.settings.species, digest(keys))
+        return {MODEL.name: {ALL: Part("", MODEL.name, fit_model(run, examples))}}
+
+    def finish(self, run: Run) -> None:
+        shutil.rmtree(run.store.checkpoints, ignore_errors=True)
+
+
+def split_files(run: Run, table: str) -> dict[str, tuple[str, ...]]:
+    """Give the Parquet files of every split of a table whose parts are named ``<split>-<number>``."""
+    files: dict[str, list[str]] = {}
+    for part, record in run.manifest.parts(table).items():
+        if record.path:
+            files.setdefault(part.rpartition("-")[0], []).extend(run.store.files(record))
+    return {split: tuple(sorted(found)) for split, found in files.items()}
+
+
+def fit_model(run: Run, examples: Examples) -> int:
+    """Train on the examples and put the model, with its pictures, in its place; give how many were trained on."""
+    # TensorFlow takes seconds and half a gigabyte: only who trains waits for it.
+    from nalspark.learning.build import build_model
+    from nalspark.learning.feed import Feed
+    from nalspark.learning.training import Fitted, fit_on_spark, train_members
+
+    how, checkpoints, say = run.settings.train, str(run.store.checkpoints), run.progress.say
+
+    def fit(train: Feed, validation: Feed) -> list[Fitted]:
+        if how.workers > 1:
+            return fit_on_spark(run.spark, train, validation, how, checkpoints=checkpoints, progress=say)
+        return train_members(train, validation, how, checkpoints=checkpoints, progress=say)
+
+    folder = Path(run.store.published(MODEL.name))
+    built = build_model(examples, run.settings, folder, fit, say)
+    for name, figure in training_figures(built.histories, built.labels, built.scores).items():
+        figure.savefig(folder / f"{name}.png", dpi=110)
+    return built.n_train
