@@ -1,4 +1,4 @@
-"""Every job by spark-submit on a real standalone cluster, and by the command line in a local session: the tables compared row for row.
+"""Every job, stage by stage, by spark-submit on a real standalone cluster, and by the command line here: the tables row for row.
 
     python benchmarks/cluster_jobs.py            # 60 simulated spectra; some minutes
 
@@ -30,8 +30,6 @@ from nalspark.tables.store import Store
 
 ROOT = Path(__file__).parents[1]
 _MODEL = ("[simulate]", "n = 400", "n_realistic = 200", "[train]", "members = 1", "epochs = 2")
-#: The jobs of a catalogue and those of a model, in their order.
-_JOBS = ((*CATALOGUE, "eigenspectra", "evaluate", "reprocess"), ("simulate", "train"))
 _SELECTION = (
     "[emission]", "n_train = 400", "n_reference = 500", "n_held_out = 250", "rows_per_part = 250",
     "[second_stage]", "keep_contamination = 0.02", "discard_contamination = 0.98",
@@ -65,6 +63,7 @@ def write_cutouts(path: Path) -> None:
 
 
 def submit(cluster: Cluster, job: str, *arguments: str | Path) -> None:
+    """Run a job on the cluster; one that fails ends the comparison with what it said."""
     conf = {"driver.host": "127.0.0.1", "driver.bindAddress": "127.0.0.1", "ui.enabled": "false", "executor.memory": "900m"}
     options = ["--master", cluster.master, *(f"--conf=spark.{key}={value}" for key, value in conf.items())]
     command = [str(Path(sys.executable).parent / "spark-submit"), *options, str(ROOT / "jobs" / f"{job}.py"), *map(str, arguments)]
@@ -72,21 +71,24 @@ def submit(cluster: Cluster, job: str, *arguments: str | Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     if ended.returncode:
         raise SystemExit(f"{job}: status {ended.returncode}\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
-    print(f"  spark-submit jobs/{job}.py: {time.monotonic() - started:.0f} s", flush=True)
+    words = " ".join(getattr(word, "name", word) for word in arguments)
+    print(f"  spark-submit jobs/{job}.py {words}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 def locally(*arguments: str | Path) -> None:
     subprocess.run([*COMMAND, *map(str, arguments)], check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def on_the_cluster(folder: Path, run: Path, model: Path, selection: tuple[Path, Path], truth: Path) -> None:
+def on_the_cluster(folder: Path, run: Path, model: Path, selection: tuple[Path, Path]) -> None:
     with started_cluster(folder / "cluster", patience=1800) as cluster:
-        for job in _JOBS[0]:
-            submit(cluster, job, run, *(["--truth", truth] if job == "evaluate" else []))
-        for job in _JOBS[1]:
-            submit(cluster, job, model)
-        for job, file in zip(("train_selection", "classify_detections"), selection, strict=True):
-            submit(cluster, f"emission/{job}", file)
+        for stage in (*CATALOGUE, "eigenspectra"):
+            submit(cluster, "stage", run, stage)
+        for job in ("catalogue", "reprocess"):  # nothing is left to do
+            submit(cluster, job, run)
+        submit(cluster, "stage", model, "simulate")
+        submit(cluster, "train", model)
+        for what, file in zip(("train", "run"), selection, strict=True):
+            submit(cluster, "emission", what, file)
 
 
 def in_a_local_session(run: Path, model: Path, selection: tuple[Path, Path]) -> None:
@@ -131,7 +133,7 @@ def main() -> None:
         models = [run_file(folder, survey, name) for name in ("model_there", "model_here")]
         selections = [selection_files(folder, name) for name in ("there", "here")]
         write_cutouts(folder / "cutouts.fits")
-        on_the_cluster(folder, there, models[0], selections[0], survey / "truth.parquet")
+        on_the_cluster(folder, there, models[0], selections[0])
         in_a_local_session(here, models[1], selections[1])
         assert_same_catalogue(folder / "there", folder / "here")
         print("  published tables and absorbers.fits: equal", flush=True)

@@ -9,13 +9,20 @@ from typing import Any
 
 
 def parameter(names: Mapping[str, Any], name: str, default: str) -> str:
-    """A notebook's parameter: its widget on Databricks, else the environment's ``NALSPARK_<NAME>``, else the default.
+    """Read a notebook's parameter.
 
     Parameters
     ----------
     names : mapping
         The notebook's ``globals()``: on Databricks they hold ``dbutils``.
-    name, default : str
+    name : str
+    default : str
+        Its value where nobody gave one.
+
+    Returns
+    -------
+    str
+        On Databricks what the widget of that name says, elsewhere the environment variable ``NALSPARK_<NAME>``.
     """
     dbutils = names.get("dbutils")
     if dbutils is None:
@@ -25,6 +32,6 @@ def parameter(names: Mapping[str, Any], name: str, default: str) -> str:
 
 
 def shower(names: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """What shows a table or a figure: the notebook's own ``display``, else ``print``."""
+    """Choose what shows a table or a figure: the notebook's own ``display``, else ``print``."""
     shown: Callable[[Any], Any] = names.get("display", getattr(builtins, "display", print))
     return shown

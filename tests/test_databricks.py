@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def resolved(text: str) -> str:
     while "${var." in text:
         text = re.sub(r"\$\{var\.(\w+)\}", lambda found: str(MAIN["variables"][found[1]]["default"]), text)
     return text.replace("${workspace.file_path}", str(ROOT))
+
+
+def asked_of(task: dict[str, Any]) -> argparse.Namespace:
+    """What a task asks of the command line: its script, which opens a command, and that command's options."""
+    script = Path(task["spark_python_task"]["python_file"])
+    command = "run" if script.stem == "stage" else script.stem
+    parameters = [resolved(word) for word in task["spark_python_task"]["parameters"]]
+    return _parser().parse_args([command, *parameters], argparse.Namespace(script=script, stages=[]))
 
 
 def is_quartz(expression: str) -> bool:
@@ -81,8 +90,10 @@ def test_a_job_runs_what_exists_where_it_can(name: str) -> None:
     clusters = {cluster["job_cluster_key"]: cluster["new_cluster"] for cluster in job["job_clusters"]}
     assert {task["job_cluster_key"] for task in job["tasks"]} == set(clusters)
     for task in job["tasks"]:
-        script = (path.parent / task["spark_python_task"]["python_file"]).resolve()
-        assert script.is_file() and script.parent == ROOT / "jobs" and script.stem == task["task_key"]
+        asked = asked_of(task)
+        script = (path.parent / asked.script).resolve()
+        assert script.is_file() and script.parent == ROOT / "jobs"
+        assert [task["task_key"]] == (asked.stages if script.stem == "stage" else [script.stem])
         assert [library["whl"] for library in task["libraries"]] == ["../../../dist/*.whl"]
     for cluster in clusters.values():
         assert ("autoscale" in cluster) != ("num_workers" in cluster)
@@ -103,9 +114,8 @@ def test_tasks_follow_the_pipelines_order(name: str, order: tuple[str, ...]) -> 
 @pytest.mark.parametrize("name", JOBS)
 def test_the_parameters_are_a_run_file_that_loads_and_settings_that_it_takes(name: str) -> None:
     for task in JOBS[name][0]["tasks"]:
-        run_file, option, *overrides = [resolved(word) for word in task["spark_python_task"]["parameters"]]
-        assert option == "--set"
-        settings = load(run_file, overrides)
+        asked = asked_of(task)
+        settings = load(asked.run, asked.set)
         assert settings.out.startswith("/Volumes/")
         assert all(path.startswith("/Volumes/") for path in (*settings.spectra, *settings.quasars))
 

@@ -1,5 +1,7 @@
 """The networks: shapes, the pixel counts that the paper prints, cost, and logits that stay finite whatever the input."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,12 @@ def shape_of(name):
     return {"candidate_cnn": IMAGE, "cutout_cnn": CUTOUT}.get(name, SPECTRUM)
 
 
+@cache
+def by_default(name):
+    """A network with its default options, built once for all tests that only read it."""
+    return build(name, shape_of(name))
+
+
 def numbers(tensor):
     return networks.ops.convert_to_numpy(tensor)
 
@@ -29,7 +37,7 @@ def lengths(model):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_one_logit_per_example(name):
-    model = build(name, shape_of(name))
+    model = by_default(name)
     logits = numbers(model(np.zeros((3, *shape_of(name)), np.float32)))
     assert logits.shape == (3, 1) and logits.dtype == np.float32
     assert model.name == name
@@ -37,16 +45,15 @@ def test_one_logit_per_example(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_cost_is_what_is_documented(name):
-    assert 0.3 * COSTS[name] < multiply_adds(build(name, shape_of(name))) < COSTS[name]
+    assert 0.3 * COSTS[name] < multiply_adds(by_default(name)) < COSTS[name]
 
 
 def test_candidate_cnn_is_small():
-    assert build("candidate_cnn", IMAGE).count_params() < 120_000
+    assert by_default("candidate_cnn").count_params() < 120_000
 
 
 def test_cutout_cnn_is_smaller_still_and_knows_no_up_and_down_while_it_learns():
-    model = build("cutout_cnn", CUTOUT)
-    assert 13_000 < model.count_params() < 17_000
+    assert 13_000 < by_default("cutout_cnn").count_params() < 17_000
     image = np.random.default_rng(0).normal(size=(1, *CUTOUT)).astype(np.float32)
     flipped = networks.Flipped()
     np.testing.assert_array_equal(numbers(flipped(image)), image)
@@ -58,7 +65,7 @@ def test_cutout_cnn_is_smaller_still_and_knows_no_up_and_down_while_it_learns():
 
 
 def test_zhao2019_has_the_papers_pixel_counts():
-    model = build("zhao2019", SPECTRUM)
+    model = by_default("zhao2019")
     assert lengths(model) == [766, 255, 251, 83, 81, 79, 77, 25]
     convolutions = [layer for layer in model.layers if isinstance(layer, networks.layers.Conv1D)]
     assert [layer.kernel.shape for layer in convolutions] == [(15, 1, 96), (5, 96, 256), (3, 256, 384), (3, 384, 384), (3, 384, 256)]
@@ -75,7 +82,7 @@ def test_the_first_filter_can_be_scanned(width):
 @pytest.mark.parametrize("value", [0.0, 1e6, -1e6])
 def test_logits_are_finite_for_absurd_values(name, value):
     example = np.full((2, *shape_of(name)), value, np.float32)
-    assert np.isfinite(numbers(build(name, shape_of(name))(example))).all()
+    assert np.isfinite(numbers(by_default(name)(example))).all()
 
 
 @pytest.mark.parametrize("options", [{"mask": False}, {"mask": True}, {"shapes": 5}])
