@@ -96,11 +96,13 @@ def example_inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]
 
 
 def _check_network(settings: Settings) -> None:
-    """Build the network that is to be trained: examples for it may take hours, and this seconds."""
+    """Build the network that is to be trained, and look for what reads its examples: these may take hours, and this seconds."""
+    from nalspark.learning.feed import require_petastorm
     from nalspark.learning.networks import build
 
     columns, shape = example_inputs(settings)
     build(settings.train.network, (*shape, len(columns)), settings.train.options)
+    require_petastorm()
 
 
 def chosen_model(settings: Settings) -> PackedModel:
