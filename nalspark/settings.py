@@ -9,9 +9,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypeVar
 
 from nalspark.errors import SettingsError, did_you_mean
 from nalspark.lines import SPECIES, LineSpecies
@@ -284,7 +285,7 @@ class Settings(Section):
         return SPECIES[self.species]
 
 
-_Run = TypeVar("_Run", bound=Settings)
+_Run = TypeVar("_Run", bound=Settings, default=Settings)
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
