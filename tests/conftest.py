@@ -31,6 +31,12 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def petastorm() -> object:
+    """What training reads its examples with; the test is skipped where it is absent."""
+    return pytest.importorskip("petastorm", reason="training needs petastorm: pip install 'nalspark[train]'")
+
+
 @pytest.fixture
 def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails a test in which the command line starts a session."""

@@ -80,7 +80,7 @@ def test_review_reads_the_catalogue(spark: Any, folder: Path, monkeypatch: pytes
 
 @pytest.mark.spark
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_training_makes_a_model(spark: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_makes_a_model(petastorm: Any, spark: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = shown_by("training", monkeypatch, folder=folder, settings=TINY)
     assert [str(text).split()[0] for text in shown[:2]] == ["simulate", "train"]
     assert 0 <= shown[2].loc["accuracy", "candidate_cnn"] <= 1

@@ -118,7 +118,7 @@ def _wavelengths(header: fits.Header, pixels: int, path: Path) -> NDArray[np.flo
         start = step = reference = 0.0
     if not (np.isfinite([start, step, reference]).all() and start > 0 and step > 0):
         raise UnusableSpectrum("no_wavelengths", f"The header of '{path}' gives no rising wavelengths (CRVAL1, CDELT1, CRPIX1).")
-    return start + step * (np.arange(pixels) + 1.0 - reference)
+    return start + step * (np.arange(pixels, dtype=np.float64) + 1.0 - reference)
 
 
 def on_grid(frame: Frame) -> Frame:

@@ -25,7 +25,15 @@ from nalspark.emission.report import result_text
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS
 from nalspark.errors import NalsparkError, StoreError, UnusableSpectrum
-from nalspark.learning.ensemble import BANDS, FittedSecondStage, best_threshold, fit_second_stage, read_second_stage, save_second_stage
+from nalspark.learning.ensemble import (
+    BANDS,
+    FittedSecondStage,
+    best_threshold,
+    fit_second_stage,
+    read_second_stage,
+    require_umap,
+    save_second_stage,
+)
 from nalspark.learning.examples import Examples
 from nalspark.learning.inference import decode_examples, features
 from nalspark.learning.models import PackedModel, read_model
@@ -87,10 +95,13 @@ class EmissionRun:
 
     def train(self) -> str:
         """Simulate, train both rounds, judge them on what neither has seen; the table of the result."""
+        from nalspark.learning.feed import require_petastorm
         from nalspark.learning.networks import build  # TensorFlow: only who trains waits for it
 
         # Detections for the network take minutes to simulate; that it exists, and reads cut-outs, is seen at once.
         build(self.settings.train.network, (*CUTOUT_SHAPE, len(PLANES)), self.settings.train.options)
+        require_petastorm()
+        require_umap()
         with self.store.lock():
             self.manifest = self.store.manifest()
             self.manifest.settings, self.manifest.version = self.settings.model_dump(mode="json"), VERSION

@@ -481,10 +481,15 @@ def _scores(evaluation: Evaluation, spectra: pd.DataFrame, matched: judge.Matche
 def _per_absorber(evaluation: Evaluation, matched: judge.Matched, species: LineSpecies) -> None:
     inside = matched.truth[matched.truth["in_path"]]
     rows, width = matched.absorbers, f"ew_{species.primary.label}"
-    of_truth = {"ew": ("ew_primary", EW_EDGES), "z_abs": ("z_abs", Z_EDGES), "snr": ("snr", SNR_EDGES)}
+    of_truth: dict[str, tuple[str, Any]] = {"ew": ("ew_primary", EW_EDGES), "z_abs": ("z_abs", Z_EDGES), "snr": ("snr", SNR_EDGES)}
     complete = {key: judge.fractions(inside[column], inside["found"], edges) for key, (column, edges) in of_truth.items()}
     score_edges = judge.equal_count_edges(rows["score"], _SCORE_BINS)
-    of_rows = {"score": ("score", score_edges), "ew": (width, EW_EDGES), "z_abs": ("z_abs", Z_EDGES), "snr": ("snr", SNR_EDGES)}
+    of_rows: dict[str, tuple[str, Any]] = {
+        "score": ("score", score_edges),
+        "ew": (width, EW_EDGES),
+        "z_abs": ("z_abs", Z_EDGES),
+        "snr": ("snr", SNR_EDGES),
+    }
     pure = {key: judge.fractions(rows[column], rows["true"], edges) for key, (column, edges) in of_rows.items() if len(edges) > 1}
     by_snr = {
         _range("S/N", low, high): judge.fractions(some["ew_primary"], some["found"], EW_EDGES)

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -302,7 +303,19 @@ def _check_middle(real: NDArray[np.bool_], bands: Bands) -> None:
         )
 
 
+def require_umap() -> None:
+    """Refuse to fit a second-stage classifier where umap-learn is not installed; to use a fitted one needs none.
+
+    Raises
+    ------
+    TrainingError
+    """
+    if find_spec("umap") is None:
+        raise TrainingError("A second-stage classifier is laid out by UMAP, which is not here: pip install 'nalspark[emission]'.")
+
+
 def _umap(settings: SecondStage) -> Any:
+    require_umap()
     import umap  # seconds of compilation: only who fits waits for it
 
     return umap.UMAP(n_neighbors=settings.neighbours, min_dist=settings.min_dist, random_state=settings.seed, n_jobs=1)

@@ -1,6 +1,7 @@
 """Parquet files as batches of tensors: petastorm reads, tf.data shuffles, decodes and batches, and every epoch is counted.
 
-All that petastorm needs is here, and its race is guarded: see :func:`_hand_out`.
+All that petastorm needs is here, and its race is guarded: see :func:`_hand_out`. Only reading needs it: files are described and counted
+without.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pyarrow
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from nalspark.errors import FeedError
+from nalspark.errors import FeedError, TrainingError
 
 # isort: split
 import nalspark.learning.networks  # noqa: F401  (first: it loads TensorFlow without its greetings)
@@ -31,12 +32,16 @@ import nalspark.learning.networks  # noqa: F401  (first: it loads TensorFlow wit
 # isort: split
 import tensorflow as tf
 
-with warnings.catch_warnings():  # petastorm 0.13.1 lives on what pyarrow 14 calls outdated: a dozen warnings a reader
-    warnings.simplefilter("ignore")
-    from petastorm import make_batch_reader
-    from petastorm.reader import Reader
-    from pyarrow.filesystem import FileSystem
-warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm(\.|$)")
+try:
+    with warnings.catch_warnings():  # petastorm 0.13.1 lives on what pyarrow 14 calls outdated: a dozen warnings a reader
+        warnings.simplefilter("ignore")
+        from petastorm import make_batch_reader
+        from petastorm.reader import Reader
+        from pyarrow.filesystem import FileSystem
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm(\.|$)")
+    _NO_PETASTORM = ""
+except ImportError as error:  # not installed, or beside a pyarrow that it cannot use
+    FileSystem, _NO_PETASTORM = object, str(error)
 
 #: Label of the rows that only fill a batch up: they are copies, and count for nothing.
 PADDING = -1.0
@@ -54,6 +59,20 @@ Negatives = tuple[int, float]
 class _RowGroup(NamedTuple):
     label: NDArray[np.float32]
     draw: NDArray[np.float64]
+
+
+def require_petastorm() -> None:
+    """Refuse to train where petastorm cannot be used.
+
+    Raises
+    ------
+    TrainingError
+    """
+    if _NO_PETASTORM:
+        raise TrainingError(
+            f"Training reads its examples with petastorm, which cannot be loaded here: {_NO_PETASTORM}. It needs older libraries than the "
+            "rest: make an environment of its own with Python 3.11, and install it there with pip install 'nalspark[train]'."
+        )
 
 
 def parquet_files(folder: str | Path) -> tuple[str, ...]:
@@ -213,7 +232,10 @@ class Feed:
         FeedError
             Where a file cannot be read, or there are fewer row groups than workers. Iterating raises it, inside :func:`told`, where the
             epoch's rows are not as many as the files' footers promise.
+        TrainingError
+            Where petastorm cannot be loaded.
         """
+        require_petastorm()
         if len(self._sizes) < shards or self.rows() == 0:
             raise FeedError(
                 f"The training files have {self.rows()} rows in {len(self._sizes)} row groups; {shards} workers need at least one group "

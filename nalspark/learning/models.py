@@ -290,7 +290,8 @@ def _sha256(content: bytes) -> str:
 def _pack(arrays: Sequence[NDArray[Any]]) -> bytes:
     """Arrays as the bytes of an npz, named by their order; the same arrays give the same bytes."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, **{str(number): array for number, array in enumerate(arrays)})
+    named: dict[str, Any] = {str(number): array for number, array in enumerate(arrays)}
+    np.savez_compressed(stream, **named)
     return stream.getvalue()
 
 

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -317,7 +317,7 @@ def checkpoint_path(train: Feed, validation: Feed, settings: Train, checkpoints:
     return Path(checkpoints) / f"member-{member}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
 
 
-def _write(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def _write(path: Path, arrays: dict[str, Any]) -> None:
     """Under its name only when it is complete."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -375,10 +375,10 @@ def fit_on_spark(
     return [_unpack(row.state, train, settings) for row in sorted(rows, key=lambda row: row.member)]
 
 
-def _worker(train: Feed, validation: Feed, settings: Train, checkpoints: str) -> Callable[[Iterable[Any]], Iterable[pa.RecordBatch]]:
+def _worker(train: Feed, validation: Feed, settings: Train, checkpoints: str) -> Callable[[Iterator[Any]], Iterator[pa.RecordBatch]]:
     """What each task of the barrier stage does; the first one gives the members."""
 
-    def work(batches: Iterable[Any]) -> Iterator[pa.RecordBatch]:
+    def work(batches: Iterator[Any]) -> Iterator[pa.RecordBatch]:
         for _ in batches:
             pass
         context = BarrierTaskContext.get()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,7 +232,7 @@ def _transmission(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], instr
     return passed
 
 
-def _with_spectrograph(rng: np.random.Generator, flux: Array, recipe: Recipe) -> tuple[float, Array, Array, Array, Array]:
+def _with_spectrograph(rng: np.random.Generator, flux: Array, recipe: Recipe) -> tuple[float, Array, Array, NDArray[Any], Array]:
     """Scale of the flux, flux, inverse variance, mask and σ as a spectrograph records them; neighbours share some of their noise."""
     spectrograph = _spectrograph(rng)
     level = quasars.flux_for_snr(_snr(rng, recipe), spectrograph)
@@ -244,7 +245,7 @@ def _with_spectrograph(rng: np.random.Generator, flux: Array, recipe: Recipe) ->
     return level, np.where(good, flux * level + seen.sigma * noise, 0.0), seen.ivar.astype(float), mask, seen.sigma
 
 
-def _with_sky(rng: np.random.Generator, flux: Array, recipe: Recipe) -> tuple[float, Array, Array, Array, Array]:
+def _with_sky(rng: np.random.Generator, flux: Array, recipe: Recipe) -> tuple[float, Array, Array, NDArray[Any], Array]:
     """The same with the residuals of a real sky fiber, to which the quasar's own photons add noise."""
     assert recipe.sky is not None
     number, sign = int(rng.integers(len(recipe.sky.residual))), rng.choice((-1.0, 1.0))

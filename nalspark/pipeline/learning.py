@@ -122,11 +122,13 @@ class Train(Stage):
         self.settings = settings
 
     def check(self) -> None:
-        """Build the network: examples for it may take hours, and this seconds."""
+        """Build the network, and look for what reads its examples: these may take hours, and this seconds."""
+        from nalspark.learning.feed import require_petastorm
         from nalspark.learning.networks import build
 
         columns, shape = example_inputs(self.settings)
         build(self.settings.train.network, (*shape, len(columns)), self.settings.train.options)
+        require_petastorm()
 
     def wanted(self, run: Run) -> dict[str, str]:
         return {ALL: run.key_of_all(self, VERSION)}

@@ -36,7 +36,7 @@ class WavelengthGrid:
     @property
     def wavelength(self) -> NDArray[np.float64]:
         """Vacuum wavelength of every pixel centre, shape (p,), Å."""
-        return 10.0 ** ((self.first + np.arange(self.n_pixels)) * self.step)
+        return 10.0 ** ((self.first + np.arange(self.n_pixels, dtype=np.float64)) * self.step)
 
     @property
     def pixel_kms(self) -> float:

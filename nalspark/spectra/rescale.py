@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +30,7 @@ def clean_region(z_qso: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     return blue, red
 
 
-def masked_median(values: NDArray[np.floating], use: NDArray[np.bool_]) -> NDArray[np.floating]:
+def masked_median(values: NDArray[np.floating], use: NDArray[np.bool_]) -> NDArray[Any]:
     """Median over the pixels of each row where `use` holds; NaN where there are none. Shape (n,)."""
     middle = np.full((2, len(values)), np.nan, values.dtype)
     for row, chosen in enumerate(use):

@@ -46,7 +46,7 @@ def fit_columns(columns: Columns, settings: Settings) -> Columns:
     number = int(columns["z_bin"][0])
     known = bridge_gaps(np.where(columns["mask"] == 0, columns["ivar"], 0.0).astype(np.float32))
     # Where it was extrapolated a continuum is worth nothing, and where it is negative it is wrong.
-    known[((columns["mask"] & PixelFlag.FOREST) > 0) | (continuum <= 0)] = 0.0
+    known[((columns["mask"] & np.uint8(PixelFlag.FOREST)) > 0) | (continuum <= 0)] = 0.0
     z_range = (number * chosen.bin_width, (number + 1) * chosen.bin_width)
     try:
         model = fit_eigenspectra(

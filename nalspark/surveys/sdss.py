@@ -302,7 +302,7 @@ def _spspec_pixels(fits: FitsFile, primary: Hdu) -> _Pixels:
         missing = "COEFF0" if math.isnan(start) else "COEFF1"
         raise UnusableSpectrum("missing_keyword", f"{fits.name}: the header has no number {missing}, so the wavelengths are not known.")
     with np.errstate(all="ignore"):
-        first_pixel, loglam = _lattice(fits, start + step * np.arange(shape[1]))
+        first_pixel, loglam = _lattice(fits, start + step * np.arange(shape[1], dtype=np.float64))
         # Pixels without data have error 0.
         ivar = np.where(error > 0, np.square(error, dtype=np.float64), np.inf) ** -1
         return first_pixel, loglam, *_clean(fits, flux, ivar, and_mask.astype(np.int64))
@@ -318,7 +318,7 @@ def _either(header: Header, card: str, other: str) -> object:
 
 @lru_cache(maxsize=64)
 def _steps(n_pixels: int) -> NDArray[np.float64]:
-    steps = np.arange(n_pixels) * LATTICE_STEP
+    steps = np.arange(n_pixels, dtype=np.float64) * LATTICE_STEP
     steps.flags.writeable = False
     return steps
 

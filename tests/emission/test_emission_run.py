@@ -13,7 +13,7 @@ from nalspark.emission.frames import CUTOUT_SHAPE
 from nalspark.emission.run import EmissionRun, read_selection
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS
-from nalspark.errors import ModelError, NalsparkError
+from nalspark.errors import ModelError, NalsparkError, TrainingError
 from nalspark.progress import Progress
 from nalspark.settings import load
 from nalspark.tables.manifest import read_manifest
@@ -41,13 +41,17 @@ filters = [6, 8]
 """
 
 
-@pytest.fixture(scope="module")
-def trained(spark, tmp_path_factory):
-    """The run file of a finished training."""
-    folder = tmp_path_factory.mktemp("emission")
+def run_file(folder):
     (folder / "RUN.toml").write_text(f"out = '{folder / 'out'}'\n{TINY}", encoding="utf-8")
-    assert main(["emission", "train", str(folder / "RUN.toml")]) == 0
     return folder / "RUN.toml"
+
+
+@pytest.fixture(scope="module")
+def trained(petastorm, spark, tmp_path_factory):
+    """The run file of a finished training."""
+    path = run_file(tmp_path_factory.mktemp("emission"))
+    assert main(["emission", "train", str(path)]) == 0
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -119,17 +123,28 @@ def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, 
     assert len(classified) == 4 and classified["score"].notna().all()
 
 
-def test_a_network_that_reads_no_cutouts_is_refused_before_anything_is_simulated(trained, tmp_path):
-    settings = load(trained, ["train.network=candidate_cnn", "train.options={}"], EmissionSettings, out=str(tmp_path / "new"))
+def test_a_network_that_reads_no_cutouts_is_refused_before_anything_is_simulated(tmp_path):
+    settings = load(run_file(tmp_path), ["train.network=candidate_cnn", "train.options={}"], EmissionSettings)
     with pytest.raises(ModelError, match=r"candidate_cnn reads examples of shape \(transitions, columns, 2\), not \(9, 32, 5\)"):
         EmissionRun(None, settings, Progress(None)).train()
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "out").exists()
 
 
-def test_nothing_to_classify_and_no_selection_are_told(trained, tmp_path):
+@pytest.mark.parametrize(
+    "name, value, extra", [("feed._NO_PETASTORM", "absent", "train"), ("ensemble.find_spec", lambda name: None, "emission")]
+)
+def test_what_cannot_train_is_refused_before_anything_is_simulated(name, value, extra, tmp_path, monkeypatch):
+    monkeypatch.setattr("nalspark.learning.feed._NO_PETASTORM", "")
+    monkeypatch.setattr(f"nalspark.learning.{name}", value)
+    with pytest.raises(TrainingError, match=rf"pip install 'nalspark\[{extra}\]'"):
+        EmissionRun(None, load(run_file(tmp_path), model=EmissionSettings), Progress(None)).train()
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_classify_and_no_selection_are_told(tmp_path):
     with pytest.raises(NalsparkError, match="nothing to classify"):
-        EmissionRun(None, load(trained, model=EmissionSettings), Progress(None)).classify()
-    settings = load(trained, model=EmissionSettings, **{"emission.cutouts": ["x.fits"], "emission.model": str(tmp_path)})
+        EmissionRun(None, load(run_file(tmp_path), model=EmissionSettings), Progress(None)).classify()
+    settings = load(run_file(tmp_path), model=EmissionSettings, **{"emission.cutouts": ["x.fits"], "emission.model": str(tmp_path)})
     with pytest.raises(ModelError, match="There is no model"):
         EmissionRun(None, settings, Progress(None)).classify()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -179,3 +180,9 @@ def test_too_few_in_the_middle_are_told():
     labels = np.repeat([0.0, 1.0], 200)
     with pytest.raises(TrainingError, match="too few for a boundary"):
         fit_second_stage(labels, labels, lambda rows: np.zeros((len(rows), 2)), SETTINGS, "m")
+
+
+def test_fitting_without_umap_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(TrainingError, match=r"pip install 'nalspark\[emission\]'"):
+        ensemble.require_umap()

@@ -13,14 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nalspark.errors import FeedError
-
-feed_module = pytest.importorskip("nalspark.learning.feed")
-ThreadPool = pytest.importorskip("petastorm.workers_pool.thread_pool").ThreadPool
-ConcurrentVentilator = pytest.importorskip("petastorm.workers_pool.ventilator").ConcurrentVentilator
-Feed, PADDING = feed_module.Feed, feed_module.PADDING
+from nalspark.errors import FeedError, TrainingError
+from nalspark.learning import feed as feed_module
+from nalspark.learning.feed import PADDING, Feed
 
 pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+needs_petastorm = pytest.mark.usefixtures("petastorm")
 SHAPE, COLUMNS = (2, 3), ("image_residual", "image_inverse_error")
 
 
@@ -60,6 +58,7 @@ def drained(dataset):
     return x[own, 0, 0, 0].astype(int), y[own], batches
 
 
+@needs_petastorm
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_an_epoch_gives_every_row_once_with_its_label(tmp_path, shuffle):
     label, _ = make_table(tmp_path)
@@ -72,12 +71,14 @@ def test_an_epoch_gives_every_row_once_with_its_label(tmp_path, shuffle):
     assert feed.tensor_shape == (2, 3, 2)
 
 
+@needs_petastorm
 def test_the_order_depends_on_the_seed_alone(tmp_path):
     make_table(tmp_path)
     orders = [tuple(drained(feed_of(tmp_path).epoch(32, seed=seed))[0]) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
 
+@needs_petastorm
 def test_padding_is_copies_of_rows_that_count_for_nothing(tmp_path):
     make_table(tmp_path, sizes=(5,))
     ((x, y),) = [(x.numpy(), y.numpy()) for x, y in feed_of(tmp_path).epoch(12, seed=0, shuffle=False)]
@@ -85,6 +86,7 @@ def test_padding_is_copies_of_rows_that_count_for_nothing(tmp_path):
     assert list(x[:, 0, 0, 0]) == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
 
 
+@needs_petastorm
 @pytest.mark.parametrize("negatives", [None, (2, 0.4)])
 @pytest.mark.parametrize("shards", [2, 3])
 def test_workers_share_the_rows_and_take_as_many_steps(tmp_path, shards, negatives):
@@ -97,6 +99,7 @@ def test_workers_share_the_rows_and_take_as_many_steps(tmp_path, shards, negativ
     assert all(x.shape == (8, 2, 3, 2) for _, _, batches in told for x, _ in batches)
 
 
+@needs_petastorm
 def test_a_worker_without_kept_rows_gets_only_padding(tmp_path):
     make_table(tmp_path, sizes=(16, 16), label=np.repeat([1, 0], 16).astype("f4"))
     feed = feed_of(tmp_path)
@@ -104,6 +107,7 @@ def test_a_worker_without_kept_rows_gets_only_padding(tmp_path):
     assert len(numbers) == 0 and len(batches) == 4
 
 
+@needs_petastorm
 def test_members_draw_all_positives_and_their_share_of_the_negatives(tmp_path):
     label, draw = make_table(tmp_path, sizes=(400, 400), group=100)
     feed = feed_of(tmp_path)
@@ -119,6 +123,7 @@ def test_members_draw_all_positives_and_their_share_of_the_negatives(tmp_path):
     assert feed.fraction(1e9) == 1.0
 
 
+@needs_petastorm
 def test_the_draw_is_as_the_training_table_says(tmp_path):
     make_table(tmp_path, sizes=(3,), label=np.zeros(3, "f4"), draw=np.array([0.1, 0.5, 0.9]))
     # Member 1 moves the draws on by .618: .718, .118, .518.
@@ -126,6 +131,7 @@ def test_the_draw_is_as_the_training_table_says(tmp_path):
     assert list(drained(feed_of(tmp_path).epoch(3, seed=0, shuffle=False, negatives=(0, 0.2)))[0]) == [0]
 
 
+@needs_petastorm
 def test_paths_may_hold_any_characters(tmp_path):
     folder = tmp_path / "a b#c?d%23 ü;e\n&{x}[1]=*"
     label, _ = make_table(folder)
@@ -147,8 +153,10 @@ def test_only_the_tables_own_files_are_found(tmp_path):
 
 
 @pytest.fixture
-def bursts(monkeypatch):
+def bursts(petastorm, monkeypatch):
     """Row groups are handed out late and four at a time, as on a busy machine."""
+    from petastorm.workers_pool.ventilator import ConcurrentVentilator
+
     start, handed = ConcurrentVentilator.__init__, itertools.count()
 
     def late_start(self, ventilate, *arguments, **options):
@@ -162,6 +170,7 @@ def bursts(monkeypatch):
     monkeypatch.setattr(ConcurrentVentilator, "__init__", late_start)
 
 
+@needs_petastorm
 def test_the_order_does_not_depend_on_when_row_groups_are_handed_out(tmp_path, monkeypatch, bursts):
     make_table(tmp_path, group=4)
     monkeypatch.setattr(feed_module, "_THREADS", 4)
@@ -184,8 +193,11 @@ def test_the_order_does_not_depend_on_when_row_groups_are_handed_out(tmp_path, m
     assert len(orders(50)) > 1  # without the guard, petastorm passes over threads whose turn it is, or loses rows
 
 
+@needs_petastorm
 def test_rows_that_petastorm_loses_are_noticed(tmp_path, monkeypatch, bursts):
     """The race of get_results itself: all row groups are handed out between its two questions."""
+    from petastorm.workers_pool.thread_pool import ThreadPool
+
     make_table(tmp_path, group=60)
     asked = ThreadPool.all_workers_done
 
@@ -201,6 +213,7 @@ def test_rows_that_petastorm_loses_are_noticed(tmp_path, monkeypatch, bursts):
         drained(feed_of(tmp_path).epoch(32, seed=3))
 
 
+@needs_petastorm
 def test_faulty_tables_are_told_in_a_sentence(tmp_path):
     make_table(tmp_path / "a", sizes=(3,), image_residual=np.array([b"1234", None, b"x" * 24], object))
     with pytest.raises(FeedError, match=r"'image_residual' .* values of \[-1, 4\] bytes .* takes 24"), feed_module.told():
@@ -221,6 +234,7 @@ def test_faulty_tables_are_told_in_a_sentence(tmp_path):
         feed_of(tmp_path).rows()
 
 
+@needs_petastorm
 def test_a_file_damaged_between_footers_is_told(tmp_path):
     make_table(tmp_path, sizes=(300,))
     (path,) = feed_module.parquet_files(tmp_path)
@@ -232,6 +246,7 @@ def test_a_file_damaged_between_footers_is_told(tmp_path):
         drained(feed_of(tmp_path).epoch(16, seed=0))
 
 
+@needs_petastorm
 def test_an_epoch_may_be_left_early(tmp_path):
     make_table(tmp_path)
     for _ in range(5):
@@ -248,6 +263,7 @@ def petastorm_threads():
     return [thread for thread in threading.enumerate() if type(thread).__name__ == "WorkerThread"]
 
 
+@needs_petastorm
 def test_petastorm_s_warnings_do_not_reach_the_user(tmp_path):
     make_table(tmp_path)
     with warnings.catch_warnings(record=True) as caught:
@@ -261,3 +277,12 @@ def test_the_digest_follows_the_files(tmp_path):
     make_table(tmp_path / "a")
     make_table(tmp_path / "b", seed=1, sizes=(40, 25, 0, 61))
     assert feed_of(tmp_path / "a").digest() == feed_of(tmp_path / "a").digest() != feed_of(tmp_path / "b").digest()
+
+
+def test_without_petastorm_files_are_counted_and_reading_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(feed_module, "_NO_PETASTORM", "No module named 'petastorm'")
+    make_table(tmp_path)
+    feed = feed_of(tmp_path)
+    assert feed.rows() == 125 and feed.steps(32) == 4
+    with pytest.raises(TrainingError, match=r"No module named 'petastorm'.*pip install 'nalspark\[train\]'"):
+        feed.epoch(32, seed=0)

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from nalspark.errors import ModelError, NalsparkError
+from nalspark.learning import networks
 from nalspark.learning.inference import decode_examples, prepare_worker, score
 from nalspark.learning.models import Calibration, ModelCard, read_model, save_model
 from nalspark.session import running_session
 from nalspark.settings import Infer
 
-networks = pytest.importorskip("nalspark.learning.networks")
 pytestmark = pytest.mark.spark
 
 COLUMNS = ["image_residual", "image_inverse_error"]

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from nalspark.errors import ModelError
+from nalspark.learning import networks
 from nalspark.learning.models import CARD, STEP, Calibration, Detector, ModelCard, PackedModel, fit_calibration, read_model, save_model
-
-networks = pytest.importorskip("nalspark.learning.networks")
 
 OPTIONS = {"filters": [4, 6, 8], "dense": 8}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nalspark.errors import ModelError
+from nalspark.learning import networks
 
-networks = pytest.importorskip("nalspark.learning.networks")
 NETWORKS, build, multiply_adds, working_channels = networks.NETWORKS, networks.build, networks.multiply_adds, networks.working_channels
 
 IMAGE, CUTOUT, SPECTRUM = (8, 49, 2), (9, 32, 5), (3841, 1)

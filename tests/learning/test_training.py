@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from nalspark.errors import FeedError, TrainingError
+from nalspark.learning import feed as feed_module
+from nalspark.learning import training
 from nalspark.settings import Train
 
-training = pytest.importorskip("nalspark.learning.training")
-feed_module = pytest.importorskip("nalspark.learning.feed")
-keras = pytest.importorskip("keras")
+# isort: split
+import keras
 
-pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.usefixtures("petastorm"), pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 SHAPE, COLUMNS = (3, 33), ("image_residual", "image_inverse_error")
 SMALL = Train(
     options={"filters": [4, 4, 6], "dense": 8, "dropout": 0.2}, members=1, epochs=4, batch_size=32, patience=9, learning_rate=0.01

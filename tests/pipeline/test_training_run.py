@@ -66,7 +66,7 @@ def run_file(folder: Path, *, out: str = "out", text: str = TINY) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(petastorm: Any, spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run file of a finished `nalspark train`; tests that change its result work on a copy."""
     path = run_file(tmp_path_factory.mktemp("training"))
     assert main(["train", str(path)]) == 0
@@ -333,7 +333,15 @@ def test_trainings_that_cannot_work_are_refused_before_spark_starts(
     assert not (tmp_path / "new" / "out").exists()
 
 
-def test_a_folder_without_sky_fibers_is_refused(spark: Any, tmp_path: Path, capsys: Any) -> None:
+def test_training_without_petastorm_is_refused_before_spark_starts(
+    tmp_path: Path, capsys: Any, no_spark: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nalspark.learning.feed._NO_PETASTORM", "No module named 'petastorm'")
+    assert "pip install 'nalspark[train]'" in refused(capsys, "train", run_file(tmp_path / "new"))
+    assert not (tmp_path / "new" / "out").exists()
+
+
+def test_a_folder_without_sky_fibers_is_refused(petastorm: Any, spark: Any, tmp_path: Path, capsys: Any) -> None:
     sky = f"simulate.sky={tmp_path}"
     assert "There is no usable sky-fiber spectrum" in refused(capsys, "train", run_file(tmp_path / "new"), "--set", sky)
 
@@ -342,7 +350,7 @@ def test_a_folder_without_sky_fibers_is_refused(spark: Any, tmp_path: Path, caps
 
 
 def test_a_whole_spectrum_network_is_trained_and_used(
-    spark: Any, survey: Path, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    petastorm: Any, spark: Any, survey: Path, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether so short a training learns anything is chance, so it is calibrated in name only."""
     monkeypatch.setattr(build, "fit_calibration", lambda *_: Calibration())
