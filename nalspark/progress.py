@@ -1,20 +1,25 @@
-"""What a run tells while it works: lines for a person, on a terminal the tasks that are done, and for machines a log of JSON lines."""
+"""What a run tells while it works: lines for a person, a bar on a terminal, JSON lines for machines, and the logger ``nalspark``."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from pyspark import SparkContext
-from pyspark.sql import SparkSession
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+    from rich.progress import Progress as RichProgress
 
-from nalspark.session import is_classic
+#: What a run tells goes here too; whoever embeds nalspark decides who hears it.
+logger = logging.getLogger("nalspark")
+#: Seconds between two looks at what is done.
+_EVERY_S = 0.5
 
 
 def now() -> str:
@@ -59,11 +64,15 @@ class Pace:
 
 
 class Progress:
-    """Writes lines to a stream, and what happened to a log; quiet where there is neither.
+    """Tell a person by lines on a stream, machines by a log of events, and a host by the logger ``nalspark``.
+
+    The logger gets every line at level INFO, and every other event at level DEBUG, as ``record.event``. No handler is set here: a host
+    captures it with its own, and without one only warnings are shown, as Python does it.
 
     Parameters
     ----------
     stream : text stream or None
+        On a terminal it shows a bar as well while a stage works.
     log : text stream or None
         Gets one JSON object a line: ``time``, ``event``, and what belongs to the event.
     """
@@ -71,19 +80,28 @@ class Progress:
     def __init__(self, stream: TextIO | None = sys.stderr, log: TextIO | None = None) -> None:
         self._stream, self._log = stream, log
         self._live = bool(stream and stream.isatty())
+        self._bar: RichProgress | None = None
         self.pace = Pace()
         self._wave = 0
 
     def say(self, text: str) -> None:
-        if self._stream:
-            clear = "\r\x1b[K" if self._live else ""
-            print(f"{clear}{text}", file=self._stream, flush=True)
+        """Tell a person a line."""
+        self.show(text)
         self.note("message", text=text.strip())
+
+    def show(self, text: str) -> None:
+        """Write a line to the stream, above the bar where there is one."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        elif self._stream:
+            print(text, file=self._stream, flush=True)
 
     def note(self, event: str, **what: Any) -> None:
         """Write an event to the log."""
         if self._log:
             print(json.dumps({"time": now(), "event": event, **what}, default=str), file=self._log, flush=True)
+        level = logging.INFO if event == "message" else logging.DEBUG
+        logger.log(level, "%s", what.get("text", event), extra={"event": {"event": event, **what}})
 
     def expect(self, rows: int) -> None:
         """A stage begins that has so many rows to work on."""
@@ -100,25 +118,80 @@ class Progress:
 
     @contextmanager
     def watch(self, spark: SparkSession, what: str) -> Iterator[None]:
-        """Show how many Spark tasks of the running stages are done, until the block ends; only on a terminal."""
-        if not self._live or not is_classic(spark):
+        """Show a bar of the rows that are done until the block ends; only on a terminal.
+
+        Parameters
+        ----------
+        spark : SparkSession
+            The share of a wave's tasks that are done counts as that share of its rows. Through Spark Connect, which does not tell of
+            tasks, rows are done wave by wave.
+        what : str
+            Name of the stage.
+        """
+        self.expect(0)  # a stage that does not say how much it has to do shows no pace of the one before
+        if not self._live:
             yield
             return
-        done = threading.Event()
-        watcher = threading.Thread(target=self._poll, args=(spark.sparkContext, what, done), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
+        ended = threading.Event()
+        with _bar(self._stream) as self._bar:
+            watcher = threading.Thread(target=self._follow, args=(self._bar, what, _share_of_tasks(spark), ended), daemon=True)
+            watcher.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                watcher.join()
+                self._bar = None
 
-    def _poll(self, context: SparkContext, what: str, done: threading.Event) -> None:
-        tracker, started = context.statusTracker(), time.monotonic()
-        while not done.wait(0.5):
-            infos = [info for info in map(tracker.getStageInfo, tracker.getActiveStageIds()) if info is not None]
-            tasks, finished = sum(info.numTasks for info in infos), sum(info.numCompletedTasks for info in infos)
-            pace = self.pace.text(self._wave * finished / max(tasks, 1))
-            line = f"{what}: {finished}/{tasks} tasks, {time.monotonic() - started:.0f} s{pace}"
-            print(f"\r\x1b[K{line}", end="", file=self._stream, flush=True)
-        print("\r\x1b[K", end="", file=self._stream, flush=True)
+    def _follow(self, bar: RichProgress, what: str, share: Callable[[], float], ended: threading.Event) -> None:
+        task = bar.add_task(what, total=None, pace="")
+        with suppress(Exception):  # the session is gone: what ended it is told elsewhere
+            while not ended.wait(_EVERY_S):
+                more = self._wave * share()
+                done = min(self.pace.done + more, self.pace.total)
+                text = f"{done:,.0f} of {self.pace.total:,} spectra{self.pace.text(more)}" if self.pace.total else ""
+                bar.update(task, completed=done, total=self.pace.total or None, pace=text)
+
+
+class ProgressHandler(logging.Handler):
+    """Show the warnings and errors of the logger ``nalspark``, with their tracebacks, where the lines of a run go and in its log.
+
+    The command line sets it; a host that has handlers of its own does not need it.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self.progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        self.progress.show(text)
+        self.progress.note(record.levelname.lower(), text=text)
+
+
+def _bar(stream: TextIO | None) -> RichProgress:
+    """A line that is drawn anew on the terminal `stream`, and leaves no trace."""
+    # Loaded for a terminal only: a fifth of a second.
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = TextColumn("{task.description:<11}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[pace]}", markup=False)
+    # What a host has set as its output stays in its place.
+    console = Console(file=stream)
+    return RichProgress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+
+
+def _share_of_tasks(spark: SparkSession) -> Callable[[], float]:
+    """Tell how to ask which share of the tasks of the running Spark stages is done, 0 … 1."""
+    from nalspark.session import is_classic
+
+    if not is_classic(spark):
+        return lambda: 0.0
+    tracker = spark.sparkContext.statusTracker()
+
+    def share() -> float:
+        infos = [info for info in map(tracker.getStageInfo, tracker.getActiveStageIds()) if info is not None]
+        return sum(info.numCompletedTasks for info in infos) / max(sum(info.numTasks for info in infos), 1)
+
+    return share

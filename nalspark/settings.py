@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from typing_extensions import TypeVar
 
 from nalspark.errors import SettingsError, did_you_mean
 from nalspark.lines import SPECIES, LineSpecies

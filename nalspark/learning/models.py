@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import expit
 
 from nalspark.errors import ModelError
+from nalspark.tables.atomic import replacing
 
 if TYPE_CHECKING:
     import keras
@@ -196,33 +195,16 @@ def save_model(
         raise ModelError(f"'{target}' is there and is no model: it has no {CARD}. Choose another directory.")
     weights = tuple(_pack([array.astype(dtype) for array in model.get_weights()]) for model in models)
     packed = PackedModel(card.model_copy(update={"members": tuple(map(_sha256, weights))}), weights, str(target))
-    new = target.with_name(f".{target.name}.new.{os.getpid()}")
     try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        for number, content in enumerate(packed.weights):
-            (new / weights_file(number)).write_bytes(content)
-        (new / CARD).write_text(packed.card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        _replace(target, new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as new:
+            new.mkdir()
+            for number, content in enumerate(packed.weights):
+                (new / weights_file(number)).write_bytes(content)
+            (new / CARD).write_text(packed.card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ModelError(f"The model '{target}' cannot be written: {error.strerror}.") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return packed
-
-
-def _replace(target: Path, new: Path) -> None:
-    """Put a directory in the place of another, which is put back where that fails."""
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_model(folder: str | Path = "") -> PackedModel:

@@ -34,6 +34,7 @@ from nalspark.errors import FeedError, TrainingError
 from nalspark.learning import networks
 from nalspark.learning.feed import Feed, told
 from nalspark.settings import Train
+from nalspark.tables.atomic import write_file
 
 # isort: split
 import keras
@@ -319,20 +320,13 @@ def checkpoint_path(train: Feed, validation: Feed, settings: Train, checkpoints:
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:
     """Under its name only when it is complete."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # an archive is written with going back, which not every cluster's file system can
         np.savez(content, **arrays)
-        with open(new, "wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        write_file(path, content.getbuffer(), sync=True)
     except OSError as error:
         raise TrainingError(f"The checkpoint '{path}' cannot be written: {error.strerror}. Choose another folder.") from None
-    finally:
-        new.unlink(missing_ok=True)
 
 
 # ---- several workers

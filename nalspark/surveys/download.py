@@ -8,13 +8,11 @@ text from a catalogue. Nothing here grows with the number of spectra.
 from __future__ import annotations
 
 import csv
-import fcntl
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +24,8 @@ from nalspark.surveys.archive import Archive, SpectrumId, check_is
 from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, read_rows
 from nalspark.surveys.reader import open_spectrum
 from nalspark.surveys.release import DataRelease
+from nalspark.tables.atomic import beside, put, write_file
+from nalspark.tables.lock import InUse, hold
 from nalspark.tables.schemas import FETCH_FAILURES
 
 #: The list of what could not be had, in the output folder.
@@ -138,28 +138,26 @@ class _Fetcher:
     @staticmethod
     def _write(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
         # Not synced to the disk: what a power cut damages, the next fetch finds damaged and gets again.
-        part.write_bytes(content)
-        os.replace(part, path)
+        write_file(path, content)
 
 
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
     """The output folder, for this process alone."""
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / _LOCK, "w", encoding="ascii") as handle:
+    with ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FetchError(f"Another fetch is writing into '{out}'. Wait until it ends, or give another --out.") from None
+            held.enter_context(hold(out / _LOCK))
+        except InUse as busy:
+            raise FetchError(f"Another fetch is writing into '{out}'. Wait until it ends, or give another --out.{busy.remedy}") from None
         yield
 
 
 @contextmanager
 def _failure_list(out: Path) -> Iterator[Callable[[Outcome], None]]:
     """Takes the failures as they come; the list replaces the last one when the fetch ends, however it ends short of being killed."""
-    part = out / f".{FAILURES}.part"
+    part = beside(out / FAILURES)
     with open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(FETCH_FAILURES.names)
@@ -171,8 +169,8 @@ def _failure_list(out: Path) -> Iterator[Callable[[Outcome], None]]:
         try:
             yield record
         finally:
-            file.flush()
-            os.replace(part, out / FAILURES)
+            file.close()
+            put(part, out / FAILURES)
 
 
 def _wanted(catalog: Catalog, release: DataRelease, summary: FetchSummary) -> Iterator[SpectrumId | Outcome]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+if TYPE_CHECKING:  # settings are compared without Spark too
+    from pyspark.sql import DataFrame
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ def file_changes(before: DataFrame, now: DataFrame, same: int = 0) -> FileChange
     same : int
         Files beside these, of which it is known that they are as they were.
     """
+    from pyspark.sql import functions as F
+
     stamp, none = F.struct("size", "modified_ns"), F.lit(None).cast("struct<size: bigint, modified_ns: bigint>")
     listed = before.select("path", stamp.alias("old"), none.alias("new")).unionByName(
         now.select("path", none.alias("old"), stamp.alias("new"))

@@ -2,18 +2,20 @@
 
 Column metadata follows the widely read conventions: ``TUNITn`` (FITS standard), ``TUCDn`` and ``TCOMMn`` for the UCD and the description
 (as STIL and TOPCAT write them). The file depends on the rows and the declaration only: no clock, no host, no versions in the header.
+
+astropy writes it. The rows go through a temporary file of this machine, from which the sums are made: the catalogue itself is written from
+its first byte to its last, as the mounted folders of a cloud want it.
 """
 
 from __future__ import annotations
 
-import os
+import tempfile
 import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +25,16 @@ from astropy import units as u
 from astropy.io import fits
 
 from nalspark.errors import StoreError
+from nalspark.tables.atomic import replacing
 from nalspark.tables.data_model import bit_meanings
 from nalspark.tables.table import Column, Table
 
-#: FITS pads every header and data unit to blocks of this many bytes.
-_BLOCK = 2880
 #: Rows held in memory at a time.
 _BATCH_ROWS = 32_768
-#: Parquet kind → TFORM code and numpy type on disk (big-endian); a string's width comes from the data.
-_FORMS = {"int": ("J", ">i4"), "long": ("K", ">i8"), "float": ("E", ">f4"), "double": ("D", ">f8"), "bool": ("L", "S1")}
+#: Parquet kind → TFORM code; a string's width comes from the data.
+_FORMS = {"int": "J", "long": "K", "float": "E", "double": "D", "bool": "L"}
+#: Comment of the cards CHECKSUM and DATASUM, in which astropy would note the time.
+_SUMS = "FITS checksum convention"
 #: FITS headers are ASCII; these are the other characters that descriptions use.
 _ASCII = str.maketrans(
     {"Å": "Angstrom", "α": "alpha", "λ": "lambda", "σ": "sigma", "χ": "chi", "Δ": "Delta", "±": "+/-", "–": "-", "—": "-", "→": "->",
@@ -52,7 +55,8 @@ def write_fits(parquet_dir: Path, table: Table, path: Path, enums: Mapping[str, 
     """Write a Parquet table as a FITS binary table, in memory that does not grow with the number of rows.
 
     The rows come in the order of the files' names and, within a file, as stored. Null becomes NaN in floating columns, the empty string in
-    text, and in integers the smallest value of the type, declared as ``TNULLn``. Characters outside ASCII become backslash escapes.
+    text, a zero byte in logical columns, and in integers the smallest value of the type, declared as ``TNULLn``. Characters outside ASCII
+    become backslash escapes.
     The file appears under its name only when it is complete.
 
     Parameters
@@ -79,14 +83,14 @@ def write_fits(parquet_dir: Path, table: Table, path: Path, enums: Mapping[str, 
     _check_columns(table)
     files = _parquet_files(parquet_dir, table)
     layout = _survey(files, table)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        with unfinished.open("wb") as stream:
-            _write(stream, files, table, layout, enums or {})
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with replacing(path) as new, tempfile.TemporaryDirectory(prefix="nalspark-fits-") as scratch:
+        draft = Path(scratch) / "draft.fits"
+        _write_rows(draft, files, table, _empty_hdu(table, layout, enums or {}))
+        with fits.open(draft, memmap=True) as hdus:
+            for hdu in hdus:
+                hdu.add_datasum(_SUMS)
+                hdu.add_checksum(_SUMS, override_datasum=True)
+            hdus.writeto(new)
     return layout.rows
 
 
@@ -161,40 +165,29 @@ def _encoded(array: pa.Array) -> np.ndarray:
 # ---- header
 
 
-def _header(table: Table, layout: _Layout, enums: Mapping[str, type[IntFlag]]) -> fits.Header:
-    dtype = _row_dtype(table, layout)
-    cards: list[tuple[str, object, str]] = [
-        ("XTENSION", "BINTABLE", "binary table extension"),
-        ("BITPIX", 8, "bytes"),
-        ("NAXIS", 2, "rows of bytes"),
-        ("NAXIS1", dtype.itemsize, "bytes in a row"),
-        ("NAXIS2", layout.rows, "rows"),
-        ("PCOUNT", 0, "no variable-length arrays"),
-        ("GCOUNT", 1, ""),
-        ("TFIELDS", len(table.columns), "columns"),
-        ("EXTNAME", table.name, "name of the table"),
-        ("TABDESC", _ascii(table.description), ""),
-    ]
+def _empty_hdu(table: Table, layout: _Layout, enums: Mapping[str, type[IntFlag]]) -> fits.BinTableHDU:
+    """The table with its complete header, and no rows."""
+    hdu = fits.BinTableHDU.from_columns([_fits_column(column, layout) for column in table.columns], name=table.name)
+    header = hdu.header
+    header["NAXIS2"] = layout.rows
+    header.set("EXTNAME", table.name, "name of the table", after="TFIELDS")
+    header.set("TABDESC", _ascii(table.description), after="EXTNAME")
     for number, column in enumerate(table.columns, start=1):
-        cards += _column_cards(number, column, layout)
+        last = next(card for card in (f"TNULL{number}", f"TUNIT{number}", f"TFORM{number}") if card in header)
+        if column.description:
+            header.set(f"TCOMM{number}", _ascii(column.description), after=last)
+        if column.ucd:
+            header.set(f"TUCD{number}", column.ucd, after=last)
     for name, enum in enums.items():
         if name in table.names:
-            cards += _bit_cards(name, enum)
-    return fits.Header(cards)
+            header.extend(_bit_cards(name, enum))
+    return hdu
 
 
-def _column_cards(number: int, column: Column, layout: _Layout) -> Iterator[tuple[str, object, str]]:
-    form = f"{layout.widths[column.name]}A" if column.kind == "string" else _FORMS[column.kind][0]
-    yield f"TTYPE{number}", column.name, ""
-    yield f"TFORM{number}", form, ""
-    if column.unit:
-        yield f"TUNIT{number}", _fits_unit(column), ""
-    if column.name in layout.with_nulls:
-        yield f"TNULL{number}", _null_value(column), "stands for null"
-    if column.ucd:
-        yield f"TUCD{number}", column.ucd, ""
-    if column.description:
-        yield f"TCOMM{number}", _ascii(column.description), ""
+def _fits_column(column: Column, layout: _Layout) -> fits.Column:
+    form = f"{layout.widths[column.name]}A" if column.kind == "string" else _FORMS[column.kind]
+    null = _null_value(column) if column.name in layout.with_nulls else None
+    return fits.Column(column.name, form, unit=_fits_unit(column) if column.unit else None, null=null)
 
 
 def _bit_cards(column: str, enum: type[IntFlag]) -> Iterator[tuple[str, object, str]]:
@@ -225,95 +218,31 @@ def _ascii(text: str) -> str:
 # ---- rows
 
 
-def _row_dtype(table: Table, layout: _Layout) -> np.dtype:
-    forms = {column.name: f"S{layout.widths[column.name]}" for column in table.columns if column.kind == "string"}
-    return np.dtype([(column.name, forms.get(column.name) or _FORMS[column.kind][1]) for column in table.columns])
-
-
 def _values(array: pa.Array, column: Column) -> np.ndarray:
     """One column of a batch as FITS stores it."""
     if column.kind == "string":
         return _encoded(array)
     if column.kind == "bool":
         codes = array.cast(pa.uint8()).fill_null(2).to_numpy(zero_copy_only=False)
-        return np.array([b"F", b"T", b"\0"])[codes]
+        return np.frombuffer(b"FT\0", np.int8)[codes]
     if column.kind in ("int", "long"):
         return array.fill_null(_null_value(column)).to_numpy(zero_copy_only=False)
     return array.to_numpy(zero_copy_only=False)
 
 
-@dataclass
-class _Summing:
-    """Bytes on their way to a file, with their FITS checksum; sums are over whole 32-bit words, so up to three bytes wait for the next."""
-
-    stream: BinaryIO
-    length: int = 0
-    total: int = 0
-    _waiting: bytes = field(default=b"", repr=False)
-
-    def write(self, data: bytes) -> None:
-        self.stream.write(data)
-        self.length += len(data)
-        data = self._waiting + data
-        whole = len(data) // 4 * 4
-        self._waiting = data[whole:]
-        self.total = _sum32(data[:whole], self.total)
-
-    def pad(self) -> None:
-        self.write(b"\0" * (-self.length % _BLOCK))
-
-
-def _sum32(data: bytes, start: int = 0) -> int:
-    """Ones'-complement sum of big-endian 32-bit words (FITS standard 4.0, appendix J)."""
-    total = start + int(np.frombuffer(data, dtype=">u4").sum(dtype=np.uint64))
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
-    return total
-
-
-def _checksum_text(total: int) -> str:
-    """The 16 characters of CHECKSUM that bring a unit's sum to −0 (FITS standard 4.0, appendix J.2)."""
-    complement = 0xFFFFFFFF & ~total
-    letters = np.zeros((4, 4), dtype=int)
-    for byte in range(4):
-        value = complement >> (24 - 8 * byte) & 0xFF
-        four = np.full(4, value // 4 + ord("0"))
-        four[0] += value % 4
-        # Only digits and letters are allowed: pairs step aside, one up and one down, so that their sum stays.
-        while any(not chr(letter).isalnum() for letter in four):
-            for pair in (four[:2], four[2:]):
-                if any(not chr(letter).isalnum() for letter in pair):
-                    pair += (1, -1)
-        letters[:, byte] = four
-    text = "".join(chr(letter) for letter in letters.ravel())
-    return text[-1] + text[:-1]
-
-
-def _sealed(header: fits.Header, data_sum: int) -> bytes:
-    """A header as bytes, with DATASUM and CHECKSUM; its length does not depend on the sum."""
-    header = header.copy()
-    header["DATASUM"] = (str(data_sum).ljust(10), "sum of the data's 32-bit words")
-    header["CHECKSUM"] = ("0" * 16, "makes the sum of the whole unit -0")
-    total = _sum32(header.tostring().encode("ascii"), data_sum)
-    header["CHECKSUM"] = _checksum_text(total)
-    return header.tostring().encode("ascii")
-
-
-def _write(stream: BinaryIO, files: Sequence[Path], table: Table, layout: _Layout, enums: Mapping[str, type[IntFlag]]) -> None:
-    stream.write(_sealed(fits.PrimaryHDU().header, 0))
-    start, header = stream.tell(), _header(table, layout, enums)
-    stream.write(_sealed(header, 0))
-    dtype, out, written = _row_dtype(table, layout), _Summing(stream), 0
-    for batch in _batches(files, table.columns):
-        rows = np.zeros(batch.num_rows, dtype=dtype)
-        for column, array in zip(table.columns, batch.columns, strict=True):
-            rows[column.name] = _values(array, column)
-        out.write(rows.tobytes())
-        written += batch.num_rows
-    if written != layout.rows:
+def _write_rows(path: Path, files: Sequence[Path], table: Table, hdu: fits.BinTableHDU) -> None:
+    """Write the table behind an empty primary unit, a batch of rows at a time."""
+    dtype, due = hdu.columns.dtype.newbyteorder(">"), hdu.header["NAXIS2"]
+    written = 0
+    with fits.StreamingHDU(path, hdu.header) as stream:
+        for batch in _batches(files, table.columns):
+            rows = np.zeros(batch.num_rows, dtype=dtype)
+            for column, array in zip(table.columns, batch.columns, strict=True):
+                rows[column.name] = _values(array, column)
+            written += batch.num_rows
+            if len(rows) and written <= due:
+                stream.write(rows.view(np.uint8))
+    if written != due:
         raise StoreError(
-            f"Table '{table.name}': {written} rows were read where its Parquet files declare {layout.rows}. Is another run writing them?"
+            f"Table '{table.name}': {written} rows were read where its Parquet files declare {due}. Is another run writing them?"
         )
-    out.pad()
-    stream.seek(start)
-    stream.write(_sealed(header, out.total))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nalspark.errors import StoreError
+from nalspark.tables.atomic import write_file
 
 FORMAT = 1
 
@@ -130,9 +130,4 @@ def read_manifest(path: Path) -> Manifest:
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Replace the manifest in one step: a reader, also one after a power cut, sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(manifest), indent=1, sort_keys=True, default=str))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_file(path, json.dumps(asdict(manifest), indent=1, sort_keys=True, default=str), sync=True)

@@ -6,25 +6,24 @@ names is removed. No other module builds a path in here.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from nalspark.errors import StoreError
+from nalspark.tables import atomic, lock
 from nalspark.tables.manifest import Manifest, Part, digest, read_manifest, write_manifest
 from nalspark.tables.table import Table
+
+if TYPE_CHECKING:  # where a table lies is asked without Spark too
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 
 def not_a_glob(path: str) -> str:
@@ -59,22 +58,6 @@ def count_rows(file: str | Path) -> tuple[int, int]:
 
 #: A name of our own: a folder that has it was made by nalspark.
 _LOCK = ".nalspark.lock"
-
-
-#: Attempts to take the lock, .1 s apart: who only looks whether it is held (:meth:`Store.holder`) holds it for a moment.
-_ATTEMPTS = 5
-
-
-def _locked(handle: TextIO) -> bool:
-    """Take the lock, unless another process keeps it."""
-    for attempt in range(_ATTEMPTS):
-        time.sleep(0.1 * (attempt > 0))
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            continue
-    return False
 
 
 class Store:
@@ -126,33 +109,18 @@ class Store:
         with ExitStack() as held:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
-                handle = held.enter_context(open(self.root / _LOCK, "a+", encoding="utf-8"))  # until the end of the run
-                taken = _locked(handle)
-                if taken:
-                    handle.truncate(0)
-                    handle.write(f"process {os.getpid()} on {os.uname().nodename}")
-                    handle.flush()
+                held.enter_context(lock.hold(self.root / _LOCK))
+            except lock.InUse as busy:
+                raise StoreError(
+                    f"{self.root} is in use by {busy.holder}. Wait until it ends, or give another --out.{busy.remedy}"
+                ) from None
             except OSError as error:
                 raise StoreError(f"The output directory {self.root} cannot be written and locked: {error.strerror}.") from None
-            if not taken:
-                handle.seek(0)
-                raise StoreError(
-                    f"{self.root} is in use by {handle.read().strip() or 'another process'}. Wait until it ends, or give another --out."
-                )
             yield
 
     def holder(self) -> str:
         """Who writes here now (``process 12 on host``); empty where nobody does."""
-        if not os.access(self.root / _LOCK, os.R_OK):
-            return ""
-        with open(self.root / _LOCK, encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return handle.read().strip() or "another process"
-            except OSError:  # a file system without locks, on which nothing is written
-                return ""
-        return ""
+        return lock.holder(self.root / _LOCK)
 
     def manifest(self) -> Manifest:
         return read_manifest(self.manifest_path)
@@ -232,7 +200,7 @@ class Store:
 
     def _write_parts(self, frame: DataFrame, table: Table, run: str) -> Path:
         target = self.root / "tables" / table.name / run
-        frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(spark_path(target))
+        frame.selectExpr("*", "part AS in_part").write.mode("overwrite").partitionBy("in_part").parquet(spark_path(target))
         return target
 
     @property
@@ -242,17 +210,11 @@ class Store:
 
     def unpublished(self, name: str) -> Path:
         """Where what will be published as `name` is made."""
-        return self.root / f".{name}.new"
+        return atomic.beside(self.published(name))
 
     def replace(self, name: str) -> None:
         """Put what was made to be published as `name` in the place of what was."""
-        target, new = self.published(name), self.unpublished(name)
-        old = target.with_name(f".{name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if target.is_dir():
-            os.replace(target, old)
-        os.replace(new, target)
-        shutil.rmtree(old, ignore_errors=True)
+        atomic.put(self.unpublished(name), self.published(name))
 
     @staticmethod
     def new_run(manifest: Manifest, table: str, run: str) -> str:
@@ -265,14 +227,11 @@ class Store:
     def prune(self, manifest: Manifest) -> None:
         """Remove what the manifest does not name: the leftovers of replaced parts and of interrupted runs."""
         named = {part.path for parts in manifest.tables.values() for part in parts.values() if part.path}
-        for pattern in (".*.new", ".*.old", ".manifest.json.*"):
+        for pattern in (".*.new", ".*.old"):
             for leftover in self.root.glob(pattern):
-                shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+                atomic.remove(leftover)
         for run in self.root.glob("tables/*/*"):
-            kept = [child for child in run.glob("in_part=*") if str(child.relative_to(self.root)) in named]
-            if not kept:
-                shutil.rmtree(run, ignore_errors=True)
-                continue
-            for child in run.glob("in_part=*"):
-                if child not in kept:
-                    shutil.rmtree(child, ignore_errors=True)
+            parts = list(run.glob("in_part=*"))
+            unnamed = [part for part in parts if str(part.relative_to(self.root)) not in named]
+            for folder in [run] if len(unnamed) == len(parts) else unnamed:
+                atomic.remove(folder)

@@ -12,6 +12,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from nalspark.tables.atomic import remove, replacing
 from nalspark.tables.manifest import Manifest, write_manifest
 from nalspark.tables.store import Store
 
@@ -59,17 +60,16 @@ def keep_version(store: Store, manifest: Manifest, kept: int) -> None:
         0 keeps none.
     """
     if kept:
-        target, new = _place(store, manifest.publication), store.published(f".version-{manifest.publication}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        for name in manifest.published:
-            _link_all(store.published(name), new / name)
-        tables = {name: manifest.parts(name) for name in KEPT}
-        for part in (part for parts in tables.values() for part in parts.values() if part.path):
-            _link_all(store.root / part.path, new / part.path)
-        write_manifest(replace(manifest, tables=tables | {"published": manifest.parts("published")}, runs=[]), new / "manifest.json")
+        target = _place(store, manifest.publication)
         target.parent.mkdir(exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(new, target)
+        with replacing(target) as new:
+            new.mkdir()
+            for name in manifest.published:
+                _link_all(store.published(name), new / name)
+            tables = {name: manifest.parts(name) for name in KEPT}
+            for part in (part for parts in tables.values() for part in parts.values() if part.path):
+                _link_all(store.root / part.path, new / part.path)
+            tables |= {"published": manifest.parts("published")}
+            write_manifest(replace(manifest, tables=tables, runs=[]), new / "manifest.json")
     for old in list(versions(store).values())[: -kept or None]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)

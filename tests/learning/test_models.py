@@ -93,12 +93,12 @@ def test_a_model_is_replaced_whole_and_nothing_is_left_behind(trained, folder):
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("interrupted", ["pathlib.Path.write_text", "nalspark.learning.models.os.replace"])
+@pytest.mark.parametrize("interrupted", ["pathlib.Path.write_text", "os.replace"])
 def test_an_interrupted_write_leaves_the_old_model(trained, folder, monkeypatch, interrupted):
     before, replace = read_model(folder), os.replace
 
     def fail(source, *given, **__):
-        if ".new." not in str(source):  # the old model is moved away, and back
+        if ".new" not in str(source):  # the old model is moved away, and back
             return replace(source, *given)
         raise OSError(28, "No space left on device")
 

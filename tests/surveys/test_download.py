@@ -92,7 +92,7 @@ def test_of_500_files_all_that_exist_arrive_whole_and_the_rest_are_listed_with_r
     assert dict(zip(listed["spectrum_id"], listed["reason"], strict=True)) == {str(i): why for i, why in expected.items() if why}
     assert listed["url"].str.startswith(archive.base_url).all() and listed["detail"].str.endswith((".", ")")).all()
     assert (summary.downloaded, summary.present, summary.failures.total()) == (len(there), 0, 500 - len(there))
-    assert not list((tmp_path / "out").rglob("*.part"))
+    assert not list((tmp_path / "out").rglob(".*.new"))
 
 
 def test_a_killed_fetch_goes_on_without_fetching_anything_twice(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ ROWS = {
     "code": [1, None, 3, -4],
     "big": [2**40, 1, 2, 3],
     "flux": [0.0, 1.0, 2.0, 3.0],
-    "good": [True, False, None, True],
+    "good": [True, False, False, True],
     "flags": [0, 1, 2, 3],
 }
 
@@ -80,7 +80,7 @@ def test_astropy_reads_values_and_units(small: Path) -> None:
     np.testing.assert_array_equal(np.ma.filled(table["speed"], np.nan), [1.0, 2.0, np.nan, 4.0])
     assert table["code"].mask.tolist() == [False, True, False, False]
     assert table["code"][3] == -4 and table["big"][0] == 2**40
-    assert table["good"][[0, 1, 3]].tolist() == [True, False, True]
+    assert table["good"].tolist() == [True, False, False, True]
     assert table["width"].unit == u.AA and table["speed"].unit == u.km / u.s and table["big"].unit == u.byte
     assert table["flux"].unit == u.Unit("1e-17 erg / (s cm2 Angstrom)")
 
@@ -117,6 +117,28 @@ def test_checksum_holds_for_any_length(tmp_path: Path, rows: int, monkeypatch: p
         assert hdus[1].verify_checksum() == 1 and hdus[1].verify_datasum() == 1
         np.testing.assert_array_equal(hdus[1].data["x"], values)
         assert list(hdus[1].data["name"]) == names
+
+
+def test_a_null_among_truths_is_the_standards_zero_byte(tmp_path: Path) -> None:
+    """A TNULL belongs to integers only (FITS standard 4.0, 7.2.2 and 7.3.3.1); some readers show the zero byte as false."""
+    table = Table("t", "T.", (Column("good", "bool", "Good"),))
+    write_fits(write_parquet(tmp_path / "t", table, {"good": [True, None, False]}), table, tmp_path / "t.fits")
+    with fits.open(tmp_path / "t.fits") as hdus:
+        assert hdus[1].header["TFORM1"] == "L" and "TNULL1" not in hdus[1].header
+        start = hdus[1].fileinfo()["datLoc"]
+    assert (tmp_path / "t.fits").read_bytes()[start : start + 3] == b"T\0F"
+
+
+def test_rows_that_come_while_it_is_written_are_told_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table("t", "T.", (Column("k", "int", "k"),))
+    folder = write_parquet(tmp_path / "t", table, {"k": [1, 2]})
+    write_fits(folder, table, tmp_path / "t.fits")
+    before = (tmp_path / "t.fits").read_bytes()
+    for due in (1, 3):
+        monkeypatch.setattr(publish, "_survey", lambda *_, due=due: publish._Layout(due, {}, frozenset()))
+        with pytest.raises(StoreError, match=f"2 rows were read where its Parquet files declare {due}"):
+            write_fits(folder, table, tmp_path / "t.fits")
+    assert (tmp_path / "t.fits").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
 def test_files_are_read_in_the_order_of_their_names_and_hidden_ones_not(tmp_path: Path) -> None:
