@@ -190,7 +190,7 @@ def _beside_lines(u: Array, parameters: Array, offset: float) -> NDArray[np.bool
 def _summary(value: Array, weight: Array, kept: Array, u: Array, parameters: Array, offset: float) -> DoubletFit:
     model, _ = _model(u, parameters, offset)
     matrix, _, _ = _normal_equations(value, kept, u, parameters, offset)
-    covariance = np.linalg.inv(matrix + np.diag(_FLOOR))
+    covariance = np.asarray(np.linalg.inv(matrix + np.diag(_FLOOR)), dtype=float)
     left = value - model
     degrees = np.maximum((kept > 0).sum(axis=1) - 6, 1)
     chi2 = np.einsum("mq,mq->m", kept, left**2) / degrees

@@ -25,6 +25,7 @@ from nalspark.compiled import compiled
 from nalspark.lines import INTERLOPERS, METALS, LineSpecies
 
 Floats = NDArray[np.float32]
+Reals = NDArray[np.floating]
 
 #: Gaussian σ in pixels of the filter that counts narrow features, and the S/N above which one counts.
 _FEATURE_WIDTH, _FEATURE_SNR = 1.8, 4.0
@@ -116,8 +117,8 @@ class Peaks:
 
 
 def joint_amplitudes(
-    first: Floats, first_power: Floats, second: Floats, second_power: Floats, overlap: Floats
-) -> tuple[Floats, Floats, Floats, Floats]:
+    first: Reals, first_power: Reals, second: Reals, second_power: Reals, overlap: Reals
+) -> tuple[Reals, Reals, Reals, Reals]:
     """Amplitudes of two overlapping lines from those of each alone, and the inverse variance of each with the other free."""
     ours, theirs = first * first_power, second * second_power
     # Overlap is at most the geometric mean of the powers; masks can bring it there, where the two cannot be told apart.
@@ -128,8 +129,8 @@ def joint_amplitudes(
 
 
 def constrained_gain(
-    first: Floats, first_power: Floats, second: Floats, second_power: Floats, thin_ratio: float, overlap: Floats | float = 0.0
-) -> tuple[Floats, Floats]:
+    first: Reals, first_power: Reals, second: Reals, second_power: Reals, thin_ratio: float, overlap: Reals | float = 0.0
+) -> tuple[Reals, Reals]:
     """χ² gained by the best physical pair of amplitudes, and the χ² by which the free pair is better still.
 
     The free pair (A₁, A₂) is projected, in the metric of its errors, on the cone ``1 ≤ A₁/A₂ ≤ thin_ratio``.
@@ -151,7 +152,7 @@ def constrained_gain(
     ours, theirs = first * first_power + second * overlap, second * second_power + first * overlap
     free = first * ours + second * theirs
 
-    def along(ratio: float) -> Floats:
+    def along(ratio: float) -> Reals:
         amplitude = np.maximum(ratio * ours + theirs, 0.0)
         return amplitude**2 / np.maximum(ratio**2 * first_power + second_power + 2.0 * ratio * overlap, 1e-30)
 
@@ -175,9 +176,9 @@ class _Pool(NamedTuple):
     row: NDArray[np.int64]
     pixel: NDArray[np.int64]
     width: Floats
-    significance: NDArray[np.float64]
-    snr: NDArray[np.float64]
-    amplitude: NDArray[np.float64]
+    significance: Reals
+    snr: Reals
+    amplitude: Reals
 
     def where(self, keep: NDArray) -> _Pool:
         return _Pool(*(values[keep] for values in self))

@@ -316,7 +316,7 @@ def _spspec_pixels(fits: FitsFile, primary: Hdu) -> _Pixels:
         missing = "COEFF0" if math.isnan(start) else "COEFF1"
         raise UnusableSpectrum("missing_keyword", f"{fits.name}: the header has no number {missing}, so the wavelengths are not known.")
     with np.errstate(all="ignore"):
-        first_pixel, loglam = _lattice(fits, start + step * np.arange(shape[1]))
+        first_pixel, loglam = _lattice(fits, np.asarray(start + step * np.arange(shape[1])))
         # Pixels without data have error 0.
         ivar = np.where(error > 0, np.square(error, dtype=np.float64), np.inf) ** -1
         return first_pixel, loglam, *_clean(fits, flux, ivar, and_mask.astype(np.int64))
