@@ -24,7 +24,6 @@ BASE = [
     "astropy>=6.0",
     "astropy-healpix>=1.0",
     "pydantic>=2.6",
-    "typing-extensions>=4.12",  # comes with pydantic; in Python itself since 3.13
     "matplotlib>=3.8",
     "pillow",  # smaller pictures in the report
     "jinja2>=3.1",

@@ -241,7 +241,9 @@ def _with_spectrograph(rng: np.random.Generator, flux: Array, recipe: Recipe) ->
     noise = np.where(good, (seen.flux - flux * level) / seen.sigma, 0.0)
     correlation = rng.uniform(0.0, recipe.most_correlated)
     noise = (noise + correlation * np.roll(noise, 1)) / np.sqrt(1.0 + correlation**2)
-    mask = np.where(good, 0, PixelFlag.NO_DATA) | np.where((seen.and_mask >> quasars.BRIGHT_SKY_BIT) & 1, PixelFlag.BRIGHT_SKY, 0)
+    no_data, bright = int(PixelFlag.NO_DATA), int(PixelFlag.BRIGHT_SKY)
+    sky = (seen.and_mask >> quasars.BRIGHT_SKY_BIT) & 1
+    mask: NDArray[np.int64] = np.bitwise_or(np.where(good, 0, no_data), np.where(sky, bright, 0))
     return level, np.where(good, flux * level + seen.sigma * noise, 0.0), seen.ivar.astype(float), mask, seen.sigma
 
 
