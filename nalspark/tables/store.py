@@ -15,16 +15,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from nalspark.errors import StoreError
 from nalspark.tables.manifest import Manifest, Part, digest, read_manifest, write_manifest
 from nalspark.tables.table import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 
 def not_a_glob(path: str) -> str:
@@ -231,6 +232,8 @@ class Store:
         return self.load(frame.sparkSession, table.spark_schema, self._write_parts(frame, table, run))
 
     def _write_parts(self, frame: DataFrame, table: Table, run: str) -> Path:
+        from pyspark.sql import functions as F  # whoever only looks for a file does not load Spark
+
         target = self.root / "tables" / table.name / run
         frame.withColumn("in_part", F.col("part")).write.mode("overwrite").partitionBy("in_part").parquet(spark_path(target))
         return target
