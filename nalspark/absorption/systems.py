@@ -63,7 +63,7 @@ def in_path(z: ArrayLike, z_start: ArrayLike, z_stop: ArrayLike) -> NDArray[np.b
     ndarray of bool, shape (...)
     """
     z = np.asarray(z, dtype=float)[..., None]
-    return np.asarray((np.asarray(z_start) <= z) & (z <= np.asarray(z_stop))).any(axis=-1)
+    return np.asarray(np.any((np.asarray(z_start) <= z) & (z <= np.asarray(z_stop)), axis=-1), dtype=bool)
 
 
 def count_in_path(z: ArrayLike, z_start: ArrayLike, z_stop: ArrayLike) -> NDArray[np.int64]:

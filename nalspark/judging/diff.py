@@ -121,8 +121,8 @@ def compare_catalogues(spark: SparkSession, before: Side, after: Side, vetoes: t
     """What became of every absorber of two catalogues.
 
     Absorbers of one spectrum are paired with the nearest one of the other catalogue, if they are one system
-    (:mod:`nalspark.absorption.systems`), where each is the other's nearest. A pair has moved where the redshift differs at all, and is measured anew where only its other numbers differ; pairs
-    that are equal are not listed.
+    (:mod:`nalspark.absorption.systems`) and each is the other's nearest. A pair has moved where the redshift differs at all, and is
+    measured anew where only its other numbers differ; pairs that are equal are not listed.
 
     Parameters
     ----------

@@ -222,7 +222,7 @@ def _per_spectrum(spectra: pd.DataFrame, compared: Comparison) -> dict[str, Any]
 def _per_absorber(compared: Comparison, species: LineSpecies) -> dict[str, Any]:
     """Completeness and purity in bins, and how far the score is a probability."""
     inside, rows = compared.inside, compared.absorbers
-    edges = {"ew": EW_EDGES, "z_abs": Z_EDGES, "snr": SNR_EDGES}
+    edges: dict[str, ArrayLike] = {"ew": EW_EDGES, "z_abs": Z_EDGES, "snr": SNR_EDGES}
     score = equal_count_edges(rows["score"], _SCORE_BINS)
     of_rows = {**({"score": score} if len(score) > 1 else {}), **edges}
     curve = metrics.reliability(rows["true"], rows["score"], _SCORE_BINS)
