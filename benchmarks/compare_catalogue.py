@@ -2,7 +2,8 @@
 
     python benchmarks/compare_catalogue.py DIR MgII_DR7.fits MgII_DR12.fits
 
-DIR is a result of `nalspark find`. Systems are matched by plate-mjd-fiber or position (1″), and redshift within .002.
+DIR is a result of `nalspark find`. Systems are matched by plate-mjd-fiber or position (1″); one system is what
+nalspark.absorption.systems says.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import pandas as pd
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 
+from nalspark.absorption.systems import same_system
+from nalspark.judging.match import rounding_of
 from nalspark.surveys.catalogs import open_catalog, read_rows
 
 
@@ -32,7 +35,7 @@ def main() -> None:
     theirs = pd.concat([systems(path) for path in options.catalogues], ignore_index=True)
     near = SkyCoord(ours["ra"], ours["dec"], unit="deg").search_around_sky(SkyCoord(theirs["ra"], theirs["dec"], unit="deg"), 1 * u.arcsec)
     pairs = pd.concat([theirs.iloc[near[0]].reset_index(drop=True).add_prefix("r16_"), ours.iloc[near[1]].reset_index(drop=True)], axis=1)
-    pairs = pairs[(pairs["z_abs"] - pairs["r16_z_abs"]).abs() <= 0.002]
+    pairs = pairs[same_system(pairs["r16_z_abs"], pairs["z_abs"], pairs["r16_ew_primary"], rounding_of(theirs["z_abs"]))]
     pairs["ratio"] = pairs["ew_2796"] / pairs["r16_ew_primary"]
     pairs["ratio_box"] = pairs["ew_2796_box"] / pairs["r16_ew_primary"]
     same = (pairs["plate"] == pairs["r16_plate"]) & (pairs["mjd"] == pairs["r16_mjd"]) & (pairs["fiber"] == pairs["r16_fiber"])

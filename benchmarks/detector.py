@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 from ideal_observer import ideal_log_ratio, make_templates
 
-from nalspark.absorption import chain
+from nalspark.absorption import chain, systems
 from nalspark.absorption.chain import Searchable
 from nalspark.absorption.normalize import Normalized, searched_pixels
+from nalspark.absorption.systems import match_radius
 from nalspark.absorption.windows import observed_mask
 from nalspark.learning.models import Detector, read_model
 from nalspark.lines import MG_II, with_all_lines
@@ -44,8 +45,6 @@ from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.catalogs import equivalent_width_quantiles, open_catalog
 
 BLOCK = 256
-#: A candidate is an absorber within 6 pixels, 414 km/s: Δz = .0028 at z = 1; systems nearer than .003 are one (Zhu & Ménard 2013).
-MATCH_PIXELS = 6.0
 
 
 @dataclass
@@ -81,18 +80,19 @@ def detect(searchable: Searchable, detector: Detector, settings: Settings) -> Fo
     return Found(candidates.row, candidates.pixel, detections.score, published, z_abs, candidates.significance)
 
 
-def matched(mocks_row: np.ndarray, place: np.ndarray, found: Found, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates with the absorbers they are: nearest pairs first, each once, at most :data:`MATCH_PIXELS` apart.
+def matched(mocks_row: np.ndarray, place: np.ndarray, ew: np.ndarray, found: Found, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates with the absorbers they are: nearest pairs first, each once, one system as everywhere.
 
-    Of `chosen` candidates the numbers of their absorbers, -1 for none; of the absorbers, whether they were found.
+    `place` and `ew` are the absorbers' pixels and rest equivalent widths. Of `chosen` candidates the numbers of their absorbers, -1 for
+    none; of the absorbers, whether they were found.
     """
     candidate = np.flatnonzero(chosen)
     away = np.abs(found.pixel[candidate][:, None] - place)
-    away[found.row[candidate][:, None] != mocks_row] = np.inf
+    away[(found.row[candidate][:, None] != mocks_row) | (away > match_radius(ew))] = np.inf
     partner, taken = np.full(len(found.row), -1), np.zeros(len(mocks_row), dtype=bool)
     for k in np.argsort(away, axis=None):
         c, a = np.unravel_index(k, away.shape) if away.size else (0, 0)
-        if not away.size or away[c, a] > MATCH_PIXELS:
+        if not away.size or not np.isfinite(away[c, a]):
             break
         if partner[candidate[c]] < 0 and not taken[a]:
             partner[candidate[c]], taken[a] = a, True
@@ -105,7 +105,7 @@ def places(z_abs: np.ndarray) -> np.ndarray:
 
 
 def in_path(ready: Normalized, row: np.ndarray, z: np.ndarray) -> np.ndarray:
-    return np.array([((ready.z_start[k] <= x) & (x <= ready.z_stop[k])).any() for k, x in zip(row, z, strict=True)], dtype=bool)
+    return np.array([systems.in_path(x, ready.z_start[k], ready.z_stop[k]) for k, x in zip(row, z, strict=True)], dtype=bool)
 
 
 def usable(ready: Normalized) -> np.ndarray:
@@ -270,14 +270,15 @@ def purity(options: argparse.Namespace, detector: Detector, settings: Settings) 
         ready, searchable = prepare(mocks.spectra, mocks.z_qso, settings)
         found = detect(searchable, detector, settings)
         place = places(mocks.z_abs)
-        value = (matched(mocks.row, place, found, np.ones(len(found.row), dtype=bool))[0] >= 0).astype(float)
-        partner, got = matched(mocks.row, place, found, found.score >= 0.5)
-        listed_partner, listed = matched(mocks.row, place, found, found.published)
+        truth = mocks.row, place, mocks.ew_primary
+        value = (matched(*truth, found, np.ones(len(found.row), dtype=bool))[0] >= 0).astype(float)
+        partner, got = matched(*truth, found, found.score >= 0.5)
+        listed_partner, listed = matched(*truth, found, found.published)
         label.append(value), score.append(found.score), shown.append(found.published)
         true.append(partner >= 0), true_listed.append(listed_partner >= 0)
         dz.append((found.z_abs - mocks.z_abs[np.maximum(partner, 0)])[partner >= 0])
-        truth = in_path(ready, mocks.row, mocks.z_abs)
-        complete.append(np.stack([mocks.ew_primary, strong(mocks), got, listed], axis=1)[truth])
+        inside = in_path(ready, mocks.row, mocks.z_abs)
+        complete.append(np.stack([mocks.ew_primary, strong(mocks), got, listed], axis=1)[inside])
         spurious.update(mocks.kind[k] or "no interloper" for k in found.row[found.published & (listed_partner < 0)])
     y, s, p, t, listed = (np.concatenate(part) for part in (label, score, shown, true, true_listed))
     print(f"{options.n} spectra, {'noise of real sky fibers' if sky else 'parametric noise'}, Zhu & Ménard incidence above .15 Å")
@@ -342,7 +343,8 @@ def real(options: argparse.Namespace, detector: Detector, settings: Settings) ->
             absorbers.z,
         )
         place = places(absorbers.z)
-        got, listed = (matched(absorbers.spectrum, place, found, which)[1] for which in (found.score >= 0.5, found.published))
+        truth = absorbers.spectrum, place, absorbers.ew_primary
+        got, listed = (matched(*truth, found, which)[1] for which in (found.score >= 0.5, found.published))
         is_strong = (snr >= 3.0).all(axis=1) & (absorbers.ew_primary >= 0.3)
         table.append(np.stack([absorbers.ew_primary, is_strong, got, listed], axis=1)[inside])
     print(f"{options.n} absorbers (W {options.law}) in {len(alive)} real spectra")

@@ -20,8 +20,9 @@ from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import measured_table
 from nalspark.errors import INTERNAL_ERROR, IncompleteError, NalsparkError, did_you_mean
 from nalspark.judging.diff import compare_catalogues, open_side
-from nalspark.judging.evaluate import evaluate_result, write_evaluation
+from nalspark.judging.evaluate import evaluate_result
 from nalspark.judging.match import compare
+from nalspark.judging.page import evaluation_text, write_evaluation
 from nalspark.lines import SPECIES
 from nalspark.mocks.survey import simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, stages_of
@@ -301,7 +302,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     evaluation = evaluate_result(catalogue, options.truth, options.catalogues)
     out = Path(options.out or Path(catalogue) / "evaluation")
     write_evaluation(evaluation, out)
-    print(f"{evaluation.text()}\n\nevaluation  {(out / 'evaluation.html').absolute()}")
+    print(f"{evaluation_text(evaluation)}\n\nevaluation  {(out / 'evaluation.html').absolute()}")
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -1,17 +1,23 @@
 """How good a detector is, from labels and scores: the metrics of Zhao et al. (2019, Table 2), calibration, and errors of all of them.
 
-Nothing here asks where the labels and scores come from: an example may be a spectrum, a candidate or an absorber.
+The ROC curve and its area are scikit-learn's, the intervals astropy's; both libraries are loaded when they are first needed. Nothing here
+asks where the labels and scores come from: an example may be a spectrum, a candidate or an absorber.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import erf, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+#: Probability within one standard deviation of a Gaussian: 68.27 %.
+ONE_SIGMA = erf(sqrt(0.5))
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -62,22 +68,9 @@ class Confusion:
     def balanced_accuracy(self) -> float:
         """Mean of recall and specificity: the area under the curve of the decisions alone.
 
-        The column AUC of Zhao et al. (2019), Table 2, is this number: their accuracy, precision and recall give .891, and .8907 is printed.
+        The column AUC of Zhao et al. (2019), Table 2, is this number: their other columns give 0.891, and 0.8907 is printed.
         """
         return 0.5 * (self.recall + self.specificity)
-
-
-def confusion(label: ArrayLike, predicted: ArrayLike) -> Confusion:
-    """Count decisions.
-
-    Parameters
-    ----------
-    label, predicted : array of bool or 0/1, shape (n,)
-    """
-    positive, called = _flags(label), _flags(predicted)
-    _check_lengths(positive, called)
-    tp, called_in_all, positives = int((positive & called).sum()), int(called.sum()), int(positive.sum())
-    return Confusion(tp, len(positive) - called_in_all - positives + tp, called_in_all - tp, positives - tp)
 
 
 def _flags(values: ArrayLike) -> NDArray[np.bool_]:
@@ -89,54 +82,60 @@ def _check_lengths(*arrays: NDArray) -> None:
         raise ValueError(f"labels, scores and decisions must be of one length, but have {[len(array) for array in arrays]}")
 
 
-def area_under_curve(label: ArrayLike, score: ArrayLike) -> float:
-    """Area under the ROC curve: the chance that a positive scores higher than a negative, equal scores counting half.
+def confusion(label: ArrayLike, predicted: ArrayLike) -> Confusion:
+    """Count decisions.
 
-    Mann–Whitney's U over the number of pairs, from mid-ranks; NaN where all labels are the same.
+    Parameters
+    ----------
+    label, predicted : array of bool or 0/1, shape (n,)
+    """
+    positive, called = _flags(label), _flags(predicted)
+    _check_lengths(positive, called)
+    # Sums, not scikit-learn's confusion_matrix: a bootstrap counts 200 times, and its checks take a thousand times as long.
+    tp, n_called, n_positive = int((positive & called).sum()), int(called.sum()), int(positive.sum())
+    return Confusion(tp, len(positive) - n_called - n_positive + tp, n_called - tp, n_positive - tp)
+
+
+def roc_curve(label: ArrayLike, score: ArrayLike) -> tuple[Array, Array]:
+    """Give false and true positive rates as the threshold falls from above all scores to the lowest; one point per distinct score.
 
     Parameters
     ----------
     label : array of bool or 0/1, shape (n,)
     score : array, shape (n,)
         On any scale: only the order counts.
-    """
-    positive, values = _flags(label), np.asarray(score, dtype=float)
-    _check_lengths(positive, values)
-    n_positive = int(positive.sum())
-    pairs = n_positive * (len(positive) - n_positive)
-    if not pairs:
-        return float("nan")
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mid_rank = np.cumsum(counts) - 0.5 * (counts - 1.0)
-    return float((mid_rank[place][positive].sum() - 0.5 * n_positive * (n_positive + 1)) / pairs)
-
-
-def roc_curve(label: ArrayLike, score: ArrayLike) -> tuple[Array, Array]:
-    """False and true positive rates as the threshold falls from above all scores to the lowest; one point per distinct score.
-
-    Parameters
-    ----------
-    label : array of bool or 0/1, shape (n,)
-    score : array, shape (n,)
 
     Returns
     -------
     false_rate, true_rate : ndarray, shape (k + 1,)
         From (0, 0) to (1, 1); NaN where there is no negative, or no positive.
     """
+    from sklearn import metrics
+    from sklearn.exceptions import UndefinedMetricWarning
+
     positive, values = _flags(label), np.asarray(score, dtype=float)
     _check_lengths(positive, values)
-    order = np.argsort(-values, kind="stable")
-    last_of_equals = np.append(np.diff(values[order]) != 0, True) if len(order) else np.zeros(0, bool)
-    rates = []
-    for chosen in (~positive, positive):
-        rising = np.concatenate([[0.0], np.cumsum(chosen[order])[last_of_equals]])
-        rates.append(rising / chosen.sum() if chosen.any() else np.full_like(rising, np.nan))
-    return rates[0], rates[1]
+    if not len(positive):
+        return np.full(1, np.nan), np.full(1, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)  # one label only: the rates are NaN
+        false_rate, true_rate, _ = metrics.roc_curve(positive, values, pos_label=True, drop_intermediate=False)
+    return false_rate, true_rate
+
+
+def area_under_curve(label: ArrayLike, score: ArrayLike) -> float:
+    """Give the area under the ROC curve: the chance that a positive scores higher than a negative, equal scores counting half.
+
+    NaN where all labels are the same. Parameters as for :func:`roc_curve`.
+    """
+    from sklearn.metrics import auc
+
+    false_rate, true_rate = roc_curve(label, score)
+    return float("nan") if np.isnan(false_rate[-1] + true_rate[-1]) else float(auc(false_rate, true_rate))
 
 
 def binary_metrics(label: ArrayLike, score: ArrayLike, threshold: float = 0.5, *, predicted: ArrayLike | None = None) -> dict[str, float]:
-    """The metrics of Zhao et al. (2019), Table 2.
+    """Give the metrics of Zhao et al. (2019), Table 2.
 
     Parameters
     ----------
@@ -161,7 +160,7 @@ def binary_metrics(label: ArrayLike, score: ArrayLike, threshold: float = 0.5, *
 def bootstrap_errors(
     metrics: Callable[..., Mapping[str, float]], *arrays: ArrayLike, draws: int = 200, seed: int = 20190801
 ) -> dict[str, float]:
-    """Standard errors of metrics: their scatter over samples drawn from the examples with replacement (Efron 1979).
+    """Give standard errors of metrics: their scatter over samples drawn from the examples with replacement (Efron 1979).
 
     Parameters
     ----------
@@ -189,27 +188,43 @@ def bootstrap_errors(
     return {name: float(np.std(values, ddof=1)) if len(values) > 1 else float("nan") for name, values in finite.items()}
 
 
-def binomial_interval(successes: ArrayLike, trials: ArrayLike, sigma: float = 1.0) -> tuple[Array, Array]:
-    """Interval of a fraction by Wilson (1927): honest near 0 and 1, where the square root of p(1-p)/n says 0.
+def binomial_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[Array, Array]:
+    """Give the 68.27 % interval of a fraction by Wilson (1927): honest near 0 and 1, where the square root of p(1-p)/n says 0.
 
     Parameters
     ----------
     successes, trials : array of int, shape (b,)
-    sigma : float
-        Half-width in Gaussian standard deviations; 1 for 68.27 %.
 
     Returns
     -------
     lower, upper : ndarray, shape (b,)
         0 and 1 where there was no trial.
     """
-    k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
-    safe = np.maximum(n, 1.0)
-    centre = (k + 0.5 * sigma**2) / (safe + sigma**2)
-    half = sigma / (safe + sigma**2) * np.sqrt(np.maximum(k * (safe - k) / safe, 0.0) + 0.25 * sigma**2)
-    lower, upper = np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
+    from astropy.stats import binom_conf_interval
+
+    k, n = np.asarray(successes, dtype=int), np.asarray(trials, dtype=int)
+    if not k.size:
+        return np.zeros(0), np.zeros(0)
+    lower, upper = binom_conf_interval(k, np.maximum(n, 1), confidence_level=ONE_SIGMA, interval="wilson")
     # The ends are exact where all or none succeed; rounding would leave 1e-17.
     return np.where((n > 0) & (k > 0), lower, 0.0), np.where((n > 0) & (k < n), upper, 1.0)
+
+
+def poisson_interval(counts: ArrayLike) -> tuple[Array, Array]:
+    """Give the 68.27 % interval of a mean from a count, exact (Gehrels 1986): 0 to 1.84 for no event.
+
+    Parameters
+    ----------
+    counts : array of int, shape (b,)
+
+    Returns
+    -------
+    lower, upper : ndarray, shape (b,)
+    """
+    from astropy.stats import poisson_conf_interval
+
+    lower, upper = poisson_conf_interval(np.asarray(counts, dtype=int), interval="frequentist-confidence", sigma=1)
+    return lower, upper
 
 
 @dataclass(frozen=True)
@@ -239,7 +254,7 @@ class Reliability:
 
 
 def reliability(label: ArrayLike, score: ArrayLike, bins: int = 10) -> Reliability:
-    """The reliability curve. Equal scores share a bin, so the result does not depend on the order of the examples.
+    """Give the reliability curve. Equal scores share a bin, so the result does not depend on the order of the examples.
 
     Parameters
     ----------

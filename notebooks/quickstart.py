@@ -11,6 +11,7 @@
 from pathlib import Path
 
 from nalspark.judging.evaluate import evaluate_result
+from nalspark.judging.page import evaluation_figures, evaluation_text
 from nalspark.mocks.survey import simulate_survey
 from nalspark.notebook import parameter, shower
 from nalspark.pipeline.catalogue import pipeline
@@ -78,6 +79,6 @@ display(sightlines.select("spectrum_id", "z_qso", "snr", "z_start", "z_stop").li
 # COMMAND ----------
 
 evaluation = evaluate_result(settings.out, survey / "truth.parquet")
-display(evaluation.text())
-for figure, _ in list(evaluation.figures.values())[:2]:
+display(evaluation_text(evaluation))
+for figure, _ in list(evaluation_figures(evaluation).values())[:2]:
     display(figure)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nalspark.absorption.fit import EPSILON, FIRST, LEVEL, LOG_WIDTH, SECOND, SLOPE, DoubletFit, fit_doublets
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
+from nalspark.absorption.systems import in_path
 from nalspark.lines import SPEED_OF_LIGHT_KMS, LineSpecies
 from nalspark.spectra.grid import WavelengthGrid
 
@@ -297,7 +298,7 @@ def flag_absorbers(
             # 3e-4 in Δλ/λ: the shape veto of the Zhu & Ménard (2013) pipeline.
             AbsorberFlag.MISALIGNED: (np.abs(measured["split_kms"]) > 90.0) & (measured["split_significance"] > 2.0),
             AbsorberFlag.CROWDED: context["crowding"] > crowding,
-            AbsorberFlag.OFF_PATH: (measured["z_abs"] < context["z_start"]) | (measured["z_abs"] > context["z_stop"]),
+            AbsorberFlag.OFF_PATH: ~in_path(measured["z_abs"], context["z_start"][:, None], context["z_stop"][:, None]),
         }
     )
 

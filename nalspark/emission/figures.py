@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from numpy.typing import ArrayLike, NDArray
 
-from nalspark.plots.figures import BLUE, FAINT, INK, MUTED, SHADE, VERMILLION, _figure, _styled
+from nalspark.plots.style import BLUE, FAINT, INK, MUTED, SHADE, VERMILLION, new_figure, styled
 
 #: Points that are drawn of each kind, and cells of the grid on which the boundary is found.
 _POINTS, _GRID = 2500, 160
@@ -36,7 +36,7 @@ class MapExample(NamedTuple):
     real: bool
 
 
-@_styled
+@styled
 def score_figure(labels: ArrayLike, scores: ArrayLike, edges: tuple[float, float], threshold: float) -> Figure:
     """Completeness, contamination and figure of merit of what scores above a threshold, against the threshold, with the bands.
 
@@ -52,7 +52,7 @@ def score_figure(labels: ArrayLike, scores: ArrayLike, edges: tuple[float, float
     cuts = np.unique(np.quantile(score, np.linspace(0.0, 1.0, 400)))
     chosen = np.array([(real & (score >= cut)).sum() for cut in cuts]), np.array([(score >= cut).sum() for cut in cuts])
     completeness, purity = chosen[0] / max(real.sum(), 1), chosen[0] / np.maximum(chosen[1], 1)
-    figure = _figure((6.4, 3.4))
+    figure = new_figure((6.4, 3.4))
     axes = figure.subplots()
     x = _logit(cuts)
     low, high = _logit(np.array(edges))
@@ -75,7 +75,7 @@ def _logit(score: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(clipped / (1.0 - clipped))
 
 
-@_styled
+@styled
 def map_figure(
     places: ArrayLike,
     labels: ArrayLike,
@@ -100,7 +100,7 @@ def map_figure(
     inside = np.isfinite(where).all(axis=1)
     where, real = where[inside], real[inside]
     columns = max(1, (len(examples) + 1) // 2)
-    figure = _figure((8.4, 6.6))
+    figure = new_figure((8.4, 6.6))
     grid = GridSpec(3, columns, figure=figure, height_ratios=(4.2, 1.0, 1.0))
     axes = figure.add_subplot(grid[0, :])
     for which, color, marker, name in ((~real, VERMILLION, "x", "fake"), (real, BLUE, "o", "real")):

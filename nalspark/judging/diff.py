@@ -11,6 +11,7 @@ from pyspark.sql import Column as Expression
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from nalspark.absorption.systems import MATCH_PIXELS, MATCH_PIXELS_PER_ANGSTROM, STEP
 from nalspark.errors import StoreError
 from nalspark.lines import SPECIES, LineSpecies
 from nalspark.tables.changes import value_changes
@@ -20,8 +21,6 @@ from nalspark.tables.schemas import CHANGES, REJECTIONS, SCORES, SIGHTLINES, abs
 from nalspark.tables.store import Store
 from nalspark.tables.table import Column, Table
 
-#: Absorbers of one spectrum are the same system within this Δz/(1+z), 300 km/s: the search never finds two within 400 km/s.
-SAME_SYSTEM = 1e-3
 #: Settings that cannot change a catalogue.
 _IDLE = ("pipeline.", "out", "publish.")
 #: What a change is called, from what the other catalogue knows of the spectrum.
@@ -121,9 +120,9 @@ def open_side(folder: str | Path) -> Side:
 def compare_catalogues(spark: SparkSession, before: Side, after: Side, vetoes: type[IntFlag]) -> Comparison:
     """What became of every absorber of two catalogues.
 
-    Absorbers of one spectrum are paired with the nearest one of the other catalogue, within :data:`SAME_SYSTEM`, where each is the
-    other's nearest. A pair has moved where the redshift differs at all, and is measured anew where only its other numbers differ; pairs
-    that are equal are not listed.
+    Absorbers of one spectrum are paired with the nearest one of the other catalogue, if they are one system
+    (:mod:`nalspark.absorption.systems`) and each is the other's nearest. A pair has moved where the redshift differs at all, and is
+    measured anew where only its other numbers differ; pairs that are equal are not listed.
 
     Parameters
     ----------
@@ -168,12 +167,22 @@ def _absorbers(spark: SparkSession, side: Side) -> DataFrame:
 def _pairs(old: DataFrame, new: DataFrame) -> DataFrame:
     """``spectrum_id``, ``before`` and ``after``: absorbers that are each other's nearest."""
     left, right = (frame.select("spectrum_id", F.struct(*frame.columns).alias(name)) for frame, name in ((old, "before"), (new, "after")))
-    distance = F.abs(F.col("before.z_abs") - F.col("after.z_abs")) / (1 + F.col("before.z_abs"))
-    near = left.join(right, "spectrum_id").withColumn("distance", distance).where(F.col("distance") <= SAME_SYSTEM)
+    near = _one_system(left.join(right, "spectrum_id"), "before", "after.z_abs")
     for side in ("before", "after"):
         order = Window.partitionBy("spectrum_id", f"{side}.id").orderBy("distance", "before.id", "after.id")
         near = near.withColumn(f"rank_{side}", F.row_number().over(order))
     return near.where("rank_before = 1 and rank_after = 1").select("spectrum_id", "before", "after")
+
+
+def _one_system(pairs: DataFrame, reference: str, other: str) -> DataFrame:
+    """Of pairs those that are one system, as :func:`nalspark.absorption.systems.same_system` says it of arrays, with their ``distance``.
+
+    `reference` is a struct with ``z_abs`` and ``ew``, `other` a redshift.
+    """
+    z, width = F.col(f"{reference}.z_abs"), F.coalesce(F.col(f"{reference}.ew"), F.lit(0.0))
+    distance = F.abs(F.log10(1 + z) - F.log10(1 + F.col(other))) / STEP
+    radius = MATCH_PIXELS + MATCH_PIXELS_PER_ANGSTROM * F.greatest(width - 1, F.lit(0.0))
+    return pairs.withColumn("distance", distance).where(F.col("distance") <= radius)
 
 
 def _sightlines(spark: SparkSession, side: Side) -> DataFrame:
@@ -237,8 +246,8 @@ def _verdicts(spark: SparkSession, rows: DataFrame, other: Side, vetoes: type[In
     """``id`` → ``verdict``: why the other result did not publish its candidate there (``low_score``, ``vetoed``); the veto's ``words``."""
     measured = other.store.read(spark, other.manifest, _verdict_table(other.species)).where(F.col("veto") != 0)
     there = measured.select("spectrum_id", F.col("z_abs").alias("z_there"), "veto")
-    distance = F.abs(F.col("z_abs") - F.col("z_there")) / (1 + F.col("z_abs"))
-    near = rows.join(there, "spectrum_id").withColumn("distance", distance).where(F.col("distance") <= SAME_SYSTEM)
+    here = rows.select("spectrum_id", F.struct(*rows.columns).alias("row"))
+    near = _one_system(here.join(there, "spectrum_id"), "row", "z_there").withColumn("id", F.col("row.id"))
     vetoed = near.groupBy("id").agg(F.min_by("veto", "distance").alias("veto"))
     # What the network rules out is not measured at all, and has a score only.
     scored = other.store.read(spark, other.manifest, SCORES).select(F.col("candidate_id").alias("id"), F.lit(True).alias("scored"))

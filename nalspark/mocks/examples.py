@@ -7,14 +7,12 @@ from numpy.typing import NDArray
 
 from nalspark.absorption.chain import Searchable, prepare, propose, spectrum_inputs
 from nalspark.absorption.measure import STRONG_EW, STRONG_SIGNIFICANCE
+from nalspark.absorption.systems import match_radius
 from nalspark.mocks.inject import seeded_generator
 from nalspark.mocks.recipes import Mocks, Recipe, make_mocks
 from nalspark.settings import Settings
 
-#: A candidate is an absorber when it lies within so many pixels of one, and half a pixel more for every Å above 1: many clouds have no
-#: sharp middle.
-MATCH_PIXELS, MATCH_PIXELS_PER_ANGSTROM = 4.0, 0.5
-#: Nearer than this, and not matched, a candidate is neither: the flank of an absorber.
+#: Nearer than this, and not one system with it, a candidate is neither: the flank of an absorber.
 FLANK_PIXELS = 8.0
 
 
@@ -39,8 +37,7 @@ def label_candidates(mocks: Mocks, row: NDArray[np.int64], pixel: NDArray[np.int
     """Label each candidate: 1 an absorber, 0 none, NaN the flank of one; and the number of the nearest absorber, -1 for none."""
     number, distance = nearest_absorbers(mocks, row, pixel, settings)
     ew = np.where(number >= 0, mocks.ew_primary[number] if len(mocks.ew_primary) else 0.0, 0.0)
-    reach = MATCH_PIXELS + MATCH_PIXELS_PER_ANGSTROM * np.maximum(ew - 1.0, 0.0)
-    return np.where(distance <= reach, 1.0, np.where(distance <= FLANK_PIXELS, np.nan, 0.0)), number
+    return np.where(distance <= match_radius(ew), 1.0, np.where(distance <= FLANK_PIXELS, np.nan, 0.0)), number
 
 
 def strong(mocks: Mocks) -> NDArray[np.bool_]:

@@ -16,12 +16,13 @@ from pyspark.sql import functions as F
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import measured_table, sightlines
+from nalspark.absorption.systems import count_in_path
 from nalspark.errors import StoreError
 from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
 from nalspark.pipeline.stage import Stage
 from nalspark.plots.figures import GalleryItem
-from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, card, render_report
+from nalspark.plots.report import BitCount, Card, CatalogueMatch, RatioSample, Rejected, ReportData, card, draw_card, render_report
 from nalspark.progress import now
 from nalspark.session import narrow_reads, parallelism, together
 from nalspark.settings import Settings
@@ -170,9 +171,9 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 
     def of_pictures() -> dict[str, Any]:
         items = gallery_items(spark, store, manifest, settings, _galleries(absorbers, settings.publish.gallery))
-        shown: dict[str, list[str]] = {name: [] for name in _GALLERIES}
-        for item, drawn in zip(items, _cards(spark, items), strict=True):
-            shown[item.absorber["gallery"]].append(drawn)
+        shown: dict[str, list[Card]] = {name: [] for name in _GALLERIES}
+        for item, drawn in zip(items, _pictures(spark, items), strict=True):
+            shown[item.absorber["gallery"]].append(card(item, drawn))
         return {"rows": {}, **shown}
 
     return {"pictures": of_pictures, "absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections}
@@ -201,9 +202,7 @@ def _with_bits(columns: Columns, name: str, enum: type[IntFlag]) -> NDArray[np.i
 
 def _searched_at(columns: Columns, z: NDArray[np.float64]) -> NDArray[np.int64]:
     """How many sightlines were searched at each of some ascending redshifts."""
-    start, stop = (np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop"))
-    first, beyond = np.searchsorted(z, start, "left"), np.searchsorted(z, stop, "right")
-    return np.cumsum(np.bincount(first, minlength=len(z) + 1) - np.bincount(beyond, minlength=len(z) + 1))[:-1]
+    return count_in_path(z, *(np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop")))
 
 
 def _histograms(edges: dict[str, NDArray[np.float64]]) -> _Counters:
@@ -315,24 +314,24 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
     return items
 
 
-_CARDS = Table("cards", "Cards of a gallery.", (Column("number", "long", "Which item's"), Column("card", "string", "HTML")))
+_PICTURES = Table("pictures", "Pictures of a gallery.", (Column("number", "long", "Which item's"), Column("picture", "binary", "PNG")))
 
 
 def _draw(batches: Batches, items: Sequence[GalleryItem]) -> Batches:
-    """Numbers of items → their cards. Each is a quarter of a second of Python: on the driver it would keep queries from being asked."""
+    """Numbers of items → their pictures. Each is a quarter of a second of Python: on the driver it would keep queries from being asked."""
     for batch in batches:
         numbers = batch.column(0)
-        cards = [card(items[number], len(items)) for number in numbers.to_pylist()]
-        yield encode({"number": numbers, "card": cards}, _CARDS)
+        pictures = [draw_card(items[number], len(items)) for number in numbers.to_pylist()]
+        yield encode({"number": numbers, "picture": pictures}, _PICTURES)
 
 
-def _cards(spark: SparkSession, items: Sequence[GalleryItem]) -> list[str]:
-    """The cards of some absorbers in their order, drawn by the workers."""
+def _pictures(spark: SparkSession, items: Sequence[GalleryItem]) -> list[bytes]:
+    """The pictures of some absorbers in their order, drawn by the workers."""
     if not items:
         return []
     numbers = spark.range(0, len(items), 1, min(len(items), parallelism(spark)))
-    drawn = map_batches(numbers, partial(_draw, items=items), _CARDS.spark_schema)
-    return [row["card"] for row in sorted(drawn.collect())]
+    drawn = map_batches(numbers, partial(_draw, items=items), _PICTURES.spark_schema)
+    return [bytes(row["picture"]) for row in sorted(drawn.collect(), key=lambda row: row["number"])]
 
 
 #: Points of the doublet-ratio figure: a sample, the most significant ones.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -16,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from nalspark.plots.figures import BLUE, GREEN, INK, MUTED, ORANGE, VERMILLION, _figure, _log_x, _nothing, _styled
-from nalspark.plots.report import _CSS, _table
+from nalspark.plots.pages import render
+from nalspark.plots.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILLION, log_x, new_figure, nothing, styled
 
 #: One after the other where curves share a picture; the marks tell them apart without colour.
 _CURVES = ((VERMILLION, "o"), (ORANGE, "s"), (GREEN, "^"), (BLUE, "D"), (INK, "v"), (MUTED, "P"))
@@ -31,21 +30,21 @@ _POINTS: dict[str, Any] = {"markersize": 3.5, "elinewidth": 0.9, "capsize": 0}
 # ---- figures
 
 
-@_styled
+@styled
 def fractions_figure(panels: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
-    """Fractions with their 68 % intervals, a panel per quantity, numbers of trials above.
+    """Draw fractions with their 68 % intervals, a panel per quantity, numbers of trials above.
 
     Parameters
     ----------
     panels : mapping
-        Axis label → result of :func:`nalspark.judging.systems.fractions`.
+        Axis label → result of :func:`nalspark.judging.evaluate.fractions`.
     ylabel : str
     """
-    figure = _figure((2.6 * max(len(panels), 1) + 0.6, 2.9))
+    figure = new_figure((2.6 * max(len(panels), 1) + 0.6, 2.9))
     all_axes = np.atleast_1d(figure.subplots(1, max(len(panels), 1), sharey=True))
     for axes, (label, table) in zip(all_axes, panels.items(), strict=False):
         if table.empty:
-            _nothing(axes)
+            nothing(axes)
         else:
             log = _is_log(table)
             low, middle, high = _bins(table, log)
@@ -92,23 +91,23 @@ def _fraction_axis(axes: Axes, log: bool, limits: tuple[float, float]) -> None:
     for level in (0.0, 1.0):
         axes.axhline(level, color=MUTED, linewidth=0.5, zorder=0)
     if log:
-        _log_x(axes)
+        log_x(axes)
     else:
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
     axes.set_xlim(*limits)
 
 
-@_styled
+@styled
 def curves_figure(curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str) -> Figure:
-    """Fractions of one quantity, a curve per range of another, on a logarithmic axis.
+    """Draw fractions of one quantity, a curve per range of another, on a logarithmic axis.
 
     Parameters
     ----------
     curves : mapping
-        Label → result of :func:`nalspark.judging.systems.fractions`, all with the same edges.
+        Label → result of :func:`nalspark.judging.evaluate.fractions`, all with the same edges.
     xlabel, ylabel : str
     """
-    figure = _figure((6.4, 3.4))
+    figure = new_figure((6.4, 3.4))
     axes = figure.add_subplot()
     drawn = {label: table for label, table in curves.items() if not table.empty}
     ends: list[float] = []
@@ -125,7 +124,7 @@ def curves_figure(curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str) 
         _fraction_axis(axes, True, (min(ends), max(ends)))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     else:
-        _nothing(axes)
+        nothing(axes)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure
 
@@ -155,10 +154,10 @@ class ScoreCurves:
     upper: ArrayLike
 
 
-@_styled
+@styled
 def scores_figure(curves: ScoreCurves) -> Figure:
-    """ROC curve of the spectra, and reliability curve of the absorbers' scores."""
-    figure = _figure((7.2, 3.3))
+    """Draw the ROC curve of the spectra, and the reliability curve of the absorbers' scores."""
+    figure = new_figure((7.2, 3.3))
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
@@ -181,9 +180,9 @@ def scores_figure(curves: ScoreCurves) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def distributions_figure(groups: Mapping[str, pd.DataFrame], panels: Mapping[str, tuple[str, ArrayLike]]) -> Figure:
-    """Found, missed and spurious systems, a panel per quantity (Zhao et al. 2019, fig. 7).
+    """Draw found, missed and spurious systems, a panel per quantity (Zhao et al. 2019, fig. 7).
 
     Parameters
     ----------
@@ -192,7 +191,7 @@ def distributions_figure(groups: Mapping[str, pd.DataFrame], panels: Mapping[str
     panels : mapping
         Column → axis label and bin edges; values beyond the edges are counted in the outermost bins.
     """
-    figure = _figure((7.6, 5.0))
+    figure = new_figure((7.6, 5.0))
     for axes, (column, (label, cuts)) in zip(figure.subplots(2, 2).ravel(), panels.items(), strict=False):
         edges, top = np.asarray(cuts, dtype=float), 0
         for name, frame in groups.items():
@@ -209,7 +208,7 @@ def distributions_figure(groups: Mapping[str, pd.DataFrame], panels: Mapping[str
             if len(axes.get_legend_handles_labels()[1]):
                 axes.legend(loc="upper right", handlelength=2.4)
         else:
-            _nothing(axes)
+            nothing(axes)
         axes.set(xlabel=label, ylabel="systems")
     return figure
 
@@ -238,7 +237,7 @@ class Sheet:
 
 
 def as_text(sheet: Sheet) -> str:
-    """The sheet in columns for a terminal."""
+    """Write the sheet in columns for a terminal."""
     heads = [head.lstrip("#") for head in sheet.heads]
     widths = [max(len(row[column]) for row in (heads, *sheet.rows)) for column in range(len(heads))]
 
@@ -254,7 +253,7 @@ def as_text(sheet: Sheet) -> str:
 
 
 def evaluation_page(title: str, sheets: Sequence[Sheet], pictures: Mapping[str, str]) -> str:
-    """The evaluation as HTML that shows pictures lying beside it.
+    """Write the evaluation as HTML that shows pictures lying beside it.
 
     Parameters
     ----------
@@ -263,16 +262,4 @@ def evaluation_page(title: str, sheets: Sequence[Sheet], pictures: Mapping[str, 
     pictures : mapping
         File name → caption.
     """
-    shown = "".join(
-        f'<figure><img alt="{escape(caption)}" src="{escape(name)}"><figcaption>{escape(caption)}</figcaption></figure>'
-        for name, caption in pictures.items()
-    )
-    bodies = "".join(
-        f"<h2>{escape(sheet.title)}</h2>{_table(sheet.heads, [[escape(cell) for cell in row] for row in sheet.rows])}"
-        + (f'<p class="note">{escape(sheet.note)}</p>' if sheet.note else "")
-        for sheet in sheets
-    )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n<style>{_CSS}</style></head>\n'
-        f"<body><header><div><h1>{escape(title)}</h1></div></header>\n<main>{shown}{bodies}</main></body></html>\n"
-    )
+    return render("evaluation.html", title=title, sheets=sheets, pictures=pictures)

@@ -1,57 +1,26 @@
-"""Figures of a catalogue: arrays in, matplotlib Figure out. Nothing is saved here and no pyplot state is touched.
-
-Colours are those of Okabe & Ito (2008), which the colour-blind can tell apart; what matters is never told by colour alone.
-"""
+"""Figures of a catalogue: arrays in, matplotlib Figure out. Nothing is saved here and no pyplot state is touched."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, Literal, ParamSpec
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.patches
 import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from nalspark.lines import SPEED_OF_LIGHT_KMS
+from nalspark.metrics import poisson_interval
+from nalspark.plots.style import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, SHADE, VERMILLION, log_x, new_figure, nothing, panel, styled
 
-P = ParamSpec("P")
 Array = NDArray[np.float64]
 
-INK, MUTED, FAINT, SHADE = "#222222", "#6b6b6b", "#c9ccd1", "#e9edf2"
-BLUE, ORANGE, VERMILLION, GREEN = "#0072b2", "#e69f00", "#d55e00", "#009e73"
-
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "axes.formatter.useoffset": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.dpi": 110,
-}
 _FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 _SMALL = (4.6, 2.7)
 
@@ -126,44 +95,14 @@ class GalleryItem:
         return str(self.lines[row]).split()[-1]
 
 
-def _styled(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under the module's own style, whatever the process's rcParams are."""
-
-    @wraps(function)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context():
-            mpl.rcdefaults()
-            mpl.rcParams.update(_STYLE)
-            return function(*args, **kwargs)
-
-    return drawn
-
-
-def _figure(size: tuple[float, float], layout: Literal["constrained"] | None = "constrained") -> Figure:
-    figure = Figure(figsize=size, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _panel(size: tuple[float, float], top: float = 0.12) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes and, in inches, room for numbers of seven digits: finding a layout takes as long as drawing."""
-    figure, (width, height), left, right, bottom = _figure(size, None), size, 0.8, 0.15, 0.47
-    return figure, figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
-
-
 def _clean(values: ArrayLike) -> Array:
     return np.nan_to_num(np.asarray(values, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _nothing(axes: Axes, text: str = "nothing to show") -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED)
-    axes.set(xticks=[], yticks=[])
 
 
 # ---- distributions
 
 
-@_styled
+@styled
 def histogram_figure(edges: ArrayLike, counts: ArrayLike, xlabel: str, ylabel: str = "absorbers", *, log_counts: bool = False) -> Figure:
     """A histogram whose bins the caller counted. The axis is logarithmic where the bins are.
 
@@ -176,19 +115,19 @@ def histogram_figure(edges: ArrayLike, counts: ArrayLike, xlabel: str, ylabel: s
     log_counts : bool
         Draw the counts on a logarithmic axis, where they are large enough to need one.
     """
-    figure, axes = _panel(_SMALL)
+    figure, axes = panel(_SMALL)
     edges, counts = np.asarray(edges, dtype=float), _clean(counts)
     log_counts = log_counts and counts.max(initial=0.0) >= 50
     if len(edges) != len(counts) + 1 and counts.size:
         raise ValueError(f"{len(edges)} edges do not bound {len(counts)} bins")
     if not counts.sum() > 0:
-        _nothing(axes)
+        nothing(axes)
     else:
         axes.stairs(counts, edges, fill=True, color=BLUE, alpha=0.25, baseline=0.5 if log_counts else 0.0)
         axes.stairs(counts, edges, color=BLUE, linewidth=1.2, baseline=0.5 if log_counts else 0.0)
         _count_axis(axes, counts, log_counts)
         if _logarithmic(edges):
-            _log_x(axes)
+            log_x(axes)
         axes.set_xlim(edges[0], edges[-1])
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure
@@ -205,13 +144,6 @@ def _count_axis(axes: Axes, counts: Array, log_counts: bool) -> None:
     axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def _log_x(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-
-
 def _logarithmic(edges: Array) -> bool:
     """Whether bins grow by a constant factor."""
     if len(edges) < 4 or edges[0] <= 0:
@@ -220,7 +152,7 @@ def _logarithmic(edges: Array) -> bool:
     return bool(np.ptp(ratios) < 1e-3 * ratios[0] and edges[-1] > 3 * edges[0])
 
 
-@_styled
+@styled
 def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
     """The redshift path g(z): in how many sightlines each absorption redshift was searched.
 
@@ -231,10 +163,10 @@ def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
     sightlines : array, shape (k,)
         Sightlines searched there.
     """
-    figure, axes = _panel((7.2, 2.6))
+    figure, axes = panel((7.2, 2.6))
     z, sightlines = np.asarray(z, dtype=float), _clean(sightlines)
     if not sightlines.sum() > 0:
-        _nothing(axes, "no redshift was searched")
+        nothing(axes, "no redshift was searched")
     else:
         axes.fill_between(z, sightlines, color=GREEN, alpha=0.22, linewidth=0)
         axes.plot(z, sightlines, color=GREEN, linewidth=1.4)
@@ -263,9 +195,9 @@ def path_per_bin(edges: ArrayLike, z: ArrayLike, sightlines: ArrayLike) -> Array
     return np.diff(np.interp(np.asarray(edges, dtype=float), nodes, integral))
 
 
-@_styled
+@styled
 def incidence_figure(edges: ArrayLike, counts: ArrayLike, path: ArrayLike) -> Figure:
-    """Absorbers per unit of searched path, with 1 σ Poisson errors (Gehrels 1986, eqs. 7 and 11), not corrected for completeness.
+    """Absorbers per unit of searched path, with exact 1 σ Poisson errors (Gehrels 1986), not corrected for completeness.
 
     Parameters
     ----------
@@ -276,28 +208,27 @@ def incidence_figure(edges: ArrayLike, counts: ArrayLike, path: ArrayLike) -> Fi
     path : array, shape (b,)
         Searched path Δz (:func:`path_per_bin`). Bins without path are not drawn.
     """
-    figure, axes = _panel((7.2, 2.6))
+    figure, axes = panel((7.2, 2.6))
     edges, counts, path = np.asarray(edges, dtype=float), _clean(counts), _clean(path)
     shown = path > 0.01 * path.max(initial=0.0)
     if not shown.any():
-        _nothing(axes, "no redshift was searched")
+        nothing(axes, "no redshift was searched")
     else:
         n, g = counts[shown], path[shown]
-        upper = 1.0 + np.sqrt(n + 0.75)
-        lower = np.where(n > 0, n - n * (1.0 - 1.0 / (9.0 * np.maximum(n, 1)) - 1.0 / (3.0 * np.sqrt(np.maximum(n, 1)))) ** 3, 0.0)
+        low, high = poisson_interval(n)
         centre, half = 0.5 * (edges[1:] + edges[:-1])[shown], 0.5 * np.diff(edges)[shown]
         axes.errorbar(
-            centre, n / g, yerr=np.stack([lower, upper]) / g, xerr=half,
+            centre, n / g, yerr=np.stack([n - low, high - n]) / g, xerr=half,
             fmt="o", color=BLUE, ecolor=BLUE, elinewidth=1.0, markersize=3.5, capsize=0,
         )  # fmt: skip
         axes.set_xlim(edges[0], edges[-1])
         # An empty bin with little path has a long upper error: it must not set the scale.
-        axes.set_ylim(0, max(1.25 * float((n / g).max()), float(np.median((n + upper) / g))))
+        axes.set_ylim(0, max(1.25 * float((n / g).max()), float(np.median(high / g))))
     axes.set(xlabel="absorption redshift z", ylabel="absorbers per unit path")
     return figure
 
 
-@_styled
+@styled
 def doublet_ratio_figure(ew: ArrayLike, ratio: ArrayLike, ratio_err: ArrayLike, flagged: ArrayLike, thin_ratio: float) -> Figure:
     """Doublet ratio against equivalent width; real doublets lie between 1 (saturated) and the optically thin ratio.
 
@@ -310,13 +241,13 @@ def doublet_ratio_figure(ew: ArrayLike, ratio: ArrayLike, ratio_err: ArrayLike, 
     thin_ratio : float
         The ratio of optically thin lines (:attr:`nalspark.lines.LineSpecies.optically_thin_ratio`).
     """
-    figure, axes = _panel((7.2, 3.0), top=0.3)
+    figure, axes = panel((7.2, 3.0), top=0.3)
     ew, ratio, error = (np.asarray(values, dtype=float) for values in (ew, ratio, ratio_err))
     flagged = np.asarray(flagged, dtype=bool)
     drawable = np.isfinite(ew) & np.isfinite(ratio) & (ew > 0)
     axes.axhspan(1.0, thin_ratio, color=SHADE, zorder=0)
     if not drawable.any():
-        _nothing(axes)
+        nothing(axes)
     for group, colour, face, label in ((~flagged, BLUE, BLUE, "nothing to remark"), (flagged, VERMILLION, "white", "flagged")):
         chosen = group & drawable
         if chosen.any():
@@ -325,7 +256,7 @@ def doublet_ratio_figure(ew: ArrayLike, ratio: ArrayLike, ratio_err: ArrayLike, 
                 fmt="o", color=colour, markerfacecolor=face, markersize=3.5, markeredgewidth=0.9, elinewidth=0.5, alpha=0.85,
             )  # fmt: skip
     if drawable.any():
-        _log_x(axes)
+        log_x(axes)
         axes.set_ylim(0.0, 3.5)
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1)
     axes.set(xlabel="rest equivalent width of the first line (Å)", ylabel="doublet ratio")
@@ -335,7 +266,7 @@ def doublet_ratio_figure(ew: ArrayLike, ratio: ArrayLike, ratio_err: ArrayLike, 
 # ---- one absorber
 
 
-@_styled
+@styled
 def absorber_figure(item: GalleryItem) -> Figure:
     """The card of one absorber: its spectrum above, each transition in velocity below.
 
@@ -344,7 +275,7 @@ def absorber_figure(item: GalleryItem) -> Figure:
     item : GalleryItem
     """
     # A fixed layout and one pair of axes for all transitions: finding a layout for nine panels takes longer than drawing them.
-    figure = _figure((10.4, 4.5), None)
+    figure = new_figure((10.4, 4.5), None)
     rows = len(item.lines)
     grid = figure.add_gridspec(2, 1, height_ratios=(1.15, 1.0), left=0.06, right=0.99, top=0.86, bottom=0.11, hspace=0.62)
     top = figure.add_subplot(grid[0])
@@ -370,7 +301,7 @@ def _transitions(panels: Axes, item: GalleryItem) -> None:
     panels.set_xlabel("velocity from the fitted redshift (km/s)")
 
 
-@_styled
+@styled
 def sightline_figure(spectrum: GalleryItem, absorbers: Sequence[GalleryItem], title: str) -> Figure:
     """Draw one spectrum with all its absorbers: above the spectrum, and below it the transitions of each absorber in velocity.
 
@@ -384,7 +315,7 @@ def sightline_figure(spectrum: GalleryItem, absorbers: Sequence[GalleryItem], ti
     """
     inches = [2.6] + [3.05] * len(absorbers)
     height = sum(inches)
-    figure = _figure((10.4, height), None)
+    figure = new_figure((10.4, height), None)
     base = height
     for number, tall in enumerate(inches):
         base -= tall
@@ -441,7 +372,7 @@ def _spectrum(axes: Axes, item: GalleryItem) -> None:
         axes.set_ylim(min(-0.04 * top, 0.0), 1.28 * top if top > 0 else 1.0)
         axes.set_xlim(*wavelength[good][[0, -1]])
     else:
-        _nothing(axes, "no usable pixel")
+        nothing(axes, "no usable pixel")
     handles, labels = axes.get_legend_handles_labels()
     if item.searched:
         handles.append(mpl.patches.Patch(color=SHADE))

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that needs nothing else, for a reader who did not make the run.
 
-Everything that comes from files or settings is escaped; figures are embedded; there are no scripts and no links to other hosts. The page
-depends on :class:`ReportData` only: no clock.
+The page is ``templates/report.html``: everything that comes from files or settings is escaped; figures are embedded; there are no scripts
+and no links to other hosts. It depends on :class:`ReportData` only: no clock.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,6 +28,10 @@ from nalspark.plots.figures import (
     path_figure,
     path_per_bin,
 )
+from nalspark.plots.pages import render
+
+#: The reason of a rejection that says nothing of the data: nalspark itself failed.
+FAULT = "internal_error"
 
 
 class Rejected(NamedTuple):
@@ -61,6 +63,23 @@ class CatalogueMatch(NamedTuple):
     spectra_unmatched: int
 
 
+class Picture(NamedTuple):
+    """An embedded picture: its address, its size in pixels, what it shows in words, and the width in which it is shown."""
+
+    source: str
+    width: int
+    height: int
+    alt: str
+    shown: int | None = None
+
+
+class Card(NamedTuple):
+    """An absorber in a gallery: its picture, and what the picture's title has no room for."""
+
+    picture: Picture
+    facts: Sequence[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RatioSample:
     """Absorbers for the figure of doublet ratios: arrays of shape (m,); a sample of some thousands is enough."""
@@ -85,6 +104,7 @@ class ReportData:
     counts : mapping of str to int
         In the order of the pipeline: files, spectra, sightlines, candidates, absorbers, … The shares of the flags are of ``absorbers``.
     rejections : sequence of Rejected
+        Those with the reason :data:`FAULT` are told of in a sentence of their own.
     flags, vetoes : sequence of BitCount
         Bits of the absorbers, and of the candidates that are not absorbers. A row can have several.
     histograms : mapping
@@ -94,8 +114,7 @@ class ReportData:
     path : pair of arrays, shape (k,)
         Absorption redshifts, ascending, and the number of sightlines searched there.
     catalogue_matches : sequence of CatalogueMatch
-    gallery_strongest, gallery_doubtful : sequence of str
-        HTML, from :func:`card`.
+    gallery_strongest, gallery_doubtful : sequence of Card
     doublet_ratios : RatioSample, optional
     """
 
@@ -111,8 +130,8 @@ class ReportData:
     in_path: ArrayLike = ()
     path: tuple[ArrayLike, ArrayLike] = ((), ())
     catalogue_matches: Sequence[CatalogueMatch] = ()
-    gallery_strongest: Sequence[str] = ()
-    gallery_doubtful: Sequence[str] = ()
+    gallery_strongest: Sequence[Card] = ()
+    gallery_doubtful: Sequence[Card] = ()
     doublet_ratios: RatioSample | None = None
 
 
@@ -130,55 +149,14 @@ _AXES = {
     "chi2_reduced": ("reduced χ² of the fit", "absorbers", False),
 }
 
-_CSS = """
-:root { --ink: #222; --muted: #5f6670; --line: #dde1e6; --soft: #f5f7f9; --accent: #0072b2; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue",
-  Arial, sans-serif; }
-main, header > div, nav > div { max-width: 1080px; margin: 0 auto; padding: 0 28px; }
-header { border-bottom: 1px solid var(--line); background: var(--soft); padding: 30px 0 22px; }
-h1 { margin: 0 0 4px; font-size: 1.75rem; line-height: 1.25; overflow-wrap: anywhere; }
-h2 { margin: 52px 0 10px; padding-top: 4px; font-size: 1.3rem; border-bottom: 2px solid var(--line); padding-bottom: 6px; }
-h3 { margin: 28px 0 8px; font-size: 1.02rem; }
-p { max-width: 74ch; margin: 8px 0 14px; }
-.sub, .note, figcaption { color: var(--muted); }
-.note, figcaption { font-size: .9rem; }
-nav { border-bottom: 1px solid var(--line); font-size: .92rem; }
-nav a { display: inline-block; padding: 10px 22px 10px 0; color: var(--accent); text-decoration: none; }
-nav a:hover { text-decoration: underline; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px; margin: 20px 0 8px; padding: 0; }
-.tiles div { border: 1px solid var(--line); border-radius: 6px; padding: 12px 16px; }
-.tiles dt { color: var(--muted); font-size: .88rem; }
-.tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; margin: 12px 0 20px; }
-th { text-align: left; font-weight: 600; color: var(--muted); border-bottom: 2px solid var(--line); padding: 6px 14px 6px 0;
-  vertical-align: bottom; }
-td { border-bottom: 1px solid var(--line); padding: 6px 14px 6px 0; vertical-align: top; overflow-wrap: anywhere; }
-th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-td.n { white-space: nowrap; }
-td code { overflow-wrap: normal; }
-code { font: .88em ui-monospace, "SFMono-Regular", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 18px 24px; }
-figure { margin: 12px 0; }
-figure img { display: block; max-width: 100%; height: auto; }
-.card { border: 1px solid var(--line); border-radius: 6px; padding: 14px 16px 4px; margin: 18px 0; break-inside: avoid; }
-.card figure { margin: 0; }
-.card .note { max-width: none; margin: 8px 0; font-size: .84rem; }
-.settings { columns: 2; column-gap: 40px; font-size: .9rem; padding: 0; }
-.settings div { break-inside: avoid; display: flex; justify-content: space-between; gap: 16px; border-bottom: 1px solid var(--line);
-  padding: 3px 0; }
-.settings dt { flex: none; max-width: 60%; }
-.settings dd { margin: 0; text-align: right; min-width: 0; overflow-wrap: anywhere; }
-footer { margin: 60px 0 40px; color: var(--muted); font-size: .88rem; }
-@media (max-width: 640px) { .settings { columns: 1; } .grid { grid-template-columns: 1fr; } table { display: block; overflow-x: auto; } }
-"""
-
 #: Cards beyond this number are drawn smaller, so that a gallery of a hundred does not make a page of 20 MB.
 _MANY_CARDS = 40
+#: Pixels in which a figure across the page is shown.
+_WIDE = 860
 
 
 def render_report(data: ReportData) -> str:
-    """The report as one self-contained HTML page.
+    """Write the report as one self-contained HTML page.
 
     Parameters
     ----------
@@ -189,148 +167,58 @@ def render_report(data: ReportData) -> str:
     str
         HTML with embedded style and figures; the same data give the same text.
     """
-    sections = (
-        ("Searched", "What was searched", _searched(data)),
-        ("Found", "What was found", _distributions(data)),
-        ("Catalogues", "Comparison with catalogues", _catalogues(data)),
-        ("Flags", "Flags and vetoes", _flags(data)),
-        ("Strongest", "Strongest absorbers", _gallery(data.gallery_strongest, _STRONGEST)),
-        ("Doubtful", "Most doubtful absorbers", _gallery(data.gallery_doubtful, _DOUBTFUL)),
-        ("Settings", "Settings", _settings(data)),
-    )
-    shown = [(name, heading, body) for name, heading, body in ((n, h, "\n".join(parts)) for n, h, parts in sections) if body]
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name, _, _ in shown)
-    bodies = "\n".join(f'<section id="{name.lower()}"><h2>{heading}</h2>\n{body}</section>' for name, heading, body in shown)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(data.title)}</title>\n'
-        f"<style>{_CSS}</style></head>\n<body><header><div><h1>{escape(data.title)}</h1>"
-        f'<p class="sub">Narrow {escape(_spaced(data.species))} absorption in quasar spectra · nalspark {escape(data.version)}</p>'
-        f"{_tiles(data.counts)}</div></header>\n<nav><div>{links}</div></nav>\n<main>\n{bodies}\n"
-        f"<footer>Generated by nalspark {escape(data.version)} from the tables beside it. Column names and units: docs/data_model.md."
-        f"</footer>\n</main></body></html>\n"
-    )
-
-
-# ---- sections: each yields HTML, nothing where there is nothing to say
-
-
-def _searched(data: ReportData) -> Iterable[str]:
-    rejected = sum(row[2] for row in data.rejections)
-    yield (
-        "<p>Every file is accounted for: it is either a <em>sightline</em>, a quasar spectrum in which absorption was searched over a "
-        "known range of redshifts, or it is rejected, with the stage and the reason. A sightline without an absorber is a non-detection, "
-        "not a gap.</p>"
-    )
-    if data.rejections:
-        rows = [
-            (escape(str(stage)), f"<code>{escape(str(reason))}</code>", _number(n), escape(str(example or "")))
-            for stage, reason, n, example in data.rejections
-        ]
-        yield f"<h3>Not searched: {_number(rejected)} files or spectra</h3>"
-        yield _table(("stage", "reason", "#rows", "for example"), rows)
-    else:
-        yield "<p>No file was rejected.</p>"
     z, sightlines = (np.asarray(values, dtype=float) for values in data.path)
-    yield "<h3>Searched redshift path</h3>"
-    if not np.nansum(sightlines) > 0:
-        yield '<p class="note">No redshift was searched in any spectrum.</p>'
-        return
-    total = float(path_per_bin([z[0], z[-1]], z, sightlines)[0])
-    blue, red = SPECIES[data.species].window_rest
-    yield (
-        "<p>The number of sightlines in which an absorber of redshift z could have been seen: its lines lie in the spectrum, in the window "
-        f"between the quasar's emission lines ({blue:g} to {red:g} Å in the quasar's frame), and on usable pixels. Numbers of absorbers "
-        "must be divided by it to become rates. "
-        f"Its integral, the total path, is Δz = {total:,.1f}.</p>"
-    )
-    alt = f"Sightlines searched against absorption redshift, from {z[0]:.2f} to {z[-1]:.2f}; at most {np.nanmax(sightlines):,.0f}."
-    yield _image(path_figure(z, sightlines), alt, width=860)
-
-
-def _distributions(data: ReportData) -> Iterable[str]:
     filled = {name: pair for name, pair in data.histograms.items() if np.nansum(np.asarray(pair[1], dtype=float)) > 0}
-    empty = [name for name in data.histograms if name not in filled]
-    if not data.counts.get("absorbers", 1):
-        yield "<p>No absorber was found. The tables of sightlines and rejections are complete all the same.</p>"
-    if filled:
-        yield "<p>Absorbers are counted as published, whatever their flags; sightlines, with or without absorbers.</p>"
-        yield '<div class="grid">'
-        for name, (edges, counts) in filled.items():
-            label, what, log_counts = _axis(name)
-            total, low, high = np.nansum(np.asarray(counts, dtype=float)), np.asarray(edges)[0], np.asarray(edges)[-1]
-            alt = f"Histogram of {total:,.0f} {what} against {label}, from {low:g} to {high:g}."
-            yield _image(histogram_figure(edges, counts, label, what, log_counts=log_counts), alt)
-        yield "</div>"
-    if empty:
-        yield f'<p class="note">Nothing to show for: {escape(", ".join(empty))}.</p>'
-    yield from _incidence(data)
-    sample = data.doublet_ratios
-    if sample is not None and np.isfinite(np.asarray(sample.ratio, dtype=float)).any():
-        yield (
-            "<h3>Doublet ratio</h3><p>Atomic physics lets the ratio of the two equivalent widths lie between 1 (saturated) and "
-            f"{sample.thin_ratio:.2f} (optically thin): the shaded band. Points far outside, in view of their errors, are not simple "
-            "doublets.</p>"
-        )
-        figure = doublet_ratio_figure(sample.ew, sample.ratio, sample.ratio_err, sample.flagged, sample.thin_ratio)
-        alt = f"Doublet ratio against equivalent width of {np.size(sample.ew):,} absorbers, with the physical range shaded."
-        yield _image(figure, alt, 860)
+    return render(
+        "report.html",
+        title=data.title,
+        data=data,
+        species=_spaced(data.species),
+        n_rejected=sum(row.n for row in data.rejections),
+        n_faults=sum(row.n for row in data.rejections if row.reason == FAULT),
+        window=SPECIES[data.species].window_rest,
+        path=_path(z, sightlines),
+        total_path=float(path_per_bin([z[0], z[-1]], z, sightlines)[0]) if z.size else 0.0,
+        histograms=[_histogram(name, *pair) for name, pair in filled.items()],
+        empty=[name for name in data.histograms if name not in filled],
+        incidence=_incidence(data),
+        ratios=_ratios(data.doublet_ratios),
+    )
 
 
-def _incidence(data: ReportData) -> Iterable[str]:
+def _path(z: np.ndarray, sightlines: np.ndarray) -> Picture | None:
+    if not np.nansum(sightlines) > 0:
+        return None
+    alt = f"Sightlines searched against absorption redshift, from {z[0]:.2f} to {z[-1]:.2f}; at most {np.nanmax(sightlines):,.0f}."
+    return embed(png(path_figure(z, sightlines)), alt, _WIDE)
+
+
+def _histogram(name: str, edges: ArrayLike, counts: ArrayLike) -> Picture:
+    label, what, log_counts = _axis(name)
+    total, low, high = np.nansum(np.asarray(counts, dtype=float)), np.asarray(edges)[0], np.asarray(edges)[-1]
+    alt = f"Histogram of {total:,.0f} {what} against {label}, from {low:g} to {high:g}."
+    return embed(png(histogram_figure(edges, counts, label, what, log_counts=log_counts)), alt)
+
+
+def _incidence(data: ReportData) -> Picture | None:
     edges, _ = data.histograms.get("z_abs", ((), ()))
     z, sightlines = data.path
     if not np.size(data.in_path) or not np.nansum(np.asarray(sightlines, dtype=float)) > 0:
-        return
-    yield (
-        "<h3>Absorbers per unit path</h3><p>Absorbers found within the searched redshifts (those without the flag "
-        "<code>OFF_PATH</code>), divided by the path searched, in bins of redshift. The errors are Poisson's alone. Nothing is corrected "
-        "for completeness or purity: the curve follows the survey's signal-to-noise ratio as well as the absorbers on the sky.</p>"
-    )
+        return None
     figure = incidence_figure(edges, data.in_path, path_per_bin(edges, z, sightlines))
-    yield _image(figure, "Absorbers per unit searched path against absorption redshift, with Poisson errors.", 860)
+    return embed(png(figure), "Absorbers per unit searched path against absorption redshift, with Poisson errors.", _WIDE)
 
 
-def _catalogues(data: ReportData) -> Iterable[str]:
-    if not data.catalogue_matches:
-        return
-    yield (
-        "<p>Each catalogue that was given, and how it meets the spectra: first by plate, date and fiber, then by position on the sky. Rows "
-        "without a spectrum are objects whose file was not among the input.</p>"
-    )
-    heads = ("catalogue", "#rows", "#with a spectrum", "#without", "#spectra by id", "#by position", "#unmatched")
-    yield _table(heads, [(escape(name), *(_number(n) for n in numbers)) for name, *numbers in data.catalogue_matches])
+def _ratios(sample: RatioSample | None) -> Picture | None:
+    if sample is None or not np.isfinite(np.asarray(sample.ratio, dtype=float)).any():
+        return None
+    figure = doublet_ratio_figure(sample.ew, sample.ratio, sample.ratio_err, sample.flagged, sample.thin_ratio)
+    alt = f"Doublet ratio against equivalent width of {np.size(sample.ew):,} absorbers, with the physical range shaded."
+    return embed(png(figure), alt, _WIDE)
 
 
-def _flags(data: ReportData) -> Iterable[str]:
-    if data.flags:
-        yield "<h3>Flags of the absorbers</h3>"
-        yield (
-            "<p>A flag is a remark, not a verdict: flagged absorbers stay in the catalogue, so that each study can make its own cut. "
-            "One absorber can have several.</p>"
-        )
-        yield _bits(data.flags, "flag", data.counts.get("absorbers"))
-    if data.vetoes:
-        yield "<h3>Why candidates are not absorbers</h3>"
-        yield (
-            "<p>The search proposes more candidates than there are absorbers. These are the tests that the others failed, often several "
-            "at once.</p>"
-        )
-        yield _bits(data.vetoes, "veto", None)
-
-
-_STRONGEST = (
-    "The strongest absorbers: if these do not convince, nothing in the catalogue will. Above, the spectrum with its continuum and the "
-    "searched range; below, each transition at the fitted redshift, the flux divided by the continuum."
-)
-_DOUBTFUL = (
-    "The absorbers nearest to the detection threshold, or with the most remarks. Some of them may be noise: they show what the threshold "
-    "admits."
-)
-
-
-def card(item: GalleryItem, n_cards: int) -> str:
-    """A card of one of the report's galleries, HTML, with its picture.
+def draw_card(item: GalleryItem, n_cards: int) -> bytes:
+    """Draw the picture of a gallery's card, PNG.
 
     Parameters
     ----------
@@ -338,84 +226,25 @@ def card(item: GalleryItem, n_cards: int) -> str:
     n_cards : int
         How many the report will have: of many each is drawn smaller.
     """
+    return png(absorber_figure(item), dpi=110 if n_cards <= _MANY_CARDS else 70)
+
+
+def card(item: GalleryItem, picture: bytes) -> Card:
+    """Make the card of an absorber from its picture, PNG: :func:`draw_card`."""
     name = str(item.absorber.get("spectrum_id") or "an unnamed spectrum")
     remarks = f" Flags: {', '.join(item.remarks)}." if item.remarks else ""
     alt = f"Spectrum {name} with an absorber at redshift {item.value('z_abs'):.5f}, and its transitions in velocity.{remarks}"
-    picture = _image(absorber_figure(item), alt, dpi=110 if n_cards <= _MANY_CARDS else 70)
-    return f'<div class="card">{picture}{_facts(item)}</div>'
+    return Card(embed(picture, alt), [text.format(f"{value:{form}}") for text, form, value in _facts(item) if math.isfinite(value)])
 
 
-def _gallery(gallery: Sequence[str], introduction: str) -> Iterable[str]:
-    if not gallery:
-        return
-    yield f"<p>{introduction}</p>"
-    yield (
-        '<p class="note">Black: data, with the 1σ error as a blue band. Red: the fitted doublet (solid) and lines measured at its redshift '
-        "(dashed). Orange: continuum. Grey: pixels that are not used.</p>"
-    )
-    yield from gallery
-
-
-def _facts(item: GalleryItem) -> str:
-    """What the card's title has no room for."""
-    facts = []
-    for column, text, form in (
+def _facts(item: GalleryItem) -> list[tuple[str, str, float]]:
+    """Text, format and value of what the card's title has no room for."""
+    facts = (
         ("ra", "RA {}°", ".4f"), ("dec", "Dec {}°", "+.4f"), ("z_qso", "quasar at z = {}", ".4f"),
         ("velocity_kms", "{} km/s from it", ",.0f"), ("fwhm_kms", "FWHM {} km/s", ".0f"),
         ("significance", "significance {} σ", ".1f"), ("chi2_reduced", "reduced χ² {}", ".2f"),
-    ):  # fmt: skip
-        value = item.value(column)
-        if math.isfinite(value):
-            facts.append(text.format(f"{value:{form}}"))
-    return f'<p class="note">{escape(" · ".join(facts))}</p>' if facts else ""
-
-
-def _settings(data: ReportData) -> Iterable[str]:
-    if not data.settings:
-        return
-    yield (
-        "<p>All settings of the run, defaults included. With these, the same files and the same version, the catalogue comes out the "
-        "same.</p>"
-    )
-    pairs = "".join(f"<div><dt><code>{escape(str(k))}</code></dt><dd>{escape(str(v))}</dd></div>" for k, v in data.settings.items())
-    yield f'<dl class="settings">{pairs}</dl>'
-
-
-# ---- pieces
-
-
-def _tiles(counts: Mapping[str, int]) -> str:
-    tiles = "".join(f"<div><dt>{escape(str(name))}</dt><dd>{_number(n)}</dd></div>" for name, n in counts.items())
-    return f'<dl class="tiles">{tiles}</dl>' if tiles else ""
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of HTML cells; the columns whose head begins with # are numbers."""
-    css = [' class="n"' if head.startswith("#") else "" for head in heads]
-    head = "".join(f"<th{c}>{escape(text.lstrip('#'))}</th>" for c, text in zip(css, heads, strict=True))
-    body = "".join("<tr>" + "".join(f"<td{c}>{cell}</td>" for c, cell in zip(css, row, strict=True)) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _bits(bits: Sequence[BitCount], what: str, total: int | None) -> str:
-    rows = []
-    for name, n, *meaning in bits:
-        share = f"{100.0 * n / total:.1f} %" if total else ""
-        cells = (f"<code>{escape(name)}</code>", _prose(meaning[0] if meaning else ""), _number(n))
-        rows.append((*cells, share) if total else cells)
-    return _table((what, "meaning", "#rows", "#share") if total else (what, "meaning", "#rows"), rows)
-
-
-def _prose(text: str) -> str:
-    """Escaped text in which what stands between backticks is code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
-
-
-def _number(value: Any) -> str:
-    try:
-        return f"{int(value):,}"
-    except (TypeError, ValueError, OverflowError):
-        return "–"
+    )  # fmt: skip
+    return [(text, form, item.value(column)) for column, text, form in facts]
 
 
 def _spaced(species: str) -> str:
@@ -430,15 +259,18 @@ def _axis(name: str) -> tuple[str, str, bool]:
     return _AXES.get(name, (name, "rows", False))
 
 
-def _image(figure: Figure, alt: str, width: int | None = None, *, dpi: int = 150) -> str:
-    """A figure as an embedded PNG. A palette keeps it at a third of the size, with no loss that the eye sees in a line drawing."""
+def png(figure: Figure, *, dpi: int = 150) -> bytes:
+    """Draw a figure as PNG. A palette keeps it at a third of the size, with no loss that the eye sees in a line drawing."""
     figure.set_dpi(dpi)
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")  # type: ignore[attr-defined]
     buffer = io.BytesIO()
     # All 256 colours: with fewer, the many greys of the data take those of a thin red line.
     picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG")
-    size = f' style="width:{width}px"' if width else ""
-    shape = f' width="{picture.width}" height="{picture.height}"'
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<figure><img{size}{shape} alt="{escape(alt, quote=True)}" src="data:image/png;base64,{encoded}"></figure>'
+    return buffer.getvalue()
+
+
+def embed(picture: bytes, alt: str, shown: int | None = None) -> Picture:
+    """Make a PNG part of a page, described by `alt`; `shown` is the width in which it is shown, pixels."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        return Picture("data:image/png;base64," + base64.b64encode(picture).decode("ascii"), *opened.size, alt, shown)

@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 
 from nalspark.metrics import binary_metrics, reliability, roc_curve
 from nalspark.plots.evaluation import ScoreCurves, scores_figure
-from nalspark.plots.figures import BLUE, VERMILLION, _figure, _styled
+from nalspark.plots.style import BLUE, VERMILLION, new_figure, styled
 
 
-@_styled
+@styled
 def curves_figure(histories: Sequence[dict[str, list[float]]]) -> Figure:
     """Loss and accuracy against the epoch: a thin line a member, training and validation."""
-    figure = _figure((7.2, 3.2))
+    figure = new_figure((7.2, 3.2))
     for axes, curve, label in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True):
         for number, history in enumerate(histories):
             epochs = np.arange(1, len(history[curve]) + 1)
@@ -38,8 +38,7 @@ def training_figures(histories: Sequence[dict[str, list[float]]], labels: ArrayL
     labels, scores : array_like, shape (n,)
         Of the test examples.
     """
-    found, false_rate_curve = binary_metrics(labels, scores), roc_curve(labels, scores)
-    counted = reliability(labels, scores)
-    published = (found["fp"] / max(found["fp"] + found["tn"], 1), found["recall"])
-    curves = ScoreCurves(*false_rate_curve, published, found["auc"], counted.score, counted.fraction, counted.lower, counted.upper)
+    values, roc, curve = binary_metrics(labels, scores), roc_curve(labels, scores), reliability(labels, scores)
+    published = (values["fp"] / max(values["fp"] + values["tn"], 1), values["recall"])
+    curves = ScoreCurves(*roc, published, values["auc"], curve.score, curve.fraction, curve.lower, curve.upper)
     return {"curves": curves_figure(histories), "scores": scores_figure(curves)}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ from make_spectra import doublet, lines_at, make_spectra, quasar_continuum
 from PIL import Image
 
 from nalspark.cli import main
-from nalspark.judging.evaluate import assign_spectra, evaluate_result, measure_systems, open_result
+from nalspark.judging.evaluate import evaluate_result, measure_systems
+from nalspark.judging.inputs import assign_spectra, read_result
+from nalspark.judging.page import evaluation_text
 from nalspark.lines import MG_II
 from nalspark.settings import load
 from nalspark.spectra.grid import SDSS_GRID
@@ -97,15 +97,16 @@ def test_the_whole_evaluation(result: Path, truth: Path, theirs: Path, tmp_path:
     numbers = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     spectra = numbers["per_spectrum"]
     assert spectra["metrics"]["accuracy"] == 0.5 and spectra["strong_in_path"] == 2 and spectra["tp_with_a_strong_system_found"] == 1
-    assert spectra["metrics"]["auc"] == pytest.approx(0.625)  # scores .9 and 0 against .4 and 0
+    assert spectra["metrics"]["auc"] == pytest.approx(0.625)  # scores 0.9 and 0 against 0.4 and 0
     assert sum(row["trials"] for row in numbers["completeness"]["ew"]) == 3
     assert [(row["successes"], row["trials"]) for row in numbers["purity"]["score"]] == [(0, 1), (1, 1)]
     assert numbers["completeness"]["ew"][-1]["high"] in (2.0, 3.0)
+    page = (tmp_path / "out" / "evaluation.html").read_text()
     agreed = numbers["catalogues"]["theirs.csv"]
+    assert agreed["rounding"] == 0.001 and "rounded to 0.001" in page
     assert (agreed["in_common"], agreed["only_ours"], agreed["only_theirs"]) == (1, 1, 2)
     assert (agreed["only_ours_pass"], agreed["only_theirs_pass"]) == (0, 1)
     assert (agreed["spectra"]["accuracy_ours"], agreed["spectra"]["accuracy_theirs"]) == (0.5, 0.75)
-    page = (tmp_path / "out" / "evaluation.html").read_text()
     pictures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
     assert pictures == ["completeness.png", "completeness_ew.png", "distributions.png", "purity.png", "scores.png"]
     for name in pictures:
@@ -113,26 +114,20 @@ def test_the_whole_evaluation(result: Path, truth: Path, theirs: Path, tmp_path:
         Image.open(tmp_path / "out" / name).verify()
 
 
-def test_a_run_file_names_the_catalogue_and_the_job_opens_the_same_door(result: Path, truth: Path, capsys: Any, tmp_path: Path) -> None:
+def test_a_run_file_names_the_catalogue(result: Path, truth: Path, capsys: Any, tmp_path: Path) -> None:
     (tmp_path / "RUN.toml").write_text(f"spectra = ['x']\nout = '{result}'\n")
-    job = Path(__file__).parents[1] / "jobs" / "evaluate.py"
-    given, sys.argv = sys.argv, ["evaluate.py", str(tmp_path / "RUN.toml"), "--truth", str(truth)]
-    try:
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(job), run_name="__main__")
-    finally:
-        sys.argv = given
-    assert end.value.code == 0 and "TP 1, TN 1, FP 1, FN 1" in capsys.readouterr().out
+    assert main(["evaluate", "--catalogue", str(tmp_path / "RUN.toml"), "--truth", str(truth)]) == 0
+    assert "TP 1, TN 1, FP 1, FN 1" in capsys.readouterr().out
     assert (result / "evaluation" / "evaluation.html").is_file()
 
 
 def test_only_the_spectra_asked_for_are_measured(result: Path) -> None:
     systems = pd.DataFrame({"spectrum_id": ["missed", "nowhere", "found", "missed"], "z_abs": [1.1, 1.0, 1.0, 0.8]}, index=[7, 3, 5, 1])
-    measured = measure_systems(open_result(result), systems)
+    measured = measure_systems(read_result(result), systems)
     assert measured.index.tolist() == [7, 3, 5, 1]
     strong = (measured["snr_2796"] > 8).tolist()
     assert strong == [True, False, True, False] and np.isnan(measured.loc[3, "snr_2796"])
-    assert measure_systems(open_result(result), systems.iloc[:0]).empty
+    assert measure_systems(read_result(result), systems.iloc[:0]).empty
 
 
 def test_without_pixels_errors_are_estimated_and_nothing_is_measured_again(result: Path, truth: Path, theirs: Path, tmp_path: Path) -> None:
@@ -142,7 +137,7 @@ def test_without_pixels_errors_are_estimated_and_nothing_is_measured_again(resul
     assert evaluation.numbers["per_spectrum"]["sigma"]["estimated from the S/N"] == 3
     assert evaluation.numbers["per_spectrum"]["metrics"]["accuracy"] == 0.5
     assert "spectra" not in evaluation.numbers["catalogues"]["theirs.csv"]
-    assert "not there any more" in evaluation.text()
+    assert "not there any more" in evaluation_text(evaluation)
 
 
 def test_a_catalogue_serves_as_truth_with_its_own_errors(result: Path, tmp_path: Path) -> None:
@@ -158,8 +153,8 @@ def test_other_species_of_the_truth_make_a_table(result: Path, truth: Path, tmp_
     other = pd.DataFrame({"spectrum_id": ["clean"], "z_abs": [0.8], "ew_primary": [1.0], "ew_secondary": [1.0], "species": ["lone"]})
     pd.concat([rows, other]).to_parquet(tmp_path / "truth.parquet")
     evaluation = evaluate_result(result, tmp_path / "truth.parquet")
-    assert evaluation.numbers["species"]["spurious"] == {"lone": 1, "nothing": 0}
-    assert "mistaken for MgII" in evaluation.text()
+    assert evaluation.numbers["species_outcomes"]["spurious"] == {"lone": 1, "nothing": 0}
+    assert "mistaken for MgII" in evaluation_text(evaluation)
 
 
 def test_rows_of_one_quasar_go_to_every_spectrum_of_it() -> None:

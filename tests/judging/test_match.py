@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nalspark.judging.match import compare
+from nalspark.absorption.systems import same_system
+from nalspark.judging.match import compare, rounding_of
 
 
 def make_catalogue(*rows):
@@ -58,7 +59,16 @@ def test_another_spectrum_and_another_redshift_do_not_match():
     result = compare(make_catalogue(("b", 1.0), ("a", 1.0021), ("c", 1.0)), WIDE, make_truth(("a", 1.0)))
     assert result.truth["found"].tolist() == [False] and np.isnan(result.truth.loc[0, "measured_z_abs"])
     assert len(result.spurious) == 3
-    assert compare(make_catalogue(("a", 1.0021)), WIDE, make_truth(("a", 1.0)), max_delta_z=0.003).completeness() == (1, 1)
+    # 4.56 pixels away: a wide system reaches as far, and so does one whose redshift is rounded.
+    wide = make_truth(("a", 1.0)).assign(ew_primary=2.2)
+    assert compare(make_catalogue(("a", 1.0021)), WIDE, wide).completeness() == (1, 1)
+    assert compare(make_catalogue(("a", 1.0021)), WIDE, make_truth(("a", 1.0)), rounding=0.001).completeness() == (1, 1)
+    assert compare(make_catalogue(("a", 1.0021)), WIDE, make_truth(("a", 1.0)).drop(columns="ew_primary")).completeness() == (0, 1)
+
+
+def test_the_rounding_of_a_catalogue_is_seen_in_its_redshifts():
+    assert rounding_of(np.float32([0.815, 1.673, 1.78])) == 0.001
+    assert rounding_of([0.815, 1.6731]) == 0.0 and rounding_of([]) == 0.0
 
 
 def test_completeness_counts_the_searched_path_alone():
@@ -104,10 +114,10 @@ def test_every_row_is_accounted_for_and_no_match_is_too_far(found, true):
     matched = result.truth[result.truth["found"]]
     assert len(matched) + len(result.spurious) == len(found)
     assert matched["measured_ew_2796"].is_unique
-    assert ((matched["z_abs"] - matched["measured_z_abs"]).abs() <= 0.002 + 1e-12).all()
+    assert same_system(matched["z_abs"], matched["measured_z_abs"], matched["ew_primary"]).all()
     # Nothing is left unmatched on both sides that could have matched.
-    left = result.truth.loc[~result.truth["found"], "z_abs"].to_numpy()
-    assert not (np.abs(left[:, None] - result.spurious["z_abs"].to_numpy(dtype=float)) <= 0.002).any()
+    left, width = result.truth.loc[~result.truth["found"], ["z_abs", "ew_primary"]].to_numpy(dtype=float).T[:, :, None]
+    assert not same_system(left, result.spurious["z_abs"].to_numpy(dtype=float), width).any()
 
 
 @pytest.mark.parametrize("kind", [np.array, list])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nalspark.judging.systems import fractions
+from nalspark.judging.evaluate import fractions
 from nalspark.plots.evaluation import (
     ScoreCurves,
     Sheet,

@@ -1,4 +1,4 @@
-"""A catalogue judged: small catalogues whose every number can be counted by hand."""
+"""A catalogue judged: small tables whose every number can be counted by hand."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from make_spectra import UNIT_WIDTH, doublet, lines_at, make_spectra, quasar_continuum
 
-from nalspark.judging import systems as judge
+from nalspark.judging import evaluate as judge
+from nalspark.judging.match import Comparison, Disagreements, by_species, compare, disagreements, species_outcomes
+from nalspark.judging.strength import is_strong
 from nalspark.lines import MG_II, SPECIES
-from nalspark.spectra.batch import Spectra
-from nalspark.spectra.grid import SDSS_GRID
-
-PIXEL_KMS = SDSS_GRID.pixel_kms
 
 
 def make_absorbers(*rows):
@@ -39,19 +36,11 @@ def make_sightlines(*names, path=(0.5, 1.5), snr=10.0):
 
 
 def judged(absorbers, sightlines, truth):
-    matched = judge.match_truth(absorbers, sightlines, truth, MG_II)
-    return judge.Matched(matched.truth.assign(strong=judge.is_strong(matched.truth)), matched.absorbers, matched.others)
+    compared = compare(absorbers, sightlines, truth)
+    return Comparison(compared.truth.assign(strong=is_strong(compared.truth)), compared.absorbers)
 
 
 # ---- per spectrum
-
-
-def test_what_is_strong():
-    truth = make_truth(
-        ("a", 1, 0.3, 0.3), ("a", 1, 0.299, 0.3), ("a", 1, 0.9, 0.29), ("a", 1, 0.9, math.nan), ("a", 1, math.nan, 0.9), err=0.0999
-    )  # fmt: skip
-    assert judge.is_strong(truth).tolist() == [True, False, False, False, False]
-    assert not judge.is_strong(truth.assign(ew_primary_err=math.nan)).any() and not judge.is_strong(truth.assign(ew_secondary_err=0)).any()
 
 
 def test_every_kind_of_spectrum_is_counted():
@@ -74,73 +63,9 @@ def test_empty_catalogues_and_truths():
     sightlines = make_sightlines("a")
     missed = judged(make_absorbers(), sightlines, make_truth(("a", 1.0, 1.0, 0.8)))
     assert judge.sightline_outcomes(missed, sightlines)[["label", "predicted"]].to_numpy().tolist() == [[True, False]]
-    assert judge.error_factor(missed.absorbers, MG_II, SDSS_GRID, 69.03) == 1.0
     assert {name: len(frame) for name, frame in judge.distributions(missed, MG_II).items()} == {"found": 0, "missed": 1, "spurious": 0}
-    clean = judge.match_truth(make_absorbers(("a", 1.0, 0.5)), sightlines, make_truth().astype({"spectrum_id": object}), MG_II)
+    clean = compare(make_absorbers(("a", 1.0, 0.5)), sightlines, make_truth().astype({"spectrum_id": object}))
     assert clean.absorbers["true"].tolist() == [False]
-
-
-# ---- errors of true systems
-
-
-def spectra_with(z, depth, sigma, snr=20.0, seed=None):
-    """Quasars without noise but with errors, or with both, each with one Mg II doublet; and their continuum."""
-    z = np.atleast_1d(z)
-    pixel = SDSS_GRID.pixel(MG_II.primary.wavelength * (1 + z))
-    absorbed = np.array([lines_at(*doublet(p, depth, 1.5, sigma)) for p in pixel])
-    noisy = make_spectra(np.full(len(z), 1.6), snr, absorbed=absorbed, seed=seed or 1)
-    continuum = np.array([quasar_continuum(1.6)] * len(z))
-    flux = noisy.flux if seed else (continuum * (1 - absorbed)).astype(np.float32)
-    return Spectra(flux, noisy.ivar, noisy.mask, SDSS_GRID), continuum.astype(np.float32)
-
-
-def test_the_fit_at_a_given_redshift_measures_what_is_there():
-    z = np.array([0.8, 1.0003, 1.2])
-    measured = judge.measure_at(*spectra_with(z, 0.4, 2.0), z, MG_II)
-    for label, ratio in (("2796", 1.0), ("2803", 1.5)):
-        np.testing.assert_allclose(measured[f"ew_{label}"], 0.4 / ratio * 2.0 * UNIT_WIDTH[label], rtol=0.02)
-    np.testing.assert_allclose(measured["z_abs"], z, atol=1e-5)
-
-
-def test_nothing_is_measured_as_nothing():
-    z = np.linspace(0.7, 1.4, 30)
-    measured = judge.measure_at(*spectra_with(z, 0.0, 2.0, seed=5), z, MG_II)
-    assert not judge.passes(pd.DataFrame(measured), MG_II).any()
-    beyond = judge.measure_at(*spectra_with([1.0], 0.4, 2.0), np.array([9.0]), MG_II)
-    assert not judge.passes(pd.DataFrame(beyond), MG_II).any()
-
-
-def test_a_measurement_does_not_depend_on_its_batch():
-    z = np.array([0.8, 1.0, 1.2])
-    spectra, continuum = spectra_with(z, 0.3, 2.0, seed=7)
-    together = judge.measure_at(spectra, continuum, z, MG_II)
-    for row in range(3):
-        one = Spectra(spectra.flux[[row]], spectra.ivar[[row]], spectra.mask[[row]], SDSS_GRID)
-        alone = judge.measure_at(one, continuum[[row]], z[[row]], MG_II)
-        assert all(alone[name][0] == together[name][row] or np.isnan(alone[name][0]) for name in together)
-
-
-def test_the_estimate_is_the_sum_over_the_profile():
-    snr, sigma_kms = 8.0, 120.0
-    s = math.hypot(sigma_kms, 69.03) / PIXEL_KMS
-    profile = np.exp(-0.5 * (np.arange(-40, 41) / s) ** 2)
-    amplitude_error = 1 / (snr * math.sqrt((profile**2).sum()))
-    first, second = judge.estimate_errors([snr], [sigma_kms], MG_II, SDSS_GRID, 69.03)
-    assert first[0] == pytest.approx(UNIT_WIDTH["2796"] * s * amplitude_error, rel=1e-6)
-    assert second[0] / first[0] == pytest.approx(MG_II.secondary.wavelength / MG_II.primary.wavelength)
-    # An unknown width is a typical one.
-    assert judge.estimate_errors([8.0], [math.nan], MG_II, SDSS_GRID, 69.03)[0] > 0
-
-
-def test_the_estimate_is_near_the_fit_s_error_and_the_factor_brings_it_there():
-    z, sigma = np.linspace(0.8, 1.3, 20), 1.8
-    measured = judge.measure_at(*spectra_with(z, 0.35, sigma, snr=15.0, seed=3), z, MG_II)
-    sigma_kms = math.sqrt(sigma**2 - 1.0) * PIXEL_KMS
-    estimate = judge.estimate_errors(np.full(20, 15.0), np.full(20, sigma_kms), MG_II, SDSS_GRID, 69.03)[0]
-    ratio = np.median(measured["ew_2796_err"] / estimate)
-    assert 1.0 < ratio < 1.5
-    rows = pd.DataFrame({"snr": 15.0, "fwhm_kms": 2.354820 * sigma_kms, "ew_2796_err": measured["ew_2796_err"]})
-    assert judge.error_factor(rows, MG_II, SDSS_GRID, 69.03) == pytest.approx(ratio, rel=1e-5)
 
 
 # ---- per absorber
@@ -186,15 +111,16 @@ def test_what_other_species_come_out_as():
     absorbers = make_absorbers(
         ("a", 1.0, 1), ("b", iron, 1), ("c", on_first, 1), ("d", on_second + 0.001, 1), ("e", 1.3, 1), ("f", 0.9, 1), ("f", 1.1, 1)
     )  # fmt: skip
-    matched = judge.match_truth(absorbers, make_sightlines(*"abcdef"), truth, MG_II)
-    assert matched.absorbers["true"].tolist() == [True, False, False, False, False, False, True]
-    outcomes = judge.species_outcomes(matched, make_sightlines(*"abcdef"), MG_II)
+    own, others = by_species(truth, MG_II)
+    compared = compare(absorbers, make_sightlines(*"abcdef"), own)
+    assert compared.absorbers["true"].tolist() == [True, False, False, False, False, False, True]
+    outcomes = species_outcomes(compared, others, make_sightlines(*"abcdef"), MG_II)
     rows = {row.species: (row.systems, row.found, row.mistaken, row.unseen) for row in outcomes.systems.itertuples()}
     # The third C IV is not seen, the fourth lies where nothing was searched; a name that is no species stands at the first line itself.
     assert rows == {"MgII": (3, 2, 1, 0), "CIV": (3, 0, 2, 1), "lone": (1, 0, 1, 0)}
     assert outcomes.systems["species"].iloc[0] == "MgII"
     assert outcomes.spurious == {"CIV": 2, "MgII": 1, "lone": 1, "nothing": 1}
-    assert sum(outcomes.spurious.values()) == (~matched.absorbers["true"]).sum()
+    assert sum(outcomes.spurious.values()) == len(compared.spurious)
 
 
 # ---- other catalogues
@@ -203,33 +129,30 @@ def test_what_other_species_come_out_as():
 def test_agreement_system_by_system():
     sightlines = make_sightlines(*"abcd")
     theirs = pd.DataFrame({"spectrum_id": ["a", "a", "b", "c"], "z_abs": [1.0, 1.2, 1.8, 0.7]})
-    found = judge.agreement(make_absorbers(("a", 1.0025, 1), ("d", 1.0, 1)), sightlines, theirs)
-    assert found.in_common["z_abs"].tolist() == [1.0]
-    assert found.only_ours["spectrum_id"].tolist() == ["d"]
-    assert found.only_theirs[["spectrum_id", "z_abs"]].to_numpy().tolist() == [["a", 1.2], ["c", 0.7]]
-    assert found.outside == 1
+    compared = compare(make_absorbers(("a", 1.0018, 1), ("d", 1.0, 1)), sightlines, theirs)
+    assert compared.in_common["z_abs"].tolist() == [1.0]
+    assert compared.spurious["spectrum_id"].tolist() == ["d"]
+    assert compared.missed[["spectrum_id", "z_abs"]].to_numpy().tolist() == [["a", 1.2], ["c", 0.7]]
 
 
 def test_disagreements_spectrum_by_spectrum():
     sightlines, absorbers = make_sightlines(*"abcdef"), make_absorbers(("a", 1.0, 1), ("b", 1.0, 1), ("c", 0.8, 1), ("c", 1.2, 1))
     theirs = pd.DataFrame({"spectrum_id": ["a", "b", "d", "e"], "z_abs": [1.0, 1.3, 1.0, 1.0]})
-    found = judge.agreement(absorbers, sightlines, theirs)
-    confirmed = judge.Agreement(
-        found.in_common, found.only_ours.assign(confirmed=found.only_ours["z_abs"] == 1.2),
-        found.only_theirs.assign(confirmed=found.only_theirs["spectrum_id"] == "e"), found.outside,
-    )  # fmt: skip
-    counts = judge.disagreements(confirmed, absorbers, sightlines)
+    compared = compare(absorbers, sightlines, theirs)
+    counts = disagreements(
+        compared, sightlines, (compared.spurious["z_abs"] == 1.2).to_numpy(), (compared.missed["spectrum_id"] == "e").to_numpy()
+    )
     # In b both have a system, if not the same one: by spectra they agree.
-    assert counts == judge.Disagreements(both=2, neither=1, only_ours=1, only_theirs=2, ours_confirmed=1, theirs_confirmed=1)
+    assert counts == Disagreements(both=2, neither=1, only_ours=1, only_theirs=2, ours_confirmed=1, theirs_confirmed=1)
     assert counts.agreement_rate() == 0.5
     assert counts.corrected_accuracies() == (pytest.approx(5 / 6), pytest.approx(4 / 6))
 
 
 def test_the_paper_s_corrected_accuracies():
     # Zhao et al. (2019), §4.2: 2538 of 4132 false positives and 1382 of 2803 false negatives pass the traditional pipeline.
-    paper = judge.Disagreements(
+    paper = Disagreements(
         both=18464, neither=25775, only_ours=4132, only_theirs=2803, ours_confirmed=2538, theirs_confirmed=1382
     )  # fmt: skip
     network, traditional = paper.corrected_accuracies()
     assert network == pytest.approx(0.941, abs=0.001) and traditional == pytest.approx(0.923, abs=0.001)
-    assert all(math.isnan(value) for value in judge.Disagreements(0, 0, 0, 0, 0, 0).corrected_accuracies())
+    assert all(math.isnan(value) for value in Disagreements(0, 0, 0, 0, 0, 0).corrected_accuracies())

@@ -1,0 +1,184 @@
+"""What an evaluation reads: the tables of a result, known absorbers, other catalogues, and the pixels of the spectra concerned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from nalspark.errors import NalsparkError, StoreError
+from nalspark.judging.strength import ERRORS
+from nalspark.lines import LineSpecies
+from nalspark.surveys.catalogs import ID_COLUMNS, open_catalog, read_rows
+from nalspark.surveys.crossmatch.sky import is_position, nearest
+from nalspark.tables.arrow import decode
+from nalspark.tables.result import Result, open_parquet, open_result, read_columns
+from nalspark.tables.schemas import MATCHES, NORMALIZED
+from nalspark.tables.store import Store
+
+#: Spectra that are held in memory together.
+_BATCH_ROWS = 256
+_SIGHTLINES = ("spectrum_id", "part", *ID_COLUMNS, "ra", "dec", "snr", "z_start", "z_stop")
+_TRUTH = ("spectrum_id", "z_abs", "ew_primary", "ew_secondary")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A result of `nalspark find` with the columns of its published tables that judging needs.
+
+    Attributes
+    ----------
+    result : Result
+    absorbers, sightlines : DataFrame
+    """
+
+    result: Result
+    absorbers: pd.DataFrame
+    sightlines: pd.DataFrame
+
+    @property
+    def species(self) -> LineSpecies:
+        """The line species that was searched."""
+        return self.result.species
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the normalized spectra are still there."""
+        return self.result.has(NORMALIZED.name)
+
+
+def read_result(folder: str | Path) -> Catalogue:
+    """Read the published tables of a result.
+
+    Raises
+    ------
+    StoreError
+        Where the directory is not there, or holds no published catalogue.
+    """
+    result = open_result(folder)
+    first, second = result.species.primary.label, result.species.secondary.label
+    widths = [f"ew_{first}", f"ew_{first}_err", f"snr_{first}", f"snr_{second}"]
+    absorbers = result.table("absorbers", ["spectrum_id", "z_abs", *widths, "fwhm_kms", "doublet_ratio", "score"]).to_pandas()
+    sightlines = result.table("sightlines", list(_SIGHTLINES)).to_pandas()
+    return Catalogue(result, absorbers, sightlines.drop_duplicates("spectrum_id", ignore_index=True))
+
+
+def read_truth(path: str | Path, catalogue: Catalogue) -> pd.DataFrame:
+    """Read the known absorbers of the searched spectra, of any species; see :func:`nalspark.judging.evaluate.evaluate_result`.
+
+    Raises
+    ------
+    NalsparkError
+        Where it cannot be read, or none of its systems is in a searched spectrum.
+    """
+    if not Path(str(path).partition("::")[0]).exists():
+        raise NalsparkError(f"There is no truth '{path}'; expected a Parquet file of known absorbers, or an absorber catalogue.")
+    names = _parquet_names(Path(path)) if Path(path).exists() else []
+    if all(name in names for name in _TRUTH):
+        truth = _parquet_truth(Path(path), [name for name in (*_TRUTH, "species", "sigma_kms", *ERRORS) if name in names])
+        known = truth[truth["spectrum_id"].isin(catalogue.sightlines["spectrum_id"])]
+    else:
+        truth = known = read_catalogue(path, catalogue)
+    if known.empty and not (truth.empty and names):
+        raise NalsparkError(
+            f"No system of '{path}' lies in one of the {len(catalogue.sightlines)} searched spectra of {catalogue.result.root}: "
+            "is it the truth of another survey?"
+        )
+    return known.reset_index(drop=True)
+
+
+def _parquet_names(path: Path) -> list[str]:
+    """The columns of a Parquet file or folder; none where it is something else."""
+    try:
+        return list(open_parquet(path).schema.names)
+    except StoreError:
+        return []
+
+
+def _parquet_truth(path: Path, columns: list[str]) -> pd.DataFrame:
+    truth = read_columns(open_parquet(path), columns, f"'{path}'").to_pandas()
+    numbers = [name for name in columns if name not in ("spectrum_id", "species")]
+    texts = [name for name in numbers if len(truth) and not pd.api.types.is_numeric_dtype(truth[name])]
+    if texts:
+        raise NalsparkError(f"Column '{texts[0]}' of '{path}' holds text where numbers are expected.")
+    return truth.astype(dict.fromkeys(numbers, float))
+
+
+def read_catalogue(path: str | Path, catalogue: Catalogue) -> pd.DataFrame:
+    """Read an absorber catalogue's rows in the searched spectra; a row is there once for each spectrum of its quasar."""
+    listed = open_catalog(path, "absorbers", catalogue.species.name)
+    step = listed.rows_per_read
+    pieces = [pd.DataFrame(read_rows(listed, start, start + step)) for start in range(0, listed.n_rows, step)]
+    rows = pd.concat(pieces, ignore_index=True)
+    return assign_spectra(rows[rows["z_abs"].notna()], catalogue.sightlines, catalogue.result.settings.crossmatch.match_radius_arcsec)
+
+
+def assign_spectra(rows: pd.DataFrame, sightlines: pd.DataFrame, radius_arcsec: float) -> pd.DataFrame:
+    """Give catalogue rows the ``spectrum_id`` of the spectra of their quasar: by plate, mjd and fiber, else as the nearest on the sky.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``plate mjd fiber`` (-1 where not given), ``ra dec`` (NaN where not given).
+    sightlines : DataFrame
+    radius_arcsec : float
+    """
+    ids = list(ID_COLUMNS)
+    has_id = (rows[ids] > 0).all(axis=1)
+    by_id = rows[has_id].merge(sightlines[["spectrum_id", *ids]], on=ids)
+    spectra = sightlines[~sightlines["spectrum_id"].isin(by_id["spectrum_id"])]
+    spectra = spectra[is_position(spectra["ra"].to_numpy(float), spectra["dec"].to_numpy(float))]
+    placed = rows[is_position(rows["ra"].to_numpy(float), rows["dec"].to_numpy(float))]
+    # Rows of one quasar: the same identifier, else the same position.
+    keys = [placed[name].where(has_id[placed.index], -1) for name in ids]
+    keys += [placed[name].mask(has_id[placed.index], 0.0) for name in ("ra", "dec")]
+    placed = placed.assign(quasar=placed.groupby(keys).ngroup())
+    quasars = placed.drop_duplicates("quasar")
+    left, right = ((frame["ra"].to_numpy(float), frame["dec"].to_numpy(float)) for frame in (spectra, quasars))
+    quasar, _ = nearest(left, right, quasars["quasar"].to_numpy(np.int64), radius_arcsec)
+    seen = pd.DataFrame({"spectrum_id": spectra["spectrum_id"].to_numpy(), "quasar": quasar})
+    on_sky = placed.merge(seen[seen["quasar"] >= 0], on="quasar").drop(columns="quasar")
+    return pd.concat([frame for frame in (by_id, on_sky) if len(frame)] or [by_id], ignore_index=True)
+
+
+def other_catalogues(catalogue: Catalogue, paths: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
+    """Give name → systems in the searched spectra: of the files given, else of the catalogues that the result was crossmatched with."""
+    if paths:
+        names = [Path(str(path).partition("::")[0]).name for path in paths]
+        # Two files of one name are told apart by their paths.
+        keys = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+        return {key: read_catalogue(path, catalogue) for key, path in zip(keys, paths, strict=True)}
+    if not catalogue.result.has(MATCHES.name):
+        return {}
+    rows = catalogue.result.table(MATCHES.name, ["spectrum_id", "catalogue", "z_abs"]).to_pandas()
+    systems = rows.explode("z_abs").dropna(subset="z_abs").astype({"z_abs": float})
+    return {str(name): group.reset_index(drop=True) for name, group in systems.groupby("catalogue")}
+
+
+def pixels(catalogue: Catalogue, spectra: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read some normalized spectra in batches; only the parts that hold one of them are opened.
+
+    Raises
+    ------
+    StoreError
+        Where they cannot be read.
+    """
+    declared = {column.name: column for column in NORMALIZED.columns}
+    parts = catalogue.sightlines.loc[catalogue.sightlines["spectrum_id"].isin(spectra), "part"].unique()
+    store, recorded = Store(catalogue.result.root), catalogue.result.manifest.parts(NORMALIZED.name)
+    wanted = ds.field("spectrum_id").isin(list(spectra)) & ds.field("flux").is_valid()
+    for part in [recorded[name] for name in parts if name in recorded and recorded[name].path]:
+        try:
+            table = open_parquet(store.files(part))
+            names = ["spectrum_id", "flux", "ivar", "continuum", "mask"]
+            for batch in table.to_batches(columns=names, filter=wanted, batch_size=_BATCH_ROWS):
+                if batch.num_rows:
+                    yield decode(batch, declared)
+        except (pa.ArrowException, OSError, StoreError) as error:
+            raise StoreError(f"The normalized spectra in '{part.path}' of {store.root} cannot be read: {error}") from None
