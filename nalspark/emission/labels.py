@@ -40,7 +40,7 @@ def read_labels(path: str | Path) -> pd.DataFrame:
         row = wrong.iloc[0]
         raise CatalogError(
             f"{len(wrong)} label(s) of '{path}' are out of range, the first by {row['reviewer']} for {row['detection_id']}: "
-            f"{row['class']!r}. Classes are the whole numbers from -2 to 5."
+            f"{row['class']}. Classes are the whole numbers from -2 to 5."
         )
     times = pd.to_datetime(table["time"], errors="coerce", utc=True, format="ISO8601")
     if times.isna().any():

@@ -18,7 +18,6 @@ def make_manifest():
             "spectra": {"4000": Part("k1", "spectra/4000-k1", 10, 2), "4500": Part("k2", "", 0)},
             "absorbers": {"4000": Part("k3", "a", 3)},
         },
-        keys={"publish": "abc"},
         catalogues=[{"name": "dr7", "matched": 5, "unmatched": 1}],
         published={"absorbers.fits": 3},
         settings={"search": {"widths_pixels": [1.2, 1.8]}},
@@ -44,6 +43,18 @@ def test_rows_and_keys():
     assert manifest.rows("unknown") == (0, 0)
     assert manifest.key_of(["spectra", "absorbers"], "4000") == ["k1", "k3"]
     assert manifest.key_of(["spectra", "absorbers"], "4500") == ["k2", ""]
+
+
+def test_what_stands_for_a_part_is_its_content_where_that_is_known():
+    manifest = Manifest(tables={"targets": {"a": Part("key", "p", 1, content="content"), "b": Part("other", "q", 1)}})
+    assert manifest.key_of(["targets"], "a") == ["content"] and manifest.contents("targets") == {"a": "content", "b": "other"}
+
+
+def test_the_publication_of_the_first_edition_is_known(tmp_path):
+    path = tmp_path / "manifest.json"
+    old = {"tables": {}, "keys": {"publish": "abc"}, "published": {"absorbers.parquet": 7}, "format": FORMAT}
+    path.write_text(json.dumps(old))
+    assert read_manifest(path).parts("published") == {"all": Part("abc", "absorbers.parquet", 7)}
 
 
 def test_an_interrupted_write_leaves_the_old_manifest(tmp_path, monkeypatch):
