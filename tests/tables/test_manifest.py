@@ -18,7 +18,6 @@ def make_manifest():
             "spectra": {"4000": Part("k1", "spectra/4000-k1", 10, 2), "4500": Part("k2", "", 0)},
             "absorbers": {"4000": Part("k3", "a", 3)},
         },
-        keys={"publish": "abc"},
         catalogues=[{"name": "dr7", "matched": 5, "unmatched": 1}],
         published={"absorbers.fits": 3},
         settings={"search": {"widths_pixels": [1.2, 1.8]}},
@@ -44,6 +43,12 @@ def test_rows_and_keys():
     assert manifest.rows("unknown") == (0, 0)
     assert manifest.key_of(["spectra", "absorbers"], "4000") == ["k1", "k3"]
     assert manifest.key_of(["spectra", "absorbers"], "4500") == ["k2", ""]
+
+
+def test_a_manifest_of_the_first_edition_tells_by_which_causes_it_was_published(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"format": FORMAT, "tables": {}, "keys": {"publish": "k"}, "published": {"absorbers.parquet": 7}}))
+    assert read_manifest(path).parts("published") == {"all": Part("k", "absorbers.parquet", 7)}
 
 
 def test_an_interrupted_write_leaves_the_old_manifest(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def test_versions_are_whole_results_and_only_the_last_are_kept(tmp_path: Path, l
     kept = versions(store)
     assert list(kept) == [2, 3]
     manifest = read_manifest(kept[2] / "manifest.json")
-    assert set(manifest.tables) == {"scores", "measured"} and manifest.publication == 2
+    assert set(manifest.tables) == {"scores", "measured", "published"} and manifest.publication == 2
     assert (kept[2] / "report.html").read_text() == "text 2"
     assert (kept[2] / manifest.tables["scores"]["a"].path / "2.parquet").read_text() == "text 2"
     assert (kept[3] / "report.html").samefile(store.published("report.html")) == links
