@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from pyspark.sql import types as T
 
-_SIMPLE: dict[str, tuple[pa.DataType, T.DataType]] = {
-    "string": (pa.string(), T.StringType()),
-    "int": (pa.int32(), T.IntegerType()),
-    "long": (pa.int64(), T.LongType()),
-    "float": (pa.float32(), T.FloatType()),
-    "double": (pa.float64(), T.DoubleType()),
-    "bool": (pa.bool_(), T.BooleanType()),
-    "binary": (pa.binary(), T.BinaryType()),
+if TYPE_CHECKING:
+    from pyspark.sql import types as T
+
+#: Kind of a column → Arrow's type, and the name of Spark's: who only reads a result does not load Spark.
+_SIMPLE: dict[str, tuple[pa.DataType, str]] = {
+    "string": (pa.string(), "StringType"),
+    "int": (pa.int32(), "IntegerType"),
+    "long": (pa.int64(), "LongType"),
+    "float": (pa.float32(), "FloatType"),
+    "double": (pa.float64(), "DoubleType"),
+    "bool": (pa.bool_(), "BooleanType"),
+    "binary": (pa.binary(), "BinaryType"),
 }
 
 
@@ -54,9 +58,11 @@ class Column:
 
     @property
     def spark_type(self) -> T.DataType:
+        from pyspark.sql import types as T
+
         if self.kind.startswith("list<"):
-            return T.ArrayType(_SIMPLE[self.kind[5:-1]][1])
-        return _SIMPLE["binary" if self.pixel_dtype else self.kind][1]
+            return T.ArrayType(getattr(T, _SIMPLE[self.kind[5:-1]][1])())
+        return getattr(T, _SIMPLE["binary" if self.pixel_dtype else self.kind][1])()  # type: ignore[no-any-return]
 
 
 #: A row that could not be used carries these two; usable rows have null in both.
@@ -84,6 +90,8 @@ class Table:
 
     @property
     def spark_schema(self) -> T.StructType:
+        from pyspark.sql import types as T
+
         return T.StructType([T.StructField(column.name, column.spark_type) for column in self.columns])
 
     def rejectable(self) -> Table:
