@@ -23,21 +23,22 @@ from pathlib import Path
 import numpy as np
 from ideal_observer import ideal_log_ratio, make_templates
 
+from nalspark.absorption import chain
+from nalspark.absorption.chain import Searchable
 from nalspark.absorption.normalize import Normalized, searched_pixels
-from nalspark.absorption.stages import measure_columns, search_columns
 from nalspark.absorption.windows import observed_mask
 from nalspark.learning.models import Detector, read_model
 from nalspark.lines import MG_II, with_all_lines
 from nalspark.metrics import area_under_curve, binary_metrics, reliability
 from nalspark.mocks import inject
-from nalspark.mocks.examples import prepare, strong
+from nalspark.mocks.examples import strong
 from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES
 from nalspark.mocks.noise import sky_noise
 from nalspark.mocks.recipes import INSTRUMENT_SIGMAS, Mocks, Recipe, make_mocks
 from nalspark.mocks.stages import REALISTIC
 from nalspark.mocks.survey import usable_sources
 from nalspark.settings import Settings, load
-from nalspark.spectra.batch import Spectra
+from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.eigenspectra import DrawnQuasars, bridge_gaps, fit_eigenspectra
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.catalogs import equivalent_width_quantiles, open_catalog
@@ -65,18 +66,19 @@ class Found:
         return value
 
 
-def detect(columns: dict, detector: Detector, settings: Settings) -> Found:
-    """Search, score, measure; `plate` carries the row."""
-    found = search_columns(columns, settings)
-    images = [np.asarray(found[name], dtype=np.float32).reshape(-1, *detector.card.shape) for name in detector.card.inputs]
-    score = detector.predict(np.stack(images, axis=-1))
-    keep = score >= settings.infer.measure_score
-    measured = measure_columns({**{name: np.asarray(values)[keep] for name, values in found.items()}, "score": score[keep]}, settings)
-    z_abs, published = np.full(len(score), np.nan), np.zeros(len(score), dtype=bool)
-    z_abs[keep], published[keep] = measured["z_abs"], measured["veto"] == 0
-    return Found(
-        np.asarray(found["plate"], dtype=int), np.asarray(found["pixel"]), score, published, z_abs, np.asarray(found["significance"])
-    )
+def prepare(spectra: Spectra, z_qso: np.ndarray, settings: Settings) -> tuple[Normalized, Searchable]:
+    ready = chain.prepare(spectra, z_qso, settings)
+    return ready, Searchable.of(ready, z_qso)
+
+
+def detect(searchable: Searchable, detector: Detector, settings: Settings) -> Found:
+    """Search, score, measure."""
+    network = chain.scorer(detector.predict, detector.card.inputs, settings)
+    detections = chain.detect(searchable, network, settings)
+    candidates, kept, measured = detections.candidates, detections.kept, detections.measured
+    z_abs, published = np.full(len(candidates), np.nan), np.zeros(len(candidates), dtype=bool)
+    z_abs[kept], published[kept] = measured["z_abs"], measured["veto"] == 0
+    return Found(candidates.row, candidates.pixel, detections.score, published, z_abs, candidates.significance)
 
 
 def matched(mocks_row: np.ndarray, place: np.ndarray, found: Found, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,15 +132,16 @@ def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
 def drawn_quasars(folder: str) -> DrawnQuasars:
     """Eigenspectra of the real quasars in a folder, .4 wide in redshift: there are few."""
     settings = load()
-    spectra, z, names = real_spectra(Path(folder))
-    ready, columns = prepare(spectra, z, names, settings)
-    known = bridge_gaps(np.where(columns["mask"] == 0, columns["ivar"], 0.0).astype(np.float32))
-    known[((columns["mask"] & 16) > 0) | (columns["continuum"] <= 0)] = 0.0
+    spectra, z = real_spectra(Path(folder))
+    _, searchable = prepare(spectra, z, settings)
+    mask, continuum, z_qso = searchable.spectra.mask, searchable.continuum, searchable.z_qso
+    known = bridge_gaps(np.where(mask == 0, searchable.spectra.ivar, 0.0).astype(np.float32))
+    known[((mask & PixelFlag.FOREST) > 0) | (continuum <= 0)] = 0.0
     bins = []
     for low in np.arange(0.4, 3.2, 0.4):
-        mine = (columns["z_qso"] >= low) & (columns["z_qso"] < low + 0.4)
+        mine = (z_qso >= low) & (z_qso < low + 0.4)
         if mine.sum() >= 8:
-            args = (columns["continuum"][mine], known[mine], columns["z_qso"][mine], (low, low + 0.4))
+            args = (continuum[mine], known[mine], z_qso[mine], (low, low + 0.4))
             bins.append(fit_eigenspectra(*args, components=20, rounds=10, held_out=np.zeros(mine.sum(), dtype=bool)))
             print(f"  eigenspectra z {low:.1f}-{low + 0.4:.1f}: {mine.sum()} quasars, {len(bins[-1].variance)} components")
     return DrawnQuasars(tuple(bins))
@@ -163,7 +166,7 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
             names = [f"bench-{value}-{start + k}" for k in range(BLOCK)]
             start += BLOCK
             mocks = make_mocks(names, recipe)
-            ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
+            ready, searchable = prepare(mocks.spectra, mocks.z_qso, settings)
             good = usable(ready)
             least = np.zeros(BLOCK)
             if value:
@@ -171,8 +174,7 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
                 good &= np.isin(np.arange(BLOCK), mocks.row[hit])
                 least[mocks.row] = mocks.line_snr.min(axis=1)
             rows = np.flatnonzero(good)[: options.n // 2 - done]
-            mine = np.isin(columns["plate"], rows)
-            found = detect({name: values[mine] for name, values in columns.items()}, detector, settings)
+            found = detect(searchable.take(np.isin(searchable.row, rows)), detector, settings)
             score.append(found.best(BLOCK)[rows])
             published.append(found.best(BLOCK, "published")[rows])
             label.append(np.full(len(rows), value))
@@ -236,8 +238,8 @@ def interlopers(options: argparse.Namespace, detector: Detector, settings: Setti
         for start in range(0, options.n, BLOCK):
             names = [f"impostor-{kind}-{k}" for k in range(start, min(start + BLOCK, options.n))]
             mocks = make_mocks(names, recipe)
-            ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
-            found = detect(columns, detector, settings)
+            ready, searchable = prepare(mocks.spectra, mocks.z_qso, settings)
+            found = detect(searchable, detector, settings)
             total += int(usable(ready).sum())
             anywhere += len(set(found.row[found.score >= 0.5]))
             published += len(set(found.row[found.published]))
@@ -265,8 +267,8 @@ def purity(options: argparse.Namespace, detector: Detector, settings: Settings) 
     for start in range(0, options.n, BLOCK):
         names = [f"purity-{k}" for k in range(start, min(start + BLOCK, options.n))]
         mocks = make_mocks(names, recipe)
-        ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
-        found = detect(columns, detector, settings)
+        ready, searchable = prepare(mocks.spectra, mocks.z_qso, settings)
+        found = detect(searchable, detector, settings)
         place = places(mocks.z_abs)
         value = (matched(mocks.row, place, found, np.ones(len(found.row), dtype=bool))[0] >= 0).astype(float)
         partner, got = matched(mocks.row, place, found, found.score >= 0.5)
@@ -299,7 +301,7 @@ def report_completeness(table: np.ndarray) -> None:
 # ---- real quasars
 
 
-def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray, list[str]]:
+def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray]:
     """Trusted quasar spectra of a folder, on the grid, as the pipeline would search them."""
     from nalspark.spectra.regrid import place_on_grid
     from nalspark.surveys.reader import open_spectrum
@@ -308,14 +310,14 @@ def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray, list[str]]:
     found = [open_spectrum(path) for path in paths]
     origin = [one.loglam if one.loglam is not None else one.first_pixel for one in found]
     columns = ([getattr(one, name) for one in found] for name in ("flux", "ivar", "mask"))
-    return place_on_grid(*columns, origin, SDSS_GRID), np.array([one.z_pipeline for one in found]), [path.stem for path in paths]
+    return place_on_grid(*columns, origin, SDSS_GRID), np.array([one.z_pipeline for one in found])
 
 
 def real(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
     """One absorber in each copy of a real spectrum; its own noise, continuum and absorbers stay."""
-    spectra, z_qso, names = real_spectra(Path(options.folder))
+    spectra, z_qso = real_spectra(Path(options.folder))
     population = inject.Population(counts=(0.0, 1.0), ew_law=options.law, ew_min=0.3, ew_max=6.0)
-    clean, _ = prepare(spectra, z_qso, names, settings)
+    clean = chain.prepare(spectra, z_qso, settings)
     alive = np.flatnonzero(usable(clean) & (clean.snr > options.snr_min))
     weight = np.where(clean.spectra.good, clean.spectra.ivar * clean.continuum**2, 0.0)
     system, table = with_all_lines(MG_II), []
@@ -331,8 +333,8 @@ def real(options: argparse.Namespace, detector: Detector, settings: Settings) ->
         absorbers = inject.draw(system, population, uniforms, inject.redshift_limits(MG_II, z_qso[rows], edges, population))
         passed = inject.transmission(absorbers, system, SDSS_GRID, BLOCK)
         injected = Spectra((spectra.flux[rows] * passed).astype(np.float32), spectra.ivar[rows], spectra.mask[rows], SDSS_GRID)
-        _, columns = prepare(injected, z_qso[rows], [f"{names[row]}-{k}" for k, row in enumerate(rows)], settings)
-        found = detect(columns, detector, settings)
+        _, searchable = prepare(injected, z_qso[rows], settings)
+        found = detect(searchable, detector, settings)
         snr = inject.line_snr(absorbers, system, SDSS_GRID, weight[rows])
         inside = in_path(
             replace(clean, z_start=[clean.z_start[k] for k in rows], z_stop=[clean.z_stop[k] for k in rows]),

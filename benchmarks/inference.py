@@ -30,10 +30,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nalspark.absorption import stages
+from nalspark.absorption.chain import Searchable, prepare, propose
 from nalspark.learning.inference import prepare_worker, score
 from nalspark.learning.models import read_model
-from nalspark.mocks.examples import prepare
 from nalspark.mocks.recipes import Recipe, make_mocks
+from nalspark.mocks.stages import REALISTIC
 from nalspark.session import spark_session
 from nalspark.settings import Settings
 from nalspark.tables.arrow import Columns, encode, map_arrays
@@ -47,16 +48,23 @@ PART = "1"
 COUNTED = Table("counted", "Rows of each batch.", (Column("rows", "long", "Rows"),))
 
 
-def normalized(start: int, stop: int, settings: Settings) -> list[Columns]:
+def normalized(start: int, stop: int, settings: Settings) -> list[Searchable]:
     """The artificial spectra of some numbers that can be searched, in batches."""
-    recipe = Recipe(settings.line_species, (stages.REALISTIC,), seed=7, contaminated=0.1)
+    recipe = Recipe(settings.line_species, (REALISTIC,), seed=7, contaminated=0.1)
     batches = []
     for first in range(start, stop, BATCH):
         names = [f"bench-{number}" for number in range(first, min(first + BATCH, stop))]
         mocks = make_mocks(names, recipe)
-        _, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
-        batches.append({**columns, "part": np.full(len(columns["z_qso"]), PART, dtype=object)})
+        batches.append(Searchable.of(prepare(mocks.spectra, mocks.z_qso, settings), mocks.z_qso))
     return batches
+
+
+def rows_of(batch: Searchable, number: int) -> Columns:
+    """A batch as rows of NORMALIZED."""
+    spectra, n = batch.spectra, len(batch.row)
+    pixels = {"flux": spectra.flux, "ivar": spectra.ivar, "mask": spectra.mask, "continuum": batch.continuum}
+    names = np.array([f"bench-{number}-{row}" for row in batch.row], dtype=object)
+    return {"spectrum_id": names, "part": np.full(n, PART, dtype=object), "z_qso": batch.z_qso, **pixels}
 
 
 # ---- arrays
@@ -67,25 +75,26 @@ def in_arrays(numbers: tuple[int, int], model: str, passes: int, parquet: Path, 
     prepare_worker()
     settings = Settings()
     batches = normalized(*numbers, settings)
-    pq.write_table(pa.Table.from_batches([encode(batch, NORMALIZED) for batch in batches]), parquet, row_group_size=BATCH)
+    rows = [encode(rows_of(batch, numbers[0] + k * BATCH), NORMALIZED) for k, batch in enumerate(batches)]
+    pq.write_table(pa.Table.from_batches(rows), parquet, row_group_size=BATCH)
     detector = read_model(model).load(settings.infer.batch_size)
     search_and_score(batches[:2], detector.predict, settings)
     for _ in range(passes):
         barrier.wait()
-        results.put((sum(len(batch["z_qso"]) for batch in batches), *search_and_score(batches, detector.predict, settings)))
+        results.put((sum(len(batch.row) for batch in batches), *search_and_score(batches, detector.predict, settings)))
         barrier.wait()
 
 
 def search_and_score(
-    batches: list[Columns], predict: Callable[[np.ndarray], np.ndarray], settings: Settings
+    batches: list[Searchable], predict: Callable[[np.ndarray], np.ndarray], settings: Settings
 ) -> tuple[int, float, np.ndarray]:
     """Number of candidates, sum of their scores, CPU seconds of the search, of stacking the images and of the network."""
     candidates, total, seconds = 0, 0.0, np.zeros(3)
     for batch in batches:
         ticks = [time.process_time()]
-        found = stages.search_columns(batch, settings)
+        candidates = propose(batch, settings)
         ticks.append(time.process_time())
-        examples = np.stack([found[name] for name in stages.IMAGE_COLUMNS], axis=-1)
+        examples = candidates.images
         ticks.append(time.process_time())
         scores = predict(examples)
         seconds += np.diff([*ticks, time.process_time()])

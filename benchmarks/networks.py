@@ -33,13 +33,13 @@ from typing import Any
 import numpy as np
 from detector import best_threshold, in_path, usable
 
+from nalspark.absorption.chain import Searchable, prepare, propose, spectrum_inputs
 from nalspark.absorption.normalize import residuals
-from nalspark.absorption.stages import search_columns, spectrum_inputs
 from nalspark.absorption.windows import search_window
 from nalspark.lines import MG_II
 from nalspark.metrics import binary_metrics, bootstrap_errors
 from nalspark.mocks import inject
-from nalspark.mocks.examples import label_candidates, prepare, strong
+from nalspark.mocks.examples import label_candidates, strong
 from nalspark.mocks.recipes import Recipe, make_mocks
 from nalspark.settings import load
 from nalspark.spectra.grid import SDSS_GRID
@@ -90,26 +90,25 @@ def drawn(recipe: Recipe, prefix: str, value: int, n: int) -> dict[str, np.ndarr
         if value:  # a spectrum is a function of its name: the same ones again, without the weak
             names = [names[row] for row in np.unique(mocks.row[strong(mocks)])]
             mocks = make_mocks(names, recipe)
-        ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
+        ready = prepare(mocks.spectra, mocks.z_qso, settings)
+        searchable = Searchable.of(ready, mocks.z_qso)
         good = usable(ready)
         weakest = np.full(len(names), np.nan)
         if value:
             good &= np.isin(np.arange(len(names)), mocks.row[in_path(ready, mocks.row, mocks.z_abs)])
             weakest[mocks.row] = mocks.line_snr.min(axis=1)
         rows = np.flatnonzero(good)[: n - done]
-        found = search_columns({name: values[np.isin(columns["plate"], rows)] for name, values in columns.items()}, settings)
-        row = np.asarray(found["plate"], dtype=int)
+        candidates = propose(searchable.take(np.isin(searchable.row, rows)), settings)
         residual, weight = residuals(ready.spectra.flux, ready.spectra.ivar, ready.continuum, ready.spectra.mask)
         window = search_window(SDSS_GRID, MG_II, mocks.z_qso, settings.preprocess.window_blue_z)
-        images = [np.asarray(found[name], dtype=np.float32).reshape(-1, 8, 49) for name in ("image_residual", "image_inverse_error")]
         made.append({
             "label": np.full(len(rows), value, dtype=np.float32),
             "weakest": weakest[rows],
             "flux": spectrum_inputs(ready.spectra, mocks.z_qso, settings)[rows],
             "residual": np.where(window, residual, 0.0).astype(np.float32)[rows],
-            "row": done + np.searchsorted(rows, row),
-            "candidate": label_candidates(mocks, row, np.asarray(found["pixel"]), settings)[0].astype(np.float32),
-            "image": np.stack(images, axis=-1),
+            "row": done + np.searchsorted(rows, candidates.row),
+            "candidate": label_candidates(mocks, candidates.row, candidates.pixel, settings)[0].astype(np.float32),
+            "image": candidates.images,
         })  # fmt: skip
         done += len(rows)
     return {name: np.concatenate([part[name] for part in made]) for name in made[0]}

@@ -33,10 +33,9 @@ from astropy.table import Table
 from chain import descendants, kind_of, resident_mib
 from pyspark.sql import SparkSession
 
-from nalspark.absorption.stages import IMAGE_COLUMNS, search_columns
+from nalspark.absorption.chain import Searchable, prepare, propose
 from nalspark.learning.inference import prepare_worker
 from nalspark.learning.models import read_model
-from nalspark.mocks.examples import prepare
 from nalspark.mocks.recipes import Recipe, make_mocks
 from nalspark.mocks.stages import REALISTIC
 from nalspark.mocks.survey import simulate_survey
@@ -200,15 +199,11 @@ def _one_pass(kind: str, files: list[Path]) -> Callable[[], object]:
     settings, names = load(), [f"limit-{number}" for number in range(128)]
     mocks = make_mocks(names, Recipe(settings.line_species, (REALISTIC,)))
     if kind == "preprocess":
-        return lambda: prepare(mocks.spectra, mocks.z_qso, names, settings)
+        return lambda: prepare(mocks.spectra, mocks.z_qso, settings)
     prepare_worker()
-    columns, detector = prepare(mocks.spectra, mocks.z_qso, names, settings)[1], read_model("").load(settings.infer.batch_size)
-
-    def search_and_score() -> object:
-        found = search_columns(columns, settings)
-        return detector.predict(np.stack([found[name] for name in IMAGE_COLUMNS], axis=-1))
-
-    return search_and_score
+    searchable = Searchable.of(prepare(mocks.spectra, mocks.z_qso, settings), mocks.z_qso)
+    detector = read_model("").load(settings.infer.batch_size)
+    return lambda: detector.predict(propose(searchable, settings).images)
 
 
 def _again_and_again(kind: str, files: list[Path], barrier: Barrier, seconds: Queue[float]) -> None:

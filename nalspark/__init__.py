@@ -1,5 +1,35 @@
-"""nalspark: narrow absorption lines in every quasar spectrum of a survey."""
+"""nalspark: narrow absorption lines in every quasar spectrum of a survey.
+
+What it offers is loaded when it is asked for: importing nalspark loads neither Spark nor keras nor astropy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from nalspark.version import VERSION as __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from nalspark.finder import find
+    from nalspark.pipeline.door import run
+    from nalspark.surveys.reader import read_spectrum
+    from nalspark.tables.result import open_result
+
+#: Name → the module that has it; no module has the name of a door, which importing it would shut.
+_DOORS = {
+    "find": "nalspark.finder",
+    "open_result": "nalspark.tables.result",
+    "read_spectrum": "nalspark.surveys.reader",
+    "run": "nalspark.pipeline.door",
+}
+
+__all__ = ["__version__", "find", "open_result", "read_spectrum", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOORS:
+        raise AttributeError(f"module 'nalspark' has no attribute '{name}'")
+    return getattr(import_module(_DOORS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
+from nalspark.absorption.chain import Searchable, detect, prepare, scorer
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry, cut_images
-from nalspark.absorption.stages import IMAGE_COLUMNS, measure_columns, normalize_columns, search_columns
 from nalspark.learning.models import Detector, read_model
 from nalspark.lines import MG_II
 from nalspark.settings import load
@@ -108,17 +108,6 @@ def make_spectra(z_qso, snr, *, seed=1, absorbed=None, scale=1.0, grid=SDSS_GRID
     return Spectra(flux.astype(np.float32), (sigma**-2).astype(np.float32), np.zeros(true.shape, dtype=np.uint8), grid)
 
 
-def spectrum_columns(spectra, z_qso):
-    """The columns that the stage ``preprocess`` gets for these spectra."""
-    n = len(z_qso)
-    return {
-        "spectrum_id": np.array([f"1-2-{k}" for k in range(n)], dtype=object), "part": np.full(n, "1", dtype=object),
-        "plate": np.full(n, 1), "mjd": np.full(n, 2), "fiber": np.arange(n), "ra": np.zeros(n), "dec": np.zeros(n),
-        "z_qso": np.asarray(z_qso, dtype=float), "loglam": np.full(n, None), "first_pixel": np.full(n, spectra.grid.first),
-        "flux": spectra.flux, "ivar": spectra.ivar, "mask": spectra.mask,
-    }  # fmt: skip
-
-
 @cache
 def detector() -> Detector:
     """The network that ships with nalspark."""
@@ -126,11 +115,8 @@ def detector() -> Detector:
 
 
 def find(spectra, z_qso, overrides=()):
-    """Spectra through all stages, the network's included: the columns of the measured table, and those of the candidates measured."""
-    settings = load(None, overrides)
-    normalized = normalize_columns(spectrum_columns(spectra, z_qso), settings)
-    ready = {name: np.stack(column) if name in ("flux", "ivar", "continuum", "mask") else column for name, column in normalized.items()}
-    candidates = {name: np.asarray(column) for name, column in search_columns(ready, settings).items()}
-    score = detector().predict(np.stack([candidates[name] for name in IMAGE_COLUMNS], axis=-1))
-    possible = {name: column[score >= settings.infer.measure_score] for name, column in {**candidates, "score": score}.items()}
-    return measure_columns(possible, settings), possible
+    """Spectra through the whole chain, the network's part included: what was measured by column, and the candidates measured."""
+    settings, z = load(None, overrides), np.asarray(z_qso, dtype=float)
+    network = scorer(detector().predict, detector().card.inputs, settings)
+    detections = detect(Searchable.of(prepare(spectra, z, settings), z), network, settings)
+    return detections.measured, detections.candidates.take(detections.kept)

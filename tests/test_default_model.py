@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nalspark.absorption.stages import IMAGE_COLUMNS
+from nalspark.absorption.chain import IMAGE_COLUMNS
 from nalspark.learning.models import DEFAULT_MODEL, read_model
 from nalspark.learning.networks import resolved_options
 from nalspark.settings import load

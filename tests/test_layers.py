@@ -38,7 +38,7 @@ FLOORS = (
     ("judging",),
     ("pipeline",),
     ("emission",),
-    ("cli", "__main__", "__init__"),
+    ("cli", "finder", "__main__", "__init__"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: Rooms that do not know each other.

@@ -115,16 +115,20 @@ def _box(residual: Array, inverse_error: Array, fit: DoubletFit, shift: float, o
 
 
 def measure_candidates(
-    residual: NDArray[np.float32], inverse_error: NDArray[np.float32], found: dict[str, Array], species: LineSpecies, grid: WavelengthGrid
+    residual: NDArray[np.float32],
+    inverse_error: NDArray[np.float32],
+    candidates: Mapping[str, NDArray[Any]],
+    species: LineSpecies,
+    grid: WavelengthGrid,
 ) -> dict[str, Array]:
-    """Everything the catalogue says of an absorber that comes from its image.
+    """Measure all that the catalogue says of an absorber and that comes from its image.
 
     Parameters
     ----------
     residual, inverse_error : ndarray, shape (m, t, c)
         Candidate images.
-    found : dict of ndarray, shape (m,)
-        ``pixel`` and ``width_pixels`` of the candidates.
+    candidates : mapping of str to ndarray, shape (m,)
+        Their ``pixel`` and ``width_pixels``.
     species : LineSpecies
     grid : WavelengthGrid
 
@@ -137,9 +141,9 @@ def measure_candidates(
     geometry = ImageGeometry.of(species, grid.step)
     offset = species.offset_pixels(species.secondary, grid.step)
     image, error = residual.astype(float), inverse_error.astype(float)
-    fit = fit_doublets(image, error, found["width_pixels"].astype(float), geometry, offset)
+    fit = fit_doublets(image, error, candidates["width_pixels"].astype(float), geometry, offset)
     scale = np.log(10.0) * grid.step
-    position = grid.wavelength_at(found["pixel"] + fit.parameters[:, EPSILON])
+    position = grid.wavelength_at(candidates["pixel"] + fit.parameters[:, EPSILON])
     redshift = position / species.primary.wavelength - 1.0
     result = {
         "z_abs": redshift,

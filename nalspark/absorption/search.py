@@ -483,13 +483,13 @@ def find_doublets(
     windows = left.windows(round(doublet.offset))
     pool = left.possible(windows, filters, doublet, limits)
     features = left.features(windows[np.isin(windows[:, 0], pool.row)])
-    found = []
+    taken_away = []
     for _ in range(limits.max_per_spectrum):
         if not len(pool.row):
             break
         best = _strongest(pool)
         rivals = _explained_by_rivals(best, left, filters, doublet)
-        found.append(best.where(~rivals))
+        taken_away.append(best.where(~rivals))
         # What is not the doublet is passed over, but not subtracted.
         taken = best._replace(
             amplitude=np.where(rivals[:, None], 0.0, best.amplitude), significance=np.where(rivals, 0.0, best.significance)
@@ -497,7 +497,7 @@ def find_doublets(
         segments = _take_away(left, taken, filters, doublet, limits)
         new = left.possible(segments, filters, doublet, limits)
         pool = _Pool.joined([_untouched(pool, segments, len(residual)), new])
-    return _in_order(_Pool.joined(found or [pool]), features, np.sum(searched, axis=1), doublet)
+    return _in_order(_Pool.joined(taken_away or [pool]), features, np.sum(searched, axis=1), doublet)
 
 
 @compiled

@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nalspark.absorption.chain import Searchable, prepare, propose, spectrum_inputs
 from nalspark.absorption.measure import STRONG_EW, STRONG_SIGNIFICANCE
-from nalspark.absorption.normalize import Normalized, normalize
-from nalspark.absorption.stages import search_columns, spectrum_inputs
 from nalspark.mocks.inject import seeded_generator
 from nalspark.mocks.recipes import Mocks, Recipe, make_mocks
 from nalspark.settings import Settings
-from nalspark.spectra.batch import Spectra
-from nalspark.spectra.grid import SDSS_GRID
 
 #: A candidate is an absorber when it lies within so many pixels of one, and half a pixel more for every Å above 1: many clouds have no
 #: sharp middle.
@@ -21,36 +18,14 @@ MATCH_PIXELS, MATCH_PIXELS_PER_ANGSTROM = 4.0, 0.5
 FLANK_PIXELS = 8.0
 
 
-def prepare(spectra: Spectra, z_qso: NDArray[np.float64], names: list[str], settings: Settings) -> tuple[Normalized, dict[str, NDArray]]:
-    """Spectra made ready for the search: the same as the `preprocess` stage does, and its columns for those that can be searched."""
-    ready = normalize(spectra, z_qso, settings.line_species, settings.preprocess)
-    rows = np.array([row for row, reason in enumerate(ready.reason) if reason is None], dtype=np.int64)
-    nothing = np.zeros(len(rows))
-    columns = {
-        "spectrum_id": np.array([names[row] for row in rows], dtype=object),
-        "part": np.full(len(rows), "", dtype=object),
-        "plate": rows,  # the row of the batch travels as the plate: the search carries it through
-        "mjd": nothing.astype(np.int32),
-        "fiber": nothing.astype(np.int32),
-        "ra": nothing,
-        "dec": nothing,
-        "z_qso": z_qso[rows],
-        "flux": ready.spectra.flux[rows],
-        "ivar": ready.spectra.ivar[rows],
-        "mask": ready.spectra.mask[rows],
-        "continuum": ready.continuum[rows],
-    }
-    return ready, columns
-
-
 def nearest_absorbers(mocks: Mocks, row: NDArray[np.int64], pixel: NDArray[np.int64], settings: Settings) -> tuple[NDArray, NDArray]:
-    """For each candidate the nearest absorber of its spectrum: its number (-1: none) and the distance in pixels (∞).
+    """Find for each candidate the nearest absorber of its spectrum: its number (-1: none) and the distance in pixels (∞).
 
     Parameters
     ----------
     row, pixel : ndarray of int, shape (m,)
     """
-    place = SDSS_GRID.pixel(settings.line_species.primary.wavelength * (1.0 + mocks.z_abs))
+    place = mocks.spectra.grid.pixel(settings.line_species.primary.wavelength * (1.0 + mocks.z_abs))
     number, distance = np.full(len(row), -1), np.full(len(row), np.inf)
     for k, (spectrum, where) in enumerate(zip(row, pixel, strict=True)):
         mine = np.flatnonzero(mocks.row == spectrum)
@@ -61,7 +36,7 @@ def nearest_absorbers(mocks: Mocks, row: NDArray[np.int64], pixel: NDArray[np.in
 
 
 def label_candidates(mocks: Mocks, row: NDArray[np.int64], pixel: NDArray[np.int64], settings: Settings) -> tuple[NDArray, NDArray]:
-    """Label of each candidate: 1 an absorber, 0 none, NaN the flank of one; and the number of the nearest absorber, -1 for none."""
+    """Label each candidate: 1 an absorber, 0 none, NaN the flank of one; and the number of the nearest absorber, -1 for none."""
     number, distance = nearest_absorbers(mocks, row, pixel, settings)
     ew = np.where(number >= 0, mocks.ew_primary[number] if len(mocks.ew_primary) else 0.0, 0.0)
     reach = MATCH_PIXELS + MATCH_PIXELS_PER_ANGSTROM * np.maximum(ew - 1.0, 0.0)
@@ -69,26 +44,25 @@ def label_candidates(mocks: Mocks, row: NDArray[np.int64], pixel: NDArray[np.int
 
 
 def strong(mocks: Mocks) -> NDArray[np.bool_]:
-    """Which of the absorbers are strong, shape (k,)."""
+    """Tell which of the absorbers are strong, shape (k,)."""
     return (mocks.line_snr >= STRONG_SIGNIFICANCE).all(axis=1) & (mocks.ew_primary >= STRONG_EW)
 
 
 def draws(names: list[str]) -> NDArray[np.float64]:
-    """A uniform number for each name, in [0, 1)."""
+    """Draw a uniform number for each name, in [0, 1)."""
     return np.array([seeded_generator("draw", name).random() for name in names])
 
 
 def candidate_examples(names: list[str], recipe: Recipe, settings: Settings) -> dict[str, NDArray]:
-    """The candidates of the named mock spectra with their labels: columns of TRAINING but for ``part`` and ``split``."""
+    """Make the candidates of the named mock spectra with their labels: columns of TRAINING but for ``part`` and ``split``."""
     mocks = make_mocks(names, recipe)
-    ready, columns = prepare(mocks.spectra, mocks.z_qso, names, settings)
-    found = search_columns(columns, settings)
-    row = np.asarray(found["plate"], dtype=np.int64)
-    label, number = label_candidates(mocks, row, np.asarray(found["pixel"]), settings)
+    ready = prepare(mocks.spectra, mocks.z_qso, settings)
+    candidates = propose(Searchable.of(ready, mocks.z_qso), settings)
+    label, number = label_candidates(mocks, candidates.row, candidates.pixel, settings)
     keep = np.isfinite(label)
-    row, number = row[keep], number[keep]
-    at = np.maximum(number, 0)
-    identifier = [found["candidate_id"][k] for k in np.flatnonzero(keep)]
+    candidates, number = candidates.take(keep), number[keep]
+    row, at = candidates.row, np.maximum(number, 0)
+    identifier = candidates.names(names)
     return {
         "example_id": np.array(identifier, dtype=object),
         "quasar_id": np.array([names[k] for k in row], dtype=object),
@@ -99,19 +73,19 @@ def candidate_examples(names: list[str], recipe: Recipe, settings: Settings) -> 
         "snr": ready.snr[row],
         "z_abs": np.where(number >= 0, mocks.z_abs[at] if len(mocks.z_abs) else np.nan, np.nan),
         "ew_primary": np.where(number >= 0, mocks.ew_primary[at] if len(mocks.z_abs) else np.nan, np.nan),
-        "significance": np.asarray(found["significance"])[keep],
-        "image_residual": found["image_residual"][keep],
-        "image_inverse_error": found["image_inverse_error"][keep],
+        "significance": candidates.significance,
+        "image_residual": candidates.image_residual,
+        "image_inverse_error": candidates.image_inverse_error,
     }
 
 
 def spectrum_examples(names: list[str], recipe: Recipe, settings: Settings) -> dict[str, NDArray]:
-    """The named mock spectra as a whole: columns of TRAINING_SPECTRA but for ``part`` and ``split``.
+    """Make the named mock spectra as a whole: columns of TRAINING_SPECTRA but for ``part`` and ``split``.
 
     A spectrum with a strong absorber is positive. One whose absorbers are all weaker is left out: it is neither.
     """
     mocks = make_mocks(names, recipe)
-    ready = normalize(mocks.spectra, mocks.z_qso, settings.line_species, settings.preprocess)
+    ready = prepare(mocks.spectra, mocks.z_qso, settings)
     inputs = spectrum_inputs(ready.spectra, mocks.z_qso, settings)
     n_absorbers, n_strong = (np.bincount(mocks.row[which], minlength=len(names)) for which in (slice(None), strong(mocks)))
     searched = np.array([reason is None for reason in ready.reason])

@@ -349,11 +349,16 @@ def absorber_figure(item: GalleryItem) -> Figure:
     grid = figure.add_gridspec(2, 1, height_ratios=(1.15, 1.0), left=0.06, right=0.99, top=0.86, bottom=0.11, hspace=0.62)
     top = figure.add_subplot(grid[0])
     _spectrum(top, item)
+    _mark_lines(top, item)
     _title(top, item)
-    if not rows:
-        return figure
-    panels = figure.add_subplot(grid[1])
-    velocity, ticks = _velocities(item), np.array([-1000.0, 0.0, 1000.0])
+    if rows:
+        _transitions(figure.add_subplot(grid[1]), item)
+    return figure
+
+
+def _transitions(panels: Axes, item: GalleryItem) -> None:
+    """All transitions in velocity, side by side on one pair of axes."""
+    rows, velocity, ticks = len(item.lines), _velocities(item), np.array([-1000.0, 0.0, 1000.0])
     pitch = (velocity.shape[1] + 5) * _pixel_kms(item)
     panels.set_ylim(*_panel_limits(item))
     for row in range(rows):
@@ -363,6 +368,35 @@ def absorber_figure(item: GalleryItem) -> Figure:
     panels.tick_params(axis="x", labelsize=7.5)
     panels.set_ylabel("flux / continuum")
     panels.set_xlabel("velocity from the fitted redshift (km/s)")
+
+
+@_styled
+def sightline_figure(spectrum: GalleryItem, absorbers: Sequence[GalleryItem], title: str) -> Figure:
+    """Draw one spectrum with all its absorbers: above the spectrum, and below it the transitions of each absorber in velocity.
+
+    Parameters
+    ----------
+    spectrum : GalleryItem
+        Of which the pixels and the searched wavelengths are drawn.
+    absorbers : sequence of GalleryItem
+        In the same pixels; in the order in which they are drawn.
+    title : str
+    """
+    inches = [2.6] + [3.05] * len(absorbers)
+    height = sum(inches)
+    figure = _figure((10.4, height), None)
+    base = height
+    for number, tall in enumerate(inches):
+        base -= tall
+        axes = figure.add_axes((0.06, (base + 0.5) / height, 0.93, (tall - (1.45 if number else 1.0)) / height))
+        if number:
+            _transitions(axes, absorbers[number - 1])
+            _title(axes, absorbers[number - 1], above=1.40)
+        else:
+            _spectrum(axes, spectrum)
+            axes.text(0.0, 1.06, title, transform=axes.transAxes, fontsize=10, fontweight="bold", parse_math=False)
+            for item in absorbers:
+                _mark_lines(axes, item)
     return figure
 
 
@@ -373,7 +407,7 @@ def _pair(item: GalleryItem, column: str, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−") + (f" ± {error:.{digits}f}" if math.isfinite(error) else "")
 
 
-def _title(axes: Axes, item: GalleryItem) -> None:
+def _title(axes: Axes, item: GalleryItem, above: float = 1.20) -> None:
     first = item.label(item.doublet[0])
     pieces = [
         str(item.absorber.get("spectrum_id") or "spectrum without a name"),
@@ -384,9 +418,10 @@ def _title(axes: Axes, item: GalleryItem) -> None:
     if math.isfinite(item.value("score")):
         pieces.append(f"score {item.value('score'):.3f}")
     # Names come from files: a dollar sign in one must not be read as mathematics.
-    axes.text(0.0, 1.20, "     ".join(pieces), transform=axes.transAxes, fontsize=10, fontweight="bold", parse_math=False)
+    axes.text(0.0, above, "     ".join(pieces), transform=axes.transAxes, fontsize=10, fontweight="bold", parse_math=False)
     remarks = "flags: " + ", ".join(item.remarks) if item.remarks else "no flags"
-    axes.text(0.0, 1.07, remarks, transform=axes.transAxes, fontsize=8.5, color=VERMILLION if item.remarks else MUTED, parse_math=False)
+    place: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "parse_math": False}
+    axes.text(0.0, above - 0.13, remarks, color=VERMILLION if item.remarks else MUTED, **place)
 
 
 def _spectrum(axes: Axes, item: GalleryItem) -> None:
@@ -405,7 +440,6 @@ def _spectrum(axes: Axes, item: GalleryItem) -> None:
         top = max(np.percentile(flux[good], 99.7), np.percentile(continuum[good & seen], 99.5) if (good & seen).any() else 0.0)
         axes.set_ylim(min(-0.04 * top, 0.0), 1.28 * top if top > 0 else 1.0)
         axes.set_xlim(*wavelength[good][[0, -1]])
-        _mark_lines(axes, item)
     else:
         _nothing(axes, "no usable pixel")
     handles, labels = axes.get_legend_handles_labels()

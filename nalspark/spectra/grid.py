@@ -7,7 +7,9 @@ are ranges of that index; going from one to another is padding and cropping, nev
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,6 +57,39 @@ class WavelengthGrid:
     def wavelength_at(self, pixel: ArrayLike) -> NDArray[np.float64]:
         """Wavelength in Å at a fractional pixel position: the inverse of :meth:`pixel`."""
         return 10.0 ** ((self.first + np.asarray(pixel, dtype=float)) * self.step)
+
+
+#: Dex per pixel of the lattice on which SDSS writes its spectra.
+LATTICE_STEP = 1e-4
+#: float32 log10 λ near 4 is exact to 2.4e-7; a fiftieth of a pixel is well above that and far below a shift that would matter.
+LATTICE_TOLERANCE = 2e-6
+
+
+def lattice_pixel(loglam: NDArray[np.float64]) -> int | None:
+    """Find where on the lattice the first of a spectrum's pixels lies.
+
+    Parameters
+    ----------
+    loglam : ndarray, shape (p,), log10 of Å
+
+    Returns
+    -------
+    int or None
+        The lattice index; None where any pixel is off the lattice, or neighbours are not neighbours on it.
+    """
+    if not math.isfinite(loglam[0]):
+        return None
+    first = round(float(loglam[0]) / LATTICE_STEP)
+    # Written so that nan fails. Each pixel is compared with its own lattice point, so that no drift along the spectrum goes unseen.
+    on_lattice = np.abs(loglam - first * LATTICE_STEP - _steps(len(loglam))).max() < LATTICE_TOLERANCE
+    return first if on_lattice else None
+
+
+@lru_cache(maxsize=64)
+def _steps(n_pixels: int) -> NDArray[np.float64]:
+    steps = np.asarray(np.arange(n_pixels) * LATTICE_STEP)
+    steps.flags.writeable = False
+    return steps
 
 
 #: 3800–9200 Å in steps of 1e-4 dex: 3841 pixels (Zhao et al. 2019, §2.1).

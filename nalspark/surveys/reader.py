@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, cast
 
-from nalspark.errors import UnusableSpectrum
+from nalspark.errors import NalsparkError, UnusableSpectrum
 from nalspark.surveys.fits_table import printable
 from nalspark.surveys.sdss import SurveySpectrum, read_sdss
 
@@ -46,6 +46,35 @@ def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
         # Unbuffered: the reader asks for whole headers and whole tables, a buffer would only copy them once more.
         with open(text, "rb", buffering=0) as stream:
             return _read(cast(BinaryIO, stream), text)
+
+
+def read_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
+    """Read the spectrum in a survey's file, plain or compressed with gzip.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    SurveySpectrum
+        With ``name``, ``wave`` (Å, vacuum), ``flux`` and ``ivar`` (1e-17 erg/s/cm²/Å and its inverse square), ``mask`` (0: usable) of shape
+        (p,), and ``z``, the pipeline's redshift or None: what :func:`nalspark.find` takes.
+
+    Raises
+    ------
+    NalsparkError
+        Where the file is not there or cannot be understood.
+
+    Examples
+    --------
+    >>> import nalspark
+    >>> spectrum = nalspark.read_spectrum("spec-3586-55181-0002.fits")  # doctest: +SKIP
+    """
+    try:
+        return open_spectrum(path)
+    except UnusableSpectrum as fault:
+        raise NalsparkError(fault.detail) from None
 
 
 def fetch_ahead(path: str) -> None:

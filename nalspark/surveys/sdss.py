@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -20,12 +19,9 @@ from numpy.typing import NDArray
 
 from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.batch import PixelFlag
+from nalspark.spectra.grid import LATTICE_STEP, lattice_pixel
 from nalspark.surveys.fits_table import FitsFile, Hdu, Header, printable, shown_list
 
-#: Dex per pixel of the lattice on which SDSS writes its spectra.
-LATTICE_STEP = 1e-4
-#: float32 log10 λ near 4 is exact to 2.4e-7; a fiftieth of a pixel is well above that and far below a shift that would matter.
-LATTICE_TOLERANCE = 2e-6
 #: Observed wavelengths that an optical spectrograph can have, Å.
 WAVELENGTH_RANGE = (1000.0, 30000.0)
 MIN_PIXELS = 100
@@ -86,6 +82,24 @@ class SurveySpectrum:
     flux: NDArray[np.float32]
     ivar: NDArray[np.float32]
     mask: NDArray[np.uint8]
+
+    @property
+    def name(self) -> str:
+        """What the spectrum is called."""
+        return self.spectrum_id
+
+    @property
+    def wave(self) -> NDArray[np.float64]:
+        """Vacuum wavelength of every pixel, shape (p,), Å."""
+        if self.loglam is not None:
+            return np.asarray(10.0**self.loglam)
+        assert self.first_pixel is not None  # one of the two says where the pixels lie
+        return np.asarray(10.0 ** ((self.first_pixel + np.arange(len(self.flux))) * LATTICE_STEP))
+
+    @property
+    def z(self) -> float | None:
+        """The pipeline's redshift; None where the file has none."""
+        return None if math.isnan(self.z_pipeline) else self.z_pipeline
 
 
 def read_sdss(stream: BinaryIO, name: str) -> SurveySpectrum:
@@ -316,13 +330,6 @@ def _either(header: Header, card: str, other: str) -> object:
 # ---- both ------------------------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
-def _steps(n_pixels: int) -> NDArray[np.float64]:
-    steps = np.arange(n_pixels, dtype=np.float64) * LATTICE_STEP
-    steps.flags.writeable = False
-    return steps
-
-
 def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> tuple[int | None, NDArray[np.float64] | None]:
     """Index of the first pixel on the lattice, or None and the wavelengths where they are off it.
 
@@ -336,9 +343,8 @@ def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> tuple[int | None, N
         raise UnusableSpectrum("too_few_pixels", f"{fits.name} has {len(loglam)} pixels; expected at least {MIN_PIXELS}.")
     low, high = np.log10(WAVELENGTH_RANGE)
     if low <= loglam[0] <= high and low <= loglam[-1] <= high:
-        first = round(float(loglam[0]) / LATTICE_STEP)
-        # Written so that nan fails. Each pixel is compared with its own lattice point, so that no drift along the spectrum goes unseen.
-        if np.abs(loglam - first * LATTICE_STEP - _steps(len(loglam))).max() < LATTICE_TOLERANCE:
+        first = lattice_pixel(loglam)
+        if first is not None:
             return first, None
     outside = ~((loglam >= low) & (loglam <= high))
     if outside.any():

@@ -248,6 +248,12 @@ def absorbers_table(species: LineSpecies) -> Table:
     return Table("absorbers", f"One row per {species.name} absorber.", tuple(columns))
 
 
+def measured_table(species: LineSpecies) -> Table:
+    """Declare the catalogue's columns for every candidate, and the bits that veto it; a row with veto = 0 is an absorber."""
+    veto = Column("veto", "int", "Bits of Veto: why the candidate is not an absorber; 0 for an absorber")
+    return Table("measured", "One row per candidate, measured.", (*absorbers_table(species).columns, veto))
+
+
 SIGHTLINES = Table(
     "sightlines",
     "One row per searched spectrum, those without an absorber included.",

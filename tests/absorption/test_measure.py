@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from make_spectra import OFFSET, STEP, UNIT_WIDTH, find, make_images, make_spectra
 
+from nalspark.absorption.chain import Candidates
+from nalspark.absorption.chain import measure as measure_rows
 from nalspark.absorption.images import ImageGeometry, cut_images
 from nalspark.absorption.measure import AbsorberFlag, Veto, intrinsic_fwhm, measure_candidates, velocity_from_quasar
-from nalspark.absorption.stages import measure_columns
 from nalspark.lines import FE_II_2600, MG_II, SPEED_OF_LIGHT_KMS
 from nalspark.mocks.inject import Population, draw, equivalent_width, transmission, uniforms_per_spectrum
 from nalspark.settings import load
@@ -26,17 +27,16 @@ def measure(images, pixel=PIXEL, width=1.8):
 def catalogue(images, *, pixel=PIXEL, z_qso=1.6, overrides=(), **context):
     """Rows of the measured table for some images, with a context of which nothing is to be remarked unless said otherwise."""
     n = len(images[0])
-    columns = {
-        **{name: np.full(n, 1) for name in ("plate", "mjd", "fiber")},
-        **{name: np.full(n, "x", dtype=object) for name in ("spectrum_id", "part", "candidate_id")},
-        "ra": np.zeros(n), "dec": np.zeros(n),
-        "z_qso": np.full(n, float(z_qso)), "pixel": np.full(n, pixel), "width_pixels": np.full(n, 1.8),
-        "image_residual": images[0].reshape(n, -1), "image_inverse_error": images[1].reshape(n, -1),
-        **{name: np.full(n, float(value)) for name, value in
-           {"significance": 10.0, "neighbour_pixels": np.nan, "depressed_fraction": 0.05, "crowding": 0.5, "score": 0.9,
-            "z_start": 0.4, "z_stop": 2.2, **context}.items()},
+    usual = {
+        "z_qso": z_qso, "z_start": 0.4, "z_stop": 2.2, "z_search": 0.9, "width_pixels": 1.8, "significance": 10.0,
+        "filter_snr_primary": 8.0, "filter_snr_secondary": 6.0,
+        "neighbour_pixels": np.nan, "depressed_fraction": 0.05, "crowding": 0.5, "score": 0.9,
     }  # fmt: skip
-    return measure_columns(columns, load(None, overrides))
+    values = {name: np.full(n, float(value)) for name, value in {**usual, **context}.items()}
+    score = values.pop("score")
+    values |= {"image_residual": images[0], "image_inverse_error": images[1]}
+    candidates = Candidates(row=np.arange(n), pixel=np.full(n, pixel), grid=SDSS_GRID, **values)
+    return measure_rows(candidates, score, load(None, overrides))
 
 
 def redshift(pixel):
@@ -192,7 +192,7 @@ def injected_in_quasars(snr, n=40):
     absorbed = sum(a * np.exp(-0.5 * ((x - centre[:, None] - shift) / 1.8) ** 2) for shift, a in ((0.0, 0.6), (OFFSET, 0.45)))
     measured, candidates = find(make_spectra([1.6] * n, snr, absorbed=absorbed), [1.6] * n)
     # Whatever the network says: it has learned that doublets as strong as these show other lines.
-    near = (np.abs(candidates["pixel"] - centre[measured["fiber"]]) < 4) & (measured["veto"] & ~Veto.LOW_SCORE == 0)
+    near = (np.abs(candidates.pixel - centre[measured["row"]]) < 4) & (measured["veto"] & ~Veto.LOW_SCORE == 0)
     true = 0.6 * 1.8 * UNIT_WIDTH["2796"]
     return measured["ew_2796"][near] / true, (measured["ew_2796"][near] - true) / measured["ew_2796_err"][near]
 

@@ -351,7 +351,7 @@ def test_pairs_of_other_ions_are_not_absorbers(name, snr):
     )
     measured, _ = find(make_spectra([1.6] * len(cases), snr, absorbed=absorbed), [1.6] * len(cases))
     accepted = measured["veto"] == 0
-    assert not accepted.any(), [cases[k] for k in measured["fiber"][accepted]]
+    assert not accepted.any(), [cases[k] for k in measured["row"][accepted]]
 
 
 @pytest.mark.parametrize("snr", [10, 25])
@@ -366,7 +366,7 @@ def test_two_absorbers_in_one_spectrum_both_reach_the_catalogue(distance):
     """1700 km/s apart, and 4100, beyond each other's image; S/N 20: neither is a reason to doubt the other. Nine of ten of the twenty."""
     absorbed = np.array([lines_at(*system(1500, 0.5, 1.4), *system(1500 + distance, 0.4, 1.4))] * 10)
     measured, candidates = find(make_spectra([1.6] * 10, 20, absorbed=absorbed), [1.6] * 10)
-    passed = candidates["pixel"][measured["veto"] == 0]
+    passed = candidates.pixel[measured["veto"] == 0]
     assert ((np.abs(passed - 1500) <= 2) | (np.abs(passed - 1500 - distance) <= 2)).sum() >= 18
 
 
@@ -376,7 +376,7 @@ def test_doublets_of_the_same_strengths_are_absorbers():
     absorbed = np.array([lines_at(*system(1500, 0.6, ratio, width)) for ratio, width in cases])
     measured, _ = find(make_spectra([1.6] * 9, 15, absorbed=absorbed), [1.6] * 9)
     passed = measured["veto"] == 0
-    assert sorted(measured["fiber"][passed]) == list(range(9))
-    expected = np.array([0.6 * width * UNIT_WIDTH["2796"] for _, width in cases])[measured["fiber"][passed]]
+    assert sorted(measured["row"][passed]) == list(range(9))
+    expected = np.array([0.6 * width * UNIT_WIDTH["2796"] for _, width in cases])[measured["row"][passed]]
     np.testing.assert_allclose(measured["ew_2796"][passed], expected, rtol=0.25)
     assert DOUBLET.offset == OFFSET
