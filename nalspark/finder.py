@@ -155,7 +155,7 @@ class Found:
 
         start, stop = self.searched["z_start"], self.searched["z_stop"]
         row = np.repeat(np.arange(len(self)), [len(ends) for ends in start])
-        return to_qtable({"spectrum": row, "z_start": np.concatenate(start), "z_stop": np.concatenate(stop)}, _PATH)
+        return to_qtable({"spectrum": row, "z_start": np.concatenate([*start, ()]), "z_stop": np.concatenate([*stop, ()])}, _PATH)
 
     @property
     def reason(self) -> NDArray[np.object_]:
@@ -237,9 +237,9 @@ def _prepared(given: GivenSpectra, rows: range, settings: Settings) -> tuple[Nor
     for row in np.flatnonzero(~possible):
         ready.reason[row] = "bad_redshift"
         ready.detail[row] = f"The redshift is {known[row]:g}; expected {limits.z_min:g} to {limits.z_max:g}."
-    for row, reason in enumerate(ready.reason):
+    for number, reason in enumerate(ready.reason):
         if reason is not None:
-            ready.z_start[row] = ready.z_stop[row] = np.empty(0)
+            ready.z_start[number] = ready.z_stop[number] = np.empty(0)
     return ready, z
 
 
@@ -272,11 +272,13 @@ def _drawn(found: Found, row: int) -> list[Any]:
 
     settings, species = found.settings, found.settings.line_species
     ready, z = _prepared(found._given, range(row, row + 1), settings)
-    geometry, spectra = ImageGeometry.of(species, SDSS_GRID.step), ready.spectra
+    geometry, spectra, continuum = ImageGeometry.of(species, SDSS_GRID.step), ready.spectra, ready.continuum[0]
+    if ready.reason[0] is not None:  # then what is normalised may be ones
+        spectra, continuum = found._given.on_grid(range(row, row + 1), SDSS_GRID), np.full(SDSS_GRID.n_pixels, np.nan)
     error = np.where(spectra.good[0], 1.0 / np.sqrt(np.where(spectra.good[0], spectra.ivar[0], 1.0)), np.nan)
     rest = species.primary.wavelength
-    common = {
-        "wavelength": SDSS_GRID.wavelength, "flux": spectra.flux[0], "continuum": ready.continuum[0], "error": error,
+    common: dict[str, Any] = {
+        "wavelength": SDSS_GRID.wavelength, "flux": spectra.flux[0], "continuum": continuum, "error": error,
         "fractions": geometry.fractions, "lines": [str(line) for line in species.transitions],
         "rest": [line.wavelength for line in species.transitions], "doublet": (geometry.primary, geometry.secondary),
         "searched": [(rest * (1.0 + a), rest * (1.0 + b)) for a, b in zip(ready.z_start[0], ready.z_stop[0], strict=True)],
@@ -291,7 +293,7 @@ def _drawn(found: Found, row: int) -> list[Any]:
     for k in mine[np.argsort(measured["z_abs"][mine])]:
         absorber = {name: values[k] for name, values in measured.items()} | {"spectrum_id": f"absorber {len(items)}"}
         at = image_of[int(absorber["pixel"])]
-        images = {"residual": candidates.image_residual[at], "inverse_error": candidates.image_inverse_error[at]}
+        images: dict[str, Any] = {"residual": candidates.image_residual[at], "inverse_error": candidates.image_inverse_error[at]}
         remarks = bit_words(int(absorber["flags"]), AbsorberFlag)
         items.append(GalleryItem(absorber=absorber, **images, pixel=int(absorber["pixel"]), remarks=remarks, **common))
     return items

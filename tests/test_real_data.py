@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from runs import published, run
 
+import nalspark
 from nalspark.settings import load
 
 pytestmark = [pytest.mark.spark, pytest.mark.data]
@@ -69,6 +70,19 @@ def test_catalogued_absorbers_that_can_be_seen_are_found(real_data: Path, catalo
             missed.append((name, z_abs))
     assert in_path >= 10
     assert not missed, f"{len(missed)} of {in_path} missed"
+
+
+def test_find_gives_the_rows_of_the_command_line(catalogue: dict[str, pd.DataFrame]) -> None:
+    """All real quasars as arrays, with the redshifts that the command line has: bit for bit, the searched path included."""
+    sightlines, absorbers = catalogue["sightlines"], catalogue["absorbers"].sort_values(["spectrum_id", "z_abs"])
+    spectra = [nalspark.read_spectrum(path) for path in sightlines["path"]]
+    arrays = nalspark.find(spectra, z=sightlines["z_qso"].to_numpy())
+    ours = arrays.absorbers.to_pandas()
+    assert sightlines["spectrum_id"].to_numpy()[ours["spectrum"]].tolist() == absorbers["spectrum_id"].tolist()
+    names = [name for name in ours if name != "spectrum"]
+    pd.testing.assert_frame_equal(ours[names], absorbers[names].reset_index(drop=True), check_exact=True, check_dtype=False)
+    for name in ("z_start", "z_stop"):
+        assert arrays.path[name].tolist() == np.concatenate(sightlines[name].to_list()).tolist()
 
 
 def test_where_there_is_no_quasar_hardly_anything_is_found(spark: Any, real_data: Path, index: pd.DataFrame, tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ class Normalized:
 
     spectra: Spectra
     continuum: NDArray[np.float32]
-    rescale: NDArray[np.float64]
-    snr: NDArray[np.float64]
+    rescale: NDArray[np.floating]
+    snr: NDArray[np.floating]
     z_start: list[NDArray[np.float64]]
     z_stop: list[NDArray[np.float64]]
     redshift_path: NDArray[np.float64]
@@ -151,8 +151,8 @@ def _rescaled(spectra: Spectra, scale: NDArray[np.float64]) -> tuple[NDArray[np.
 def _verdicts(
     window: NDArray[np.int64],
     in_window: NDArray[np.int64],
-    factor: NDArray[np.float64],
-    snr: NDArray[np.float64],
+    factor: NDArray[np.floating],
+    snr: NDArray[np.floating],
     z_qso: NDArray[np.float64],
     species: LineSpecies,
     settings: Preprocess,

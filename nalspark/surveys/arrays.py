@@ -73,8 +73,9 @@ def given_spectra(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any) -> GivenSp
         _no_arrays(flux, ivar, mask)
         redshifts = [None] * len(wave) if z is None else np.broadcast_to(np.asarray(z, dtype=float), len(wave)).tolist()
         parts = [_of_object(spectrum, redshift) for spectrum, redshift in zip(wave, redshifts, strict=True)]
-        columns = ([row for part in parts for row in getattr(part, name)] for name in ("origin", "flux", "ivar", "mask"))
-        return GivenSpectra(*columns, np.concatenate([part.z for part in parts]))
+        names = ("origin", "flux", "ivar", "mask")
+        rows: dict[str, list[Any]] = {name: [row for part in parts for row in getattr(part, name)] for name in names}
+        return GivenSpectra(**rows, z=np.concatenate([part.z for part in parts]))
     if hasattr(wave, "flux"):
         _no_arrays(flux, ivar, mask)
         return _of_object(wave, z)
@@ -88,22 +89,22 @@ def _no_arrays(*arrays: Any) -> None:
         raise SettingsError("A spectrum that is an object has its own flux, errors and mask: give only z with it.")
 
 
-def _plain(values: Any, unit: str) -> Any:
-    """A quantity's number in a unit; what is no quantity is taken as it is."""
+def _plain(values: Any, unit: Any) -> Any:
+    """Numbers of a quantity in a unit; what is no quantity is taken as it is."""
     if getattr(values, "unit", None) is None:
         return values
     from astropy import units as u
 
     try:
         return values.to_value(unit, equivalencies=u.spectral())
-    except u.UnitConversionError as error:
+    except u.UnitsError as error:
         raise SettingsError(f"A quantity has a wrong unit: {error}.") from None
 
 
-def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, loglam: Any = None) -> GivenSpectra:
+def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: Any = None) -> GivenSpectra:
     unit = getattr(flux, "unit", None)
     if unit is not None:
-        ivar = _plain(ivar, str(unit**-2))
+        ivar = _plain(ivar, unit**-2)
         flux = flux.value
     flux, ivar = np.asarray(flux), np.asarray(_plain(ivar, "") if unit is None else ivar)
     if flux.ndim not in (1, 2):
@@ -117,7 +118,8 @@ def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, loglam: Any =
     if axis.shape not in ((pixels,), flux.shape):
         raise SettingsError(f"wave has shape {axis.shape}; expected ({pixels},), or that of flux, {flux.shape}.")
     origin = [_origin(axis, loglam)] * n if axis.ndim == 1 else [_origin(row, None) for row in axis]
-    return GivenSpectra(origin, *(list(np.atleast_2d(array)) for array in (flux, ivar, masked)), _redshifts(z, n))
+    rows: dict[str, list[Any]] = {"flux": list(np.atleast_2d(flux)), "ivar": list(np.atleast_2d(ivar)), "mask": list(np.atleast_2d(masked))}
+    return GivenSpectra(origin, **rows, z=_redshifts(z, n))
 
 
 def _redshifts(z: Any, n: int) -> NDArray[np.float64]:
@@ -159,13 +161,13 @@ def _of_object(spectrum: Any, z: Any) -> GivenSpectra:
     """A survey's spectrum, or one with a spectral axis."""
     if hasattr(spectrum, "wave"):
         redshift = spectrum.z if z is None else z
-        return _of_arrays(spectrum.wave, spectrum.flux, spectrum.ivar, redshift, spectrum.mask, getattr(spectrum, "loglam", None))
+        return _of_arrays(spectrum.wave, spectrum.flux, spectrum.ivar, redshift, spectrum.mask, loglam=getattr(spectrum, "loglam", None))
     if not hasattr(spectrum, "spectral_axis"):
         raise SettingsError(f"A {type(spectrum).__name__} has neither `wave` nor `spectral_axis`: give wave, flux and ivar as arrays.")
     wave, flux, mask = _plain(spectrum.spectral_axis, "Angstrom"), spectrum.flux, getattr(spectrum, "mask", None)
     values, ivar = np.asarray(getattr(flux, "value", flux)), _inverse_variance(spectrum)
-    if z is None:
-        z = getattr(spectrum, "redshift", None) or None  # specutils has 0 where nobody said one
+    if z is None and np.any(known := _plain(getattr(spectrum, "redshift", 0.0), "")):  # specutils has 0 where nobody said one
+        z = known
     if len(wave) > 1 and wave[0] > wave[-1]:  # frequencies, or energies
         wave, values, ivar = wave[::-1], values[..., ::-1], ivar[..., ::-1]
         mask = None if mask is None else np.asarray(mask)[..., ::-1]
@@ -177,7 +179,8 @@ def _inverse_variance(spectrum: Any) -> NDArray[np.float64]:
     from astropy import units as u
     from astropy.nddata import InverseVariance, StdDevUncertainty, VarianceUncertainty
 
-    uncertainty, unit = getattr(spectrum, "uncertainty", None), getattr(spectrum.flux, "unit", None) or u.dimensionless_unscaled
+    uncertainty: Any = getattr(spectrum, "uncertainty", None)
+    unit = getattr(spectrum.flux, "unit", None) or u.dimensionless_unscaled
     powers = {StdDevUncertainty: 1, VarianceUncertainty: 2, InverseVariance: -2}
     power = next((power for kind, power in powers.items() if isinstance(uncertainty, kind)), None)
     if power is None:
@@ -185,6 +188,6 @@ def _inverse_variance(spectrum: Any) -> NDArray[np.float64]:
             f"The spectrum's uncertainty is {type(uncertainty).__name__}; "
             "expected StdDevUncertainty, VarianceUncertainty or InverseVariance."
         )
-    values = u.Quantity(uncertainty.array, uncertainty.unit or unit**power).to_value(unit**power)
+    values = _plain(u.Quantity(uncertainty.array, uncertainty.unit or unit**power), unit**power)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(values ** (-2.0 / power), dtype=float)
