@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from nalspark.surveys.reader import read_spectrum
     from nalspark.tables.result import open_result
 
-#: Name → the module that has it.
+#: Name → the module that has it; no module has the name of a door, which importing it would shut.
 _DOORS = {
     "find": "nalspark.finder",
-    "read_spectrum": "nalspark.surveys.reader",
     "open_result": "nalspark.tables.result",
+    "read_spectrum": "nalspark.surveys.reader",
     "run": "nalspark.pipeline.door",
 }
 

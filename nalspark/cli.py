@@ -18,7 +18,7 @@ import pandas as pd
 
 from nalspark.absorption.measure import AbsorberFlag, Veto
 from nalspark.absorption.stages import measured_table
-from nalspark.errors import INTERNAL_ERROR, IncompleteError, NalsparkError, did_you_mean
+from nalspark.errors import NalsparkError, did_you_mean
 from nalspark.judging.diff import compare_catalogues, open_side
 from nalspark.judging.evaluate import evaluate_result
 from nalspark.judging.match import compare
@@ -26,6 +26,7 @@ from nalspark.judging.page import evaluation_text, write_evaluation
 from nalspark.lines import SPECIES
 from nalspark.mocks.survey import simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, stages_of
+from nalspark.pipeline.door import check_whole
 from nalspark.pipeline.engine import Engine, StageSummary, check_stages
 from nalspark.pipeline.status import status
 from nalspark.progress import Progress, ProgressHandler, logger
@@ -214,26 +215,6 @@ def _progress(options: argparse.Namespace) -> Iterator[Progress]:
         yield progress
 
 
-def _check_whole(summaries: Sequence[StageSummary], out: str) -> None:
-    """Refuse to call a run good in which nalspark itself failed, or nothing could be used.
-
-    Raises
-    ------
-    IncompleteError
-    """
-    for summary in summaries:
-        if summary.faults:
-            raise IncompleteError(
-                f"Stage '{summary.stage}' met {summary.faults} fault(s) of nalspark itself (reason {INTERNAL_ERROR}): everything else is "
-                "done, and these rows are tried again by the next run. Their details are in the rejections; please report them."
-            )
-        if summary.parts_done and summary.rejected and not summary.rows:
-            raise IncompleteError(
-                f"Stage '{summary.stage}' could use none of the {summary.rejected} it was given: "
-                f"{Path(out) / 'rejections.parquet'} has the reason of each, once stage 'publish' has run."
-            )
-
-
 def _say_result(out: str) -> None:
     store = Store(out)
     rows = store.manifest().published
@@ -252,7 +233,7 @@ def _find(options: argparse.Namespace) -> None:
     summaries = _run(settings, options)
     if not options.dry_run:
         _say_result(settings.out)
-    _check_whole(summaries, settings.out)
+    check_whole(summaries, settings.out)
 
 
 def _run_file(options: argparse.Namespace) -> None:
@@ -261,7 +242,7 @@ def _run_file(options: argparse.Namespace) -> None:
     summaries = _run(settings, options, stages)
     if not options.dry_run and CATALOGUE[-1] in stages:
         _say_result(settings.out)
-    _check_whole(summaries, settings.out)
+    check_whole(summaries, settings.out)
 
 
 def _reprocess(options: argparse.Namespace) -> None:

@@ -161,7 +161,7 @@ wave = 10 ** np.arange(3.58, 3.96, 1e-4)
 found = nalspark.find(wave, np.ones(len(wave)), np.full(len(wave), 100.0), z=1.6, score=False)
 rows, figure = len(found.absorbers), found.plot(0)
 before = [name for name in named[:3] if name in sys.modules]
-import nalspark.finder, nalspark.pipeline.catalogue
+import nalspark.finder, nalspark.pipeline.door
 nalspark.find, nalspark.run
 print(json.dumps([at_first, rows, before, callable(nalspark.find), callable(nalspark.run), dir(nalspark)]))
 """

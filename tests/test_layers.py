@@ -186,6 +186,8 @@ def test_an_added_arrow_is_found(arrow):
         ("nalspark/learning/networks.py", "import pyspark"),
         ("jobs/search.py", "import pyspark"),
         ("nalspark/absorption/search.py", "import umap"),
+        ("nalspark/absorption/chain.py", "from nalspark.learning.models import read_model"),
+        ("nalspark/pipeline/door.py", "from nalspark.finder import find"),
         ("nalspark/pipeline/engine.py", "from tensorflow import keras"),
         ("nalspark/absorption/chain.py", "from nalspark.learning.models import read_model"),
         ("nalspark/pipeline/door.py", "from nalspark.finder import find"),

@@ -1,29 +1,30 @@
-"""What ``nalspark.run`` does."""
+"""What ``nalspark.run`` does, and when a run was a good one."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
-from nalspark.errors import NalsparkError
+from nalspark.errors import INTERNAL_ERROR, IncompleteError, NalsparkError
 from nalspark.pipeline.catalogue import CATALOGUE, stages_of
-from nalspark.pipeline.engine import Engine, check_stages
+from nalspark.pipeline.engine import Engine, StageSummary, check_stages
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import load
 from nalspark.tables.result import Result, open_result
 
 
-def run(path: str | PathLike[str], **values: Any) -> Result:
-    """Run all stages of a catalogue, as the command ``nalspark run RUN.toml`` does, and open the result.
+def run(path: str | PathLike[str], **settings: Any) -> Result:
+    """Run the stages that a TOML file describes, as ``nalspark run`` does, and open the result.
 
     Parameters
     ----------
     path : path
-        A run file.
-    **values
-        Settings that take the place of the file's: a section as a dictionary, or one setting, as ``**{"infer.min_score": 0.9}``.
+    **settings
+        Settings that differ from the file's, by dotted key: ``out="DIR"``, ``**{"infer.min_score": 0.9}``.
 
     Returns
     -------
@@ -32,13 +33,39 @@ def run(path: str | PathLike[str], **values: Any) -> Result:
     Raises
     ------
     NalsparkError
-        Of any kind; nothing that was there is lost.
+        As the command says it in a sentence; nothing that was there is lost.
+
+    Examples
+    --------
+    >>> import nalspark
+    >>> nalspark.run("RUN.toml", out="DIR").absorbers  # doctest: +SKIP
     """
-    settings = load(fspath(path), (), **values)
-    if not settings.out:
+    chosen = load(fspath(path), (), **settings)
+    if not chosen.out:
         raise NalsparkError("No output directory is given: set `out` in the run file, or give out=…")
-    stages = stages_of(settings)
-    check_stages(stages, settings, CATALOGUE)
-    with running_session(None) as spark:
-        Engine(spark, settings, Progress(sys.stderr), stages, CATALOGUE).run()
-    return open_result(settings.out)
+    stages = stages_of(chosen)
+    check_stages(stages, chosen, CATALOGUE)
+    with running_session() as spark:
+        summaries = Engine(spark, chosen, Progress(sys.stderr), stages, CATALOGUE).run(CATALOGUE)
+    check_whole(summaries, chosen.out)
+    return open_result(chosen.out)
+
+
+def check_whole(summaries: Sequence[StageSummary], out: str) -> None:
+    """Refuse to call a run good in which nalspark itself failed, or nothing could be used.
+
+    Raises
+    ------
+    IncompleteError
+    """
+    for summary in summaries:
+        if summary.faults:
+            raise IncompleteError(
+                f"Stage '{summary.stage}' met {summary.faults} fault(s) of nalspark itself (reason {INTERNAL_ERROR}): everything else is "
+                "done, and these rows are tried again by the next run. Their details are in the rejections; please report them."
+            )
+        if summary.parts_done and summary.rejected and not summary.rows:
+            raise IncompleteError(
+                f"Stage '{summary.stage}' could use none of the {summary.rejected} it was given: "
+                f"{Path(out) / 'rejections.parquet'} has the reason of each, once stage 'publish' has run."
+            )
