@@ -23,7 +23,7 @@ from nalspark.surveys.catalogs import open_catalog, read_rows
 
 def systems(path: str) -> pd.DataFrame:
     catalog = open_catalog(path, "absorbers")
-    return pd.DataFrame(read_rows(catalog, 0, catalog.n_rows)).assign(catalogue=Path(path).name)
+    return pd.concat(map(pd.DataFrame, read_rows(catalog)), ignore_index=True).assign(catalogue=Path(path).name)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy import units as u
@@ -99,16 +100,16 @@ def compare(spark: SparkSession, rows: int, radius: float, times: int) -> tuple[
     return seconds, float(astropy_seconds)
 
 
-def real_catalogues(spark: SparkSession, folder: Path, radius: float) -> None:
+def real_catalogues(spark: SparkSession, folder: Path, radius: float, converted: str) -> None:
     """The absorber catalogues of two data releases against each other and against a list of quasars, by id and on the sky."""
     dr7, dr12 = (open_catalog(folder / f"Raghunathan2016_MgII_{name}.fits", "absorbers") for name in ("DR7", "DR12"))
     quasars = open_catalog(folder / "brodzeller2023_sdss_qso_pmf_z.npz", "quasars")
-    frames = {catalog.name: catalog_frame(spark, catalog).withColumn("catalogue", F.lit(0)) for catalog in (dr7, dr12, quasars)}
+    frames = {one.name: catalog_frame(spark, one, converted).withColumn("catalogue", F.lit(0)) for one in (dr7, dr12, quasars)}
     for one, other in ((dr7, dr12), (dr7, quasars), (dr12, quasars)):
         left = frames[one.name].withColumnRenamed("row", "left_id")
         by_id = match_by_id(left, frames[other.name]).count()
         on_sky = match_on_sky(left, frames[other.name], radius).count()
-        a, b = (read_rows(catalog, 0, catalog.n_rows) for catalog in (one, other))
+        a, b = (pd.concat(map(pd.DataFrame, read_rows(catalog)), ignore_index=True) for catalog in (one, other))
         known = {key for key in zip(b["plate"], b["mjd"], b["fiber"], strict=True) if min(key) > 0}
         assert by_id == sum(key in known for key in zip(a["plate"], a["mjd"], a["fiber"], strict=True))
         expected = 0
@@ -131,7 +132,8 @@ def main() -> None:
     print(f"{'':>10} ten times the rows take {seconds / tenth:.1f} times as long")
     data = Path(os.environ.get("NALSPARK_DATA", Path(__file__).parents[2] / "shared" / "data")) / "catalogs"
     if data.is_dir():
-        real_catalogues(spark, data, options.radius)
+        with tempfile.TemporaryDirectory(prefix="nalspark-benchmark-") as converted:
+            real_catalogues(spark, data, options.radius, converted)
     else:
         print(f"no real catalogues in {data}; set NALSPARK_DATA to the folder that has them")
     print(f"peak memory of the driver's Python: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

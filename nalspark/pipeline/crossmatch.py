@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 
 from pyspark.sql import SparkSession
 
@@ -60,7 +61,8 @@ class Crossmatch(Stage):
         return parts
 
     def compute(self, run: Run, parts: list[str]) -> Made:
-        frames = {kind: [(c.name, catalog_frame(run.spark, c)) for c in found] for kind, found in self.inputs.catalogues.items()}
+        convert = partial(catalog_frame, run.spark, folder=run.store.catalogues)
+        frames = {kind: [(c.name, convert(c)) for c in found] for kind, found in self.inputs.catalogues.items()}
         spectra = mark_duplicates(run.usable(SPECTRA_READ, parts)).persist()
         hits = find_sightlines(spectra, frames["quasars"], frames["absorbers"], run.settings).persist()
         for frame in (spectra, hits):

@@ -1,38 +1,33 @@
 """Quasar and absorber catalogues: FITS, CSV, Parquet or npz in, canonical columns out.
 
 Every catalogue spells its columns in its own way. The spellings are data: one TOML file per kind of catalogue in ``conf/catalogs``,
-chosen by the columns that a file has, or by the user with ``path::map``. A :class:`Catalog` is what the driver keeps of a file - some
-names and a row count - and :func:`read_rows` is what a worker does with it: read a range of rows. Nobody holds a whole catalogue.
+chosen by the columns that a file has, or by the user with ``path::map``. :func:`open_catalog` recognises a file, :func:`read_rows` reads
+it once from its beginning to its end, and :func:`write_parquet` keeps what it reads for Spark. Nobody holds a whole catalogue.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
 import hashlib
 import json
+import re
 import sys
 import tomllib
-import warnings
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nalspark.errors import CatalogError, did_you_mean
+from nalspark.surveys.catalog_files import open_file
+from nalspark.tables import atomic
 
 Kind = Literal["quasars", "absorbers"]
 Rows = dict[str, np.ndarray]
@@ -47,15 +42,23 @@ _SNR_COLUMNS = ("snr_primary", "snr_secondary")
 _REQUIRED: dict[str, tuple[str, ...]] = {"quasars": ("z",), "absorbers": ("z_abs", "ew_primary")}
 #: An equivalent width this negative is a fill value (-99, -999, -9999), not a measurement.
 _EW_FILL = -90.0
-#: What reading a damaged gzip file raises.
-_UNPACKING = (EOFError, gzip.BadGzipFile, zlib.error)
 _BLANKS = ("", "nan", "null", "none", "n/a", "na", "--", "-")
 _SHOWN_COLUMNS = 30
+#: Rows that a population of absorbers is taken from at most.
+_POPULATION_ROWS = 200_000
+#: Raise it where the same file would be read as other rows: what was converted before is then converted again.
+_REVISION = 1
 
 
 def canonical_columns(kind: Kind) -> tuple[str, ...]:
-    """The columns that :func:`read_rows` gives for a kind of catalogue, ``row`` included."""
+    """Name the columns that :func:`read_rows` gives for a kind of catalogue, ``row`` included."""
     return ("row", *ID_COLUMNS, *_POSITION_COLUMNS, *_NUMBERS[kind])
+
+
+def canonical_schema(kind: Kind) -> pa.Schema:
+    """Give the columns and types of what :func:`write_parquet` writes."""
+    types = {"row": pa.int64(), **dict.fromkeys(ID_COLUMNS, pa.int32())}
+    return pa.schema([(name, types.get(name, pa.float64())) for name in canonical_columns(kind)])
 
 
 # --- the maps: which column is which -------------------------------------------------------------------------------------------------
@@ -197,276 +200,12 @@ def _choose(path: Path, forced: str, kind: Kind, present: Mapping[str, int]) -> 
     raise _complain(path, candidates[-1], _resolve(candidates[-1], present)[1], present)
 
 
-# --- the files: names, row counts and row ranges -------------------------------------------------------------------------------------
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    """The file's content, decompressed where it is gzip."""
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
-
-
-def _format_of(path: Path) -> str:
-    """The format, from the content: extensions lie."""
-    try:
-        with _open_bytes(path) as file:
-            head = file.read(4096)
-    except _UNPACKING as error:
-        raise CatalogError(f"Catalogue '{path}' is a damaged gzip file: {error}. Download it again.") from None
-    if head.startswith(b"SIMPLE  ="):
-        return "fits"
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head.startswith(b"PK\x03\x04"):
-        return "npz"
-    if not head:
-        raise CatalogError(f"Catalogue '{path}' is empty (0 bytes).")
-    if b"\x00" in head or head.startswith(b"\x89HDF"):
-        raise CatalogError(f"Catalogue '{path}' is none of FITS, CSV, Parquet and npz. Convert it to one of these.")
-    return "csv"
-
-
-@dataclass(frozen=True)
-class _FitsTable:
-    """Where the rows of one binary table lie and how its columns are to be understood."""
-
-    dtype: np.dtype
-    offset: int
-    n_rows: int
-    scales: Mapping[str, tuple[float, float]]
-    nulls: Mapping[str, int]
-
-    @property
-    def widths(self) -> dict[str, int]:
-        fields = {name: self.dtype[name] for name in self.dtype.names or ()}
-        return {name: int(np.prod(field.shape, dtype=int)) for name, field in fields.items()}
-
-
-def _binary_table(hdu: Any) -> _FitsTable:
-    columns = hdu.columns
-    scales = {
-        column.name: (
-            1.0 if column.bscale in (None, "") else float(column.bscale),
-            0.0 if column.bzero in (None, "") else float(column.bzero),
-        )
-        for column in columns
-    }
-    nulls = {column.name: int(column.null) for column in columns if column.null not in (None, "")}
-    return _FitsTable(columns.dtype.newbyteorder(">"), hdu.fileinfo()["datLoc"], int(hdu.header["NAXIS2"]), scales, nulls)
-
-
-def _fits_tables(path: Path) -> list[_FitsTable | dict[str, np.ndarray]]:
-    """The first table of a FITS file and the tables of as many rows that directly follow it, as qsoabsfind writes them.
-
-    ASCII tables are small and of the past: astropy reads them whole.
-    """
-    tables: list[_FitsTable | dict[str, np.ndarray]] = []
-    n_rows = -1
-    try:
-        with warnings.catch_warnings(), fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
-            warnings.simplefilter("ignore", AstropyWarning)  # unpadded ends and the like: the rows are still where they should be
-            for hdu in hdus:
-                if not isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
-                    if tables:
-                        break
-                    continue
-                if tables and int(hdu.header["NAXIS2"]) != n_rows:
-                    break
-                n_rows = int(hdu.header["NAXIS2"])
-                if isinstance(hdu, fits.BinTableHDU):
-                    tables.append(_binary_table(hdu))
-                else:
-                    tables.append({name: np.asarray(hdu.data.field(name)) for name in hdu.columns.names})
-    except (OSError, ValueError, KeyError, TypeError, IndexError, *_UNPACKING) as error:
-        raise CatalogError(f"Catalogue '{path}' is not a readable FITS file: {error}.") from None
-    if not tables:
-        raise CatalogError(f"Catalogue '{path}' is a FITS file without a table; a catalogue is a binary table.")
-    return tables
-
-
-def _describe_fits(path: Path) -> tuple[dict[str, int], int]:
-    present: dict[str, int] = {}
-    n_rows = 0
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    for table in _fits_tables(path):
-        widths = table.widths if isinstance(table, _FitsTable) else dict.fromkeys(table, 1)
-        n_rows = table.n_rows if isinstance(table, _FitsTable) else len(next(iter(table.values()), ()))
-        present = {**widths, **present}
-        if isinstance(table, _FitsTable) and not packed:
-            needed, size = table.offset + table.n_rows * table.dtype.itemsize, path.stat().st_size
-            if size < needed:
-                raise CatalogError(
-                    f"Catalogue '{path}' is truncated: its header promises {needed} bytes, it has {size}. Download it again."
-                )
-    return present, n_rows
-
-
-def _fits_column(rows: np.ndarray, table: _FitsTable, name: str) -> np.ndarray:
-    raw = rows[name]
-    if raw.dtype.kind == "S":
-        return np.array([cell.decode("ascii", "replace") for cell in raw.tolist()], dtype=object)
-    values = raw.astype(raw.dtype.newbyteorder("="))
-    scale, zero = table.scales[name]
-    null = np.zeros(len(values), bool) if name not in table.nulls else values == table.nulls[name]
-    if scale != 1 or zero != 0:
-        values = values.astype(np.float64) * scale + zero
-    return np.where(null, np.nan, values) if null.any() else values
-
-
-def _read_fits(path: Path, names: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray]:
-    wanted = list(names)
-    out: dict[str, np.ndarray] = {}
-    for table in _fits_tables(path):
-        if not isinstance(table, _FitsTable):
-            out |= {name: table[name][start:stop] for name in wanted if name in table and name not in out}
-            continue
-        here = [name for name in wanted if name in (table.dtype.names or ()) and name not in out]
-        if not here:
-            continue
-        content, needed = b"", (stop - start) * table.dtype.itemsize
-        with contextlib.suppress(*_UNPACKING), _open_bytes(path) as file:
-            file.seek(table.offset + start * table.dtype.itemsize)
-            content = file.read(needed)
-        if len(content) < needed:
-            raise CatalogError(f"Catalogue '{path}' is truncated or damaged before row {stop}. Download it again.")
-        rows = np.frombuffer(content, dtype=table.dtype)
-        out |= {name: _fits_column(rows, table, name) for name in here}
-    return out
-
-
-def _npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shapes and types of the arrays of an npz file; only their headers are read."""
-    headers = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    version = np.lib.format.read_magic(file)
-                    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = read(file)
-                headers[member.removesuffix(".npy")] = (shape, dtype)
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise CatalogError(f"Catalogue '{path}' is not a readable npz file: {error}.") from None
-    return headers
-
-
-def _describe_npz(path: Path) -> tuple[dict[str, int], int]:
-    headers = _npz_headers(path)
-    pickled = [name for name, (_, dtype) in headers.items() if dtype.hasobject]
-    if pickled:
-        raise CatalogError(
-            f"Catalogue '{path}' holds Python objects in {', '.join(pickled[:_SHOWN_COLUMNS])}. They are never loaded, because that "
-            "can run any code: save numbers or fixed-width strings instead."
-        )
-    lengths = {shape[0] for shape, _ in headers.values() if len(shape) == 1}
-    if len(lengths) > 1:
-        raise CatalogError(
-            f"Catalogue '{path}' has columns of unequal lengths {sorted(lengths)}; a catalogue has one value per row in each."
-        )
-    return {name: 1 if len(shape) == 1 else 0 for name, (shape, _) in headers.items()}, next(iter(lengths), 0)
-
-
-def _read_npz(path: Path, names: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name][start:stop] for name in names}
-
-
-def _describe_parquet(path: Path) -> tuple[dict[str, int], int]:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise CatalogError(f"Catalogue '{path}' is not a readable Parquet file: {error}.") from None
-    return {field.name: 0 if pa.types.is_nested(field.type) else 1 for field in file.schema_arrow}, file.metadata.num_rows
-
-
-def _read_parquet(path: Path, names: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray]:
-    file = pq.ParquetFile(path)
-    columns = list(dict.fromkeys(names))
-    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
-    groups = [group for group, end in enumerate(ends) if end > start and end - file.metadata.row_group(group).num_rows < stop]
-    if not groups:
-        return {name: np.empty(0) for name in columns}
-    first = int(ends[groups[0]]) - file.metadata.row_group(groups[0]).num_rows
-    table = file.read_row_groups(groups, columns=columns).slice(start - first, stop - start)
-    return {name: table[name].to_numpy() for name in columns}
-
-
-def _csv_layout(path: Path) -> tuple[list[str], str, int]:
-    """Column names, delimiter, and the number of lines before the first row.
-
-    The header is the first line; where lines start with ``#``, it is the last of these if it has as many fields as the line below.
-    """
-    lines: list[str] = []
-    try:
-        with _open_bytes(path) as file:
-            for line in file:
-                lines.append(line.decode("utf-8-sig" if not lines else "utf-8"))
-                if len([text for text in lines if text.strip() and not text.startswith("#")]) == 2 or len(lines) == 1000:
-                    break
-    except (UnicodeDecodeError, OSError, *_UNPACKING) as error:
-        raise CatalogError(f"Catalogue '{path}' is not readable as CSV: {error}.") from None
-    plain = [index for index, text in enumerate(lines) if text.strip() and not text.startswith("#")]
-    if not plain:
-        raise CatalogError(f"Catalogue '{path}' has no header line; the first line of a CSV file names its columns.")
-    header, first_row = lines[plain[0]], plain[0] + 1
-    delimiter = max(",\t;|", key=header.count)
-    comment = lines[plain[0] - 1] if plain[0] else ""
-    if comment.startswith("#") and comment.count(delimiter) == header.count(delimiter) > 0:
-        header, first_row = comment.lstrip("# "), plain[0]
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
-    return names, delimiter, first_row
-
-
-def _csv_batches(path: Path, names: list[str] | None) -> Iterable[pa.RecordBatch]:
-    """The rows as batches of strings: types guessed from the first block would fail on a later one."""
-    columns, delimiter, first_row = _csv_layout(path)
-    wanted = columns[:1] if names is None else names
-    try:
-        with _open_bytes(path) as file:
-            yield from pa_csv.open_csv(
-                pa.PythonFile(file, mode="r"),
-                read_options=pa_csv.ReadOptions(column_names=columns, skip_rows=first_row, block_size=8 << 20, use_threads=False),
-                parse_options=pa_csv.ParseOptions(delimiter=delimiter),
-                convert_options=pa_csv.ConvertOptions(
-                    column_types={name: pa.string() for name in wanted}, include_columns=wanted, strings_can_be_null=False
-                ),
-            )
-    except (pa.ArrowException, OSError, *_UNPACKING) as error:
-        if "Empty CSV" not in str(error):
-            raise CatalogError(f"Catalogue '{path}' is not readable as CSV: {error}.") from None
-
-
-def _describe_csv(path: Path) -> tuple[dict[str, int], int]:
-    columns = _csv_layout(path)[0]
-    return dict.fromkeys(columns, 1), sum(batch.num_rows for batch in _csv_batches(path, None))
-
-
-def _read_csv(path: Path, names: Iterable[str], start: int, stop: int) -> dict[str, np.ndarray]:
-    wanted = list(dict.fromkeys(names))
-    kept, first = [], 0
-    for batch in _csv_batches(path, wanted):
-        low, high = max(start - first, 0), min(stop - first, batch.num_rows)
-        if low < high:
-            kept.append(batch.slice(low, high - low))
-        first += batch.num_rows
-        if first >= stop:
-            break
-    table = pa.Table.from_batches(kept, pa.schema([(name, pa.string()) for name in wanted]))
-    return {name: table[name].to_numpy() for name in wanted}
-
-
-_DESCRIBE = {"fits": _describe_fits, "npz": _describe_npz, "parquet": _describe_parquet, "csv": _describe_csv}
-_READ = {"fits": _read_fits, "npz": _read_npz, "parquet": _read_parquet, "csv": _read_csv}
-
-
 # --- catalogues ----------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """What is known of a catalogue before its rows are read: enough for a worker to read any range of them.
+    """What is known of a catalogue before its rows are read.
 
     Attributes
     ----------
@@ -482,8 +221,6 @@ class Catalog:
     n_rows : int
     digest : str
         Changes with the content of the file and of its map, not with its place or age.
-    format : str
-        ``fits``, ``csv``, ``parquet`` or ``npz``.
     columns : tuple of (str, str)
         Canonical name and the file's own, of those columns that the file has.
     pmf : tuple, optional
@@ -497,22 +234,24 @@ class Catalog:
     species: str
     n_rows: int
     digest: str
-    format: str
     columns: tuple[tuple[str, str], ...]
     pmf: tuple[str, tuple[str, ...]] | None = None
-
-    @property
-    def rows_per_read(self) -> int:
-        """Rows that a worker reads at once; formats without random access are read in fewer, larger pieces."""
-        return 100_000 if self.format in ("fits", "parquet") and not self.path.endswith(".gz") else 1_000_000
 
 
 def _digest(path: Path, loaded: CatalogMap) -> str:
     digest = hashlib.blake2b(json.dumps(loaded.model_dump(), sort_keys=True).encode(), digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(4 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
+
+
+def _existing(text: str) -> Path:
+    file = Path(text)
+    if file.is_dir():
+        raise CatalogError(f"Catalogue '{text}' is a folder; name a file in it.")
+    if not file.is_file():
+        near = did_you_mean(file.name, [other.name for other in file.parent.iterdir()]) if file.parent.is_dir() else ""
+        raise CatalogError(f"Catalogue '{text}' does not exist.{near}")
+    return file
 
 
 def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
@@ -539,18 +278,12 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
     if kind not in _NUMBERS:
         raise CatalogError(f"'{kind}' is no kind of catalogue; there are {' and '.join(_NUMBERS)}.{did_you_mean(kind, _NUMBERS)}")
     text, _, forced = str(path).partition("::")
-    file = Path(text)
-    if not file.is_file():
-        if file.is_dir():
-            raise CatalogError(f"Catalogue '{text}' is a folder; name a file in it.")
-        near = did_you_mean(file.name, [other.name for other in file.parent.iterdir()]) if file.parent.is_dir() else ""
-        raise CatalogError(f"Catalogue '{text}' does not exist.{near}")
+    file = _existing(text)
     try:
-        format_name = _format_of(file)
-        present, n_rows = _DESCRIBE[format_name](file)
-        if n_rows == 0:
+        content = open_file(file)
+        if content.n_rows == 0:
             raise CatalogError(f"Catalogue '{text}' has no rows.")
-        loaded, columns = _choose(file, forced, kind, present)
+        loaded, columns = _choose(file, forced, kind, content.widths)
         digest = _digest(file, loaded)
     except OSError as error:
         raise CatalogError(f"Catalogue '{text}' cannot be read: {error.strerror or error}.") from None
@@ -558,30 +291,22 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
         raise CatalogError(f"Catalogue '{text}' lists {loaded.species} absorbers (map '{loaded.name}'), but the run searches {species}.")
     one_string = (loaded.pmf.separator, tuple(loaded.pmf.order)) if loaded.pmf and "pmf" in columns else None
     return Catalog(
-        file.name, str(file.resolve()), kind, loaded.name, loaded.species, n_rows, digest, format_name, tuple(columns.items()), one_string
+        file.name, str(file.resolve()), kind, loaded.name, loaded.species, content.n_rows, digest, tuple(columns.items()), one_string
     )
 
 
-def _from_text(values: np.ndarray, where: str) -> np.ndarray:
-    text = pc.utf8_trim_whitespace(pa.array([None if cell is None else str(cell) for cell in values], pa.string()))
-    blank = pc.is_in(pc.utf8_lower(text), pa.array(_BLANKS))
-    text = pc.if_else(blank, pa.scalar(None, pa.string()), text)
-    try:
-        return pc.cast(text, pa.float64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid as error:
-        raise CatalogError(f"{where} holds text where numbers are expected: {error}.") from None
+# --- rows ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _numbers(values: np.ndarray, where: str) -> np.ndarray:
+def _numbers(column: pa.Array, where: str) -> np.ndarray:
     """Any column as float64, NaN where nothing is given."""
-    if isinstance(values, np.ma.MaskedArray):
-        values = np.ma.filled(values.astype(np.float64), np.nan)
-    if values.dtype.kind in "OSU":
-        if values.dtype.kind == "O" and not any(isinstance(cell, str) for cell in values[:100]):
-            return np.array([np.nan if cell is None else cell for cell in values], dtype=np.float64)
-        cells = np.char.decode(values, "ascii", "replace") if values.dtype.kind == "S" else values
-        return _from_text(cells, where)
-    return values.astype(np.float64)
+    try:
+        if not pa.types.is_primitive(column.type) and not pa.types.is_decimal(column.type):
+            text = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+            column = pc.if_else(pc.is_in(pc.utf8_lower(text), pa.array(_BLANKS)), pa.scalar(None, pa.string()), text)
+        return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise CatalogError(f"{where} holds text where numbers are expected: {error}.") from None
 
 
 def _identifiers(values: np.ndarray) -> np.ndarray:
@@ -590,16 +315,11 @@ def _identifiers(values: np.ndarray) -> np.ndarray:
     return np.where(good, values, -1).astype(np.int32)
 
 
-def _split_identifiers(values: np.ndarray, separator: str, order: tuple[str, ...]) -> Rows:
-    """One-string identifiers as three int32 columns; -1 where a string has not three numbers."""
-    out = {name: np.full(len(values), -1, np.int32) for name in order}
-    for row, cell in enumerate(values):
-        text = cell.decode("ascii", "replace") if isinstance(cell, bytes) else str(cell)
-        pieces = [piece.strip() for piece in text.split(separator)]
-        if len(pieces) == len(order) and all(piece.isascii() and piece.isdigit() and len(piece) < 10 for piece in pieces):
-            for name, piece in zip(order, pieces, strict=True):
-                out[name][row] = int(piece) or -1
-    return out
+def _split_identifiers(column: pa.Array, separator: str, order: tuple[str, ...]) -> Rows:
+    """One-string identifiers as three int32 columns; -1 where a string has not three numbers of at most nine digits."""
+    pattern = re.escape(separator).join(rf"\s*(?P<{name}>[0-9]{{1,9}})\s*" for name in order)
+    found = pc.extract_regex(pc.cast(column, pa.string()), f"^{pattern}$")
+    return {name: _identifiers(_numbers(pc.struct_field(found, name), name)) for name in order}
 
 
 def _clean_absorbers(out: Rows, numbers: Mapping[str, np.ndarray]) -> None:
@@ -614,37 +334,16 @@ def _clean_absorbers(out: Rows, numbers: Mapping[str, np.ndarray]) -> None:
         out[f"ew_{line}"], out[f"ew_{line}_err"] = width, np.where(error > 0, error, np.nan)
 
 
-def read_rows(catalog: Catalog, start: int, stop: int) -> Rows:
-    """Read a range of rows of a catalogue.
-
-    Parameters
-    ----------
-    catalog : Catalog
-    start, stop : int
-        First row and the one after the last; rows are counted from 0.
-
-    Returns
-    -------
-    dict of ndarray, shape (n,)
-        ``row`` (int64); ``plate``, ``mjd``, ``fiber`` (int32, -1 where not given); ``ra``, ``dec`` (deg) and the numbers of the kind
-        (float64, NaN where not given): ``z`` of quasars; ``z_qso``, ``z_abs``, ``ew_primary``, ``ew_primary_err``, ``ew_secondary``,
-        ``ew_secondary_err`` (rest Å) of absorbers. No row is left out: one without a usable identifier or position cannot match.
-
-    Raises
-    ------
-    CatalogError
-        Where the file has changed since it was opened, or holds text where numbers belong.
-    """
-    stop = min(stop, catalog.n_rows)
+def _canonical(raw: Mapping[str, pa.Array], catalog: Catalog, start: int) -> Rows:
+    """Rows of the file's own columns, the first of them row `start`, in canonical columns."""
     columns = dict(catalog.columns)
-    raw = _READ[catalog.format](Path(catalog.path), columns.values(), start, stop)
+    stop = start + len(next(iter(raw.values())))
     numbers = {
         name: _numbers(raw[column], f"Column '{column}' of catalogue '{catalog.path}', rows {start} to {stop},")
         for name, column in columns.items()
         if name != "pmf"
     }
-    n = stop - start
-    nothing = np.full(n, np.nan)
+    nothing = np.full(stop - start, np.nan)
     out: Rows = {"row": np.arange(start, stop, dtype=np.int64)}
     out |= {name: _identifiers(numbers.get(name, nothing)) for name in ID_COLUMNS}
     if catalog.pmf:
@@ -655,8 +354,68 @@ def read_rows(catalog: Catalog, start: int, stop: int) -> Rows:
     return {name: out[name] for name in canonical_columns(catalog.kind)}
 
 
+def read_rows(catalog: Catalog) -> Iterator[Rows]:
+    """Read a catalogue once, some ten thousand rows at a time.
+
+    Parameters
+    ----------
+    catalog : Catalog
+
+    Yields
+    ------
+    dict of ndarray, shape (n,)
+        ``row`` (int64), counted from 0 through all of them; ``plate``, ``mjd``, ``fiber`` (int32, -1 where not given); ``ra``, ``dec``
+        (deg) and the numbers of the kind (float64, NaN where not given): ``z`` of quasars; ``z_qso``, ``z_abs``, ``ew_primary``,
+        ``ew_primary_err``, ``ew_secondary``, ``ew_secondary_err`` (rest Å) of absorbers. No row is left out: one without a usable
+        identifier or position cannot match.
+
+    Raises
+    ------
+    CatalogError
+        Where the file has changed since it was opened, is damaged, or holds text where numbers belong.
+    """
+    path, start = Path(catalog.path), 0
+    for raw in open_file(path).read(sorted({column for _, column in catalog.columns})):
+        rows = _canonical(raw, catalog, start)
+        start += len(rows["row"])
+        if len(rows["row"]):
+            yield rows
+    if start != catalog.n_rows:
+        raise CatalogError(f"Catalogue '{path}' had {catalog.n_rows} rows when it was opened and has {start} now. Run it again.")
+
+
+def write_parquet(catalog: Catalog, folder: str | Path) -> Path:
+    """Write a catalogue as Parquet in canonical columns, null where nothing is given, unless that was done before.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    folder : path
+        Of converted catalogues; made where it is not there.
+
+    Returns
+    -------
+    Path
+        Of the file, which is whole. Its name begins with the catalogue's digest.
+
+    Raises
+    ------
+    CatalogError
+        As :func:`read_rows`.
+    """
+    path, schema = Path(folder).absolute() / f"{catalog.digest}-{_REVISION}.parquet", canonical_schema(catalog.kind)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(path) as new, pq.ParquetWriter(new, schema) as writer:
+        for rows in read_rows(catalog):
+            of = {name: pa.array(values, mask=values < 0 if name in ID_COLUMNS else np.isnan(values)) for name, values in rows.items()}
+            writer.write_batch(pa.RecordBatch.from_arrays(list(of.values()), schema=schema))
+    return path
+
+
 def equivalent_width_quantiles(catalog: Catalog, weakest: float = 0.3) -> tuple[float, ...]:
-    """201 quantiles of the first line's rest equivalent widths, in Å, above `weakest`: a population to draw absorbers from.
+    """Give 201 quantiles of the first line's rest equivalent widths, in Å, above `weakest`: a population to draw absorbers from.
 
     Of a catalogue of more than 200,000 rows, the first ones.
 
@@ -665,7 +424,8 @@ def equivalent_width_quantiles(catalog: Catalog, weakest: float = 0.3) -> tuple[
     CatalogError
         Where it has fewer than 20 such absorbers.
     """
-    width = np.asarray(read_rows(catalog, 0, min(catalog.n_rows, 200_000))["ew_primary"], dtype=float)
+    first = takewhile(lambda rows: rows["row"][0] < _POPULATION_ROWS, read_rows(catalog))
+    width = np.concatenate([rows["ew_primary"][rows["row"] < _POPULATION_ROWS] for rows in first])
     width = width[np.isfinite(width) & (width > weakest)]
     if len(width) < 20:
         raise CatalogError(f"'{catalog.path}' has {len(width)} equivalent widths above {weakest} Å; a population needs 20 at least.")

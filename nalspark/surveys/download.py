@@ -176,8 +176,7 @@ def _failure_list(out: Path) -> Iterator[Callable[[Outcome], None]]:
 def _wanted(catalog: Catalog, release: DataRelease, summary: FetchSummary) -> Iterator[SpectrumId | Outcome]:
     """The spectra of a catalogue in the release's range of redshifts, some rows in memory; rows that name none as failures."""
     selection = release.selection
-    for start in range(0, catalog.n_rows, catalog.rows_per_read):
-        rows = read_rows(catalog, start, start + catalog.rows_per_read)
+    for rows in read_rows(catalog):
         outside = (rows["z"] < selection.z_min) | (rows["z"] > selection.z_max)
         summary.not_selected += int(outside.sum())
         ids = np.stack([rows[name] for name in ID_COLUMNS], axis=1)

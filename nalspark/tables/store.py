@@ -205,6 +205,11 @@ class Store:
         return target
 
     @property
+    def catalogues(self) -> Path:
+        """Where catalogues lie that were converted to Parquet; their names begin with their digests."""
+        return self.root / "tables" / "catalogues"
+
+    @property
     def checkpoints(self) -> Path:
         """Where an interrupted training goes on from; whoever finishes it removes it."""
         return self.root / "checkpoints"
@@ -231,7 +236,11 @@ class Store:
         for pattern in (".*.new", ".*.old"):
             for leftover in self.root.glob(pattern):
                 atomic.remove(leftover)
-        for run in self.root.glob("tables/*/*"):
+        digests = tuple(manifest.inputs.values())
+        for converted in self.catalogues.glob("*"):
+            if not converted.name.startswith(digests):
+                atomic.remove(converted)
+        for run in self.root.glob("tables/*/*/"):  # folders only
             parts = list(run.glob("in_part=*"))
             unnamed = [part for part in parts if str(part.relative_to(self.root)) not in named]
             for folder in [run] if len(unnamed) == len(parts) else unnamed:

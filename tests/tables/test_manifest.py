@@ -10,6 +10,7 @@ import pytest
 
 from nalspark.errors import StoreError
 from nalspark.tables.manifest import FORMAT, Manifest, Part, digest, read_manifest, write_manifest
+from nalspark.tables.store import Store
 
 
 def make_manifest():
@@ -127,3 +128,14 @@ def test_digest_is_the_same_in_another_process():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
     )
     assert answer.stdout.strip() == digest({"z": 1, "a": ["Å", 2.5]}, "x")
+
+
+def test_converted_catalogues_that_the_manifest_does_not_name_are_removed(tmp_path):
+    store = Store(tmp_path)
+    store.catalogues.mkdir(parents=True)
+    for name in ("abc-1.parquet", "old-1.parquet", ".abc-1.parquet.part"):
+        (store.catalogues / name).write_bytes(b"rows")
+    store.prune(Manifest(inputs={"quasars q.fits": "abc", "model": "m"}))
+    assert [path.name for path in store.catalogues.iterdir()] == ["abc-1.parquet"]
+    store.prune(Manifest())
+    assert not list(store.catalogues.iterdir())

@@ -148,6 +148,16 @@ def _settle(left: np.ndarray, tree: KDTree, rows: np.ndarray, chord2: float) -> 
     return int(rows[close[best]]), float(exact[best])
 
 
+def _two_nearest(left: tuple[np.ndarray, np.ndarray], tree: KDTree, radius_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of positions, and the numbers of the two nearest points within the radius, shape (n, 2); ``tree.n`` is none."""
+    seen = unit_vectors(*left)
+    walk = np.argsort(fine_pixels(*left, _MAX_ORDER))
+    reach = 2 * np.sin(radius_arcsec / _ARCSEC / 2) * (1 + _ROUNDING) + 1e-15
+    two = np.empty((len(seen), 2), np.int64)
+    two[walk] = tree.query(seen[walk], k=[1, 2], distance_upper_bound=reach)[1]
+    return seen, two
+
+
 def nearest(
     left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray], right_rows: np.ndarray, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -170,19 +180,14 @@ def nearest(
     separations : ndarray, shape (n,), arcsec
         NaN where there is none.
     """
-    n = len(left[0])
-    rows, chord2 = np.full(n, _NO_ROW, np.int64), np.full(n, np.nan)
-    if n == 0 or len(right_rows) == 0:
+    rows, chord2 = np.full(len(left[0]), _NO_ROW, np.int64), np.full(len(left[0]), np.nan)
+    if len(rows) == 0 or len(right_rows) == 0:
         return rows, chord2
     vectors, all_rows = unit_vectors(*right), np.asarray(right_rows, np.int64)
     order, new = _in_sky_order(*right, vectors, all_rows)
     points, point_rows = vectors[order[new]], all_rows[order[new]]
     tree = KDTree(points)
-    seen = unit_vectors(*left)
-    walk = np.argsort(fine_pixels(*left, _MAX_ORDER))
-    reach = 2 * np.sin(radius_arcsec / _ARCSEC / 2) * (1 + _ROUNDING) + 1e-15
-    two = np.empty((n, 2), np.int64)
-    two[walk] = tree.query(seen[walk], k=[1, 2], distance_upper_bound=reach)[1]
+    seen, two = _two_nearest(left, tree, radius_arcsec)
     found, rivals = np.flatnonzero(two[:, 0] < len(points)), np.flatnonzero(two[:, 1] < len(points))
     rows[found], chord2[found] = point_rows[two[found, 0]], squared_chord(seen[found], points[two[found, 0]])
     # The tree rounds in its own way: what is equally near to within rounding is compared again, so that the answer depends on no tree.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,36 +20,15 @@ from pyspark.sql import types as T
 
 from nalspark.errors import CatalogError
 from nalspark.settings import Crossmatch, Settings
-from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, canonical_columns, read_rows
+from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, Kind, canonical_schema, write_parquet
 from nalspark.surveys.crossmatch import sky
 from nalspark.tables import table as tables
-from nalspark.tables.arrow import Batches, encode, map_batches
+from nalspark.tables.arrow import Batches, map_batches
 from nalspark.tables.schemas import MATCHES, SPECTRA, TARGETS
+from nalspark.tables.store import Store
 
 Named = Sequence[tuple[str, DataFrame]]
 
-_IDENTITY = (
-    tables.Column("row", "long", "Row of the catalogue, counted from 0", ucd="meta.record"),
-    *SPECTRA.select(*ID_COLUMNS, "ra", "dec"),
-)
-QUASARS = tables.Table(
-    "quasars",
-    "A quasar catalogue in canonical columns, one row per row of the file.",
-    (*_IDENTITY, tables.Column("z", "double", "Redshift of the quasar", ucd="src.redshift")),
-)
-ABSORBERS = tables.Table(
-    "absorbers",
-    "An absorber catalogue in canonical columns, one row per row of the file.",
-    (
-        *_IDENTITY,
-        tables.Column("z_qso", "double", "Redshift of the quasar", ucd="src.redshift"),
-        tables.Column("z_abs", "double", "Absorption redshift", ucd="src.redshift"),
-        tables.Column("ew_primary", "double", "Rest equivalent width of the first line", "Angstrom", "spect.line.eqWidth"),
-        tables.Column("ew_primary_err", "double", "Standard error of ew_primary", "Angstrom", "stat.error;spect.line.eqWidth"),
-        tables.Column("ew_secondary", "double", "Rest equivalent width of the second line", "Angstrom", "spect.line.eqWidth"),
-        tables.Column("ew_secondary_err", "double", "Standard error of ew_secondary", "Angstrom", "stat.error;spect.line.eqWidth"),
-    ),
-)
 _SYSTEM = "struct<z_abs: double, ew_primary: double, row: bigint, strong: boolean>"
 #: What a crossmatch needs of a spectrum: all but the pixels.
 _METADATA = [column.name for column in SPECTRA.columns if not column.pixel_dtype and column.name != "first_pixel"]
@@ -61,37 +41,29 @@ _OURS = -1
 # --- catalogues as frames ------------------------------------------------------------------------------------------------------------
 
 
-def _read_chunks(batches: Batches, catalog: Catalog) -> Batches:
-    target = QUASARS if catalog.kind == "quasars" else ABSORBERS
-    for batch in batches:
-        for chunk in batch.column(0).to_pylist():
-            start = chunk * catalog.rows_per_read
-            rows = read_rows(catalog, start, start + catalog.rows_per_read)
-            arrays = {name: rows[name] for name in canonical_columns(catalog.kind)}
-            arrays |= {name: pa.array(rows[name], pa.int32(), mask=rows[name] < 0) for name in ID_COLUMNS}
-            whole = encode(arrays, target)
-            for first in range(0, whole.num_rows, _ROWS_AT_ONCE):
-                yield whole.slice(first, _ROWS_AT_ONCE)
-
-
-def catalog_frame(spark: SparkSession, catalog: Catalog) -> DataFrame:
-    """A catalogue as a frame; the workers read it, each some ranges of rows, so its path must be seen by all of them.
+def catalog_frame(spark: SparkSession, catalog: Catalog, folder: str | Path) -> DataFrame:
+    """Give a catalogue as a frame; it is converted to Parquet first, unless it was before.
 
     Parameters
     ----------
     spark : SparkSession
     catalog : Catalog
         From :func:`nalspark.surveys.catalogs.open_catalog`.
+    folder : path
+        Of converted catalogues; all workers must see it.
 
     Returns
     -------
     DataFrame
-        With the columns of `QUASARS` or `ABSORBERS`.
+        With the columns of :func:`nalspark.surveys.catalogs.canonical_schema`; null where the catalogue gives nothing.
     """
-    chunks = -(-catalog.n_rows // catalog.rows_per_read)
-    ids = spark.range(0, chunks, 1, numPartitions=min(chunks, 4 * spark.sparkContext.defaultParallelism))
-    target = QUASARS if catalog.kind == "quasars" else ABSORBERS
-    return map_batches(ids, partial(_read_chunks, catalog=catalog), target.spark_schema)
+    path = write_parquet(catalog, folder)
+    return Store.load(spark, _spark_schema(catalog.kind), path)
+
+
+def _spark_schema(kind: Kind) -> T.StructType:
+    types = {pa.int32(): T.IntegerType(), pa.int64(): T.LongType(), pa.float64(): T.DoubleType()}
+    return T.StructType([T.StructField(field.name, types[field.type]) for field in canonical_schema(kind)])
 
 
 # --- matching two frames -------------------------------------------------------------------------------------------------------------
@@ -242,7 +214,7 @@ def _all_rows(quasars: Named, absorbers: Named, significance: float) -> DataFram
         frame.select(F.lit(number).alias("catalogue"), "row", *ID_COLUMNS, "ra", "dec", z.alias("z"), one.alias("system"))
         for number, (frame, z, one) in enumerate(kinds)
     ]
-    return _union(numbered)
+    return reduce(DataFrame.unionByName, numbered)
 
 
 def _sightlines(rows: DataFrame, n_quasars: int) -> DataFrame:
@@ -339,15 +311,6 @@ def _shaped(frame: DataFrame, target: tables.Table) -> DataFrame:
     return frame.select(*[F.col(column.name).cast(column.spark_type).alias(column.name) for column in target.columns])
 
 
-def _nothing(frame: DataFrame, target: tables.Table) -> DataFrame:
-    """No rows, in the columns of a table."""
-    return frame.where(F.lit(False)).select(*[F.lit(None).cast(column.spark_type).alias(column.name) for column in target.columns])
-
-
-def _union(frames: Sequence[DataFrame]) -> DataFrame:
-    return reduce(DataFrame.unionByName, frames)
-
-
 def _check_names(*groups: Named) -> None:
     for group in groups:
         names = [name for name, _ in group]
@@ -425,15 +388,10 @@ def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settin
         Where two catalogues of a kind have the same name.
     """
     _check_names(quasars, absorbers)
-    any_catalogue = bool(quasars or absorbers)
-    rows = _all_rows(quasars, absorbers, settings.crossmatch.label_significance) if any_catalogue else _nothing_of_rows(spectra)
-    sightlines = _sightlines(rows, len(quasars))
+    if not quasars and not absorbers:
+        quasars = [("none", spectra.sparkSession.createDataFrame([], _spark_schema("quasars")))]
+    sightlines = _sightlines(_all_rows(quasars, absorbers, settings.crossmatch.label_significance), len(quasars))
     return _hits(spectra.where(F.col("kept_path").isNull()), sightlines, settings.crossmatch.match_radius_arcsec)
-
-
-def _nothing_of_rows(frame: DataFrame) -> DataFrame:
-    """The rows of no catalogue at all."""
-    return _all_rows([("none", _nothing(frame, QUASARS))], [], 1.0)
 
 
 def crossmatch(
@@ -494,26 +452,18 @@ def match_counts(targets: DataFrame, matches: DataFrame, catalogues: Sequence[tu
         ``rows_unmatched``, those that cannot match included; ``spectra_by_id`` and ``spectra_on_sky``, found by plate, mjd and fiber and by
         position only; ``spectra_unmatched``, those that are not in it.
     """
-    by_id, on_sky = (F.count_if(F.col("match") == how).alias(how) for how in ("id", "sky"))
-    per_sightline = matches.groupBy("kind", "catalogue", "row").agg(F.first("n_rows").alias("n"), by_id, on_sky)
+    hits = [F.count_if(F.col("match") == how).alias(how) for how in ("id", "sky")]
+    per_sightline = matches.groupBy("kind", "catalogue", "row").agg(F.first("n_rows").alias("n"), *hits)
     found = per_sightline.groupBy("kind", "catalogue").agg(*[F.sum(name).alias(name) for name in ("n", "id", "sky")])
     unique = targets.where(F.coalesce("reason", F.lit("")) != "duplicate_spectrum_id").agg(F.count("*").alias("n"))
     both = found.unionByName(unique, allowMissingColumns=True).collect()  # a handful of rows, and one query for all
-    of = {(row["kind"], row["catalogue"]): row.asDict() for row in both}
-    n_spectra = of[None, None]["n"]
-    counts = []
+    of = {(row["kind"], row["catalogue"]): row for row in both}
+    n_spectra, counts = of[None, None]["n"], []
     for kind, name, n_rows in catalogues:
-        known = of.get((kind, name), {"n": 0, "id": 0, "sky": 0})
+        row = of.get((kind, name))
+        matched, by_id, on_sky = (row["n"], row["id"], row["sky"]) if row else (0, 0, 0)
         counts.append(
-            {
-                "kind": kind,
-                "catalogue": name,
-                "rows": n_rows,
-                "rows_matched": known["n"],
-                "rows_unmatched": n_rows - known["n"],
-                "spectra_by_id": known["id"],
-                "spectra_on_sky": known["sky"],
-                "spectra_unmatched": n_spectra - known["id"] - known["sky"],
-            }
+            {"kind": kind, "catalogue": name, "rows": n_rows, "rows_matched": matched, "rows_unmatched": n_rows - matched}
+            | {"spectra_by_id": by_id, "spectra_on_sky": on_sky, "spectra_unmatched": n_spectra - by_id - on_sky}
         )
     return counts
