@@ -202,9 +202,12 @@ def _choose(path: Path, forced: str, kind: Kind, present: Mapping[str, int]) -> 
 
 def _open_bytes(path: Path) -> IO[bytes]:
     """The file's content, decompressed where it is gzip."""
+    return cast(IO[bytes], gzip.open(path, "rb")) if _is_gzip(path) else path.open("rb")
+
+
+def _is_gzip(path: Path) -> bool:
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _format_of(path: Path) -> str:
@@ -424,9 +427,10 @@ def _csv_batches(path: Path, names: list[str] | None) -> Iterable[pa.RecordBatch
     columns, delimiter, first_row = _csv_layout(path)
     wanted = columns[:1] if names is None else names
     try:
-        with _open_bytes(path) as file:
+        # Arrow's threads read ahead: of a file of Python's they would need the interpreter, and end a process that is about to end itself.
+        with pa.input_stream(str(path), compression="gzip" if _is_gzip(path) else None) as file:
             yield from pa_csv.open_csv(
-                pa.PythonFile(file, mode="r"),
+                file,
                 read_options=pa_csv.ReadOptions(column_names=columns, skip_rows=first_row, block_size=8 << 20, use_threads=False),
                 parse_options=pa_csv.ParseOptions(delimiter=delimiter),
                 convert_options=pa_csv.ConvertOptions(

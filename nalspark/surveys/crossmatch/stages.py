@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from nalspark.errors import CatalogError
+from nalspark.session import parallelism
 from nalspark.settings import Crossmatch, Settings
 from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, canonical_columns, read_rows
 from nalspark.surveys.crossmatch import sky
@@ -89,7 +90,7 @@ def catalog_frame(spark: SparkSession, catalog: Catalog) -> DataFrame:
         With the columns of `QUASARS` or `ABSORBERS`.
     """
     chunks = -(-catalog.n_rows // catalog.rows_per_read)
-    ids = spark.range(0, chunks, 1, numPartitions=min(chunks, 4 * spark.sparkContext.defaultParallelism))
+    ids = spark.range(0, chunks, 1, numPartitions=min(chunks, 4 * parallelism(spark)))
     target = QUASARS if catalog.kind == "quasars" else ABSORBERS
     return map_batches(ids, partial(_read_chunks, catalog=catalog), target.spark_schema)
 
