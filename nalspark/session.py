@@ -283,7 +283,7 @@ def lent(spark: SparkSession) -> Iterator[None]:
 
 def _describe_again(spark: SparkSession, described: str | None) -> None:
     with suppress(Exception):  # the session is gone
-        spark.sparkContext.setLocalProperty("spark.job.description", described)
+        spark.sparkContext.setLocalProperty("spark.job.description", described)  # type: ignore[arg-type]  # None takes it away
 
 
 @contextmanager
