@@ -52,6 +52,7 @@ from nalspark.tables.schemas import (
 from nalspark.tables.store import Store, spark_path
 from nalspark.tables.versions import versions
 from nalspark.version import VERSION
+from nalspark.worker import own_process
 
 
 class _Parser(argparse.ArgumentParser):
@@ -370,11 +371,13 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and give its exit status.
+    """Run a command line, by default that of this process, which then is nalspark's own, and give its exit status.
 
     0: done. 2: a user's mistake, told in a sentence. 3: done, but nalspark itself failed on some rows, or nothing could be used. 130:
     stopped.
     """
+    if arguments is None:
+        own_process()
     options = _parser().parse_args(arguments)
     try:
         (options.command_function if "command_function" in options else _COMMANDS[options.command])(options)

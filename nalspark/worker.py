@@ -1,4 +1,8 @@
-"""What a Python worker of Spark does for every task, and needs to do only once; and what it can do before it is needed."""
+"""What a Python worker of Spark does for every task, and needs to do only once; and what it can do before it is needed.
+
+Allocator, garbage collector, importer and environment belong to whoever started the process. They are changed only where that was nalspark:
+in the workers of its own sessions, which know it by an environment variable, and in the process of its command line, which says so.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,10 @@ from importlib import import_module
 from threading import Thread
 from zipimport import zipimporter
 
+#: Environment variable of the workers of sessions that nalspark started.
+OURS = "NALSPARK_OWN_WORKER"
+_own_process = OURS in os.environ
+
 #: Modules that this process had when its objects were last set aside.
 _known = 0
 
@@ -20,6 +28,17 @@ _known = 0
 #: which arrays come from the heap (the most that it takes).
 _M_TRIM_THRESHOLD, _TRIM = -1, 128 * 2**20
 _M_MMAP_THRESHOLD, _MMAP = -3, 32 * 2**20
+
+
+def own_process() -> None:
+    """Say that this process is nalspark's own."""
+    global _own_process
+    _own_process = True
+
+
+def is_own_process() -> bool:
+    """Tell whether nalspark started this process: else nothing in it may be changed."""
+    return _own_process
 
 
 def keep_memory() -> None:
@@ -43,7 +62,7 @@ def keep_memory() -> None:
 
 
 def idle_cleanup() -> None:
-    """Spare this worker, at the end of a task, what Spark would do before and after every further one.
+    """Spare a worker of nalspark's own, at the end of a task, what Spark would do before and after every further one.
 
     Before a task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold, and since Python 3.10 that reads the
     lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: .08 s. Archives do not change under a running worker, so their
@@ -52,6 +71,8 @@ def idle_cleanup() -> None:
     both were half of what a worker did. After its first task a worker also begins to keep its memory (:func:`keep_memory`).
     """
     global _known
+    if not _own_process:
+        return
     if not _known:
         keep_memory()
     for finder in list(sys.path_importer_cache.values()):

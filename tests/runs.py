@@ -17,7 +17,7 @@ from astropy.io import fits
 from nalspark.mocks.survey import simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, pipeline
 from nalspark.progress import Progress
-from nalspark.session import find_java
+from nalspark.session import java_environment
 from nalspark.settings import Settings, load
 from nalspark.tables.table import Table
 
@@ -104,12 +104,11 @@ _JVM_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseS
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a process that starts a Spark session of its own."""
-    find_java()
     scripts = str(Path(sys.executable).parent)
     own = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     own |= {"JDK_JAVA_OPTIONS": _JVM_OPTIONS}
     kept = {key: value for key, value in os.environ.items() if key not in ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET")}
-    return kept | own | {"PATH": scripts + os.pathsep + os.environ.get("PATH", ""), "PYTHONIOENCODING": "utf-8"} | more
+    return kept | java_environment() | own | {"PATH": scripts + os.pathsep + os.environ.get("PATH", ""), "PYTHONIOENCODING": "utf-8"} | more
 
 
 COMMAND = (sys.executable, "-c", "import sys; from nalspark.cli import main; sys.exit(main())")

@@ -22,7 +22,13 @@ from nalspark.tables.arrow import map_batches
 from nalspark.worker import SHARED, idle_cleanup
 
 
-def test_archives_are_read_once(tmp_path, monkeypatch):
+@pytest.fixture
+def own_process(monkeypatch):
+    """This process stands for a worker of nalspark's own."""
+    monkeypatch.setattr("nalspark.worker._own_process", True)
+
+
+def test_archives_are_read_once(tmp_path, monkeypatch, own_process):
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
         archive.writestr("first_of_two.py", "value = 1")
         archive.writestr("second_of_two.py", "value = 2")
@@ -42,7 +48,7 @@ def test_archives_are_read_once(tmp_path, monkeypatch):
     assert (first_of_two.value, second_of_two.value, read) == (1, 2, [])
 
 
-def test_what_came_with_an_import_is_set_aside_once(tmp_path, monkeypatch):
+def test_what_came_with_an_import_is_set_aside_once(tmp_path, monkeypatch, own_process):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "with_lists.py").write_text("lists = [[] for _ in range(1000)]")
     idle_cleanup()

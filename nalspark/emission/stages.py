@@ -29,6 +29,7 @@ from nalspark.errors import UnusableSpectrum
 from nalspark.learning.ensemble import FittedSecondStage
 from nalspark.learning.inference import score, second_stage_columns
 from nalspark.learning.models import PackedModel
+from nalspark.session import parallelism
 from nalspark.tables.arrow import Columns, map_arrays
 from nalspark.tables.table import Column, Table
 
@@ -84,7 +85,7 @@ def detection_names(spark: SparkSession, parts: Mapping[str, int]) -> DataFrame:
     """The names of the simulated detections of some parts: a frame of NAMES."""
     rows = spark.createDataFrame(list(parts.items()), "part string, n long")
     names = rows.select("part", F.explode(F.sequence(F.lit(0), F.col("n") - 1)).alias("number"))
-    tasks = max(spark.sparkContext.defaultParallelism, sum(parts.values()) // 2000)
+    tasks = max(parallelism(spark), sum(parts.values()) // 2000)
     names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
     return names.select(F.concat_ws("-", "part", "number").alias("detection_id"), "part")
 

@@ -1,10 +1,11 @@
-"""Scores with Spark: the packed model travels once to every executor, is put to work once in every worker, and scores column by column."""
+"""Scores with Spark: the packed model travels with the function, is put to work once in every worker, and scores column by column."""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from nalspark.errors import ModelError
 from nalspark.learning.ensemble import BANDS, FittedSecondStage
 from nalspark.learning.models import Detector, ModelCard, PackedModel
 from nalspark.settings import Infer
-from nalspark.worker import idle_cleanup
+from nalspark.worker import idle_cleanup, is_own_process
 
 SCORE = "score"
 #: The model that this worker last put to work, by digest, batch size and what is asked of it: workers outlive their tasks.
@@ -51,12 +52,11 @@ def score(frame: DataFrame, packed: PackedModel, infer: Infer) -> DataFrame:
     for name in inputs:
         if name not in frame.columns or not isinstance(frame.schema[name].dataType, BinaryType):
             raise ModelError(f"The model '{packed.where}' reads the binary column '{name}', which this table does not have.")
-    broadcast = frame.sparkSession.sparkContext.broadcast(packed)
     batch_size = infer.batch_size
 
     @F.pandas_udf("float")  # type: ignore[call-overload, untyped-decorator]
     def scored(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
-        yield from _score_batches(batches, broadcast.value, batch_size)
+        yield from _score_batches(batches, packed, batch_size)
 
     return frame.withColumn(SCORE, scored(*inputs))
 
@@ -115,13 +115,44 @@ def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "feat
 
 def load_keras() -> None:
     """Have keras, with its backend, in this worker."""
-    prepare_worker()
+    collects = gc.isenabled()
     # TensorFlow brings half a million objects: to look through them for garbage while they come costs a fifth of the time they take.
     gc.disable()
     try:
-        import nalspark.learning.networks  # noqa: F401
+        with _device_chosen():
+            import nalspark.learning.networks  # noqa: F401
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
+
+
+@contextmanager
+def _device_chosen() -> Iterator[None]:
+    """What :func:`prepare_worker` settles, for what loads TensorFlow inside.
+
+    In a worker that others share the environment is put back once TensorFlow has looked for its devices. A process that is neither our own
+    nor a worker keeps the devices that its user chose.
+    """
+    if is_own_process():
+        prepare_worker()
+        yield
+    elif TaskContext.get() is None:
+        yield
+    else:
+        usual = dict(os.environ)
+        prepare_worker()
+        try:
+            yield
+            import keras
+
+            if keras.backend.backend() == "tensorflow":
+                import tensorflow as tf
+
+                tf.config.list_logical_devices()
+        finally:
+            for name in set(os.environ) - set(usual):
+                del os.environ[name]
+            os.environ.update(usual)
 
 
 def features(examples: NDArray[np.float32], packed: PackedModel, of: Literal["network", "image"], batch_size: int) -> NDArray[np.float32]:

@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 
 from nalspark.errors import ModelError, did_you_mean
+from nalspark.worker import is_own_process
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing is written to the process's standard error inside: TensorFlow's libraries greet there, whatever they are told."""
+    """Keep a process of our own from writing to standard error inside: TensorFlow's libraries greet there, whatever they are told."""
+    if not is_own_process():
+        yield
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

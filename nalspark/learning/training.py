@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from py4j.protocol import Py4JJavaError
 from pyspark import BarrierTaskContext
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from nalspark.errors import FeedError, TrainingError
 from nalspark.learning import networks
 from nalspark.learning.feed import Feed, told
+from nalspark.session import SPARK_ERRORS, parallelism
 from nalspark.settings import Train
 from nalspark.tables.atomic import write_file
 
@@ -345,12 +344,12 @@ def fit_on_spark(
     TrainingError
         Where Spark has fewer slots than workers, or keeps Python workers from one task to the next: a process can join one cluster only.
     """
-    slots = spark.sparkContext.defaultParallelism
+    slots = parallelism(spark)
     if slots < settings.workers:
         raise TrainingError(
             f"train.workers = {settings.workers}, and Spark runs {slots} tasks at a time. Set train.workers to {slots} or less."
         )
-    if spark.sparkContext.getConf().get("spark.python.worker.reuse", "true") != "false":
+    if spark.conf.get("spark.python.worker.reuse", "true") != "false":
         raise TrainingError("Training by several workers needs fresh Python workers: start Spark with spark.python.worker.reuse=false.")
     checkpoints = Path(checkpoints).absolute()
     places = [checkpoint_path(train, validation, settings, checkpoints, member) for member in range(settings.members)]
@@ -359,7 +358,7 @@ def fit_on_spark(
     try:
         with _watched(places, settings, progress):
             rows = fitted.collect()
-    except (PySparkException, Py4JJavaError) as error:
+    except SPARK_ERRORS as error:
         found = re.search(r"nalspark\.errors\.\w+: (.+)", str(error))
         if found:
             raise TrainingError(found[1].strip()) from None

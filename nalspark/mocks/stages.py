@@ -13,6 +13,7 @@ from nalspark.mocks.examples import candidate_examples, spectrum_examples
 from nalspark.mocks.inject import ZHAO_2019, Population
 from nalspark.mocks.interlopers import KINDS
 from nalspark.mocks.recipes import Continuum, Recipe, SkyNoise
+from nalspark.session import parallelism
 from nalspark.settings import Settings
 from nalspark.tables.arrow import Columns, map_arrays
 from nalspark.tables.schemas import TRAINING, TRAINING_SPECTRA
@@ -80,7 +81,7 @@ def mock_names(spark: SparkSession, parts: list[str], settings: Settings) -> Dat
     ranges = spark.createDataFrame(blocks, "part string, split string, first long, last long")
     number = F.explode(F.sequence("first", "last"))
     names = ranges.select("part", "split", number.alias("number"))
-    tasks = max(spark.sparkContext.defaultParallelism, sum(last - first for _, _, first, last in blocks) // 1000)
+    tasks = max(parallelism(spark), sum(last - first for _, _, first, last in blocks) // 1000)
     # Neighbours in one task: it writes few parts.
     names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
     return names.select(F.concat_ws("-", "split", "number").alias("quasar_id"), "part", "split")

@@ -99,13 +99,17 @@ class Header:
         return token or None
 
     def _string(self, text: str, at: int) -> str:
-        match = _STRING.match(text)
-        value = match[1].replace("''", "'").rstrip() if match else text[1:].rstrip()
-        # A long string goes on in the next card, marked by an ampersand (FITS 4.0, §4.2.1.2).
-        following = self.raw[at + CARD : at + 2 * CARD]
-        if value.endswith("&") and following.startswith(b"CONTINUE"):
-            return value[:-1] + self._string(following[8:].decode("ascii", "replace").strip(), at + CARD)
-        return value
+        pieces = list[str]()
+        while True:
+            match = _STRING.match(text)
+            value = match[1].replace("''", "'").rstrip() if match else text[1:].rstrip()
+            # A long string goes on in the next card, marked by an ampersand (FITS 4.0, §4.2.1.2).
+            at += CARD
+            following = self.raw[at : at + CARD]
+            if not (value.endswith("&") and following.startswith(b"CONTINUE")):
+                return "".join([*pieces, value])
+            pieces.append(value[:-1])
+            text = following[8:].decode("ascii", "replace").strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,8 +329,18 @@ class FitsFile:
         if all(column.simple for column in wanted.values()):
             data = self._read_data(hdu, n_rows * row_bytes)
             return {name: _cut(column, data, n_rows, row_bytes) for name, column in wanted.items()}
-        table = _astropy_data("BinTableHDU", hdu, self._read_data(hdu, hdu.layout.data_bytes), self.name)
-        return {name: _native(np.asarray(table.field(column.name)[:n_rows])) for name, column in wanted.items()}
+        data = self._read_data(hdu, hdu.layout.data_bytes)
+        table = _astropy_data("BinTableHDU", hdu, data, self.name, [column.name for column in wanted.values()])
+        return {name: _native(self._one_a_row(column, table[column.name][:n_rows])) for name, column in wanted.items()}
+
+    def _one_a_row(self, column: Column, values: NDArray[Any]) -> NDArray[Any]:
+        """What astropy reads of a column, in which TDIM may have folded the one number, or the one string, of a row."""
+        values = np.asarray(values)
+        if values.ndim > 1 and (column.is_number or column.code == "A"):
+            if values.size != len(values):
+                raise _corrupt(f"{self.name}: TDIM makes a row of column '{column.name}' {values.shape[1:]} values; expected one")
+            values = values.reshape(len(values))
+        return values
 
     def _column(self, known: Mapping[str, Column], name: str, hdu: Hdu) -> Column:
         if name.lower() in known:
@@ -407,6 +421,8 @@ def _parsed_layout(header: Header) -> Layout:
         return Layout(name, shape, bitpix, data_bytes)
     if len(shape) != 2 or bitpix != 8:
         raise _corrupt(f"a binary table has NAXIS = {len(shape)} and BITPIX = {bitpix}; expected 2 and 8")
+    if shape[1] > MAX_DATA_BYTES:
+        raise _corrupt(f"a table has rows of {shape[1]} bytes, more than any spectrum file has")
     if shape[0] > 0 and shape[1] == 0:
         raise _corrupt(f"a table has {shape[0]} rows of no bytes")
     return Layout(name, shape, bitpix, data_bytes, _columns(header, row_bytes=shape[1]))
@@ -455,14 +471,18 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("="))
 
 
-def _astropy_data(kind: str, hdu: Hdu, data: bytes, name: str) -> Any:
-    """The data of one HDU as astropy understands them: scaled, of variable length, or of a rare type."""
+def _astropy_data(kind: str, hdu: Hdu, data: bytes, name: str, columns: Iterable[str] | None = None) -> Any:
+    """The data of one HDU, or some of its columns by name, as astropy understands them: scaled, of variable length, or of a rare type."""
     from astropy.io import fits  # imported here: it takes longer than reading a thousand ordinary files
 
     padding = bytes(-len(data) % BLOCK)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return getattr(fits, kind).fromstring(hdu.header.raw + data + padding).data
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError, fits.VerifyError) as error:
+            found = getattr(fits, kind).fromstring(hdu.header.raw + data + padding).data
+            return found if columns is None else {column: found.field(column) for column in columns}
+    except (
+        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+        fits.VerifyError,
+    ) as error:  # fmt: skip
         raise _corrupt(f"{name}: astropy cannot read HDU '{hdu.layout.name}': {printable(str(error), 200)}") from None

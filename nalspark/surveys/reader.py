@@ -1,6 +1,7 @@
 """From a file, or the bytes of one, to a spectrum: the door through which every survey file comes.
 
 Whatever is wrong with a file becomes an :class:`~nalspark.errors.UnusableSpectrum` with a reason: one bad file never stops a survey.
+A fault of ours does not either: its reason is :data:`~nalspark.errors.INTERNAL_ERROR`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, cast
 
-from nalspark.errors import NalsparkError, UnusableSpectrum
+from nalspark.errors import NalsparkError, UnusableSpectrum, internal_error
 from nalspark.surveys.fits_table import printable
 from nalspark.surveys.sdss import SurveySpectrum, read_sdss
 
@@ -102,7 +103,8 @@ def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
     ------
     UnusableSpectrum
         ``empty``, ``truncated``, ``not_fits``, ``corrupt_gzip``, ``truncated_gzip``, ``too_large``; those of
-        :mod:`nalspark.surveys.fits_table` and :mod:`nalspark.surveys.sdss`; ``unreadable`` for what nobody foresaw.
+        :mod:`nalspark.surveys.fits_table` and :mod:`nalspark.surveys.sdss`; ``unreadable`` where the memory does not suffice;
+        ``internal_error`` for what nobody foresaw.
     """
     with _faults_accounted(name):
         return _read(io.BytesIO(content), name)
@@ -117,7 +119,10 @@ def _read(stream: BinaryIO, name: str) -> SurveySpectrum:
 
 def _check_kind(path: str) -> None:
     """Refuse what is no file before it is opened: opening a named pipe would wait for ever."""
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:
+        raise UnusableSpectrum("unreadable", f"{_shown(path)} can be no file's name.") from None
     if stat.S_ISDIR(mode):
         if not os.access(path, os.R_OK | os.X_OK):
             raise UnusableSpectrum("permission_denied", f"{_shown(path)} is a folder that may not be listed.")
@@ -157,7 +162,7 @@ def _shown(path: str) -> str:
 
 @contextmanager
 def _faults_accounted(path: str) -> Iterator[None]:
-    """Turn what the operating system, numpy, zlib or astropy raise into reasons."""
+    """Turn what the operating system and the decoders raise into reasons; what nobody foresaw is a fault of ours."""
     try:
         yield
     except UnusableSpectrum:
@@ -170,9 +175,8 @@ def _faults_accounted(path: str) -> Iterator[None]:
         raise UnusableSpectrum("is_a_directory", f"{_shown(path)} is a folder; expected a FITS file.") from None
     except OSError as error:
         raise UnusableSpectrum("io_error", f"{_shown(path)} cannot be read: {printable(str(error.strerror or error), 200)}.") from None
-    except (
-        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
-        struct.error, zlib.error,
-    ) as error:  # fmt: skip
+    except (EOFError, MemoryError, struct.error, zlib.error) as error:
         what = f"{type(error).__name__}: {printable(str(error), 200)}"
         raise UnusableSpectrum("unreadable", f"{_shown(path)} cannot be understood ({what}).") from None
+    except Exception as error:
+        raise internal_error(_shown(path), error) from error

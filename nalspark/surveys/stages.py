@@ -7,12 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 
 import numpy as np
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.errors import SettingsError, UnusableSpectrum
+from nalspark.session import SPARK_ERRORS, parallelism, spark_says
 from nalspark.settings import Settings
 from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
@@ -67,7 +66,7 @@ def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> Dat
         places += [("folder", folder) for folder in subfolders(root)] + [("own files", root)]
     frames = []
     if places:
-        tasks = min(len(places), 1000, 8 * spark.sparkContext.defaultParallelism)
+        tasks = min(len(places), 1000, 8 * parallelism(spark))
         places = [place for first in range(tasks) for place in places[first::tasks]]  # neighbours in different tasks
         find = partial(_find_files, places=places, plates_per_part=settings.ingest.plates_per_part)
         frames.append(map_batches(spark.range(0, len(places), 1, tasks), find, FILES.spark_schema))
@@ -81,10 +80,10 @@ def _binary_files(spark: SparkSession, sources: Iterable[str]) -> DataFrame:
     reader = spark.read.format("binaryFile").option("recursiveFileLookup", "true")
     try:
         found = reader.load(list(sources))
-    except (AnalysisException, Py4JJavaError) as error:
-        why = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
-        raise SettingsError(f"A source behind a URL cannot be read: {why.splitlines()[0]}") from None
-    return found.where(F.lower("path").rlike(r"\.fits?(\.gz)?$"))
+        columns = found.columns  # Spark Connect looks only when it is asked
+    except SPARK_ERRORS as error:
+        raise SettingsError(f"A source behind a URL cannot be read: {spark_says(error)}") from None
+    return found.select(*columns).where(F.lower("path").rlike(r"\.fits?(\.gz)?$"))
 
 
 def _remote_files(spark: SparkSession, sources: Iterable[str], settings: Settings) -> DataFrame:
