@@ -13,11 +13,20 @@ for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_TH
     os.environ.setdefault(variable, "1")
 
 
+#: The tests' queries are many and on few rows: to compile each of them costs more than to interpret it. Sessions that tests start in
+#: processes of their own, and clusters, compile as users' do, and must give the same catalogue.
+_SHORT_QUERIES = {
+    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[object]:
     from nalspark.session import spark_session
 
-    session = spark_session("local[2]", "nalspark-tests", {"spark.sql.shuffle.partitions": "4"})
+    session = spark_session("local[2]", "nalspark-tests", _SHORT_QUERIES)
     yield session
     session.stop()
 
