@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -92,8 +91,10 @@ def _rows(columns: Columns) -> list[Eigenspectra]:
 def _fit_group(group: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     declared = {column.name: column for column in NORMALIZED.columns}
     # Rows come in any order, and sums of floating-point numbers depend on it.
-    batch = pa.RecordBatch.from_pandas(group.sort_values("spectrum_id"), preserve_index=False)
-    return encode(fit_columns(decode(batch, declared), settings), EIGENSPECTRA).to_pandas()
+    table = pa.Table.from_pandas(group.sort_values("spectrum_id"), preserve_index=False)
+    (batch,) = table.combine_chunks().to_batches()  # text of pandas 3 comes in chunks, which a batch cannot have
+    fitted = encode(fit_columns(decode(batch, declared), settings), EIGENSPECTRA).to_pandas()
+    return fitted.astype({"part": object})  # nor does Spark 4.3 take text that comes in chunks
 
 
 def fit_eigenspectra_by_bin(normalized: DataFrame, settings: Settings) -> DataFrame:
@@ -116,4 +117,8 @@ def fit_eigenspectra_by_bin(normalized: DataFrame, settings: Settings) -> DataFr
     used = bins.withColumn("place", F.row_number().over(in_order)).where(F.col("place") <= chosen.max_quasars_per_bin).drop("place")
     pixels = normalized.select("spectrum_id", "ra", "dec", "z_qso", "ivar", "continuum", "mask")
     grouped = pixels.join(F.broadcast(used), "spectrum_id").groupBy("z_bin")
-    return grouped.applyInPandas(partial(_fit_group, settings=settings), EIGENSPECTRA.spark_schema)  # Spark 3.5 has no applyInArrow
+
+    def fit(group: pd.DataFrame) -> pd.DataFrame:  # no `partial`: Spark 4.3 reads the types, and warns where it finds none
+        return _fit_group(group, settings)
+
+    return grouped.applyInPandas(fit, EIGENSPECTRA.spark_schema)  # Spark 3.5 has no applyInArrow
