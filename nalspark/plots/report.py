@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from nalspark.errors import INTERNAL_ERROR
 from nalspark.lines import SPECIES
 from nalspark.plots.figures import (
     GalleryItem,
@@ -29,9 +30,6 @@ from nalspark.plots.figures import (
     path_per_bin,
 )
 from nalspark.plots.pages import render
-
-#: The reason of a rejection that says nothing of the data: nalspark itself failed.
-FAULT = "internal_error"
 
 
 class Rejected(NamedTuple):
@@ -104,7 +102,7 @@ class ReportData:
     counts : mapping of str to int
         In the order of the pipeline: files, spectra, sightlines, candidates, absorbers, … The shares of the flags are of ``absorbers``.
     rejections : sequence of Rejected
-        Those with the reason :data:`FAULT` are told of in a sentence of their own.
+        Those with the reason ``internal_error`` are told of in a sentence of their own.
     flags, vetoes : sequence of BitCount
         Bits of the absorbers, and of the candidates that are not absorbers. A row can have several.
     histograms : mapping
@@ -175,7 +173,7 @@ def render_report(data: ReportData) -> str:
         data=data,
         species=_spaced(data.species),
         n_rejected=sum(row.n for row in data.rejections),
-        n_faults=sum(row.n for row in data.rejections if row.reason == FAULT),
+        n_faults=sum(row.n for row in data.rejections if row.reason == INTERNAL_ERROR),
         window=SPECIES[data.species].window_rest,
         path=_path(z, sightlines),
         total_path=float(path_per_bin([z[0], z[-1]], z, sightlines)[0]) if z.size else 0.0,
