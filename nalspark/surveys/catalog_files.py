@@ -305,17 +305,21 @@ def _csv_file(path: Path) -> CatalogFile:
     return CatalogFile(dict.fromkeys(columns, 1), n_rows, lambda names: _csv_rows(path, layout, names))
 
 
+#: Bytes of a CSV file that Arrow parses at a time.
+_CSV_BLOCK = 8 << 20
+
+
 def _csv_rows(path: Path, layout: tuple[list[str], str, int], names: Sequence[str]) -> Iterator[RawColumns]:
     """The rows as strings: types guessed from the first block would fail on a later one."""
     columns, delimiter, first_row = layout
-    read = pa_csv.ReadOptions(column_names=columns, skip_rows=first_row, block_size=8 << 20, use_threads=False)
+    read = pa_csv.ReadOptions(column_names=columns, skip_rows=first_row, block_size=_CSV_BLOCK, use_threads=False)
     convert = pa_csv.ConvertOptions(
         column_types={name: pa.string() for name in names}, include_columns=list(names), strings_can_be_null=False
     )
     try:
-        with _open_bytes(path) as file:
-            stream = pa.PythonFile(file, mode="r")
-            for batch in pa_csv.open_csv(stream, read, pa_csv.ParseOptions(delimiter=delimiter), convert):
+        # Arrow's threads read ahead: of a file of Python's they would need the interpreter, and end a process that is about to end itself.
+        with pa.input_stream(str(path), compression="gzip" if _is_packed(path) else None) as file:
+            for batch in pa_csv.open_csv(file, read, pa_csv.ParseOptions(delimiter=delimiter), convert):
                 yield {name: batch[name] for name in names}
     except (pa.ArrowException, OSError, *_UNPACKING) as error:
         if "Empty CSV" not in str(error):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -430,3 +432,28 @@ def test_what_is_no_catalogue_says_so(real_data: Path) -> None:
             open_catalog(folder / name, "quasars")
     with pytest.raises(CatalogError, match="no column for ew_primary"):
         open_catalog(folder / "Sardane2014_CaII.fit", "absorbers")
+
+
+#: Processes that end themselves while Arrow's threads read on, as after a mistake in a long catalogue; small blocks, so that they do.
+ENDED = """
+import os, sys
+from pathlib import Path
+from nalspark.surveys import catalog_files
+catalog_files._CSV_BLOCK = 4096
+codes = []
+for _ in range(25):
+    child = os.fork()
+    if not child:
+        next(catalog_files._csv_rows(Path(sys.argv[1]), (["ra", "dec", "z"], ",", 1), ["z"]))
+        sys.exit(2)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(codes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries need not survive a fork elsewhere")
+def test_a_process_that_ends_while_a_catalogue_is_read_ends_as_it_says(tmp_path):
+    place = tmp_path / "long.csv"
+    place.write_text("ra,dec,z\n" + "150.12,2.12,1.12\n" * 6000)
+    done = subprocess.run([sys.executable, "-c", ENDED, str(place)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([2] * 25), done.stderr
