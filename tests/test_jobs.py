@@ -59,7 +59,7 @@ def spark_submit(job: str, *arguments: str | Path) -> subprocess.CompletedProces
     conf = [f"--conf=spark.{key}" for key in ("driver.host=127.0.0.1", "driver.bindAddress=127.0.0.1", "ui.enabled=false")]
     command = [Path(sys.executable).parent / "spark-submit", "--master", "local[2]", *conf, JOBS / f"{job}.py", *arguments]
     return subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, env=environment(), cwd=JOBS.parent, timeout=200, check=False
+        [str(word) for word in command], capture_output=True, text=True, env=environment(), cwd=JOBS.parent, timeout=280, check=False
     )
 
 

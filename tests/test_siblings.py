@@ -27,7 +27,7 @@ def test_the_rest_lives_without_the_emission_programme(tmp_path):
     work += f"import nalspark; assert nalspark.__file__.startswith({str(tmp_path)!r}); "
     work += "from nalspark.cli import _parser; assert 'emission' not in _parser().format_help(); "
     work += f"import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-m', 'not spark', *{REST!r}]))"
-    done = subprocess.run([sys.executable, "-c", work], cwd=tmp_path, capture_output=True, text=True, timeout=140, check=False)
+    done = subprocess.run([sys.executable, "-c", work], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
