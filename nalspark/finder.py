@@ -17,7 +17,7 @@ from nalspark.absorption.chain import Scorer, Searchable, detect, input_shapes, 
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.normalize import Normalized
-from nalspark.errors import ModelError, SettingsError
+from nalspark.errors import SettingsError
 from nalspark.learning.models import Detector, read_model
 from nalspark.settings import Settings, load
 from nalspark.spectra.grid import SDSS_GRID
@@ -252,13 +252,7 @@ def _network(settings: Settings) -> Scorer:
         Where it was made for something else.
     """
     packed = read_model(settings.infer.model)
-    packed.check(SDSS_GRID.fingerprint, settings.species)
-    shape = input_shapes(settings.line_species, SDSS_GRID).get(packed.card.inputs)
-    if packed.card.shape != shape:
-        raise ModelError(
-            f"The model '{packed.where}' reads {', '.join(packed.card.inputs)} of shape {packed.card.shape}, which nothing here has. "
-            "Train one with this version of nalspark."
-        )
+    packed.check(SDSS_GRID.fingerprint, settings.species, input_shapes(settings.line_species, SDSS_GRID))
     key = packed.digest, settings.infer.batch_size
     if key not in _AT_WORK:
         _AT_WORK.clear()

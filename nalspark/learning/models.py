@@ -13,7 +13,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -325,7 +325,7 @@ class PackedModel:
         card = self.card.model_dump(mode="json", include={"network", "options", "inputs", "shape", "members", "calibration"})
         return _sha256(json.dumps(card, sort_keys=True).encode())[:16]
 
-    def check(self, grid: str, species: str) -> None:
+    def check(self, grid: str, species: str, shapes: Mapping[tuple[str, ...], tuple[int, ...]] | None = None) -> None:
         """Refuse to work on anything but what the model was trained for.
 
         Parameters
@@ -333,6 +333,8 @@ class PackedModel:
         grid : str
             Fingerprint of the grid on which the spectra are.
         species : str
+        shapes : mapping, optional
+            What there is to read: columns → the shape of one of them in one example.
 
         Raises
         ------
@@ -347,6 +349,12 @@ class PackedModel:
             raise ModelError(
                 f"The model '{self.where}' was trained on the wavelength grid {self.card.grid}, and the spectra are on {grid}. "
                 "Train one for this grid."
+            )
+        if shapes is not None and shapes.get(self.card.inputs) != self.card.shape:
+            there = " or ".join(f"{', '.join(columns)} of shape {shape}" for columns, shape in shapes.items())
+            raise ModelError(
+                f"The model '{self.where}' reads {', '.join(self.card.inputs)} of shape {self.card.shape}; expected {there}. Train one with "
+                "this version of nalspark."
             )
 
     def load(self, batch_size: int = 256) -> Detector:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from nalspark.absorption.images import ImageGeometry
-from nalspark.absorption.stages import IMAGE_COLUMNS, SPECTRUM_COLUMNS
-from nalspark.errors import ModelError, NalsparkError
+from nalspark.absorption.chain import IMAGE_COLUMNS, SPECTRUM_COLUMNS, input_shapes
+from nalspark.errors import NalsparkError
 from nalspark.learning.models import PackedModel, read_model
 from nalspark.mocks.noise import sky_noise
 from nalspark.mocks.recipes import SkyNoise
@@ -17,9 +16,8 @@ from nalspark.surveys.catalogs import Catalog, equivalent_width_quantiles, open_
 
 def example_inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Give the columns of an example, one a channel of the network, and the shape of one."""
-    if settings.simulate.examples == "spectra":
-        return SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,)
-    return IMAGE_COLUMNS, ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape
+    columns = SPECTRUM_COLUMNS if settings.simulate.examples == "spectra" else IMAGE_COLUMNS
+    return columns, input_shapes(settings.line_species, SDSS_GRID)[columns]
 
 
 def chosen_model(settings: Settings) -> PackedModel:
@@ -30,13 +28,7 @@ def chosen_model(settings: Settings) -> PackedModel:
     ModelError
     """
     packed = read_model(settings.infer.model)
-    packed.check(SDSS_GRID.fingerprint, settings.species)
-    image = IMAGE_COLUMNS, ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape
-    if (packed.card.inputs, packed.card.shape) not in (image, (SPECTRUM_COLUMNS, (SDSS_GRID.n_pixels,))):
-        raise ModelError(
-            f"The model '{packed.where}' reads {', '.join(packed.card.inputs)} of shape {packed.card.shape}; expected candidate images "
-            f"of shape {image[1]}, or the flux of whole spectra. Train one with this version of nalspark."
-        )
+    packed.check(SDSS_GRID.fingerprint, settings.species, input_shapes(settings.line_species, SDSS_GRID))
     return packed
 
 
