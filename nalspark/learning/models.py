@@ -353,8 +353,8 @@ class PackedModel:
         if shapes is not None and shapes.get(self.card.inputs) != self.card.shape:
             there = " or ".join(f"{', '.join(columns)} of shape {shape}" for columns, shape in shapes.items())
             raise ModelError(
-                f"The model '{self.where}' reads {', '.join(self.card.inputs)} of shape {self.card.shape}; expected {there}. Train one with "
-                "this version of nalspark."
+                f"The model '{self.where}' reads {', '.join(self.card.inputs)} of shape {self.card.shape}; expected {there}. Train one "
+                "with this version of nalspark."
             )
 
     def load(self, batch_size: int = 256) -> Detector:
