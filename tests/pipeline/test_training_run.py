@@ -296,7 +296,8 @@ def test_models_that_do_not_fit_are_refused_before_spark_starts(tmp_path: Path, 
     assert "was trained for MgII, not for CIV" in refused(capsys, *find, "publish.gallery=0", "--species", "CIV")
     assert "There is no model in" in refused(capsys, *find, f"infer.model={tmp_path / 'spectra'}")
     shape = copy_of_model(tmp_path / "shape", shape=[8, 51])
-    assert "of shape (8, 51); expected image_residual, image_inverse_error of shape (8, 49)" in refused(capsys, *find, f"infer.model={shape}")
+    sentence = "of shape (8, 51); expected image_residual, image_inverse_error of shape (8, 49)"
+    assert sentence in refused(capsys, *find, f"infer.model={shape}")
     damaged = copy_of_model(tmp_path / "damaged")
     (damaged / "weights-0.npz").write_bytes((damaged / "weights-0.npz").read_bytes()[:-1])
     assert "its SHA-256 differs" in refused(capsys, *find, f"infer.model={damaged}")
