@@ -340,7 +340,8 @@ def test_redshifts_come_from_the_first_catalogue_that_knows(matched: tuple[pd.Da
     }
     for name, (z, source, how, distance) in expected.items():
         row = targets.loc[f"/{name}.fits"]
-        assert (row["z_qso"], row["z_source"], row["z_match"]) == (z, source, how), name
+        z_match = None if pd.isna(row["z_match"]) else row["z_match"]
+        assert (row["z_qso"], row["z_source"], z_match) == (z, source, how), name
         assert pd.isna(row["z_separation_arcsec"]) if distance is None else row["z_separation_arcsec"] == pytest.approx(distance, abs=1e-6)
         assert pd.isna(row["reason"]) and pd.isna(row["detail"])
 
