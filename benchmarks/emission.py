@@ -27,7 +27,7 @@ from scaling import cpu_seconds
 from nalspark.emission import lae, stages
 from nalspark.emission.frames import FIRST_REAL_CLASS, PLANES, significance_frame
 from nalspark.emission.inject import parametric_frame
-from nalspark.emission.run import read_selection
+from nalspark.emission.inputs import read_selection
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.tables import DETECTIONS
 from nalspark.learning.ensemble import best_threshold, fit_second_stage, selection_quality
@@ -123,10 +123,10 @@ def places(options: argparse.Namespace) -> None:
     known = features(middle, packed, second.card.features, 256)
     how = second.card.settings
     mapper = umap.UMAP(n_neighbors=how["neighbours"], min_dist=how["min_dist"], random_state=how["seed"], n_jobs=1).fit(second.points)
-    refit = np.abs(mapper.embedding_ - second.places).max()
+    refit = np.abs(mapper.embedding_ - second.embedding).max()
     theirs = mapper.transform(((known - second.centre) / second.scale).astype(np.float32))
     ours = second.place(known)
-    away, spread = np.hypot(*(theirs - ours).T), second.places.std(axis=0).mean()
+    away, spread = np.hypot(*(theirs - ours).T), second.embedding.std(axis=0).mean()
     same = (second.margin(theirs) >= second.card.threshold) == (second.margin(ours) >= second.card.threshold)
     print(f"{len(ours)} new rows; the fit repeated differs by {refit:.2g}; the map's places scatter by {spread:.2f}")
     print(

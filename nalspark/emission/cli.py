@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from nalspark.emission.inputs import SECOND_STAGE
 from nalspark.emission.labels import agreement, consensus, read_labels
-from nalspark.emission.run import EmissionRun
+from nalspark.emission.pipeline import PICTURES, RESULT, finding_stages, training_stages
+from nalspark.emission.report import found_text
 from nalspark.emission.settings import EmissionSettings, load_run
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS
 from nalspark.errors import NalsparkError
+from nalspark.pipeline.door import check_whole
+from nalspark.pipeline.engine import Engine, check_stages
+from nalspark.pipeline.stage import Stage
 from nalspark.progress import Progress
 from nalspark.session import running_session
+from nalspark.tables.store import Store
 
 _SHOWN = 20
 #: What the data model's page says of the programme.
@@ -43,6 +50,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="a setting")
     parser.add_argument("--master", metavar="URL", help="Spark master; by default the one of spark-submit, or all local cores")
+    parser.add_argument("--force", action="store_true", help="make everything anew although nothing changed")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
 
 #: What a demonstration trains: one network, few passes.
@@ -65,15 +74,34 @@ def command(options: argparse.Namespace) -> None:
     _WORK[options.what](settings, options)
 
 
-def _train(settings: EmissionSettings, options: argparse.Namespace) -> None:
-    several = {"spark.python.worker.reuse": "false"} if settings.train.workers > 1 else None
+def _run(
+    stages_of: Callable[[EmissionSettings], Sequence[Stage]],
+    result_of: Callable[[Store], str],
+    settings: EmissionSettings,
+    options: argparse.Namespace,
+) -> None:
+    """Run stages, say what came of it, and refuse to call it good where it is not."""
+    if not settings.out:
+        raise NalsparkError("No output directory is given: set `out` in the run file.")
+    stages = stages_of(settings)
+    names = [stage.name for stage in stages]
+    check_stages(stages, settings, names)
+    # A Python process can join one group of training workers in its life.
+    several = {"spark.python.worker.reuse": "false"} if "train" in names and settings.train.workers > 1 else None
     with running_session(options.master, several) as spark:
-        print(EmissionRun(spark, settings, Progress(sys.stderr)).train())
+        engine = Engine(spark, settings, Progress(sys.stderr), stages, names)
+        summaries = engine.run(names, force=options.force, dry_run=options.dry_run, explain=options.dry_run)
+    if options.dry_run:
+        return
+    print(result_of(Store(settings.out)))
+    check_whole(summaries, settings.out, "table 'detections' has the reason of each.")
 
 
-def _classify(settings: EmissionSettings, options: argparse.Namespace) -> None:
-    with running_session(options.master) as spark:
-        print(EmissionRun(spark, settings, Progress(sys.stderr)).classify())
+def _trained_text(store: Store) -> str:
+    """The table of the result, and where the selection and its pictures lie."""
+    folder = store.published(SECOND_STAGE.name)
+    pictures = ", ".join(str(folder / name) for name in PICTURES)
+    return f"{(folder / RESULT).read_text(encoding='utf-8')}\nselection   {store.root}\npictures    {pictures}"
 
 
 def _labels(settings: EmissionSettings, options: argparse.Namespace) -> None:
@@ -88,8 +116,8 @@ def _labels(settings: EmissionSettings, options: argparse.Namespace) -> None:
 
 
 _WORK: dict[str, Callable[[EmissionSettings, argparse.Namespace], None]] = {
-    "train": _train,
-    "demo": _train,
-    "run": _classify,
+    "train": partial(_run, training_stages, _trained_text),
+    "demo": partial(_run, training_stages, _trained_text),
+    "run": partial(_run, finding_stages, found_text),
     "labels": _labels,
 }

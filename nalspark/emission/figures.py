@@ -6,17 +6,22 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from numpy.typing import ArrayLike, NDArray
 
+from nalspark.emission.frames import FIRST_REAL_CLASS
+from nalspark.learning.ensemble import FittedSecondStage
 from nalspark.plots.style import BLUE, FAINT, INK, MUTED, SHADE, VERMILLION, new_figure, styled
 
 #: Points that are drawn of each kind, and cells of the grid on which the boundary is found.
 _POINTS, _GRID = 2500, 160
 #: Quantiles of the places, along each axis, that a map shows.
 SHOWN = (0.01, 0.99)
+#: Detections drawn along the boundary of the map.
+_EXAMPLES = 10
 
 
 class MapExample(NamedTuple):
@@ -34,6 +39,50 @@ class MapExample(NamedTuple):
     image: NDArray[np.float32]
     title: str
     real: bool
+
+
+def along_boundary(table: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Choose some detections along the boundary, from one end of the map to the other.
+
+    Parameters
+    ----------
+    table : DataFrame of CLASSIFIED
+    threshold : float
+        Margin at which the boundary runs.
+    """
+    middle = table[table["band"] == "reclassify"]
+    place = middle[["umap_x", "umap_y"]]
+    low, high = (place.quantile(edge) for edge in SHOWN)
+    middle = middle[((place >= low) & (place <= high)).all(axis=1)]
+    near = middle.assign(away=(middle["svm_margin"] - threshold).abs()).sort_values("away")
+    near = near.head(max(_EXAMPLES, len(near) // 6)).sort_values("umap_x", kind="stable")
+    if near.empty:
+        return near
+    steps = np.linspace(near["umap_x"].min(), near["umap_x"].max(), _EXAMPLES)
+    return near.iloc[np.unique(np.searchsorted(near["umap_x"], steps))]
+
+
+def selection_figures(
+    table: pd.DataFrame, second: FittedSecondStage, threshold: float, examples: Sequence[MapExample]
+) -> tuple[Figure, Figure]:
+    """Draw a selection: completeness and contamination against the score, and the map.
+
+    Parameters
+    ----------
+    table : DataFrame of CLASSIFIED
+        Of detections whose classes are known.
+    second : FittedSecondStage
+    threshold : float
+        The network's best single threshold.
+    examples : sequence of MapExample
+        Shown beside the map.
+    """
+    label, card = (table["class"] >= FIRST_REAL_CLASS).to_numpy(), second.card
+    places = table[["umap_x", "umap_y"]].to_numpy(dtype=float)
+    return (
+        score_figure(label, table["score"].to_numpy(dtype=float), (card.bands.low, card.bands.high), threshold),
+        map_figure(places, label, second.margin, card.threshold, examples),
+    )
 
 
 @styled

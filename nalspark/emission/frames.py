@@ -66,6 +66,11 @@ class Frame:
     wavelength: NDArray[np.float64]
 
 
+def error_frame_of(path: str | Path) -> Path:
+    """Give where the errors of a frame lie: ``e.<name>`` in the same folder."""
+    return Path(path).with_name(f"e.{Path(path).name}")
+
+
 def read_frame(path: str | Path, error_path: str | Path | None = None) -> Frame:
     """A frame with its errors.
 
@@ -81,7 +86,7 @@ def read_frame(path: str | Path, error_path: str | Path | None = None) -> Frame:
         ``not_readable``, ``wrong_shape``, ``no_wavelengths``, ``no_error_frame``, ``error_frame_differs``, ``no_usable_pixel``.
     """
     path = Path(path)
-    errors = Path(error_path) if error_path else path.with_name(f"e.{path.name}")
+    errors = Path(error_path) if error_path else error_frame_of(path)
     flux, header = _image(path)
     if flux.ndim != 2 or flux.shape[0] < _LEAST_FIBERS or flux.shape[1] < _LEAST_PIXELS:
         raise UnusableSpectrum(

@@ -1,14 +1,22 @@
-"""The result of a selection as a table of text, as Sakai (2020) shows it."""
+"""What a selection did, as text: its result as Sakai (2020) shows it, and what it found."""
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nalspark.emission.frames import CLASSES, FIRST_REAL_CLASS
+from nalspark.emission.stages import FOUND
+from nalspark.emission.tables import CLASSIFIED, DETECTIONS
 from nalspark.learning.ensemble import BANDS, selection_quality
 from nalspark.metrics import bootstrap_errors
+from nalspark.tables.manifest import Part
+from nalspark.tables.store import Store
 
 #: The same rows in Sakai (2020): detections and fraction of fakes of each band; completeness and contamination of the selections.
 _SLIDES_BANDS = {"discard": (18200, 0.9884), "reclassify": (17448, 0.7740), "keep": (35029, 0.0485)}
@@ -84,3 +92,31 @@ def _selection_lines(values: dict[str, float], errors: dict[str, float], thresho
     met = "reached" if values["both figure_of_merit"] >= GOAL else "not reached"
     lines.append(f"the survey's cosmology asks for {GOAL}: {met}")
     return lines
+
+
+def found_text(store: Store) -> str:
+    """What was found of the detections that a run names, what was rejected and why, and where it lies."""
+    manifest = store.manifest()
+    detections, classified = (manifest.parts(table.name)[FOUND] for table in (DETECTIONS, CLASSIFIED))
+    counts = _count(store, classified, "band", "accepted")
+    bands = {name: sum(count for (band, _), count in counts.items() if band == name) for name in BANDS}
+    accepted = sum(count for (_, yes), count in counts.items() if yes)
+    reasons = _count(store, detections, "reason")
+    return "\n".join(
+        [
+            f"{counts.total()} detections: " + ", ".join(f"{count} {band}" for band, count in bands.items()),
+            f"{accepted} accepted; {detections.rejected} rejected:",
+            *(f"  {count} {reason}" for (reason,), count in sorted(reasons.items(), key=str) if reason),
+            f"classified  {store.root / classified.path}",
+        ]
+    )
+
+
+def _count(store: Store, part: Part, *columns: str) -> Counter[tuple[Any, ...]]:
+    """Count the combinations of values of some columns in a part, a batch of rows at a time."""
+    counts: Counter[tuple[Any, ...]] = Counter()
+    for file in store.files(part) if part.path else ():
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(columns=list(columns)):
+                counts.update(zip(*(batch.column(name).to_pylist() for name in columns), strict=True))
+    return counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from nalspark.emission.frames import (
 )
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS
-from nalspark.errors import UnusableSpectrum
+from nalspark.errors import UnusableSpectrum, internal_error
 from nalspark.learning.ensemble import FittedSecondStage
 from nalspark.learning.inference import score, second_stage_columns
 from nalspark.learning.models import PackedModel
@@ -51,6 +51,13 @@ _PLACES = Table(
 )
 _FILES = Table("cutout_files", "Files of ready cut-outs.", (*DETECTIONS.select("part"), Column("path", "string", "The file")))
 _PARAMETRIC = "parametric"
+#: The part of real detections; those of simulated ones are called ``<split>-<number>``.
+FOUND = "found"
+
+
+def split_of(part: str) -> str:
+    """Give the split of a part of simulated detections; of the part :data:`FOUND` it is its name."""
+    return part.partition("-")[0]
 
 
 def read_frames(settings: EmissionSettings) -> dict[str, np.ndarray]:
@@ -103,7 +110,7 @@ def simulate_columns(columns: Columns, frames: Frames, seed: int) -> Columns:
     """Names → rows of DETECTIONS; a detection's frame and all else follow from its name."""
     names, parts = columns["detection_id"], columns["part"]
     frame = np.array([sorted(frames)[int(inject.generator("frame", name).integers(len(frames)))] for name in names], dtype=object)
-    split = np.array([part.rpartition("-")[0] for part in parts], dtype=object)
+    split = np.array([split_of(part) for part in parts], dtype=object)
     made = []
     for which, where in sorted(set(zip(split, frame, strict=True))):
         rows = np.flatnonzero((split == which) & (frame == where))
@@ -140,9 +147,7 @@ def cut_columns(columns: Columns, root: Mapping[str, str]) -> Columns:
     for name in sorted(set(columns["frame"])):
         rows = np.flatnonzero(columns["frame"] == name)
         try:
-            if name not in root:
-                raise UnusableSpectrum("frame_unknown", f"No frame '{name}' is among emission.frames.")
-            frame, _ = significance_frame(root[name])
+            frame = _significances(name, root)
         except UnusableSpectrum as error:
             for row in rows:
                 reasons[row] = (error.reason, error.detail)
@@ -154,6 +159,18 @@ def cut_columns(columns: Columns, root: Mapping[str, str]) -> Columns:
         own, column = fiber[inside].astype(np.int64), np.rint((wavelength[inside] - FIRST_WAVELENGTH) / STEP).astype(np.int64)
         fibers[rows[inside]], flags[rows[inside]] = cut(frame, brightest_fibers(frame, own, column), column)
     return _rows(columns, assemble(fibers, flags), reasons)
+
+
+def _significances(name: str, root: Mapping[str, str]) -> np.ndarray:
+    """Read a frame of a run by its name; what nobody foresaw is a fault of nalspark, and no end of the run."""
+    if name not in root:
+        raise UnusableSpectrum("frame_unknown", f"No frame '{name}' is among emission.frames.")
+    try:
+        return significance_frame(root[name])[0]
+    except UnusableSpectrum:
+        raise
+    except Exception as error:
+        raise internal_error(name, error) from error
 
 
 def _rows(columns: Columns, cutouts: Cutouts, reasons: list[Fault]) -> Columns:
@@ -226,6 +243,16 @@ def read_ready_cutouts(spark: SparkSession, settings: EmissionSettings, part: st
     """Ready cut-outs as DETECTIONS: in the unit of ours, with a reason where one is broken."""
     files = spark.createDataFrame([(part, path) for path in settings.emission.cutouts], "part string, path string")
     return map_arrays(files, _ready_columns, _FILES, DETECTIONS)
+
+
+def found_detections(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
+    """Give all detections that a run names, from lists and ready cut-outs, as DETECTIONS."""
+    frames = []
+    if settings.emission.detections:
+        frames.append(cut_detections(read_places(spark, settings, part), settings))
+    if settings.emission.cutouts:
+        frames.append(read_ready_cutouts(spark, settings, part))
+    return reduce(DataFrame.unionByName, frames)
 
 
 # ---- classify

@@ -29,6 +29,7 @@ from scipy.spatial import cKDTree
 from nalspark.errors import ModelError, TrainingError
 from nalspark.learning.models import package_versions
 from nalspark.settings import SecondStage
+from nalspark.tables.atomic import write_file
 
 Array = NDArray[np.float64]
 
@@ -388,8 +389,8 @@ def save_second_stage(folder: str | Path, second: FittedSecondStage) -> FittedSe
     card = second.card.model_copy(update={"arrays": hashlib.sha256(content).hexdigest()})
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / ARRAYS).write_bytes(content)
-        (Path(folder) / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_file(Path(folder) / ARRAYS, content)
+        write_file(Path(folder) / CARD, card.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise ModelError(f"The second-stage classifier cannot be written into '{folder}': {error.strerror}.") from None
     return FittedSecondStage(card, *(getattr(second, name) for name in _ARRAY_NAMES))

@@ -51,8 +51,16 @@ def run(path: str | PathLike[str], **settings: Any) -> Result:
     return open_result(chosen.out)
 
 
-def check_whole(summaries: Sequence[StageSummary], out: str) -> None:
+def check_whole(summaries: Sequence[StageSummary], out: str, reasons: str = "") -> None:
     """Refuse to call a run good in which nalspark itself failed, or nothing could be used.
+
+    Parameters
+    ----------
+    summaries : sequence of StageSummary
+    out : str
+        Directory of the result.
+    reasons : str
+        Where the reason of each rejected row stands, as the end of a sentence; by default in the published rejections.
 
     Raises
     ------
@@ -67,5 +75,5 @@ def check_whole(summaries: Sequence[StageSummary], out: str) -> None:
         if summary.parts_done and summary.rejected and not summary.rows:
             raise IncompleteError(
                 f"Stage '{summary.stage}' could use none of the {summary.rejected} it was given: "
-                f"{Path(out) / 'rejections.parquet'} has the reason of each, once stage 'publish' has run."
+                + (reasons or f"{Path(out) / 'rejections.parquet'} has the reason of each, once stage 'publish' has run.")
             )

@@ -297,7 +297,7 @@ class Engine:
         """Make the stale parts of a stage in waves, and forget those that are gone."""
         run, wanted = self._run, stage.wanted(self._run)
         recorded = run.manifest.parts(stage.table.name)
-        gone = set() if self.only_parts else set(recorded) - set(wanted)
+        gone = set() if self.only_parts else self._gone(stage, wanted)
         stale = self._stale(stage, wanted)
         if stale or gone:
             joined = stage.together(run, {*stale, *gone}) & set(wanted)
@@ -333,7 +333,8 @@ class Engine:
             run.manifest.parts(name).update(parts)
         if len(wave) < of:  # else when the stage has finished
             run.store.commit(run.manifest)
-        summary.add(made[stage.table.name].values(), rows_in, run.rows(self.stages[0].table.name, wave, usable=False))
+        spectra = sum(run.rows(other.table.name, wave, usable=False) for other in self.stages if other.spectra)
+        summary.add(made[stage.table.name].values(), rows_in, spectra)
         summary.bytes += run.store.size(made[stage.table.name].values())
         done += len(wave)
         run.progress.advance()
@@ -413,6 +414,10 @@ class Engine:
         chosen = [part for part in wanted if not self.only_parts or part in self.only_parts]
         return [part for part in chosen if stage.name in self.force or not self._is_fresh(stage, part, wanted[part], have.get(part))]
 
+    def _gone(self, stage: Stage, wanted: Collection[str]) -> set[str]:
+        """Parts of a stage's own that are recorded and no longer wanted."""
+        return {part for part in self._run.manifest.parts(stage.table.name) if stage.owns(part)} - set(wanted)
+
     def _is_fresh(self, stage: Stage, part: str, key: str, record: Part | None) -> bool:
         return record is not None and record.key == key and stage.present(self._run, part)
 
@@ -429,7 +434,7 @@ class Engine:
             wanted, have = earlier.wanted(run), run.manifest.parts(earlier.table.name)
             some = self.only_parts if not stage.tolerant else ()
             behind = {part for part in wanted if not self._is_fresh(earlier, part, wanted[part], have.get(part))}
-            behind = behind & set(some) if some else behind | set(have) - set(wanted)
+            behind = behind & set(some) if some else behind | self._gone(earlier, wanted)
             if behind and stage.tolerant:
                 run.progress.say(
                     f"note: {len(behind)} part(s) of '{earlier.table.name}' are out of date; run stage '{earlier.name}' to mend it."

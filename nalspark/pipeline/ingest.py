@@ -21,7 +21,7 @@ class Ingest(Stage):
 
     name, table, more = "ingest", surveys.SPECTRA_READ, (FILES,)
     sections = ("ingest",)
-    outside = True
+    outside = spectra = True
 
     def __init__(self, settings: Settings) -> None:
         self.files = SpectrumFiles(settings)

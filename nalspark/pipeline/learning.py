@@ -116,17 +116,21 @@ class Train(Stage):
 
     name, table, in_place = "train", MODEL, True
     reads = (TRAINING.name,)
-    sections = ("train", "species")
+    sections: tuple[str, ...] = ("train", "species")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    def examples(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Give the columns of an example, one a channel of the network, and the shape of one."""
+        return example_inputs(self.settings)
 
     def check(self) -> None:
         """Build the network, and look for what reads its examples: these may take hours, and this seconds."""
         from nalspark.learning.feed import require_petastorm
         from nalspark.learning.networks import build
 
-        columns, shape = example_inputs(self.settings)
+        columns, shape = self.examples()
         build(self.settings.train.network, (*shape, len(columns)), self.settings.train.options)
         require_petastorm()
 
@@ -137,7 +141,7 @@ class Train(Stage):
         return run.store.published(MODEL.name).is_dir()
 
     def compute(self, run: Run, parts: list[str]) -> Mapping[str, Mapping[str, Part]]:
-        columns, shape = example_inputs(run.settings)
+        columns, shape = self.examples()
         keys = run.manifest.contents(TRAINING.name)
         examples = Examples(split_files(run, TRAINING.name), columns, shape, SDSS_GRID.fingerprint, run.settings.species, digest(keys))
         return {MODEL.name: {ALL: Part("", MODEL.name, fit_model(run, examples))}}
@@ -147,12 +151,12 @@ class Train(Stage):
 
 
 def split_files(run: Run, table: str) -> dict[str, tuple[str, ...]]:
-    """Give the Parquet files of every split of a table whose parts are named ``<split>-<number>``."""
+    """Give the Parquet files of every split of a table whose parts are named ``<split>-<number>``, in the order of the parts."""
     files: dict[str, list[str]] = {}
-    for part, record in run.manifest.parts(table).items():
+    for part, record in sorted(run.manifest.parts(table).items()):
         if record.path:
             files.setdefault(part.rpartition("-")[0], []).extend(run.store.files(record))
-    return {split: tuple(sorted(found)) for split, found in files.items()}
+    return {split: tuple(found) for split, found in files.items()}
 
 
 def fit_model(run: Run, examples: Examples) -> int:

@@ -39,6 +39,8 @@ class Stage:
         It may be made of parts that are out of date; that is said.
     outside : bool
         Which parts are wanted follows from what lies outside the result, and takes long to ask.
+    spectra : bool
+        Its rows are the spectra in which the work of all stages is counted.
     loads : callable, optional
         What a worker loads for it that takes seconds.
     """
@@ -50,11 +52,15 @@ class Stage:
     sections: tuple[str, ...] = ()
     revision = 1
     content: tuple[str, ...] = ()
-    at_once = in_place = tolerant = outside = False
+    at_once = in_place = tolerant = outside = spectra = False
     loads: Callable[[], object] | None = None
 
     def check(self) -> None:
         """Refuse what cannot work, before a session is started."""
+
+    def owns(self, part: str) -> bool:
+        """Tell whether a part of its table is its own; other parts of the table are left to whoever made them."""
+        return True
 
     def wanted(self, run: Run) -> dict[str, str]:
         """Give the parts that must exist, each with the key it must have: by default those that all tables read have."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nalspark.emission import stages
 from nalspark.emission.cutouts import (
     COLUMNS,
     ROWS,
@@ -115,3 +116,14 @@ def test_broken_cutouts_have_a_reason():
     found = faults(images, np.array([5.0, 0.0, 1.0, 6.0, np.nan]))
     assert [fault and fault[0] for fault in found] == [None, "not_finite", "no_data", "class_out_of_range", None]
     assert "from -2 to 5" in found[3][1]
+
+
+def test_a_fault_of_our_own_in_a_frame_is_the_reason_of_its_detections(monkeypatch):
+    def broken(path):
+        raise ZeroDivisionError("nobody thought of this")
+
+    monkeypatch.setattr(stages, "significance_frame", broken)
+    places = {"detection_id": ["a", "b"], "part": ["found"] * 2, "frame": ["x.fits"] * 2, "fiber": [1.0, 2.0], "wavelength": [4000.0] * 2}
+    columns = {name: np.array(values, dtype=None if name in ("fiber", "wavelength") else object) for name, values in places.items()}
+    rows = stages.cut_columns({**columns, "class": np.full(2, np.nan)}, {"x.fits": "/data/x.fits"})
+    assert list(rows["reason"]) == ["internal_error"] * 2 and all("ZeroDivisionError" in detail for detail in rows["detail"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,13 +12,14 @@ from astropy.io import fits
 from nalspark.cli import main
 from nalspark.emission import stages
 from nalspark.emission.frames import CUTOUT_SHAPE
-from nalspark.emission.run import EmissionRun, read_selection
+from nalspark.emission.inputs import read_selection
+from nalspark.emission.pipeline import finding_stages, training_stages
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS
-from nalspark.errors import ModelError, NalsparkError, TrainingError
+from nalspark.pipeline.run import Run
 from nalspark.progress import Progress
 from nalspark.settings import load
-from nalspark.tables.manifest import read_manifest
+from nalspark.tables.manifest import Part, read_manifest
 from nalspark.tables.store import Store
 
 pytestmark = [pytest.mark.spark, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
@@ -46,6 +49,16 @@ def run_file(folder):
     return folder / "RUN.toml"
 
 
+@pytest.fixture
+def no_session(monkeypatch):
+    """Fails a test in which a command of the programme starts a session."""
+
+    def refuse(*arguments):
+        raise AssertionError("a Spark session was asked for")
+
+    monkeypatch.setattr("nalspark.emission.cli.running_session", refuse)
+
+
 @pytest.fixture(scope="module")
 def trained(petastorm, spark, tmp_path_factory):
     """The run file of a finished training."""
@@ -70,11 +83,30 @@ def test_a_training_leaves_both_rounds_their_pictures_and_the_table(out):
 
 
 def test_a_second_training_does_nothing_anew(spark, trained, out, capsys):
-    before = (out / "model" / "card.json").stat().st_mtime_ns
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != "manifest.json"]
+    before = [path.stat().st_mtime_ns for path in files]
+    capsys.readouterr()
     assert main(["emission", "train", str(trained)]) == 0
-    told = capsys.readouterr().err
-    assert "0 of 8 parts" in told and "train       up to date" in told and "0 of 1 parts" in told
-    assert (out / "model" / "card.json").stat().st_mtime_ns == before
+    said = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in said.err.splitlines()]
+    parts = {"simulate": 8, "train": 1, "second_stage": 1, "classify": 1, "judge": 1}
+    assert {f"{stage} up to date ({number} parts)" for stage, number in parts.items()} <= set(lines)
+    assert "network + UMAP + SVM" in said.out and str(out / "second_stage" / "map.png") in said.out
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
+def test_what_changes_no_result_makes_nothing_anew(spark, trained, out, tmp_path, capsys):
+    assert main(["emission", "train", str(trained), "--dry-run", "--set", "infer.batch_size=7", "pipeline.parts_per_wave=2"]) == 0
+    assert capsys.readouterr().err.count("up to date") == 5
+    for folder in ("model", "second_stage"):
+        shutil.copytree(out / folder, tmp_path / folder)
+    keys = []
+    for model in (out, tmp_path):
+        settings = load(trained, model=EmissionSettings, **{"emission.cutouts": ["x.fits"], "emission.model": str(model)})
+        run = Run(spark, settings, Progress(None))
+        run.manifest.parts("detections")["found"] = Part("key", "", 0)
+        keys.append(finding_stages(settings)[-1].wanted(run))
+    assert keys[0] == keys[1] and list(keys[0]) == ["found"]
 
 
 def test_a_selection_is_the_same_at_one_three_and_seven_partitions(spark, trained, out):
@@ -95,7 +127,7 @@ def test_a_selection_is_the_same_at_one_three_and_seven_partitions(spark, traine
     np.testing.assert_array_equal(columns["snr"], found[0]["snr"].to_numpy()[:5])  # Spark made what numpy makes
 
 
-def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, out, tmp_path):
+def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, out, tmp_path, capsys):
     frame = np.random.default_rng(0).normal(100.0, 2.0, (30, 1054)).astype(np.float32)
     frame[12, 520:526] += 15.0
     header = fits.Header({"CRVAL1": 3500.0, "CDELT1": 1.9, "CRPIX1": 1.0})
@@ -109,44 +141,76 @@ def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, 
     fits.PrimaryHDU(cubes).writeto(tmp_path / "cutouts.fits")
     given = {"frames": ["a.fits", "lone.fits"], "detections": ["list.csv"], "cutouts": ["cutouts.fits"]}
     values = {f"emission.{key}": [str(tmp_path / name) for name in names] for key, names in given.items()}
-    settings = load(trained, model=EmissionSettings, out=str(tmp_path / "found"), **values, **{"emission.model": str(out)})
-    told = EmissionRun(spark, settings, Progress(None)).classify()
-    store = Store(settings.out)
-    rows = store.read(spark, store.manifest(), DETECTIONS).toPandas().set_index("detection_id")
+    shutil.copytree(out, tmp_path / "out")  # its own selection is the one to classify with
+    where = [f"out={tmp_path / 'out'}"]
+    capsys.readouterr()
+    assert main(["emission", "run", str(trained), "--set", *where, *(f"{key}={names}" for key, names in values.items())]) == 0
+    told = capsys.readouterr().out
+    store = Store(tmp_path / "out")
+    rows = store.read(spark, store.manifest(), DETECTIONS, ["found"]).toPandas().set_index("detection_id")
     assert rows["reason"].fillna("").to_dict() == {
         "list-0": "", "list-1": "", "list-2": "outside_frame", "list-3": "no_error_frame", "list-4": "frame_unknown",
         "list-5": "class_out_of_range", "cutouts-0": "", "cutouts-1": "not_finite", "cutouts-2": "",
     }  # fmt: skip
     assert rows["cutout_flags"]["list-1"] > 0 and rows["snr"]["list-0"] > 6
     assert "4 detections" in told and "5 rejected" in told and "1 no_error_frame" in told
-    classified = store.read(spark, store.manifest(), CLASSIFIED).toPandas()
+    classified = store.read(spark, store.manifest(), CLASSIFIED, ["found"]).toPandas()
     assert len(classified) == 4 and classified["score"].notna().all()
+    # What was simulated lies in the same tables, and is left as it was; so is what was found by those who train.
+    assert main(["emission", "train", str(trained), "--dry-run", "--set", *where]) == 0
+    assert capsys.readouterr().err.count("up to date") == 5
 
 
-def test_a_network_that_reads_no_cutouts_is_refused_before_anything_is_simulated(tmp_path):
-    settings = load(run_file(tmp_path), ["train.network=candidate_cnn", "train.options={}"], EmissionSettings)
-    with pytest.raises(ModelError, match=r"candidate_cnn reads examples of shape \(transitions, columns, 2\), not \(9, 32, 5\)"):
-        EmissionRun(None, settings, Progress(None)).train()
+def test_a_run_that_can_use_nothing_is_no_good_one(spark, trained, out, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("frame,fiber,wavelength\nnone.fits,5,4000.0\n", encoding="utf-8")
+    chosen = [f"out={tmp_path / 'found'}", f"emission.model={out}", f"emission.detections=['{tmp_path / 'list.csv'}']"]
+    assert main(["emission", "run", str(trained), "--set", *chosen]) == 3
+    said = capsys.readouterr()
+    assert "0 detections" in said.out and "1 frame_unknown" in said.out
+    assert "could use none of the 1 it was given" in said.err and "publish" not in said.err
+
+
+def refusal(arguments, capsys):
+    """What a command that is refused says."""
+    assert main(["emission", *arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_network_that_reads_no_cutouts_is_refused_before_anything_is_simulated(tmp_path, capsys, no_session):
+    said = refusal(["train", str(run_file(tmp_path)), "--set", "train.network=candidate_cnn", "train.options={}"], capsys)
+    assert "candidate_cnn reads examples of shape (transitions, columns, 2), not (9, 32, 5)" in said
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     "name, value, extra", [("feed._NO_PETASTORM", "absent", "train"), ("ensemble.find_spec", lambda name: None, "emission")]
 )
-def test_what_cannot_train_is_refused_before_anything_is_simulated(name, value, extra, tmp_path, monkeypatch):
+def test_what_cannot_train_is_refused_before_anything_is_simulated(name, value, extra, tmp_path, monkeypatch, capsys, no_session):
     monkeypatch.setattr("nalspark.learning.feed._NO_PETASTORM", "")
     monkeypatch.setattr(f"nalspark.learning.{name}", value)
-    with pytest.raises(TrainingError, match=rf"pip install 'nalspark\[{extra}\]'"):
-        EmissionRun(None, load(run_file(tmp_path), model=EmissionSettings), Progress(None)).train()
+    assert f"pip install 'nalspark[{extra}]'" in refusal(["train", str(run_file(tmp_path))], capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_to_classify_and_no_selection_are_told(tmp_path):
-    with pytest.raises(NalsparkError, match="nothing to classify"):
-        EmissionRun(None, load(run_file(tmp_path), model=EmissionSettings), Progress(None)).classify()
-    settings = load(run_file(tmp_path), model=EmissionSettings, **{"emission.cutouts": ["x.fits"], "emission.model": str(tmp_path)})
-    with pytest.raises(ModelError, match="There is no model"):
-        EmissionRun(None, settings, Progress(None)).classify()
+def test_nothing_to_classify_and_no_selection_are_told(tmp_path, capsys, no_session):
+    path = str(run_file(tmp_path))
+    assert "nothing to classify" in refusal(["run", path], capsys)
+    assert "There is no model" in refusal(["run", path, "--set", "emission.cutouts=['x.fits']", f"emission.model={tmp_path}"], capsys)
+    assert "A frame of emission.frames cannot be used" in refusal(["train", path, "--set", "emission.frames=['x.fits']"], capsys)
+    assert "No output directory is given" in refusal(["train", path, "--set", "out="], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_detection_is_made_again_when_its_causes_changed_and_only_then(tmp_path):
+    def keys(*overrides):
+        settings = load(run_file(tmp_path), overrides, EmissionSettings)
+        return training_stages(settings)[0].wanted(Run(None, settings, Progress(None)))
+
+    before = keys()
+    assert len(before) == len(set(before)) == 8 and keys("infer.batch_size=7", "train.epochs=9") == before
+    more = keys("emission.n_held_out=300")
+    assert {part for part in more if more[part] != before.get(part)} == {"held_out-00001"}
+    assert not set(keys("emission.seed=2").values()) & set(before.values())
 
 
 def test_labels_are_compared_from_the_command_line(tmp_path, capsys, no_spark):

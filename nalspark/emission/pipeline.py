@@ -1,0 +1,289 @@
+"""The emission programme's stages on the engine: those that train a selection and judge it, and those that classify real detections.
+
+``model/`` is the network, ``second_stage/`` the rest of the selection with its judgement. Simulated and real detections are parts of the
+same tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nalspark.emission import stages
+from nalspark.emission.figures import MapExample, along_boundary, selection_figures
+from nalspark.emission.frames import CUTOUT_SHAPE, PLANES, error_frame_of
+from nalspark.emission.inputs import GRID, SECOND_STAGE, SPECIES, Inputs, read_network
+from nalspark.emission.report import result_text
+from nalspark.emission.settings import EmissionSettings
+from nalspark.emission.stages import FOUND, split_of
+from nalspark.emission.tables import CLASSIFIED, DETECTIONS
+from nalspark.errors import NalsparkError
+from nalspark.learning.ensemble import ARRAYS, CARD, best_threshold, fit_second_stage, require_umap, save_second_stage
+from nalspark.learning.examples import Examples
+from nalspark.learning.inference import decode_examples, features, load_keras
+from nalspark.pipeline.learning import MODEL, Train, fit_model, split_files
+from nalspark.pipeline.run import ALL, Run
+from nalspark.pipeline.stage import Made, Stage
+from nalspark.tables.atomic import write_file
+from nalspark.tables.manifest import Part, digest
+from nalspark.tables.table import Table
+from nalspark.version import VERSION
+
+#: Splits that the network is made with; what the second-stage classifier is fitted to; what judges both.
+LEARN, REFERENCE, HELD_OUT = ("train", "validation", "calibration", "test"), "reference", "held_out"
+JUDGEMENT = Table("judgement", "The table of the result and its pictures, beside the second-stage classifier.", ())
+#: The table of the result, and its pictures.
+RESULT, PICTURES = "result.txt", ("scores.png", "map.png")
+#: In the second-stage classifier's card: the network's best single threshold on the reference detections.
+_NETWORK_THRESHOLD = "network_threshold"
+
+Records = Mapping[str, Mapping[str, Part]]
+
+
+def _causes(run: Run, table: Table, splits: Collection[str]) -> dict[str, str]:
+    """What stands for the parts of some splits among the causes of others."""
+    return {part: cause for part, cause in run.manifest.contents(table.name).items() if split_of(part) in splits}
+
+
+class Simulate(Stage):
+    """Put lines and fakes into the noise of frames; a part belongs to one split."""
+
+    name, table = "simulate", DETECTIONS
+    sections = ("emission.seed",)
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.numbers = stages.parts_of(inputs.settings, (*LEARN, REFERENCE, HELD_OUT))
+
+    def check(self) -> None:
+        _ = self.inputs.frames
+
+    def owns(self, part: str) -> bool:
+        return part != FOUND
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {part: run.key(self, part, n, self.inputs.frame_digests) for part, n in self.numbers.items()}
+
+    def due(self, run: Run, parts: list[str]) -> int:
+        return sum(self.numbers[part] for part in parts)
+
+    def compute(self, run: Run, parts: list[str]) -> Made:
+        names = stages.detection_names(run.spark, {part: self.numbers[part] for part in parts})
+        return stages.simulate(names, self.inputs.frames, self.inputs.settings)
+
+
+class TrainNetwork(Train):
+    """Train the network on cut-outs, calibrate and test it."""
+
+    reads = (DETECTIONS.name,)
+    sections = ("train",)
+
+    def examples(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        return PLANES, CUTOUT_SHAPE
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {ALL: run.key(self, ALL, _causes(run, DETECTIONS, LEARN), VERSION)}
+
+    def compute(self, run: Run, parts: list[str]) -> Records:
+        made_from = digest(_causes(run, DETECTIONS, LEARN))
+        examples = Examples(split_files(run, DETECTIONS.name), PLANES, CUTOUT_SHAPE, GRID, SPECIES, made_from, ("emission", "train"))
+        n_train = fit_model(run, examples)
+        return {MODEL.name: {ALL: Part("", MODEL.name, n_train, content=read_network(run.store.root).digest)}}
+
+
+class FitSecondStage(Stage):
+    """Fit the second-stage classifier to the reference detections."""
+
+    name, table, in_place = "second_stage", SECOND_STAGE, True
+    reads = (MODEL.name, DETECTIONS.name)
+    sections = ("second_stage",)
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def check(self) -> None:
+        require_umap()
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {ALL: run.key(self, ALL, _causes(run, DETECTIONS, (REFERENCE,)))}
+
+    def present(self, run: Run, part: str) -> bool:
+        return all((run.store.published(SECOND_STAGE.name) / name).is_file() for name in (CARD, ARRAYS))
+
+    def compute(self, run: Run, parts: list[str]) -> Records:
+        table = pa.concat_tables([pq.read_table(file, columns=["label", *PLANES]) for file in split_files(run, DETECTIONS.name)[REFERENCE]])
+        packed, how, size = self.inputs.network, run.settings.second_stage, run.settings.infer.batch_size
+        labels = table["label"].to_numpy()
+        examples = decode_examples([table[name].to_pylist() for name in PLANES], packed.card)
+        scores = packed.load(size).predict(examples)
+        second = fit_second_stage(labels, scores, lambda rows: features(examples[rows], packed, how.features, size), how, packed.digest)
+        metrics = second.card.metrics | {_NETWORK_THRESHOLD: best_threshold(labels, scores)}
+        second = replace(second, card=second.card.model_copy(update={"metrics": metrics}))
+        card = save_second_stage(run.store.published(SECOND_STAGE.name), second).card
+        return {SECOND_STAGE.name: {ALL: Part("", SECOND_STAGE.name, len(labels), content=digest(card.model_dump(mode="json")))}}
+
+    def finish(self, run: Run) -> None:
+        second = self.inputs.selection.second
+        run.progress.say(
+            f"  bands at {second.card.bands.low:.3f} and {second.card.bands.high:.3f}; {second.card.metrics['examples']:.0f} examples "
+            f"between them, {len(second.support)} support vectors"
+        )
+
+
+class CutOut(Stage):
+    """Cut out, or read, the detections that a run names."""
+
+    name, table = "cut_out", DETECTIONS
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def check(self) -> None:
+        chosen = self.inputs.settings.emission
+        if not (chosen.detections or chosen.cutouts):
+            raise NalsparkError("There is nothing to classify: set emission.detections (with emission.frames) or emission.cutouts.")
+
+    def owns(self, part: str) -> bool:
+        return part == FOUND
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        chosen = self.inputs.settings.emission
+        frames = chosen.frames if chosen.detections else ()
+        files: dict[str, Iterable[str | Path]] = {
+            "frames": [*frames, *map(error_frame_of, frames)],
+            "detections": chosen.detections,
+            "cutouts": chosen.cutouts,
+        }
+        return {FOUND: run.key(self, FOUND, {kind: [_fingerprint(Path(path)) for path in paths] for kind, paths in files.items()})}
+
+    def compute(self, run: Run, parts: list[str]) -> Made:
+        return stages.found_detections(run.spark, self.inputs.settings, FOUND)
+
+
+class Classify(Stage):
+    """Let a selection decide on the detections of one split.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    """
+
+    name, table = "classify", CLASSIFIED
+    reads: tuple[str, ...] = (DETECTIONS.name,)
+    split: ClassVar[str]
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def selection_digest(self, run: Run) -> str:
+        """Give what stands for the selection among the causes."""
+        raise NotImplementedError
+
+    def owns(self, part: str) -> bool:
+        return split_of(part) == self.split
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        selection = self.selection_digest(run)
+        return {part: run.key(self, part, selection) for part in run.common_parts((DETECTIONS.name,)) if self.owns(part)}
+
+    def due(self, run: Run, parts: list[str]) -> int:
+        return run.rows(DETECTIONS.name, parts)
+
+    def compute(self, run: Run, parts: list[str]) -> Made:
+        selection = self.inputs.selection
+        return stages.classify(run.usable(DETECTIONS, parts), selection.packed, selection.second, self.inputs.settings)
+
+
+class ClassifyHeldOut(Classify):
+    """Classify what neither the network nor the second-stage classifier has seen."""
+
+    split = HELD_OUT
+    reads = (MODEL.name, SECOND_STAGE.name, DETECTIONS.name)
+
+    def selection_digest(self, run: Run) -> str:
+        return digest(run.manifest.key_of((MODEL.name, SECOND_STAGE.name), ALL))
+
+
+class ClassifyFound(Classify):
+    """Classify the detections that a run names, by the selection that it names."""
+
+    split = FOUND
+    loads = staticmethod(load_keras)
+
+    def check(self) -> None:
+        _ = self.inputs.selection
+
+    def given(self, run: Run) -> dict[str, str]:
+        return {"selection": self.inputs.selection.digest}
+
+    def selection_digest(self, run: Run) -> str:
+        return self.inputs.selection.digest
+
+
+class Judge(Stage):
+    """Compare what was classified with what it is: the table of the result, and its pictures."""
+
+    name, table, in_place = "judge", JUDGEMENT, True
+    reads = (SECOND_STAGE.name, DETECTIONS.name, CLASSIFIED.name)
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {ALL: run.key(self, ALL, _causes(run, CLASSIFIED, (HELD_OUT,)))}
+
+    def present(self, run: Run, part: str) -> bool:
+        return all((run.store.published(SECOND_STAGE.name) / name).is_file() for name in (RESULT, *PICTURES))
+
+    def compute(self, run: Run, parts: list[str]) -> Records:
+        second, folder = self.inputs.selection.second, run.store.published(SECOND_STAGE.name)
+        table = pa.concat_tables([pq.read_table(file) for file in split_files(run, CLASSIFIED.name)[HELD_OUT]]).to_pandas()
+        threshold = second.card.metrics[_NETWORK_THRESHOLD]
+        images = _map_examples(split_files(run, DETECTIONS.name)[HELD_OUT], along_boundary(table, second.card.threshold))
+        for name, figure in zip(PICTURES, selection_figures(table, second, threshold, images), strict=True):
+            figure.savefig(folder / name, dpi=110)
+        write_file(folder / RESULT, result_text(table, threshold) + "\n")
+        return {JUDGEMENT.name: {ALL: Part("", SECOND_STAGE.name, len(table))}}
+
+
+def _map_examples(files: Collection[str], chosen: pd.DataFrame) -> list[MapExample]:
+    """Some classified detections with their weighted sums."""
+    names = set(chosen["detection_id"])
+    images: dict[str, bytes] = {}
+    for file in files:
+        read = pq.read_table(file, columns=["detection_id", PLANES[0]], filters=[("detection_id", "in", names)])
+        images |= dict(zip(read["detection_id"].to_pylist(), read[PLANES[0]].to_pylist(), strict=True))
+    return [
+        MapExample(
+            (row.umap_x, row.umap_y), np.frombuffer(images[row.detection_id], "<f4").reshape(CUTOUT_SHAPE),
+            f"{row.kind}, {'accepted' if row.accepted else 'rejected'}", row.kind == "line",
+        )
+        for row in chosen.itertuples()
+    ]  # fmt: skip
+
+
+def _fingerprint(path: Path) -> list[object]:
+    """A file's name, size and time; only the name where it is not there, which its reader will say."""
+    if not path.exists():
+        return [path.name]
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+def training_stages(settings: EmissionSettings) -> tuple[Stage, ...]:
+    """Give the stages that train a selection and judge it, in their order."""
+    inputs = Inputs(settings, settings.out)
+    return Simulate(inputs), TrainNetwork(settings), FitSecondStage(inputs), ClassifyHeldOut(inputs), Judge(inputs)
+
+
+def finding_stages(settings: EmissionSettings) -> tuple[Stage, ...]:
+    """Give the stages that classify the detections which a run names, in their order."""
+    inputs = Inputs(settings, settings.emission.model or settings.out)
+    return CutOut(inputs), ClassifyFound(inputs)
