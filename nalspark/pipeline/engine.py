@@ -22,7 +22,7 @@ from nalspark.errors import INTERNAL_ERROR, NalsparkError, StoreError, did_you_m
 from nalspark.pipeline.run import Run
 from nalspark.pipeline.stage import Made, Stage
 from nalspark.progress import Progress, now
-from nalspark.session import describe_jobs, load_ahead, parallelism, together
+from nalspark.session import describe_jobs, lent, load_ahead, parallelism, together
 from nalspark.settings import Settings, chosen_values
 from nalspark.tables.changes import value_changes
 from nalspark.tables.manifest import Manifest, Part, digest
@@ -207,7 +207,8 @@ class Engine:
         check_names(self.stages, self.chosen)
         self.force, self.only_parts = (self.chosen if force else ()), parts
         try:
-            return self._look_ahead(explain=explain) if dry_run else self._bring_up(explain=explain)
+            with lent(self._run.spark):
+                return self._look_ahead(explain=explain) if dry_run else self._bring_up(explain=explain)
         finally:
             for stage in self.stages:
                 stage.close()
