@@ -39,7 +39,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     for name, text in texts.items():
         kind = kinds.add_parser(name, help=text)
         kind.add_argument("run", metavar="RUN.toml")
-        _common(kind)
+        _common(kind, in_stages=name != "labels")
     demo = kinds.add_parser("demo", help="a small selection from nothing, with its table and pictures")
     demo.add_argument("--out", default="nalspark-emission", metavar="DIR")
     demo.add_argument("--frames", nargs="+", default=[], metavar="FILE", help="VIRUS frames whose noise is used; parametric by default")
@@ -47,11 +47,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command_function=command)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _common(parser: argparse.ArgumentParser, *, in_stages: bool = True) -> None:
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="a setting")
     parser.add_argument("--master", metavar="URL", help="Spark master; by default the one of spark-submit, or all local cores")
-    parser.add_argument("--force", action="store_true", help="make everything anew although nothing changed")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    if in_stages:
+        parser.add_argument("--force", action="store_true", help="make everything anew although nothing changed")
+        parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
 
 #: What a demonstration trains: one network, few passes.

@@ -59,7 +59,11 @@ def read_selection(folder: str | Path) -> Selection:
     ModelError
         Where the network or the second-stage classifier is missing or damaged, or the two do not belong together.
     """
-    packed, second = read_network(folder), read_second_stage(Path(folder) / SECOND_STAGE.name)
+    return _with_second_stage(read_network(folder), folder)
+
+
+def _with_second_stage(packed: PackedModel, folder: str | Path) -> Selection:
+    second = read_second_stage(Path(folder) / SECOND_STAGE.name)
     second.check(packed.digest)
     return Selection(packed, second)
 
@@ -103,5 +107,5 @@ class Inputs:
 
     @cached_property
     def selection(self) -> Selection:
-        """The selection."""
-        return read_selection(self.folder)
+        """The network with its second-stage classifier."""
+        return _with_second_stage(self.network, self.folder)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from nalspark.emission import stages
 from nalspark.emission.figures import MapExample, along_boundary, selection_figures
 from nalspark.emission.frames import CUTOUT_SHAPE, PLANES, error_frame_of
-from nalspark.emission.inputs import GRID, SECOND_STAGE, SPECIES, Inputs, read_network
+from nalspark.emission.inputs import GRID, SECOND_STAGE, SPECIES, Inputs
 from nalspark.emission.report import result_text
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.stages import FOUND, split_of
@@ -44,6 +44,7 @@ RESULT, PICTURES = "result.txt", ("scores.png", "map.png")
 #: In the second-stage classifier's card: the network's best single threshold on the reference detections.
 _NETWORK_THRESHOLD = "network_threshold"
 
+#: What is recorded of files that a stage puts in their place itself.
 Records = Mapping[str, Mapping[str, Part]]
 
 
@@ -52,14 +53,26 @@ def _causes(run: Run, table: Table, splits: Collection[str]) -> dict[str, str]:
     return {part: cause for part, cause in run.manifest.contents(table.name).items() if split_of(part) in splits}
 
 
-class Simulate(Stage):
+class _WithInputs(Stage):
+    """A stage that works with what a run was given.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+
+class Simulate(_WithInputs):
     """Put lines and fakes into the noise of frames; a part belongs to one split."""
 
     name, table = "simulate", DETECTIONS
     sections = ("emission.seed",)
 
     def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
+        super().__init__(inputs)
         self.numbers = stages.parts_of(inputs.settings, (*LEARN, REFERENCE, HELD_OUT))
 
     def check(self) -> None:
@@ -80,10 +93,19 @@ class Simulate(Stage):
 
 
 class TrainNetwork(Train):
-    """Train the network on cut-outs, calibrate and test it."""
+    """Train the network on cut-outs, calibrate and test it.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    """
 
     reads = (DETECTIONS.name,)
     sections = ("train",)
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs.settings)
+        self.inputs = inputs
 
     def examples(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         return PLANES, CUTOUT_SHAPE
@@ -95,18 +117,15 @@ class TrainNetwork(Train):
         made_from = digest(_causes(run, DETECTIONS, LEARN))
         examples = Examples(split_files(run, DETECTIONS.name), PLANES, CUTOUT_SHAPE, GRID, SPECIES, made_from, ("emission", "train"))
         n_train = fit_model(run, examples)
-        return {MODEL.name: {ALL: Part("", MODEL.name, n_train, content=read_network(run.store.root).digest)}}
+        return {MODEL.name: {ALL: Part("", MODEL.name, n_train, content=self.inputs.network.digest)}}
 
 
-class FitSecondStage(Stage):
+class FitSecondStage(_WithInputs):
     """Fit the second-stage classifier to the reference detections."""
 
     name, table, in_place = "second_stage", SECOND_STAGE, True
     reads = (MODEL.name, DETECTIONS.name)
     sections = ("second_stage",)
-
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
 
     def check(self) -> None:
         require_umap()
@@ -137,13 +156,10 @@ class FitSecondStage(Stage):
         )
 
 
-class CutOut(Stage):
+class CutOut(_WithInputs):
     """Cut out, or read, the detections that a run names."""
 
     name, table = "cut_out", DETECTIONS
-
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
 
     def check(self) -> None:
         chosen = self.inputs.settings.emission
@@ -167,20 +183,12 @@ class CutOut(Stage):
         return stages.found_detections(run.spark, self.inputs.settings, FOUND)
 
 
-class Classify(Stage):
-    """Let a selection decide on the detections of one split.
-
-    Parameters
-    ----------
-    inputs : Inputs
-    """
+class Classify(_WithInputs):
+    """Let a selection decide on the detections of one split."""
 
     name, table = "classify", CLASSIFIED
     reads: tuple[str, ...] = (DETECTIONS.name,)
     split: ClassVar[str]
-
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
 
     def selection_digest(self, run: Run) -> str:
         """Give what stands for the selection among the causes."""
@@ -227,14 +235,11 @@ class ClassifyFound(Classify):
         return self.inputs.selection.digest
 
 
-class Judge(Stage):
+class Judge(_WithInputs):
     """Compare what was classified with what it is: the table of the result, and its pictures."""
 
     name, table, in_place = "judge", JUDGEMENT, True
     reads = (SECOND_STAGE.name, DETECTIONS.name, CLASSIFIED.name)
-
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
 
     def wanted(self, run: Run) -> dict[str, str]:
         return {ALL: run.key(self, ALL, _causes(run, CLASSIFIED, (HELD_OUT,)))}
@@ -280,7 +285,7 @@ def _fingerprint(path: Path) -> list[object]:
 def training_stages(settings: EmissionSettings) -> tuple[Stage, ...]:
     """Give the stages that train a selection and judge it, in their order."""
     inputs = Inputs(settings, settings.out)
-    return Simulate(inputs), TrainNetwork(settings), FitSecondStage(inputs), ClassifyHeldOut(inputs), Judge(inputs)
+    return Simulate(inputs), TrainNetwork(inputs), FitSecondStage(inputs), ClassifyHeldOut(inputs), Judge(inputs)
 
 
 def finding_stages(settings: EmissionSettings) -> tuple[Stage, ...]:
