@@ -234,14 +234,16 @@ def _find(options: argparse.Namespace) -> None:
     summaries = _run(settings, options)
     if not options.dry_run:
         _say_result(settings.out)
-    check_whole(summaries, settings.out)
+        check_whole(summaries, settings.out)
 
 
 def _run_file(options: argparse.Namespace) -> None:
     settings = load(options.run, options.set)
     stages = options.stages or CATALOGUE
     summaries = _run(settings, options, stages)
-    if not options.dry_run and CATALOGUE[-1] in stages:
+    if options.dry_run:
+        return
+    if CATALOGUE[-1] in stages:
         _say_result(settings.out)
     check_whole(summaries, settings.out)
 

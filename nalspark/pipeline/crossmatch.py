@@ -25,7 +25,7 @@ class Crossmatch(Stage):
 
     name, table, more = "crossmatch", TARGETS, (MATCHES,)
     reads = (SPECTRA_READ.name,)
-    sections = ("crossmatch", "species")
+    sections = ("crossmatch",)
     revision = 3
     content = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
     at_once = True

@@ -15,6 +15,7 @@ from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import load
 from nalspark.tables.result import Result, open_result
+from nalspark.tables.store import Store
 
 
 def run(path: str | PathLike[str], **settings: Any) -> Result:
@@ -72,8 +73,11 @@ def check_whole(summaries: Sequence[StageSummary], out: str, reasons: str = "") 
                 f"Stage '{summary.stage}' met {summary.faults} fault(s) of nalspark itself (reason {INTERNAL_ERROR}): everything else is "
                 "done, and these rows are tried again by the next run. Their details are in the rejections; please report them."
             )
-        if summary.parts_done and summary.rejected and not summary.rows:
+    manifest = Store(out).manifest()
+    for table in manifest.tables:
+        usable, rejected = manifest.rows(table)
+        if rejected and not usable:
             raise IncompleteError(
-                f"Stage '{summary.stage}' could use none of the {summary.rejected} it was given: "
+                f"Of the {rejected} rows of table '{table}' none can be used: "
                 + (reasons or f"{Path(out) / 'rejections.parquet'} has the reason of each, once stage 'publish' has run.")
             )

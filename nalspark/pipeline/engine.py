@@ -373,7 +373,7 @@ class Engine:
         """Count the rows that met a fault of our own: such a part has another key than it should, so that it is made again."""
         reasons = [pq.read_table(file, columns=["reason"])["reason"] for file in self._run.store.files(record)] if record.rejected else []
         faults = sum(int(pc.sum(pc.equal(reason, INTERNAL_ERROR)).as_py() or 0) for reason in reasons)
-        return replace(record, key=digest(record.key, INTERNAL_ERROR), faults=faults) if faults else record
+        return replace(record, key=_at_fault(record.key), faults=faults) if faults else record
 
     def _with_content(self, stage: Stage, made: dict[str, Part]) -> dict[str, Part]:
         """Note of each part a digest of the columns of its rows that matter to those who read them."""
@@ -433,6 +433,8 @@ class Engine:
             if earlier.outside or not _writes(earlier) & set(stage.reads):
                 continue
             wanted, have = earlier.wanted(run), run.manifest.parts(earlier.table.name)
+            # What met a fault of our own is as good as this run can have it.
+            wanted = {part: _at_fault(key) if part in have and have[part].faults else key for part, key in wanted.items()}
             some = self.only_parts if not stage.tolerant else ()
             behind = {part for part in wanted if not self._is_fresh(earlier, part, wanted[part], have.get(part))}
             behind = behind & set(some) if some else behind | self._gone(earlier, wanted)
@@ -493,6 +495,11 @@ class Engine:
             run.progress.say(f"{stage.name:<11} {', and '.join(work) or 'up to date'}")
             upstream = upstream or stale > 0
         return plan
+
+
+def _at_fault(key: str) -> str:
+    """Give the key of a part that met a fault of our own: never the one that is wanted, so it is made again."""
+    return digest(key, INTERNAL_ERROR)
 
 
 def _by_table(stage: Stage, made: Made) -> Mapping[str, DataFrame | Mapping[str, Part]]:

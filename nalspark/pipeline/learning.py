@@ -82,7 +82,7 @@ class Simulate(Stage):
         *(f"simulate.{name}" for name in (
             "examples", "n", "n_realistic", "population", "contaminated", "contaminated_realistic", "continuum", "seed", "spectra_per_part",
         )),
-        "preprocess", "search", "species",
+        "preprocess", "species",
     )  # fmt: skip
     revision = 5
 
@@ -91,6 +91,8 @@ class Simulate(Stage):
         self.learned = settings.simulate.continuum == "eigenspectra"
         self.reads = (EIGENSPECTRA.name,) if self.learned else ()
         self.table = mocks.examples_table(settings)
+        if settings.simulate.examples == "candidates":  # else they are whole spectra, which are not searched
+            self.sections = (*self.sections, "search")
         self.revisions = [stage.revision for stage in made_like]
 
     def check(self) -> None:

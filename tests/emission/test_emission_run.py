@@ -167,7 +167,7 @@ def test_a_run_that_can_use_nothing_is_no_good_one(spark, trained, out, tmp_path
     assert main(["emission", "run", str(trained), "--set", *chosen]) == 3
     said = capsys.readouterr()
     assert "0 detections" in said.out and "1 frame_unknown" in said.out
-    assert "could use none of the 1 it was given" in said.err and "publish" not in said.err
+    assert "Of the 1 rows of table 'detections' none can be used" in said.err and "publish" not in said.err
 
 
 def refusal(arguments, capsys):
