@@ -41,7 +41,7 @@ class Fetch(Section):
     backoff_s: Annotated[float, Field(ge=0, le=60)] = 1.0
     """The first repetition follows at once, the second after twice this time and the next each after twice as long, at most 60 s."""
     max_file_mb: Annotated[float, Field(gt=0, le=256)] = 32.0
-    """Largest file, in MB; a lite spectrum has .2, one with all exposures up to 20."""
+    """Largest file, in MB; a lite spectrum has 0.2, one with all exposures up to 20."""
 
 
 class Ingest(Section):
@@ -102,7 +102,7 @@ class Search(Section):
     max_per_spectrum: Annotated[int, Field(ge=1, le=100)] = 10
     """Strongest candidates of one spectrum that are looked at."""
     min_separation_pixels: Positive = 6.0
-    """Candidates nearer than this are one absorber: Δz = .003 at z = 1."""
+    """Candidates nearer than this are one absorber: Δz = 0.003 at z = 1."""
 
 
 class Infer(Section):
@@ -128,7 +128,7 @@ class Measure(Section):
     instrument_sigma_kms: Annotated[float, Field(ge=0)] = 69.03
     """Gaussian σ of the instrument, taken off the width in quadrature: one pixel for SDSS."""
     max_fwhm_kms: Positive = 290.0
-    """Widest faint doublet, instrument removed, that is narrow absorption; the limit grows by .85 of the equivalent width in km/s."""
+    """Widest faint doublet, instrument removed, that is narrow absorption; the limit grows by 0.85 of the equivalent width in km/s."""
     max_contamination: Positive = 6.0
     """Unexplained absorption beside the lines, in σ of three pixels, beyond which a doublet is not trusted."""
     crowding: Positive = 4.0
@@ -177,7 +177,7 @@ class Eigenspectra(Section):
     components: Annotated[int, Field(ge=1, le=200)] = 20
     """Eigenspectra of a bin; fewer where it has fewer quasars."""
     max_quasars_per_bin: Annotated[int, Field(ge=10, le=50_000)] = 5000
-    """Quasars of a bin that are used, chosen by a hash of their names: bounds the memory of a task, .15 MB for each."""
+    """Quasars of a bin that are used, chosen by a hash of their names: bounds the memory of a task, 0.15 MB for each."""
     rounds: Annotated[int, Field(ge=1, le=100)] = 10
     """How often missing pixels are filled and the eigenspectra computed."""
 
@@ -198,7 +198,7 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Examples of a step, over all workers together."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """Adam, or stochastic gradient descent with momentum .9."""
+    """Adam, or stochastic gradient descent with momentum 0.9."""
     learning_rate: Positive = 0.001
     """Step size at the start."""
     schedule: Literal["constant", "cosine"] = "cosine"

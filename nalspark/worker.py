@@ -65,9 +65,9 @@ def idle_cleanup() -> None:
     """Spare a worker of nalspark's own, at the end of a task, what Spark would do before and after every further one.
 
     Before a task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold, and since Python 3.10 that reads the
-    lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: .08 s. Archives do not change under a running worker, so their
-    finders are told to keep the lists. After a task Spark looks through all objects for garbage: .05 s for the libraries of a search,
-    .25 s with TensorFlow. What came with an import stays as long as the process and is set aside. On tables of a few thousand spectra
+    lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: 0.08 s. Archives do not change under a running worker, so their
+    finders are told to keep the lists. After a task Spark looks through all objects for garbage: 0.05 s for the libraries of a search,
+    0.25 s with TensorFlow. What came with an import stays as long as the process and is set aside. On tables of a few thousand spectra
     both were half of what a worker did. After its first task a worker also begins to keep its memory (:func:`keep_memory`).
     """
     global _known

@@ -244,7 +244,7 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
         | ((ratio < 0.4) & (ratio + 1.5 * error < 1.0)),
         # Strong systems are many components, and wide: the limit grows with the equivalent width.
         Veto.BROAD: fwhm > np.minimum(limits.fwhm_kms + 0.85 * width_kms, _WIDEST_KMS),
-        # Depth below .18 at 300 km/s and growing with width: real components that spread so far are deep (SCIENCE: FWHM 1.3–3.4 Å).
+        # Depth below 0.18 at 300 km/s and growing with width: real components that spread so far are deep (SCIENCE: FWHM 1.3–3.4 Å).
         Veto.SHALLOW: width_kms < 0.18 * fwhm**2 / 300.0,
         # Real profiles have components: the allowed misfit grows with the signal, as 9 % of it.
         Veto.POOR_FIT: (measured["chi2_reduced"] > 1.8 + (0.09 * context["significance"]) ** 2)

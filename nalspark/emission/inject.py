@@ -23,7 +23,7 @@ CLASS_COUNTS = {-2: 20640, -1: 843, 0: 9195, 1: 1343, 2: 651, 3: 755, 4: 3240, 5
 #: Signal-to-noise ratios between which a real line has its class; the brightest fall off as the -2.5th power.
 _SNR_OF_CLASS = {3: (4.8, 5.5), 4: (5.5, 6.5), 5: (6.5, 80.0)}
 _SNR_SLOPE = 2.5
-#: Width of a point source on the fibers, arcsec: 1.8 arcsec of seeing and the fiber's own .75 arcsec radius, as Gaussian σ.
+#: Width of a point source on the fibers, arcsec: 1.8 arcsec of seeing and the fiber's own 0.75 arcsec radius, as Gaussian σ.
 _SPREAD = 0.85
 #: Where the fibers of three dithers lie round a source's nearest: a hexagonal pattern, pitch / √3 apart.
 _FINE = PITCH / np.sqrt(3.0) * np.array([[0.0, 0.0], *[[np.cos(a), np.sin(a)] for a in np.deg2rad(30.0 + 60.0 * np.arange(6))]])

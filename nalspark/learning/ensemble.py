@@ -111,7 +111,7 @@ def selection_quality(labels: ArrayLike, accepted: ArrayLike) -> dict[str, float
     """``completeness``, ``contamination`` and ``figure_of_merit``, their product completeness x (1 - contamination).
 
     For the power spectrum of what is selected, contamination dilutes the signal and incompleteness adds noise; the survey's cosmology asks
-    for .94 (Sakai 2020).
+    for 0.94 (Sakai 2020).
     """
     real, chosen = np.asarray(labels) > 0.5, np.asarray(accepted, dtype=bool)
     found = float((real & chosen).sum())

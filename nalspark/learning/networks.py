@@ -232,7 +232,7 @@ def candidate_cnn(
     noise: float = 0.5,
     shapes: int = 0,
 ) -> Tensor:
-    """Profiles along each row, then all rows at once: .47 million multiply-adds for 8 transitions of 49 pixels.
+    """Profiles along each row, then all rows at once: 0.47 million multiply-adds for 8 transitions of 49 pixels.
 
     The first two convolutions look at one transition at a time, with the same weights for all; each is followed by a maximum over two
     pixels. The third spans all transitions: which profile stands in which row at the same velocity. Then a dense layer.

@@ -63,7 +63,7 @@ class Population:
         Probability of 0, 1, 2, … absorbers in a spectrum.
         Its length also bounds how many there are where `incidence` decides.
     ew_law : str
-        ``exponential``: dN/dW ∝ exp(-W / ew_scale) (Nestor et al. 2005, §4: W* = .702 Å for Mg II); ``log-uniform``: flat in log W;
+        ``exponential``: dN/dW ∝ exp(-W / ew_scale) (Nestor et al. 2005, §4: W* = 0.702 Å for Mg II); ``log-uniform``: flat in log W;
         ``zm13``: exponential with the scale of Zhu & Ménard 2013 (ApJ 770, 130), which grows with redshift; ``empirical``: as `ew_sample`.
     ew_scale, ew_min, ew_max : float
         Å, rest frame, first line of the doublet.
@@ -74,7 +74,7 @@ class Population:
         that follow it; `counts` then only bounds their number. Where 0, `counts` decides, and redshifts are uniform.
     fwhm_angstrom : tuple of (mean, standard deviation)
         Where given, an absorber is one cloud whose line, seen through the instrument, has a FWHM drawn from this normal distribution, Å in
-        the rest frame (Zhao et al. 2019, §2.4: 1.7 ± .7).
+        the rest frame (Zhao et al. 2019, §2.4: 1.7 ± 0.7).
     blue_margin_z : float
         The blue end of the window is taken at z_qso + this.
     red_margin_z : float
@@ -480,7 +480,7 @@ def equivalent_width_scale(z: ArrayLike) -> Array:
 def incidence(z: ArrayLike, ew_min: float) -> Array:
     """dN/dz of Mg II absorbers above a rest equivalent width W2796 in Å: ∫ g(z) exp(-W / W*(z)) dW (Zhu & Ménard 2013, eqs. 7 to 9).
 
-    Fitted for .6 < W < 5 Å and .4 < z < 2.3; the exponential is continued beyond.
+    Fitted for 0.6 < W < 5 Å and 0.4 < z < 2.3; the exponential is continued beyond.
     """
     z = np.asarray(z, dtype=float)
     scale = equivalent_width_scale(z)

@@ -151,7 +151,7 @@ class Observation:
 
 
 def draw_redshift(rng: np.random.Generator) -> float:
-    """A redshift between .3 and 3.5, most between 1.2 and 2.5, as in the SDSS quasar samples together."""
+    """A redshift between 0.3 and 3.5, most between 1.2 and 2.5, as in the SDSS quasar samples together."""
     return float(0.3 + 3.2 * rng.beta(2.6, 2.9))
 
 
@@ -222,7 +222,7 @@ def observe(flux: Array, spectrograph: Spectrograph, grid: WavelengthGrid, rng: 
 
 
 def _power_law(rest: Array, rng: np.random.Generator) -> Array:
-    """f_λ ∝ λ^-1.56 below 5000 Å and λ^+.45 above (Vanden Berk et al. 2001, §4.1), the blue slope with a scatter of .3."""
+    """f_λ ∝ λ^-1.56 below 5000 Å and λ^+0.45 above (Vanden Berk et al. 2001, §4.1), the blue slope with a scatter of 0.3."""
     slope = -1.56 + 0.3 * rng.standard_normal()
     x = np.log(rest / 5000.0)
     return np.exp(np.where(x < 0, slope, 0.45) * x)
@@ -264,7 +264,7 @@ def _add_gaussian(grid: WavelengthGrid, total: Array, centre: float, sigma: floa
 
 
 def _forest(rest: Array, z: float, rng: np.random.Generator) -> Array:
-    """Transmission below Lyα, shape (p,): a log-normal optical depth whose mean transmission is near exp(-.0023 (1+z)^3.65) (Kim et al.
+    """Transmission below Lyα, shape (p,): a log-normal optical depth whose mean transmission is near exp(-0.0023 (1+z)^3.65) (Kim et al.
     2007, MNRAS 382, 1657), and one Lyman limit system.
     """
     result = np.ones_like(rest)
