@@ -318,7 +318,7 @@ _EW_BINS = (0.0, 0.3, 0.6, 1.0, 2.0, np.inf)
 
 
 def completeness_table(out: Path, truth: Path) -> str:
-    """Found and missed by equivalent width, and purity, as text."""
+    """Count what was found and missed by equivalent width, with the purity, as text."""
     absorbers, sightlines = (pd.read_parquet(out / f"{name}.parquet") for name in ("absorbers", "sightlines"))
     comparison = compare(absorbers, sightlines, pd.read_parquet(truth))
     width = comparison.truth["ew_primary"].to_numpy()
@@ -334,7 +334,7 @@ def completeness_table(out: Path, truth: Path) -> str:
 
 
 def data_model() -> str:
-    """The data-model page, for the default species."""
+    """Write the data-model page, for the default species, as text."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
     tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]

@@ -98,7 +98,7 @@ def internal_error(name: str, error: Exception) -> UnusableSpectrum:
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
-    """`` Did you mean 'x'?`` for the nearest known word, written after `before`; or an empty string."""
+    """Suggest the nearest known word, as `` Did you mean 'x'?`` written after `before`; or give an empty string."""
     known = list(known)
     folded = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)

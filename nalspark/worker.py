@@ -107,7 +107,7 @@ def load_shared() -> None:
 
 
 def load(_: Iterator[int], aside: Callable[[], object] | None) -> None:
-    """What :func:`nalspark.session.load_ahead` has every worker do."""
+    """Do what :func:`nalspark.session.load_ahead` has every worker do."""
     until = time.monotonic() + _HELD
     load_shared()
     if aside is not None:

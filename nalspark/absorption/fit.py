@@ -111,7 +111,7 @@ def _levenberg_marquardt(residual: Array, weight: Array, u: Array, start: Array,
 
 
 def doublet_pixels(image: Array, geometry: ImageGeometry) -> tuple[Array, Array]:
-    """The contiguous pixels of the doublet from its two rows.
+    """Give the contiguous pixels of the doublet from its two rows.
 
     Parameters
     ----------

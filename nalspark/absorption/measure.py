@@ -191,7 +191,7 @@ def _doublet_ratio(fit: DoubletFit, species: LineSpecies) -> tuple[Array, Array]
 
 
 def intrinsic_fwhm(sigma_kms: Array, sigma_kms_err: Array, instrument_sigma_kms: float) -> tuple[Array, Array]:
-    """FWHM in km/s with the instrument's Gaussian σ taken off in quadrature, and its standard error; 0 where not resolved."""
+    """Compute the FWHM in km/s with the instrument's Gaussian σ taken off in quadrature, and its standard error; 0 where not resolved."""
     left = sigma_kms**2 - instrument_sigma_kms**2
     resolved = left > 0
     sigma = np.sqrt(np.where(resolved, left, 0.0))
@@ -200,7 +200,7 @@ def intrinsic_fwhm(sigma_kms: Array, sigma_kms_err: Array, instrument_sigma_kms:
 
 
 def velocity_from_quasar(z_abs: Array, z_qso: Array) -> Array:
-    """Velocity in km/s of the absorber towards us with respect to z_qso: β from (1+z_qso)/(1+z_abs) (relativistic)."""
+    """Compute the velocity in km/s of the absorber towards us with respect to z_qso: β from (1+z_qso)/(1+z_abs) (relativistic)."""
     ratio = ((1.0 + z_qso) / (1.0 + z_abs)) ** 2
     return SPEED_OF_LIGHT_KMS * (ratio - 1.0) / (ratio + 1.0)
 
@@ -220,7 +220,7 @@ class Limits:
 
 
 def veto_candidates(measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, limits: Limits) -> NDArray[np.int32]:
-    """Bits of :class:`Veto`, shape (m,).
+    """Set the bits of :class:`Veto`, shape (m,).
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
 def flag_absorbers(
     measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, near_quasar_kms: float, crowding: float
 ) -> NDArray[np.int32]:
-    """Bits of :class:`AbsorberFlag`, shape (m,).
+    """Set the bits of :class:`AbsorberFlag`, shape (m,).
 
     Parameters
     ----------

@@ -67,6 +67,7 @@ class Doublet:
 
     @classmethod
     def of(cls, species: LineSpecies, step_dex: float) -> Doublet:
+        """Give the doublet of a species on a grid of steps of `step_dex` in log10 λ."""
         known = {species.primary, species.secondary}
         return cls(
             offset=species.offset_pixels(species.secondary, step_dex),
@@ -120,7 +121,7 @@ class Peaks:
 def joint_amplitudes(
     first: Reals, first_power: Reals, second: Reals, second_power: Reals, overlap: Reals
 ) -> tuple[Reals, Reals, Reals, Reals]:
-    """Amplitudes of two overlapping lines from those of each alone, and the inverse variance of each with the other free."""
+    """Compute the amplitudes of two overlapping lines from those of each alone, and the inverse variance of each with the other free."""
     ours, theirs = first * first_power, second * second_power
     # Overlap is at most the geometric mean of the powers; masks can bring it there, where the two cannot be told apart.
     overlap = np.minimum(overlap, 0.95 * np.sqrt(first_power * second_power))
@@ -132,7 +133,7 @@ def joint_amplitudes(
 def constrained_gain(
     first: Reals, first_power: Reals, second: Reals, second_power: Reals, thin_ratio: float, overlap: Reals | float = 0.0
 ) -> tuple[Reals, Reals]:
-    """χ² gained by the best physical pair of amplitudes, and the χ² by which the free pair is better still.
+    """Compute the χ² gained by the best physical pair of amplitudes, and the χ² by which the free pair is better still.
 
     The free pair (A₁, A₂) is projected, in the metric of its errors, on the cone ``1 ≤ A₁/A₂ ≤ thin_ratio``.
 
@@ -463,7 +464,7 @@ def _untouched(pool: _Pool, segments: NDArray[np.int64], n_rows: int) -> _Pool:
 def find_doublets(
     residual: Floats, weight: Floats, searched: NDArray[np.bool_], doublet: Doublet, widths: tuple[float, ...], limits: Thresholds
 ) -> Peaks:
-    """All doublets of a batch of spectra, strongest first within each spectrum.
+    """Find all doublets of a batch of spectra, strongest first within each spectrum.
 
     Parameters
     ----------

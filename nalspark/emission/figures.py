@@ -87,7 +87,7 @@ def selection_figures(
 
 @styled
 def score_figure(labels: ArrayLike, scores: ArrayLike, edges: tuple[float, float], threshold: float) -> Figure:
-    """Completeness, contamination and figure of merit of what scores above a threshold, against the threshold, with the bands.
+    """Draw completeness, contamination and figure of merit of what scores above a threshold, against the threshold, with the bands.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def map_figure(
     threshold: float,
     examples: Sequence[MapExample] = (),
 ) -> Figure:
-    """The middle band's map, real and fake, with the boundary; numbered examples along it with their images.
+    """Draw the middle band's map, real and fake, with the boundary; numbered examples along it with their images.
 
     Parameters
     ----------

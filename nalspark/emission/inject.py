@@ -41,7 +41,7 @@ DETECTED_SNR, _ATTEMPTS = 4.0, 10
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """A random generator that depends on `key` alone."""
+    """Make a random generator that depends on `key` alone."""
     return np.random.default_rng(np.frombuffer(hashlib.sha256(repr(key).encode()).digest(), dtype="<u4"))
 
 
@@ -225,7 +225,7 @@ class Simulated:
 
 
 def draw_classes(uniform: Array, allowed: tuple[int, ...]) -> NDArray[np.int64]:
-    """Classes with the frequencies of :data:`CLASS_COUNTS`, as many real as not where only those to learn from are allowed."""
+    """Draw classes with the frequencies of :data:`CLASS_COUNTS`, as many real as not where only those to learn from are allowed."""
     count = np.array([CLASS_COUNTS[c] for c in allowed], dtype=float)
     if allowed == LEARNED_CLASSES:
         real = np.array(allowed) >= 3
@@ -245,7 +245,7 @@ def _choose_kinds(classes: NDArray[np.int64], uniform: Array) -> NDArray[np.obje
 def simulate(
     names: list[str], significance: NDArray[np.float32], block: str, allowed: tuple[int, ...] = ALL_CLASSES, seed: int = 1
 ) -> Simulated:
-    """Detections of the given names.
+    """Simulate detections of the given names.
 
     Parameters
     ----------
@@ -308,6 +308,6 @@ def _noise(draws: _Draws, significance: NDArray[np.float32], block: str) -> tupl
 
 
 def parametric_frame(fibers: int = 224, pixels: int = 1001, seed: int = 1) -> NDArray[np.float32]:
-    """Noise of no instrument, where there is no real frame: Gaussian, correlated between neighbouring columns as resampling leaves it."""
+    """Simulate the noise of no real instrument: Gaussian, correlated between neighbouring columns as resampling leaves it."""
     white = generator("parametric frame", seed).standard_normal((fibers, pixels + 1))
     return ((white[:, 1:] + 0.3 * white[:, :-1]) / np.hypot(1.0, 0.3)).astype(np.float32)

@@ -33,7 +33,7 @@ def _qualities(label: NDArray, score: NDArray, accepted: NDArray, threshold: flo
 
 
 def result_text(table: pd.DataFrame, threshold: float, draws: int = 200) -> str:
-    """Bands, classes, selections and their figures of merit with bootstrap errors.
+    """Write bands, classes, selections and their figures of merit, with bootstrap errors, as text.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def _selection_lines(values: dict[str, float], errors: dict[str, float], thresho
 
 
 def found_text(store: Store) -> str:
-    """What was found of the detections that a run names, what was rejected and why, and where it lies."""
+    """Tell what was found of the detections that a run names, what was rejected and why, and where it lies."""
     manifest = store.manifest()
     detections, classified = (manifest.parts(table.name)[FOUND] for table in (DETECTIONS, CLASSIFIED))
     counts = _count(store, classified, "band", "accepted")

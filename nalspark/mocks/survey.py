@@ -453,7 +453,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def usable_sources(folder: Path, species: LineSpecies) -> tuple[tuple[Path, ...], Counter[str]]:
-    """The files below a folder in which absorbers of the species can be put, sorted by name, and why the others cannot."""
+    """Find the files below a folder in which absorbers of the species can be put, sorted by name, and why the others cannot."""
     if not folder.is_dir():
         raise NalsparkError(f"There is no folder '{folder}'; --from must name a folder of real SDSS spectra.")
     usable, skipped = [], Counter[str]()

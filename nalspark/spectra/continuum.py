@@ -140,7 +140,7 @@ def _mark_outliers(deviation: Floats, good: Flags, significance: float, marks: F
 def clip_outliers(
     deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Pixels of narrow deficits and of narrow excesses.
+    """Mark the pixels of narrow deficits and of narrow excesses.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def _refine(value: Floats, root: Floats, looseness: Floats, continuum: Floats, w
 def fit_continuum(
     flux: NDArray[np.float32], ivar: NDArray[np.float32], good: NDArray[np.bool_], *, scale: ArrayLike, iterations: int, significance: float
 ) -> NDArray[np.float64]:
-    """Continuum of each spectrum.
+    """Fit the continuum of each spectrum.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ def _fit_row(
 
 
 def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
-    """Factor by which the errors must be multiplied for the residuals to scatter as they should, shape (n, p).
+    """Compute the factor by which the errors must be multiplied for the residuals to scatter as they should, shape (n, p).
 
     Survey errors are too small on sky lines and up to a tenth too large elsewhere; the factor is not below :data:`_LEAST_INFLATION`. Only
     residuals above the continuum are used, where absorption cannot lie: sky residuals scatter both ways. They are capped at 6 σ, so that

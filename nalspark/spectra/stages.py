@@ -37,7 +37,7 @@ def _kept_aside(columns: Columns) -> NDArray[np.bool_]:
 
 
 def fit_columns(columns: Columns, settings: Settings) -> Columns:
-    """Rows of NORMALIZED of one bin, in order of ``spectrum_id``, with their ``z_bin`` → one row of EIGENSPECTRA, or none.
+    """Learn one row of EIGENSPECTRA, or none, from the rows of NORMALIZED of one bin, in order of ``spectrum_id``, with their ``z_bin``.
 
     There is none where fewer than two quasars can be learned from.
     """
@@ -64,7 +64,7 @@ def _row(model: Eigenspectra) -> Columns:
 
 
 def eigenspectra_of(table: pa.Table) -> tuple[Eigenspectra, ...]:
-    """Rows of EIGENSPECTRA as objects, in order of redshift."""
+    """Make objects of rows of EIGENSPECTRA, in order of redshift."""
     declared = {column.name: column for column in EIGENSPECTRA.columns}
     rows = [row for batch in table.to_batches() for row in _rows(decode(batch, declared))]
     return tuple(sorted(rows, key=lambda model: model.z_low))

@@ -81,6 +81,7 @@ class FetchSummary:
     seconds: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
+        """Count the outcome of one spectrum."""
         if outcome.failed:
             self.failures[outcome.result] += 1
         else:
@@ -93,7 +94,7 @@ class FetchSummary:
         return self.downloaded + self.present + self.failures.total()
 
     def progress(self) -> str:
-        """What is done of what, and how long the rest will take at this rate."""
+        """Say what is done of what, and how long the rest will take at this rate."""
         left = max(self.rows - self.not_selected - self.done, 0)
         minutes = left * self.seconds / self.done / 60 if self.done else 0.0
         return f"{self.done} of {self.done + left} spectra, about {minutes:.0f} min left: {self}"

@@ -197,7 +197,7 @@ def _width_columns(line: Transition, suffix: str = "", how: str = "") -> tuple[C
 
 
 def absorbers_table(species: LineSpecies) -> Table:
-    """The catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
+    """Declare the catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
     first, second = species.primary, species.secondary
     columns = [
         Column(
