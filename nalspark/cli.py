@@ -1,4 +1,4 @@
-"""The command line, and the doors that the jobs open."""
+"""The command line. The jobs call it too."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._subparsers is None:  # before argparse misses what a misspelt option was to give
+        if self._subparsers is None:  # before argparse reports the missing value of a misspelt option
             for text in takewhile(lambda text: text != "--", args or ()):
                 name = text.partition("=")[0]
                 if name.startswith("--") and name not in self._option_string_actions:
@@ -373,8 +373,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, which then is nalspark's own, and give its exit status.
 
-    0: done. 2: a user's mistake, told in a sentence. 3: done, but nalspark itself failed on some rows, or nothing could be used. 130:
-    stopped.
+    0: done. 2: a user's mistake, in a sentence. 3: done, but with faults of nalspark itself (`internal_error`), or nothing at all could be
+    used. 130: stopped.
     """
     if arguments is None:
         own_process()

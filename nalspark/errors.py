@@ -10,7 +10,7 @@ from pathlib import Path
 
 #: The reason of a row that a fault of nalspark's own left without a result: no property of the data.
 INTERNAL_ERROR = "internal_error"
-#: Frames of the traceback that are told, and characters at most.
+#: Innermost frames of the traceback that go into `detail`, and characters at most.
 _FRAMES, _CHARACTERS = 4, 700
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Columns = dict[str, NDArray[Any]]
-#: Spectra that are in memory together on their way through the chain.
+#: Spectra that go through the chain together.
 _BATCH = 256
 #: The network that was last put to work in this process, by digest and batch size: loading TensorFlow takes seconds.
 _AT_WORK: dict[tuple[str, int], Detector] = {}

@@ -145,7 +145,7 @@ class Progress:
 
     def _follow(self, bar: RichProgress, what: str, share: Callable[[], float], ended: threading.Event) -> None:
         task = bar.add_task(what, total=None, pace="")
-        with suppress(Exception):  # the session is gone: what ended it is told elsewhere
+        with suppress(Exception):  # the session is gone: whoever ended it reports why
             while not ended.wait(_EVERY_S):
                 more = self._wave * share()
                 done = min(self.pace.done + more, self.pace.total)

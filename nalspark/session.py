@@ -261,7 +261,7 @@ def _session_setting(spark: SparkSession, name: str, value: object) -> Iterator[
     try:
         yield
     finally:
-        with suppress(Exception):  # the session is gone: what ended it is told
+        with suppress(Exception):  # the session is gone: whoever ended it reports why
             if usual is None:
                 spark.conf.unset(name)
             else:

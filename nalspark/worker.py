@@ -21,7 +21,7 @@ from zipimport import zipimporter
 OURS = "NALSPARK_OWN_WORKER"
 _own_process = OURS in os.environ
 
-#: Modules that this process had when its objects were last set aside.
+#: Modules that this process had when its objects were last frozen.
 _known = 0
 
 #: glibc's numbers for two thresholds, and what they are set to, in bytes: up to which free memory at the end of the heap is kept, and up to
@@ -66,8 +66,8 @@ def idle_cleanup() -> None:
 
     Before a task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold, and since Python 3.10 that reads the
     lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: 0.08 s. Archives do not change under a running worker, so their
-    finders are told to keep the lists. After a task Spark looks through all objects for garbage: 0.05 s for the libraries of a search,
-    0.25 s with TensorFlow. What came with an import stays as long as the process and is set aside. On tables of a few thousand spectra
+    finders keep the lists. After a task Spark looks through all objects for garbage: 0.05 s for the libraries of a search,
+    0.25 s with TensorFlow. What came with an import stays as long as the process and is frozen. On tables of a few thousand spectra
     both were half of what a worker did. After its first task a worker also begins to keep its memory (:func:`keep_memory`).
     """
     global _known

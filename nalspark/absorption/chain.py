@@ -28,7 +28,7 @@ from nalspark.spectra.grid import WavelengthGrid
 
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
-#: 5000 km/s in pixels: how far around an absorber a BAL trough counts.
+#: 5000 km/s in pixels: the range around an absorber in which a broad trough (BAL) counts.
 _BAL_REACH = 72
 
 

@@ -1,4 +1,4 @@
-"""A selection in two rounds, drawn: completeness and contamination against the score, and the map with its boundary."""
+"""A selection in two stages, drawn: completeness and contamination against the score, and the map with its boundary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nalspark.plots.style import BLUE, FAINT, INK, MUTED, SHADE, VERMILLION, new
 
 #: Points that are drawn of each kind, and cells of the grid on which the boundary is found.
 _POINTS, _GRID = 2500, 160
-#: Quantiles of the places, along each axis, that a map shows.
+#: Quantiles of the embeddings, along each axis, that a map shows.
 SHOWN = (0.01, 0.99)
 #: Detections drawn along the boundary of the map.
 _EXAMPLES = 10

@@ -32,7 +32,7 @@ _BLOCKS = {"learn": (0.0, 0.5), "choose": (0.5, 0.74), "judge": (0.74, 1.0)}
 BLOCK_OF_SPLIT = {
     "train": "learn", "validation": "learn", "calibration": "choose", "reference": "choose", "test": "judge", "held_out": "judge",
 }  # fmt: skip
-#: Round 1 learns to tell classes 4 and 5 from 0 and 1 (Sakai 2020); all classes are in the splits that judge.
+#: The network learns to tell classes 4 and 5 from 0 and 1 (Sakai 2020); all classes are in the splits that judge.
 LEARNED_CLASSES, ALL_CLASSES = (0, 1, 4, 5), tuple(CLASS_COUNTS)
 _UNIFORMS = 64
 _DEAD_FRACTION = 0.03

@@ -26,7 +26,7 @@ GOAL = 0.94
 
 
 def _qualities(label: NDArray, score: NDArray, accepted: NDArray, threshold: float) -> dict[str, float]:
-    """Of all detections, of the network alone, of both rounds, and what the second-stage classifier gains."""
+    """Of all detections, of the network alone, of both stages, and what the second-stage classifier gains."""
     chosen = {"all": np.ones(len(label), dtype=bool), "network": score >= threshold, "both": accepted}
     found = {f"{name} {key}": value for name, which in chosen.items() for key, value in selection_quality(label, which).items()}
     return {**found, "gain": found["both figure_of_merit"] - found["network figure_of_merit"]}

@@ -135,7 +135,7 @@ class SecondStageCard(_Frozen):
     model : str
         Digest of the network, without which scores and features mean something else.
     neighbours : int
-        Training examples whose places make a new one's.
+        Training examples whose embeddings a new one's is the mean of.
     gamma, intercept : float
         Of the support vector machine.
     threshold : float

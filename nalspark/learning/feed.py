@@ -43,7 +43,7 @@ try:
 except ImportError as error:  # not installed, or beside a pyarrow that it cannot use
     FileSystem, _NO_PETASTORM = object, str(error)
 
-#: Label of the rows that only fill a batch up: they are copies, and count for nothing.
+#: Label of the rows that only fill a batch: they are copies, with weight 0.
 PADDING = -1.0
 #: Member k draws the negatives whose `draw`, moved on by k of these, falls below the fraction: members overlap little.
 GOLDEN = 0.6180339887498949

@@ -38,7 +38,7 @@ DEFAULT_MODEL = Path(__file__).parent / "default"
 CARD = "card.json"
 #: With fewer rows a backend may choose other kernels, whose last bits differ: shorter batches are padded to this.
 _SMALLEST_BATCH = 16
-#: What networks give is rounded to multiples of this, a power of 2: of a logit's digits the next ones would mean nothing.
+#: Logits are rounded to multiples of this, a power of 2: smaller digits depend on a row's place in its batch.
 STEP = np.float32(2.0**-8)
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 

@@ -21,7 +21,7 @@ from nalspark.worker import is_own_process
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep a process of our own from writing to standard error inside: TensorFlow's libraries greet there, whatever they are told."""
+    """Keep a process of our own from writing to standard error inside: TensorFlow's libraries write there, whatever their log level."""
     if not is_own_process():
         yield
         return

@@ -296,7 +296,7 @@ def _finished(history: History, settings: Train) -> bool:
 
 
 def _line(history: History, settings: Train, member: int) -> str:
-    """What is told of the last epoch."""
+    """Write the last epoch's numbers as a line."""
     last = {curve: values[-1] for curve, values in history.items()}
     done = len(history["loss"])
     if _finished(history, settings):

@@ -219,7 +219,7 @@ def fit_eigenspectra(
     Parameters
     ----------
     flux : ndarray, shape (n, p)
-        What is learned: continua, in which narrow absorption was set aside.
+        What is learned: continua, in which narrow absorption was masked.
     ivar : ndarray, shape (n, p)
         Inverse variance of the spectra; 0 where a pixel is not to be learned from.
     z_qso : ndarray, shape (n,)

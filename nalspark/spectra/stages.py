@@ -20,7 +20,7 @@ from nalspark.tables.schemas import EIGENSPECTRA, NORMALIZED
 
 #: Fraction of the quasars on which the reconstruction is tried.
 _HELD_OUT = 0.1
-#: Cells of the sky by which quasars are told apart, per degree: all spectra of a quasar are in one, but for one in a hundred on an edge.
+#: Cells of the sky by which quasars are distinguished, per degree: all spectra of a quasar are in one, but for one in a hundred on an edge.
 _CELLS_PER_DEGREE = 20
 #: The table is made as a whole: its one part.
 PART = "all"

@@ -28,12 +28,12 @@ from nalspark.tables.atomic import beside, put, write_file
 from nalspark.tables.lock import InUse, hold
 from nalspark.tables.schemas import FETCH_FAILURES
 
-#: The list of what could not be had, in the output folder.
+#: The list of failed spectra, in the output folder.
 FAILURES = "fetch_failures.csv"
 _LOCK = ".nalspark-fetch.lock"
 #: Seconds between two lines of progress.
 _EVERY_S = 5.0
-#: Spectra in a row for which the server was not there, could not, or would not: then it is of no use to ask for more.
+#: Consecutive spectra for which the server gave no answer or an error, after which the fetch stops.
 _SERVER_GONE, _NOTHING_CAME = 20, ("unreachable", "server_error", "stalled", "incomplete", "refused", "redirected")
 _GO_ON = "Run the same command again to go on."
 
