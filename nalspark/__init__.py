@@ -1,6 +1,6 @@
 """nalspark: narrow absorption lines in every quasar spectrum of a survey.
 
-What it offers is loaded when it is asked for: importing nalspark loads neither Spark nor keras nor astropy.
+Public functions are loaded when first used: importing nalspark loads neither Spark nor keras nor astropy.
 """
 
 from importlib import import_module

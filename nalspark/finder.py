@@ -1,6 +1,6 @@
 """`nalspark.find`: the absorption chain for spectra that somebody has in memory, without Spark, files or a survey.
 
-The module does not have the function's name: importing it would put it in the function's place.
+The module is not called `find`: importing it would replace the function `nalspark.find`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a Python worker of Spark does for every task, and needs to do only once; and what it can do before it is needed.
+"""Work that a Python worker of Spark repeats for every task and needs to do only once, and work that it can do in advance.
 
 Allocator, garbage collector, importer and environment belong to whoever started the process. They are changed only where that was nalspark:
 in the workers of its own sessions, which know it by an environment variable, and in the process of its command line, which says so.

@@ -1,4 +1,4 @@
-"""The absorption method on arrays: prepare, propose, score, measure. What a spectrum is called is not known here, only its row.
+"""The absorption method on arrays: prepare, propose, score, measure. Spectra have no names here, only row numbers.
 
     spectra (n, p), z (n,) → Normalized → Searchable → Candidates → scores → measured
 

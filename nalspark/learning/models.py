@@ -108,7 +108,7 @@ class ModelCard(_Frozen):
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Of one example as the network reads it: the columns side by side along the last axis."""
+        """Shape of one example as the network reads it: the columns side by side along the last axis."""
         return (*self.shape, len(self.inputs))
 
 
@@ -321,7 +321,7 @@ class PackedModel:
 
     @property
     def digest(self) -> str:
-        """Of all that decides a score: two models with the same digest give the same scores."""
+        """Digest of all that decides a score: two models with the same digest give the same scores."""
         card = self.card.model_dump(mode="json", include={"network", "options", "inputs", "shape", "members", "calibration"})
         return _sha256(json.dumps(card, sort_keys=True).encode())[:16]
 

@@ -1,4 +1,4 @@
-"""A survey that never was: spectra in SDSS's own file format with absorbers whose redshifts and strengths are known.
+"""A simulated survey: spectra in SDSS's own file format with absorbers whose redshifts and strengths are known.
 
 ``DIR/spectra/PPPP/spec-PPPP-MJD-FFFFF.fits`` like SDSS's lite files, ``DIR/quasars.fits`` with true redshifts, ``DIR/truth.parquet`` with
 every absorber put in. The quasars are parametric (``nalspark.mocks.quasars``), or taken from real files: then only the absorbers are
