@@ -5,7 +5,7 @@
     python benchmarks/detector.py purity --n 10000 --sky ../shared/data/spectra/sky
     python benchmarks/detector.py real ../shared/data/spectra/qso --n 3000
 
-``artificial``: the paper's benchmark (Zhao et al. 2019, §4): half of the spectra have one strong absorber (W ≥ .3 Å, both lines ≥ 3 σ), a
+``artificial``: the paper's benchmark (Zhao et al. 2019, §4): half of the spectra have one strong absorber (W ≥ 0.3 Å, both lines ≥ 3 σ), a
 part holds an interloper; beside it the ideal observer, who knows continuum, noise and population. With ``--quasars`` the continua are drawn
 from eigenspectra of real quasars, of which the shipped model has seen none. ``interlopers``: every kind alone. ``purity``: absorbers as
 frequent as Zhu & Ménard 2013 find them, in the residuals of real sky fibers. ``real``: absorbers put into real spectra.
@@ -130,7 +130,7 @@ def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
 
 
 def drawn_quasars(folder: str) -> DrawnQuasars:
-    """Eigenspectra of the real quasars in a folder, .4 wide in redshift: there are few."""
+    """Eigenspectra of the real quasars in a folder, 0.4 wide in redshift: there are few."""
     settings = load()
     spectra, z = real_spectra(Path(folder))
     _, searchable = prepare(spectra, z, settings)
@@ -291,7 +291,7 @@ def purity(options: argparse.Namespace, detector: Detector, settings: Settings) 
 
 
 def report_completeness(table: np.ndarray) -> None:
-    """Rows of (W, strong, score above .5, published)."""
+    """Rows of (W, strong, score above 0.5, published)."""
     w, is_strong, got, listed = table.T
     chosen = {"strong": is_strong > 0, "strong, W >= 1 Å": (is_strong > 0) & (w >= 1), "W >= 1 Å": w >= 1, "all": w > 0}
     for name, some in chosen.items():

@@ -5,7 +5,7 @@
     python benchmarks/networks.py table  --work DIR        tables and figure into docs/networks.md and docs/networks.png
 
 The spectra are the paper's artificial ones (Zhao et al. 2019, §2.4 and §4), made as ``benchmarks/detector.py artificial`` makes them: half
-hold one strong absorber (W ≥ .3 Å, both lines ≥ 3 σ), all have S/N > 3, a tenth an interloper. The one-dimensional networks see the
+hold one strong absorber (W ≥ 0.3 Å, both lines ≥ 3 σ), all have S/N > 3, a tenth an interloper. The one-dimensional networks see the
 rescaled flux in the search window, 0 elsewhere, as the paper's does; one row shows the residual of the fitted continuum at the same pixels.
 ``candidate_cnn`` learns from the candidates that the search finds in the very same spectra, and a spectrum's score is its best candidate's.
 

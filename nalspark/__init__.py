@@ -1,6 +1,6 @@
 """nalspark: narrow absorption lines in every quasar spectrum of a survey.
 
-What it offers is loaded when it is asked for: importing nalspark loads neither Spark nor keras nor astropy.
+Public functions are loaded when first used: importing nalspark loads neither Spark nor keras nor astropy.
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nalspark.surveys.reader import read_spectrum
     from nalspark.tables.result import open_result
 
-#: Name → the module that has it; no module has the name of a door, which importing it would shut.
+#: Public name → the module that has it. No module has a public name: importing such a module would replace the function.
 _DOORS = {
     "find": "nalspark.finder",
     "open_result": "nalspark.tables.result",

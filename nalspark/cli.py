@@ -1,4 +1,4 @@
-"""The command line, and the doors that the jobs open."""
+"""The command line. The jobs call it too."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._subparsers is None:  # before argparse misses what a misspelt option was to give
+        if self._subparsers is None:  # before argparse reports the missing value of a misspelt option
             for text in takewhile(lambda text: text != "--", args or ()):
                 name = text.partition("=")[0]
                 if name.startswith("--") and name not in self._option_string_actions:
@@ -77,12 +77,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="a setting, like search.min_significance=6"
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change settings, for example search.min_significance=6"
     )
     parser.add_argument("--master", metavar="URL", help="Spark master; by default the one of spark-submit, or all local cores")
-    parser.add_argument("--force", action="store_true", help="make everything anew although nothing changed")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--log", metavar="FILE", help="add what happens to this file, a line of JSON an event")
+    parser.add_argument("--force", action="store_true", help="redo everything, even if nothing changed")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, without doing it")
+    parser.add_argument("--log", metavar="FILE", help="append events to this file, one JSON object per line")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,16 +103,16 @@ def _add_searches(commands: Any) -> None:
     find.add_argument("spectra", nargs="+", metavar="SPECTRA", help="folders, globs, files, or text files that list paths")
     find.add_argument("--out", required=True, metavar="DIR", help="directory of the result")
     find.add_argument(
-        "--quasars", action="extend", nargs="+", default=[], metavar="FILE", help="quasar catalogues: their redshifts come first"
+        "--quasars", action="extend", nargs="+", default=[], metavar="FILE", help="quasar catalogues, whose redshifts are used first"
     )
     find.add_argument("--absorbers", action="extend", nargs="+", default=[], metavar="FILE", help="absorber catalogues to compare with")
-    find.add_argument("--species", default=None, metavar="NAME", help=f"what to search: {', '.join(SPECIES)} (MgII)")
+    find.add_argument("--species", default=None, metavar="NAME", help=f"species to search: {', '.join(SPECIES)} (default MgII)")
     _common(find)
 
     run = commands.add_parser("run", help="run the stages that a TOML file describes")
     run.add_argument("run", metavar="RUN.toml")
-    run.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(CATALOGUE)}; all by default")
-    run.add_argument("--part", action="extend", nargs="+", default=[], help="only this part; may be repeated")
+    run.add_argument("stages", nargs="*", metavar="STAGE", help=f"stages to run, of {', '.join(CATALOGUE)}; all by default")
+    run.add_argument("--part", action="extend", nargs="+", default=[], help="only these parts")
     _common(run)
 
     reprocess = commands.add_parser("reprocess", help="say what changed since the last run, then do only that work")
@@ -132,22 +132,29 @@ def _add_searches(commands: Any) -> None:
 
 def _add_looks(commands: Any) -> None:
     """The commands that look at a result, or at two."""
-    diff = commands.add_parser("diff", help="absorbers gained, lost, moved and remeasured between two catalogues, with reasons")
-    diff.add_argument("before", metavar="A", help="a result, or one of its versions: DIR/versions/0001; alone: its last version but one")
+    diff = commands.add_parser("diff", help="list absorbers gained, lost, moved and remeasured between two catalogues, with reasons")
+    diff.add_argument(
+        "before", metavar="A", help="the earlier result, or a version such as DIR/versions/0001; without B, the last two versions in A"
+    )
     diff.add_argument("after", metavar="B", nargs="?", help="the later one")
     diff.add_argument("--out", metavar="FOLDER", help="write the rows to FOLDER/changes.parquet")
     diff.add_argument("--master", metavar="URL")
 
-    state = commands.add_parser("status", help="what is in a result, what the last runs did, and who writes to it now")
+    state = commands.add_parser("status", help="show what a result holds, what the last runs did, and who writes to it now")
     state.add_argument("result", metavar="DIR")
 
     evaluate = commands.add_parser("evaluate", help="judge a catalogue against known absorbers and other catalogues")
     evaluate.add_argument("--catalogue", required=True, metavar="DIR", help="a result of `nalspark find`, or the run file that names it")
     evaluate.add_argument("--truth", metavar="FILE", help="known absorbers: truth.parquet of a simulated survey, or an absorber catalogue")
     evaluate.add_argument(
-        "--catalogues", action="extend", nargs="+", default=[], metavar="FILE", help="others to compare with (those that the result knows)"
+        "--catalogues",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="absorber catalogues to compare with (default: those of the run)",
     )
-    evaluate.add_argument("--out", metavar="DIR", help="where the numbers and pictures go (DIR/evaluation)")
+    evaluate.add_argument("--out", metavar="DIR", help="folder for numbers and pictures (default DIR/evaluation)")
 
     commands.add_parser("data-model", help="print the columns of every table, as Markdown")
 
@@ -157,11 +164,13 @@ def _add_spectra(commands: Any) -> None:
     fetch = commands.add_parser("fetch", help="get the spectra of a quasar catalogue from a survey's archive")
     fetch.add_argument("release", metavar="RELEASE", help=f"one of {', '.join(release_names())}, or a TOML file like theirs")
     fetch.add_argument("--quasars", required=True, metavar="FILE", help="quasar catalogue with plate, mjd and fiber")
-    fetch.add_argument("--out", required=True, metavar="DIR", help="folder of the spectra; what is there and whole is kept")
+    fetch.add_argument("--out", required=True, metavar="DIR", help="folder of the spectra; whole files in it are kept")
     fetch.add_argument("--base-url", metavar="URL", help="a mirror of the archive")
-    fetch.add_argument("--workers", metavar="N", help="files at a time (4)")
+    fetch.add_argument("--workers", metavar="N", help="parallel downloads (default 4)")
     fetch.add_argument("--limit-rate", metavar="MB/S", help="largest rate of all downloads together")
-    fetch.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="a setting, like fetch.retries=10")
+    fetch.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change settings, for example fetch.retries=10"
+    )
 
     simulate = commands.add_parser("simulate", help="write a simulated survey")
     survey = simulate.add_subparsers(dest="what", required=True, metavar="WHAT").add_parser(
@@ -320,7 +329,7 @@ _EW_BINS = (0.0, 0.3, 0.6, 1.0, 2.0, np.inf)
 
 
 def completeness_table(out: Path, truth: Path) -> str:
-    """Found and missed by equivalent width, and purity, as text."""
+    """Count what was found and missed by equivalent width, with the purity, as text."""
     absorbers, sightlines = (pd.read_parquet(out / f"{name}.parquet") for name in ("absorbers", "sightlines"))
     comparison = compare(absorbers, sightlines, pd.read_parquet(truth))
     width = comparison.truth["ew_primary"].to_numpy()
@@ -336,7 +345,7 @@ def completeness_table(out: Path, truth: Path) -> str:
 
 
 def data_model() -> str:
-    """The data-model page, for the default species."""
+    """Write the data-model page, for the default species, as text."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
     tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
@@ -375,8 +384,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, which then is nalspark's own, and give its exit status.
 
-    0: done. 2: a user's mistake, told in a sentence. 3: done, but nalspark itself failed on some rows, or nothing could be used. 130:
-    stopped.
+    0: done. 2: a user's mistake, in a sentence. 3: done, but with faults of nalspark itself (`internal_error`), or nothing at all could be
+    used. 130: stopped.
     """
     if arguments is None:
         own_process()

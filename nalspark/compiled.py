@@ -51,7 +51,7 @@ class _Kept(FunctionCache):  # type: ignore[misc]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function in machine code, made when it is first called.
+    """Compile a function to machine code when it is first called.
 
     Divisions by zero give infinity, as in numpy: checks would keep loops from being done in vectors. What is made lies in the user's cache,
     ``~/.cache/nalspark`` (or ``NUMBA_CACHE_DIR``), else beside the module; where neither can be written, each process compiles for itself.

@@ -14,7 +14,7 @@ _ARCHIVE = "/pyspark/python/lib/pyspark.zip"
 def unpacked(path: list[str]) -> list[str]:
     """Import paths without an archive of pyspark, where pyspark is then taken from the folder that the archive lies in.
 
-    Python keeps no compiled files of an archive: to compile pyspark anew costs the daemon .7 s.
+    Python keeps no compiled files of an archive: to compile pyspark anew costs the daemon 0.7 s.
     """
     for place in path:
         if place.endswith(_ARCHIVE):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 #: The reason of a row that a fault of nalspark's own left without a result: no property of the data.
 INTERNAL_ERROR = "internal_error"
-#: Frames of the traceback that are told, and characters at most.
+#: Innermost frames of the traceback that go into `detail`, and characters at most.
 _FRAMES, _CHARACTERS = 4, 700
 
 
@@ -98,7 +98,7 @@ def internal_error(name: str, error: Exception) -> UnusableSpectrum:
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
-    """`` Did you mean 'x'?`` for the nearest known word, written after `before`; or an empty string."""
+    """Suggest the nearest known word, as `` Did you mean 'x'?`` written after `before`; or give an empty string."""
     known = list(known)
     folded = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)

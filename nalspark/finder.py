@@ -1,6 +1,6 @@
 """`nalspark.find`: the absorption chain for spectra that somebody has in memory, without Spark, files or a survey.
 
-The module does not have the function's name: importing it would put it in the function's place.
+The module is not called `find`: importing it would replace the function `nalspark.find`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Columns = dict[str, NDArray[Any]]
-#: Spectra that are in memory together on their way through the chain.
+#: Spectra that go through the chain together.
 _BATCH = 256
 #: The network that was last put to work in this process, by digest and batch size: loading TensorFlow takes seconds.
 _AT_WORK: dict[tuple[str, int], Detector] = {}

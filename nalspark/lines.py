@@ -93,7 +93,7 @@ class LineSpecies:
         return a.strength * a.wavelength**2 / (b.strength * b.wavelength**2)
 
     def offset_pixels(self, line: Transition, step_dex: float) -> float:
-        """How many log-λ pixels `line` lies redwards of ``primary``, at any redshift."""
+        """Compute how many log-λ pixels `line` lies redwards of ``primary``, at any redshift."""
         return math.log10(line.wavelength / self.primary.wavelength) / step_dex
 
 
@@ -118,7 +118,7 @@ ALL_LINES = (*METALS, MG_I_2852, SI_IV_1393, SI_IV_1402, N_V_1238, N_V_1242, NA_
 
 
 def with_all_lines(species: LineSpecies) -> LineSpecies:
-    """The species with every known line as a companion: what is put into a spectrum, where a search looks at some of them only."""
+    """Give the species with every known line as a companion: what is put into a spectrum, where a search looks at some of them only."""
     others = tuple(line for line in dict.fromkeys(ALL_LINES) if line not in (species.primary, species.secondary))
     return replace(species, companions=others)
 

@@ -23,12 +23,12 @@ _EVERY_S = 0.5
 
 
 def now() -> str:
-    """The present time, UTC, as ISO 8601 writes it."""
+    """Give the present time, UTC, as ISO 8601 writes it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def duration(seconds: float) -> str:
-    """``41 s``, ``12 min``, ``3 h 20 min``."""
+    """Write a time in words: ``41 s``, ``12 min``, ``3 h 20 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -55,7 +55,7 @@ class Pace:
         return self._clock() - self._started
 
     def text(self, more: float = 0.0) -> str:
-        """``, 350/s, 12 min left``; empty while there is nothing to tell. `more` rows are done beyond those counted."""
+        """Write ``, 350/s, 12 min left``; empty while there is nothing to tell. `more` rows are done beyond those counted."""
         done, seconds = min(self.done + more, self.total), self.seconds
         if done <= 0 or seconds <= 0:
             return ""
@@ -104,15 +104,15 @@ class Progress:
         logger.log(level, "%s", what.get("text", event), extra={"event": {"event": event, **what}})
 
     def expect(self, rows: int) -> None:
-        """A stage begins that has so many rows to work on."""
+        """Begin a stage that has so many rows to work on."""
         self.pace, self._wave = Pace(rows), 0
 
     def begin(self, rows: int) -> None:
-        """A wave of so many rows begins."""
+        """Begin a wave of so many rows."""
         self._wave = rows
 
     def advance(self) -> None:
-        """The wave is done."""
+        """End the wave."""
         self.pace.done += self._wave
         self._wave = 0
 
@@ -145,7 +145,7 @@ class Progress:
 
     def _follow(self, bar: RichProgress, what: str, share: Callable[[], float], ended: threading.Event) -> None:
         task = bar.add_task(what, total=None, pace="")
-        with suppress(Exception):  # the session is gone: what ended it is told elsewhere
+        with suppress(Exception):  # the session is gone: whoever ended it reports why
             while not ended.wait(_EVERY_S):
                 more = self._wave * share()
                 done = min(self.pace.done + more, self.pace.total)

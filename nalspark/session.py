@@ -87,7 +87,7 @@ LOCAL_CONF = {
 
 
 def java_version(java: str) -> int:
-    """Major version of a Java executable; 0 where it does not say."""
+    """Ask a Java executable for its major version; 0 where it does not say."""
     try:
         said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
     except (OSError, subprocess.SubprocessError):
@@ -261,7 +261,7 @@ def _session_setting(spark: SparkSession, name: str, value: object) -> Iterator[
     try:
         yield
     finally:
-        with suppress(Exception):  # the session is gone: what ended it is told
+        with suppress(Exception):  # the session is gone: whoever ended it reports why
             if usual is None:
                 spark.conf.unset(name)
             else:
@@ -270,7 +270,7 @@ def _session_setting(spark: SparkSession, name: str, value: object) -> Iterator[
 
 @contextmanager
 def lent(spark: SparkSession) -> Iterator[None]:
-    """What a run needs of a session that it was given; the session has its own settings back at the end, whatever happens."""
+    """Set what a run needs in a session that it was given; the session has its own settings back at the end, whatever happens."""
     with ExitStack() as put_back:
         for name, value in REQUIRED_CONF.items():
             if name.startswith("spark.sql."):
@@ -288,7 +288,7 @@ def _describe_again(spark: SparkSession, described: str | None) -> None:
 
 @contextmanager
 def running_session(master: str | None = None, conf: dict[str, str] | None = None) -> Iterator[SparkSession]:
-    """A session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was."""
+    """Give a session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was."""
     given = active_session()
     session = given or spark_session(master, conf=conf)
     try:
@@ -353,12 +353,12 @@ _SHORT_TASKS = 8
 
 
 def narrow_reads(spark: SparkSession) -> AbstractContextManager[None]:
-    """For work that reads the pixels of a few rows at most: files are shared out in pieces of a gigabyte, or of a core's share."""
+    """Share out files in pieces of a gigabyte, or of a core's share: for work that reads the pixels of a few rows at most."""
     return _session_setting(spark, "spark.sql.files.maxPartitionBytes", _NARROW_PIECE)
 
 
 def short_tasks(spark: SparkSession) -> AbstractContextManager[None]:
-    """For work that takes long for its bytes: files are shared out among several tasks for each core, in pieces of 4 MB at least."""
+    """Share out files among several tasks for each core, in pieces of 4 MB at least: for work that takes long for its bytes."""
     return _session_setting(spark, "spark.sql.files.minPartitionNum", _SHORT_TASKS * parallelism(spark))
 
 

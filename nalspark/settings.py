@@ -27,65 +27,65 @@ class Fetch(Section):
     """Getting spectra from a survey's archive."""
 
     base_url: str = ""
-    """Where the archive is; empty for the release's own. A mirror has the same folders below it."""
+    """URL of the archive; empty for the release's own. A mirror has the same folders below it."""
     workers: Annotated[int, Field(ge=1, le=32)] = 4
-    """Files that are downloaded at a time. Archives are shared: more is not always faster."""
+    """Parallel downloads. Archives are shared: more is not always faster."""
     limit_rate_mb_s: Annotated[float, Field(ge=0)] = 0.0
-    """Largest rate of all downloads together, in MB/s; 0 for none."""
+    """Largest rate of all downloads together (MB/s); 0 for no limit."""
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
-    """Silence of the server, in seconds, after which a request is given up and repeated."""
+    """Read timeout (s) before a retry."""
     file_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
-    """Time, in seconds, in which a file must be there."""
+    """Timeout (s) for a whole file."""
     retries: Annotated[int, Field(ge=0, le=20)] = 5
-    """Repetitions of a request after server errors, silence, and bodies that are cut short."""
+    """Retries of a request after server errors, timeouts and truncated bodies."""
     backoff_s: Annotated[float, Field(ge=0, le=60)] = 1.0
-    """The first repetition follows at once, the second after twice this time and the next each after twice as long, at most 60 s."""
+    """Pauses between retries (s): none before the first, twice this before the second, then each twice as long, at most 60 s."""
     max_file_mb: Annotated[float, Field(gt=0, le=256)] = 32.0
-    """Largest file, in MB; a lite spectrum has .2, one with all exposures up to 20."""
+    """Largest file accepted (MB). A lite spectrum has 0.2 MB, one with all exposures up to 20 MB."""
 
 
 class Ingest(Section):
     """Finding and reading files."""
 
     plates_per_part: Annotated[int, Field(ge=1)] = 500
-    """Plates that share a part: the unit of resuming and of replacing."""
+    """Plates in a part, the unit of resuming and replacing."""
 
 
 class Crossmatch(Section):
-    """Who the spectra are."""
+    """Matching spectra with catalogues."""
 
     match_radius_arcsec: Annotated[float, Field(gt=0, le=60)] = 1.0
-    """Largest angular distance of a match on the sky."""
+    """Largest angular distance of a match on the sky (arcsec)."""
     label_significance: Positive = 3.0
     """A catalogued system is strong where both equivalent widths reach this many times their errors (Zhao et al. 2019, §2.2)."""
     weak: Literal["exclude", "negative"] = "exclude"
-    """Label of a sightline whose catalogued systems are all weak: none, or 0."""
+    """Label of a sightline whose catalogued systems are all weak: no label (exclude), or 0 (negative)."""
     z_min: float = 0.005
-    """Pipeline redshifts below this are not quasars."""
+    """Spectra with a pipeline redshift below this are not quasars."""
     z_max: float = 7.5
-    """Redshifts above this are absurd."""
+    """Redshifts above this are not believed."""
 
 
 class Preprocess(Section):
     """Grid, masks, rescaling, continuum, errors, search window."""
 
     min_good_pixels: Annotated[int, Field(ge=20)] = 200
-    """Usable pixels that the search window must hold."""
+    """Fewest usable pixels in the search window."""
     min_snr: Annotated[float, Field(ge=0)] = 0.5
-    """Median signal-to-noise ratio per pixel, in the search window, below which there is no continuum to search against."""
+    """Least median signal-to-noise ratio per pixel in the search window; below it there is no continuum to search against."""
     continuum_scale_pixels: Annotated[float, Field(ge=5, le=500)] = 15.0
-    """Smoothing length of the continuum in the quasar's emission lines, at a signal-to-noise ratio of 10 per pixel; it goes with its
-    inverse square root."""
+    """Smoothing length of the continuum in the quasar's emission lines, at a signal-to-noise ratio of 10 per pixel. It grows as the
+    inverse square root of that ratio."""
     continuum_scale_between: Annotated[float, Field(ge=5, le=500)] = 30.0
-    """The same between the emission lines, in pixels; not shorter than within them."""
+    """Smoothing length between the emission lines, in pixels; at least that within them."""
     continuum_iterations: Annotated[int, Field(ge=1, le=20)] = 5
-    """Rounds of fitting the continuum and of setting aside what stands out from it."""
+    """Rounds of fitting the continuum and masking outliers."""
     clip_significance: Positive = 3.0
-    """Smoothed deviation from the continuum, in σ, beyond which pixels are set aside."""
+    """Smoothed deviation from the continuum, in σ, beyond which pixels are masked."""
     noise_window_pixels: Annotated[int, Field(ge=51)] = 201
-    """Window in which the errors are scaled to the scatter of the residuals; they are reduced by 15 % at most."""
+    """Window in which the errors are scaled to the scatter of the residuals. They are reduced by 15 % at most."""
     window_blue_z: float = 0.02
-    """The blue end of the search window is computed for z_qso + this, so that emission-line errors stay outside (Zhu & Ménard 2013)."""
+    """Added to z_qso for the blue end of the search window, so that residuals of emission lines stay outside (Zhu & Ménard 2013)."""
 
 
 class Search(Section):
@@ -94,15 +94,15 @@ class Search(Section):
     widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1)] = (1.4, 2.4, 4.2)
     """Gaussian σ of the filters, in grid pixels of 69 km/s."""
     min_significance: Positive = 3.4
-    """Both lines together. Low: the search proposes, the network decides."""
+    """Least significance (σ) of both lines together. It is low: the search proposes, the network decides."""
     min_snr_primary: Positive = 1.5
-    """First line of the doublet."""
+    """Least signal-to-noise ratio of the doublet's first line."""
     min_snr_secondary: Positive = 1.0
-    """Second line."""
+    """Least signal-to-noise ratio of its second line."""
     max_per_spectrum: Annotated[int, Field(ge=1, le=100)] = 10
-    """Strongest candidates of one spectrum that are looked at."""
+    """Candidates kept for each spectrum, the strongest first."""
     min_separation_pixels: Positive = 6.0
-    """Candidates nearer than this are one absorber: Δz = .003 at z = 1."""
+    """Candidates closer than this are one absorber; 6 pixels are Δz = 0.003 at z = 1."""
 
 
 class Infer(Section):
@@ -111,11 +111,11 @@ class Infer(Section):
     model: str = ""
     """Directory of a model; empty for the one that ships with nalspark."""
     batch_size: Annotated[int, Field(ge=1)] = 256
-    """Rows that go through the network at a time; best as many as Spark hands to Python at a time. Never changes a score."""
+    """Rows that go through the network at a time; best equal to what Spark hands to Python at a time. Never changes a score."""
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Score from which a candidate may be an absorber."""
+    """Least score of an absorber."""
     measure_score: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Score from which a candidate is measured; those below are kept in the table of scores only."""
+    """Least score of a candidate that is measured. Those below stay in the table of scores only."""
 
 
 class Measure(Section):
@@ -126,23 +126,23 @@ class Measure(Section):
     min_snr_secondary: float = 1.0
     """Measured W/σ_W of the second line below which a candidate is not an absorber."""
     instrument_sigma_kms: Annotated[float, Field(ge=0)] = 69.03
-    """Gaussian σ of the instrument, taken off the width in quadrature: one pixel for SDSS."""
+    """Gaussian σ of the instrument, subtracted from the width in quadrature; one pixel for SDSS."""
     max_fwhm_kms: Positive = 290.0
-    """Widest faint doublet, instrument removed, that is narrow absorption; the limit grows by .85 of the equivalent width in km/s."""
+    """Largest FWHM of an absorber, instrument removed. The limit grows by 0.85 times the equivalent width in km/s."""
     max_contamination: Positive = 6.0
-    """Unexplained absorption beside the lines, in σ of three pixels, beyond which a doublet is not trusted."""
+    """Largest unexplained absorption beside the lines, in σ of three pixels, of a doublet that is trusted."""
     crowding: Positive = 4.0
     """Narrow features that the doublet does not explain, per 1000 searched pixels, above which a spectrum is crowded: a star, a galaxy."""
     crowded_significance: Positive = 15.0
     """Significance that a doublet needs in a crowded spectrum, or beside strong unexplained absorption."""
     crowded_score: Annotated[float, Field(ge=0, le=1)] = 0.995
-    """Score from which a doublet is believed in a crowded spectrum too."""
+    """Least score of a doublet in a crowded spectrum that needs no such significance."""
     near_quasar_kms: float = 5000.0
     """Velocity below which an absorber is flagged as associated with the quasar."""
 
 
 class Simulate(Section):
-    """Artificial spectra to learn from."""
+    """Artificial spectra for training."""
 
     examples: Literal["candidates", "spectra"] = "candidates"
     """What an example is: the image of a candidate, or a whole spectrum."""
@@ -158,28 +158,28 @@ class Simulate(Section):
     contaminated: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Fraction of the training spectra that hold an interloper: another ion, a chance pair, a sky residual, a broad trough."""
     contaminated_realistic: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """The same for calibration and test. Real spectra have fewer interlopers: a score is then rather too low than too high."""
+    """The same for calibration and test. Real spectra have fewer interlopers, so a score errs on the low side."""
     sky: str = ""
     """Folder of sky-fiber spectra whose residuals are the noise; empty for parametric noise."""
     continuum: Literal["parametric", "eigenspectra"] = "parametric"
     """Quasars: parametric, or drawn from the eigenspectra of the quasars in this directory (stage `eigenspectra`)."""
     seed: int = 1
-    """Of all that is random."""
+    """Random seed."""
     spectra_per_part: Annotated[int, Field(ge=100)] = 4_000
-    """Spectra that are made and recorded together: what a crash can cost."""
+    """Spectra in a part: they are made and recorded together, and a crash costs at most one wave of them."""
 
 
 class Eigenspectra(Section):
-    """What quasars look like, learned from a survey bin by bin of redshift."""
+    """Eigenspectra of a survey's quasars, bin by bin of redshift."""
 
     bin_width: Annotated[float, Field(ge=0.02, le=2)] = 0.2
     """Redshift range of a bin; bins begin at 0."""
     components: Annotated[int, Field(ge=1, le=200)] = 20
     """Eigenspectra of a bin; fewer where it has fewer quasars."""
     max_quasars_per_bin: Annotated[int, Field(ge=10, le=50_000)] = 5000
-    """Quasars of a bin that are used, chosen by a hash of their names: bounds the memory of a task, .15 MB for each."""
+    """Quasars used in a bin, chosen by a hash of their names. It bounds the memory of a task: 0.15 MB a quasar."""
     rounds: Annotated[int, Field(ge=1, le=100)] = 10
-    """How often missing pixels are filled and the eigenspectra computed."""
+    """Rounds of filling missing pixels and computing the eigenspectra."""
 
 
 class Train(Section):
@@ -192,13 +192,13 @@ class Train(Section):
     members: Annotated[int, Field(ge=1, le=100)] = 5
     """Networks trained, each on all positives and on its own draw of the negatives (Zhao et al. 2019: 5 bootstrap draws)."""
     negatives_per_positive: Positive = 1.0
-    """Negatives that a member draws for each positive, as far as there are so many."""
+    """Negatives that a member draws for each positive, if there are enough."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
     """Passes over the examples, at most."""
     batch_size: Annotated[int, Field(ge=1)] = 256
     """Examples of a step, over all workers together."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """Adam, or stochastic gradient descent with momentum .9."""
+    """Adam, or stochastic gradient descent with momentum 0.9."""
     learning_rate: Positive = 0.001
     """Step size at the start."""
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -210,26 +210,26 @@ class Train(Section):
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes that train one network together, as tasks of a Spark barrier stage; 1 trains where the command runs."""
     seed: Annotated[int, Field(ge=0)] = 1
-    """Of the first weights, the order of the examples and the dropout."""
+    """Random seed of the first weights, the order of the examples and the dropout."""
 
 
 class SecondStage(Section):
     """Score bands, and what decides in the middle one (Sakai 2020)."""
 
     keep_contamination: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Fraction of fakes, at most, among the examples whose score is high enough to be kept without a second look."""
+    """Largest fraction of fakes in the band of scores that are kept without a second look."""
     discard_contamination: Annotated[float, Field(gt=0, le=1)] = 0.99
-    """Fraction of fakes, at least, among those whose score is low enough to be discarded without one."""
+    """Least fraction of fakes in the band of scores that are discarded without a second look."""
     features: Literal["network", "image"] = "network"
-    """What the middle band is mapped by: the network's last features, or the image itself."""
+    """What UMAP embeds the middle band by: the network's last features, or the image itself."""
     neighbours: Annotated[int, Field(ge=2, le=200)] = 15
-    """Nearest examples that UMAP joins, and that a new example's place is the mean of."""
+    """Nearest neighbours in UMAP; a new example's embedding is the mean of theirs."""
     min_dist: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """UMAP's least distance of two places: small for tight groups."""
+    """UMAP's least distance of two embeddings: small for tight groups."""
     max_examples: Annotated[int, Field(ge=100, le=50_000)] = 6000
-    """Examples of the middle band that are mapped, chosen at random: bounds the time of the fit and the size of the file."""
+    """Examples of the middle band that are embedded, chosen at random. It bounds the time of the fit and the size of the file."""
     seed: Annotated[int, Field(ge=0)] = 1
-    """Of UMAP and of that choice."""
+    """Random seed of UMAP and of that choice."""
 
 
 class Publish(Section):
@@ -240,14 +240,14 @@ class Publish(Section):
 
 
 class Pipeline(Section):
-    """How the work is cut up. Never changes a result."""
+    """How the work is divided. Never changes a result."""
 
     partitions: Annotated[int, Field(ge=0)] = 0
     """Spark partitions of a stage; 0 chooses from the number of cores and rows."""
     parts_per_wave: Annotated[int, Field(ge=1)] = 64
-    """Parts, at most, that are worked on before the manifest is written again: what a crash can cost."""
+    """Most parts in a wave. The manifest is written after each wave, so a crash costs one wave."""
     rows_per_wave: Annotated[int, Field(ge=1)] = 100_000
-    """Rows after which a wave ends with the part it is in: bounds what a wave's list of targets takes in memory."""
+    """Rows after which a wave ends with the part it is in. It bounds the memory of a wave's targets."""
     versions_kept: Annotated[int, Field(ge=0, le=1000)] = 3
     """Published catalogues kept in `versions/`, the present one included, to be compared with `nalspark diff`; 0 keeps none."""
 
@@ -260,7 +260,7 @@ class Settings(Section):
     spectra: tuple[str, ...] = ()
     """Files, folders, globs, or text files that list paths."""
     out: str = ""
-    """Directory of the result, seen by the driver and all executors under this path."""
+    """Directory of the result. The driver and all executors must see it under this path."""
     quasars: tuple[str, ...] = ()
     """Quasar catalogues; the first that knows a spectrum gives its redshift."""
     absorbers: tuple[str, ...] = ()
@@ -320,7 +320,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 
 def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """Every settable key, dotted."""
+    """List every setting, dotted."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

@@ -1,4 +1,4 @@
-"""What a Python worker of Spark does for every task, and needs to do only once; and what it can do before it is needed.
+"""Work that a Python worker of Spark repeats for every task and needs to do only once, and work that it can do in advance.
 
 Allocator, garbage collector, importer and environment belong to whoever started the process. They are changed only where that was nalspark:
 in the workers of its own sessions, which know it by an environment variable, and in the process of its command line, which says so.
@@ -21,7 +21,7 @@ from zipimport import zipimporter
 OURS = "NALSPARK_OWN_WORKER"
 _own_process = OURS in os.environ
 
-#: Modules that this process had when its objects were last set aside.
+#: Modules that this process had when its objects were last frozen.
 _known = 0
 
 #: glibc's numbers for two thresholds, and what they are set to, in bytes: up to which free memory at the end of the heap is kept, and up to
@@ -65,9 +65,9 @@ def idle_cleanup() -> None:
     """Spare a worker of nalspark's own, at the end of a task, what Spark would do before and after every further one.
 
     Before a task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold, and since Python 3.10 that reads the
-    lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: .08 s. Archives do not change under a running worker, so their
-    finders are told to keep the lists. After a task Spark looks through all objects for garbage: .05 s for the libraries of a search,
-    .25 s with TensorFlow. What came with an import stays as long as the process and is set aside. On tables of a few thousand spectra
+    lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: 0.08 s. Archives do not change under a running worker, so their
+    finders keep the lists. After a task Spark looks through all objects for garbage: 0.05 s for the libraries of a search,
+    0.25 s with TensorFlow. What came with an import stays as long as the process and is frozen. On tables of a few thousand spectra
     both were half of what a worker did. After its first task a worker also begins to keep its memory (:func:`keep_memory`).
     """
     global _known
@@ -107,7 +107,7 @@ def load_shared() -> None:
 
 
 def load(_: Iterator[int], aside: Callable[[], object] | None) -> None:
-    """What :func:`nalspark.session.load_ahead` has every worker do."""
+    """Do what :func:`nalspark.session.load_ahead` has every worker do."""
     until = time.monotonic() + _HELD
     load_shared()
     if aside is not None:

@@ -44,7 +44,7 @@ def test_decisions_are_counted():
     assert metrics["accuracy"] == 5 / 7 and metrics["precision"] == metrics["recall"] == metrics["f1"] == 2 / 3
     assert metrics["specificity"] == 3 / 4 and metrics["balanced_accuracy"] == pytest.approx(17 / 24)
     assert (metrics["tp"], metrics["tn"], metrics["fp"], metrics["fn"]) == (2, 3, 1, 1)
-    # Of 12 pairs, (.5, .5) counts half and (.4, .5) not.
+    # Of 12 pairs, (0.5, 0.5) counts half and (0.4, 0.5) not.
     assert metrics["auc"] == pytest.approx(10.5 / 12)
 
 

@@ -1,4 +1,4 @@
-"""The absorption method on arrays: prepare, propose, score, measure. What a spectrum is called is not known here, only its row.
+"""The absorption method on arrays: prepare, propose, score, measure. Spectra have no names here, only row numbers.
 
     spectra (n, p), z (n,) → Normalized → Searchable → Candidates → scores → measured
 
@@ -28,7 +28,7 @@ from nalspark.spectra.grid import WavelengthGrid
 
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
-#: 5000 km/s in pixels: how far around an absorber a BAL trough counts.
+#: 5000 km/s in pixels: the range around an absorber in which a broad trough (BAL) counts.
 _BAL_REACH = 72
 
 
@@ -58,7 +58,7 @@ class Searchable:
         return whole.take(np.array([reason is None for reason in normalized.reason], dtype=bool))
 
     def take(self, which: NDArray[np.bool_]) -> Searchable:
-        """Some of them, by a mask of shape (m,)."""
+        """Take some of them, by a mask of shape (m,)."""
         spectra = self.spectra
         if not which.all():
             spectra = Spectra(spectra.flux[which], spectra.ivar[which], spectra.mask[which], spectra.grid)
@@ -127,11 +127,11 @@ class Candidates:
         return np.stack([self.image_residual, self.image_inverse_error], axis=-1)
 
     def take(self, which: NDArray[Any]) -> Candidates:
-        """Some of them, by a mask or by numbers."""
+        """Take some of them, by a mask or by numbers."""
         return Candidates(**{name: values[which] for name, values in self.columns.items()}, grid=self.grid)
 
     def names(self, of_spectra: Sequence[str]) -> list[str]:
-        """Names of the candidates: the spectrum's, of `of_spectra` (n,), and the lattice pixel."""
+        """Name the candidates: the spectrum's name, of `of_spectra` (n,), and the lattice pixel."""
         return [f"{of_spectra[row]}-{self.grid.first + pixel}" for row, pixel in zip(self.row, self.pixel, strict=True)]
 
 
@@ -222,7 +222,7 @@ def _depressed_fraction(residual: NDArray[np.float32], weight: NDArray[np.float3
 
 
 def spectrum_inputs(spectra: Spectra, z_qso: NDArray[np.float64], settings: Settings) -> NDArray[np.float32]:
-    """What a whole-spectrum network sees: rescaled flux inside the search window, 0 elsewhere (Zhao et al. 2019, §2.1); shape (n, p).
+    """Make what a whole-spectrum network sees: rescaled flux inside the search window, 0 elsewhere (Zhao et al. 2019, §2.1); shape (n, p).
 
     Less 1, unlike the paper's: with a step at the window's edges the networks hardly learn (docs/networks.md).
     """
@@ -231,7 +231,7 @@ def spectrum_inputs(spectra: Spectra, z_qso: NDArray[np.float64], settings: Sett
 
 
 def input_shapes(species: LineSpecies, grid: WavelengthGrid) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """The columns that a network may read → the shape of one of them in one example."""
+    """Give the columns that a network may read, each with the shape of one of them in one example."""
     return {IMAGE_COLUMNS: ImageGeometry.of(species, grid.step).shape, SPECTRUM_COLUMNS: (grid.n_pixels,)}
 
 

@@ -111,7 +111,7 @@ def _levenberg_marquardt(residual: Array, weight: Array, u: Array, start: Array,
 
 
 def doublet_pixels(image: Array, geometry: ImageGeometry) -> tuple[Array, Array]:
-    """The contiguous pixels of the doublet from its two rows.
+    """Give the contiguous pixels of the doublet from its two rows.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def fit_doublets(residual: Array, inverse_error: Array, width: Array, geometry: 
     weight = doublet_pixels(inverse_error, geometry)[0] ** 2
     weight = np.where((u >= -_MARGIN - 3) & (u <= offset + _MARGIN + 3), weight, 0.0)
     parameters = _levenberg_marquardt(value, weight, u, _line_start(value, weight, u, width, offset), offset)
-    # Other absorption beside the lines must not tilt the continuum: pixels that stand out there are dropped, and the fit repeated.
+    # Other absorption beside the lines must not tilt the continuum: pixels that deviate there are dropped, and the fit is repeated.
     beside = _beside_lines(u, parameters, offset)
     deviation = (value - _model(u, parameters, offset)[0]) * np.sqrt(weight)
     outlier = beside & (np.abs(deviation) > 3.0)

@@ -39,6 +39,7 @@ class ImageGeometry:
 
     @classmethod
     def of(cls, species: LineSpecies, step_dex: float) -> ImageGeometry:
+        """Give the geometry of a species on a grid of steps of `step_dex` in log10 λ."""
         exact = np.array([species.offset_pixels(line, step_dex) for line in species.transitions])
         whole = np.round(exact).astype(np.int64)
         lines = species.transitions

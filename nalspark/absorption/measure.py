@@ -43,7 +43,7 @@ class AbsorberFlag(IntFlag):
     POOR_FIT = 128  #: reduced χ² above 2
     MISALIGNED = 256  #: the two lines do not lie at one redshift, or differ in width
     CROWDED = 512  #: the spectrum shows many narrow features that this absorber does not explain
-    OFF_PATH = 1024  #: z_abs lies outside the searched interval in which its flank was found: not to be counted in rates
+    OFF_PATH = 1024  #: z_abs lies outside the searched interval: drop the row for incidence rates
 
 
 class Veto(IntFlag):
@@ -191,7 +191,7 @@ def _doublet_ratio(fit: DoubletFit, species: LineSpecies) -> tuple[Array, Array]
 
 
 def intrinsic_fwhm(sigma_kms: Array, sigma_kms_err: Array, instrument_sigma_kms: float) -> tuple[Array, Array]:
-    """FWHM in km/s with the instrument's Gaussian σ taken off in quadrature, and its standard error; 0 where not resolved."""
+    """Compute the FWHM in km/s with the instrument's Gaussian σ taken off in quadrature, and its standard error; 0 where not resolved."""
     left = sigma_kms**2 - instrument_sigma_kms**2
     resolved = left > 0
     sigma = np.sqrt(np.where(resolved, left, 0.0))
@@ -200,7 +200,7 @@ def intrinsic_fwhm(sigma_kms: Array, sigma_kms_err: Array, instrument_sigma_kms:
 
 
 def velocity_from_quasar(z_abs: Array, z_qso: Array) -> Array:
-    """Velocity in km/s of the absorber towards us with respect to z_qso: β from (1+z_qso)/(1+z_abs) (relativistic)."""
+    """Compute the velocity in km/s of the absorber towards us with respect to z_qso: β from (1+z_qso)/(1+z_abs) (relativistic)."""
     ratio = ((1.0 + z_qso) / (1.0 + z_abs)) ** 2
     return SPEED_OF_LIGHT_KMS * (ratio - 1.0) / (ratio + 1.0)
 
@@ -220,7 +220,7 @@ class Limits:
 
 
 def veto_candidates(measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, limits: Limits) -> NDArray[np.int32]:
-    """Bits of :class:`Veto`, shape (m,).
+    """Set the bits of :class:`Veto`, shape (m,).
 
     Parameters
     ----------
@@ -244,12 +244,12 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
         | ((ratio < 0.4) & (ratio + 1.5 * error < 1.0)),
         # Strong systems are many components, and wide: the limit grows with the equivalent width.
         Veto.BROAD: fwhm > np.minimum(limits.fwhm_kms + 0.85 * width_kms, _WIDEST_KMS),
-        # Depth below .18 at 300 km/s and growing with width: real components that spread so far are deep (SCIENCE: FWHM 1.3–3.4 Å).
+        # Depth below 0.18 at 300 km/s and growing with width: real components that spread so far are deep (FWHM 1.3–3.4 Å).
         Veto.SHALLOW: width_kms < 0.18 * fwhm**2 / 300.0,
         # Real profiles have components: the allowed misfit grows with the signal, as 9 % of it.
         Veto.POOR_FIT: (measured["chi2_reduced"] > 1.8 + (0.09 * context["significance"]) ** 2)
         & ~((context["significance"] > limits.crowded_significance) & (context["crowding"] <= limits.crowding)),
-        # Another candidate in the image explains what stands beside the lines.
+        # Another candidate in the image explains the absorption beside the lines.
         Veto.CONTAMINATED: (measured["contamination"] > limits.contamination)
         & (context["significance"] < limits.crowded_significance)
         & ~(context["neighbour_pixels"] < 2 * HALF_WIDTH),
@@ -266,7 +266,7 @@ def veto_candidates(measured: dict[str, Array], context: dict[str, Array], speci
 def flag_absorbers(
     measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, near_quasar_kms: float, crowding: float
 ) -> NDArray[np.int32]:
-    """Bits of :class:`AbsorberFlag`, shape (m,).
+    """Set the bits of :class:`AbsorberFlag`, shape (m,).
 
     Parameters
     ----------

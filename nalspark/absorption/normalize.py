@@ -66,7 +66,7 @@ class Normalized:
 def residuals(
     flux: NDArray[np.float32], ivar: NDArray[np.float32], continuum: NDArray[np.float32], mask: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """``1 - flux/continuum`` and its inverse variance, both of shape (n, p); 0 where the pixel is not used."""
+    """Compute ``1 - flux/continuum`` and its inverse variance, both of shape (n, p); 0 where the pixel is not used."""
     unused = (mask != 0) | ~(ivar > 0) | ~(continuum > 0)
     with np.errstate(all="ignore"):
         residual, weight = flux / continuum, continuum * continuum
@@ -79,7 +79,7 @@ def residuals(
 def searched_pixels(
     spectra: Spectra, continuum: NDArray[np.float32], z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess
 ) -> NDArray[np.bool_]:
-    """Pixels at which the first line is searched, shape (n, p)."""
+    """Mark the pixels at which the first line is searched, shape (n, p)."""
     window = search_window(spectra.grid, species, z_qso, settings.window_blue_z)
     good = spectra.good & (continuum > 0)
     return searchable(window, good, round(species.offset_pixels(species.secondary, spectra.grid.step)))
@@ -95,7 +95,7 @@ def _rest_scale(step: float, within: float, between: float) -> NDArray[np.float6
 
 
 def smoothing_scale(grid: WavelengthGrid, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.float64]:
-    """The continuum's smoothing length in pixels at a signal-to-noise ratio of 10, shape (n, p): short in the quasar's emission lines only.
+    """Give the continuum's smoothing length in pixels at a signal-to-noise ratio of 10, shape (n, p): short only in emission lines.
 
     Between them a quasar bends little, and a curve that can bend follows absorption lines.
     """

@@ -34,9 +34,9 @@ _FEATURE_WIDTH, _FEATURE_SNR = 1.8, 4.0
 _FILTER_END, _LINE_END = 3.0, 5.0
 #: Significance from which an absorber's other lines are seen too, and would be taken for doublets.
 _SHOWS_METALS = 8.0
-#: It is one where so many of them stand out by so many σ; what looks like an absorber and shows none must not hide another.
+#: It counts as an absorber where this many of them reach this many σ. A lookalike without them must not hide another absorber.
 _METALS_SHOWN, _METAL_SNR = 3, 4.0
-#: A candidate whose second line does not reach so many σ is dropped where another ion's doublet gains more χ² than it does, by so much.
+#: A candidate whose second line is below this many σ is dropped where another ion's doublet gains more χ², by this much.
 _RIVAL_SNR, _RIVAL_GAIN = 3.0, 4.0
 #: Pixels and filters of a segment that may hold a doublet, for which there is room at first: more of them cost a second scan.
 _ROOM = 128
@@ -67,6 +67,7 @@ class Doublet:
 
     @classmethod
     def of(cls, species: LineSpecies, step_dex: float) -> Doublet:
+        """Give the doublet of a species on a grid of steps of `step_dex` in log10 λ."""
         known = {species.primary, species.secondary}
         return cls(
             offset=species.offset_pixels(species.secondary, step_dex),
@@ -120,9 +121,9 @@ class Peaks:
 def joint_amplitudes(
     first: Reals, first_power: Reals, second: Reals, second_power: Reals, overlap: Reals
 ) -> tuple[Reals, Reals, Reals, Reals]:
-    """Amplitudes of two overlapping lines from those of each alone, and the inverse variance of each with the other free."""
+    """Compute the amplitudes of two overlapping lines from those of each alone, and the inverse variance of each with the other free."""
     ours, theirs = first * first_power, second * second_power
-    # Overlap is at most the geometric mean of the powers; masks can bring it there, where the two cannot be told apart.
+    # Overlap is at most the geometric mean of the powers; masks can bring it there, and then the two lines cannot be separated.
     overlap = np.minimum(overlap, 0.95 * np.sqrt(first_power * second_power))
     determinant = np.maximum(first_power * second_power - overlap**2, 1e-30)
     primary, secondary = (second_power * ours - overlap * theirs) / determinant, (first_power * theirs - overlap * ours) / determinant
@@ -132,7 +133,7 @@ def joint_amplitudes(
 def constrained_gain(
     first: Reals, first_power: Reals, second: Reals, second_power: Reals, thin_ratio: float, overlap: Reals | float = 0.0
 ) -> tuple[Reals, Reals]:
-    """χ² gained by the best physical pair of amplitudes, and the χ² by which the free pair is better still.
+    """Compute the χ² gained by the best physical pair of amplitudes, and the χ² by which the free pair is better still.
 
     The free pair (A₁, A₂) is projected, in the metric of its errors, on the cone ``1 ≤ A₁/A₂ ≤ thin_ratio``.
 
@@ -463,7 +464,7 @@ def _untouched(pool: _Pool, segments: NDArray[np.int64], n_rows: int) -> _Pool:
 def find_doublets(
     residual: Floats, weight: Floats, searched: NDArray[np.bool_], doublet: Doublet, widths: tuple[float, ...], limits: Thresholds
 ) -> Peaks:
-    """All doublets of a batch of spectra, strongest first within each spectrum.
+    """Find all doublets of a batch of spectra, strongest first within each spectrum.
 
     Parameters
     ----------
@@ -511,14 +512,14 @@ def _weigh(light: Floats, weight: Floats, row: NDArray[np.int64], pixel: NDArray
 
 
 def _explained_by_rivals(best: _Pool, left: _Left, filters: _Filters, doublet: Doublet) -> NDArray[np.bool_]:
-    """Which doublets are rather a line of another ion's doublet, whose partner no row of their image need show."""
+    """Which candidates to drop: another ion's doublet fits better and its second line falls outside the image."""
     taps = filters.taps[(best.width[:, None] == filters.widths).argmax(axis=1)]
     margin = (left.light.shape[1] - left.searched.shape[1]) // 2
 
     def line(shift: int) -> tuple[Floats, Floats]:
         sums = np.zeros((2, len(best.row)), np.float32)
         _weigh(left.light, left.weight, best.row, best.pixel + margin + shift, taps, sums)
-        if shift:  # what a line left that was subtracted is nobody's partner
+        if shift:  # the residual of a subtracted line is no partner
             pixel = np.clip(best.pixel + shift, 0, left.searched.shape[1] - 1)
             sums[:, left.subtracted[best.row, pixel]] = 0.0
         return sums[0] / (sums[1] + _TINY), sums[1]

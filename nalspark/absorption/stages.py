@@ -29,7 +29,7 @@ _CARRIED = ("spectrum_id", "part", "plate", "mjd", "fiber", "ra", "dec", "z_qso"
 
 
 def measured_table(settings: Settings) -> Table:
-    """The table of measured candidates of the species that is searched."""
+    """Declare the table of measured candidates of the species that is searched."""
     return schemas.measured_table(settings.line_species)
 
 

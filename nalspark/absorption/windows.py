@@ -19,7 +19,7 @@ _REACH = 2
 
 
 def observed_mask(grid: WavelengthGrid) -> NDArray[np.uint8]:
-    """Bits of PixelFlag that depend on the observed wavelength only, shape (p,)."""
+    """Set the bits of PixelFlag that depend on the observed wavelength only, shape (p,)."""
     wavelength = grid.wavelength
     mask = np.zeros(grid.n_pixels, dtype=np.uint8)
     for blue, red in SKY_LINES:
@@ -30,7 +30,7 @@ def observed_mask(grid: WavelengthGrid) -> NDArray[np.uint8]:
 
 
 def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], blue_z: float) -> NDArray[np.bool_]:
-    """Pixels at which the first line may lie, shape (n, p), masks not regarded.
+    """Mark the pixels at which the first line may lie, shape (n, p), masks not regarded.
 
     From the red side of the blue emission line, computed for ``z_qso + blue_z``, to the blue side of the species' own emission line
     (Zhao et al. 2019, §2.1: rest 1550–2800 Å for Mg II).
@@ -42,7 +42,7 @@ def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.
 
 
 def searchable(window: NDArray[np.bool_], good: NDArray[np.bool_], offset: int) -> NDArray[np.bool_]:
-    """Pixels of the first line at which both lines have usable pixels all around, shape (n, p).
+    """Mark the pixels of the first line at which both lines have usable pixels all around, shape (n, p).
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def searchable(window: NDArray[np.bool_], good: NDArray[np.bool_], offset: int) 
 def redshift_path(
     grid: WavelengthGrid, species: LineSpecies, searched: NDArray[np.bool_]
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]], NDArray[np.float64]]:
-    """Searched redshift intervals of each spectrum.
+    """Compute the searched redshift intervals of each spectrum.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def _run_around(searched: NDArray[np.bool_], row: NDArray[np.int64], pixel: NDAr
 def interval_around(
     grid: WavelengthGrid, species: LineSpecies, searched: NDArray[np.bool_], row: NDArray[np.int64], pixel: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The searched interval of :func:`redshift_path` that holds each of some pixels: its ends in redshift, shape (m,) each.
+    """Find the searched interval of :func:`redshift_path` that holds each of some pixels: its ends in redshift, shape (m,) each.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ class Cutouts:
 
 
 def line_profile(fwhm: NDArray[np.float64] | float, shift: NDArray[np.float64] | float = 0.0) -> NDArray[np.float64]:
-    """A Gaussian line in the columns of a cut-out, height 1.
+    """Compute a Gaussian line in the columns of a cut-out, height 1.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def assemble(fibers: NDArray[np.floating], flags: NDArray[np.int32] | None = Non
 
 
 def cut(significance: Floats, fibers: NDArray[np.int64], column: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Windows round fibers and columns of a frame.
+    """Cut windows around fibers and columns out of a frame.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def cut(significance: Floats, fibers: NDArray[np.int64], column: NDArray[np.int6
 
 
 def fiber_positions(n: int) -> NDArray[np.float64]:
-    """Where the fibers of a channel lie, arcsec, shape (n, 2): a hexagonal pattern of rows of 20 and 19."""
+    """Tell where the fibers of a channel lie, arcsec, shape (n, 2): a hexagonal pattern of rows of 20 and 19."""
     x: list[float] = []
     y: list[float] = []
     row = 0
@@ -149,7 +149,7 @@ def fiber_positions(n: int) -> NDArray[np.float64]:
 
 
 def brightest_fibers(significance: Floats, fiber: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A detection's fiber and the three of its neighbours in which the line is brightest; -1 where there are fewer. Shape (n, 4)."""
+    """Choose a detection's fiber and the three of its neighbours in which the line is brightest; -1 where there are fewer. Shape (n, 4)."""
     place = fiber_positions(len(significance))
     chosen = np.full((len(fiber), FIBERS), -1, dtype=np.int64)
     for k, (own, middle) in enumerate(zip(fiber, column, strict=True)):
@@ -163,7 +163,7 @@ def brightest_fibers(significance: Floats, fiber: NDArray[np.int64], column: NDA
 
 
 def standardize(images: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Ready cut-outs in the unit of ours: each plane over 1.48 times the median of its absolute values, the width of its noise.
+    """Bring ready cut-outs to our unit: each plane over 1.48 times the median of its absolute values, the width of its noise.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def standardize(images: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def faults(images: NDArray[np.floating], classes: NDArray[np.float64]) -> list[tuple[str, str] | None]:
-    """Why cut-outs cannot be used: reason and sentence of each, or None.
+    """Tell why cut-outs cannot be used: reason and sentence of each, or None.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A selection in two rounds, drawn: completeness and contamination against the score, and the map with its boundary."""
+"""A selection in two stages, drawn: completeness and contamination against the score, and the map with its boundary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nalspark.plots.style import BLUE, FAINT, INK, MUTED, SHADE, VERMILLION, new
 
 #: Points that are drawn of each kind, and cells of the grid on which the boundary is found.
 _POINTS, _GRID = 2500, 160
-#: Quantiles of the places, along each axis, that a map shows.
+#: Quantiles of the embeddings, along each axis, that a map shows.
 SHOWN = (0.01, 0.99)
 #: Detections drawn along the boundary of the map.
 _EXAMPLES = 10
@@ -87,7 +87,7 @@ def selection_figures(
 
 @styled
 def score_figure(labels: ArrayLike, scores: ArrayLike, edges: tuple[float, float], threshold: float) -> Figure:
-    """Completeness, contamination and figure of merit of what scores above a threshold, against the threshold, with the bands.
+    """Draw completeness, contamination and figure of merit of what scores above a threshold, against the threshold, with the bands.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def map_figure(
     threshold: float,
     examples: Sequence[MapExample] = (),
 ) -> Figure:
-    """The middle band's map, real and fake, with the boundary; numbered examples along it with their images.
+    """Draw the middle band's map, real and fake, with the boundary; numbered examples along it with their images.
 
     Parameters
     ----------

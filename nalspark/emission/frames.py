@@ -72,7 +72,7 @@ def error_frame_of(path: str | Path) -> Path:
 
 
 def read_frame(path: str | Path, error_path: str | Path | None = None) -> Frame:
-    """A frame with its errors.
+    """Read a frame with its errors.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def _wavelengths(header: fits.Header, pixels: int, path: Path) -> NDArray[np.flo
 
 
 def on_grid(frame: Frame) -> Frame:
-    """The frame on the 2 Å grid: old pixels are averaged with their overlap, errors as those of the weighted mean.
+    """Bring the frame to the 2 Å grid: old pixels are averaged with their overlap, errors as those of the weighted mean.
 
     A new pixel of which less than half is covered by usable ones is dead. Neighbours share old pixels, so their noise is correlated.
     """
@@ -145,7 +145,7 @@ def on_grid(frame: Frame) -> Frame:
 
 
 def subtract_sky(frame: Frame) -> Frame:
-    """What a frame has beside sky and continua.
+    """Subtract sky and continua from a frame.
 
     The sky is the median spectrum of the fibers; each fiber's ratio to it, smoothed by a running median, takes its throughput and its
     continuum. Errors are scaled so that a filter of the instrument's width has unit scatter in each fiber: neighbouring pixels are
@@ -174,7 +174,7 @@ def _line_filter() -> NDArray[np.float64]:
 
 
 def significance_frame(path: str | Path) -> tuple[Floats, NDArray[np.float64]]:
-    """Significance per pixel, (f, p), of a frame on the 2 Å grid without its sky, NaN where dead; and the wavelengths, (p,), Å."""
+    """Compute the significance per pixel, (f, p), of a sky-subtracted frame on the 2 Å grid, NaN where dead, and its wavelengths, Å."""
     frame = subtract_sky(on_grid(read_frame(path)))
     dead = frame.error <= 0
     return np.where(dead, np.nan, frame.flux / np.where(dead, 1.0, frame.error)).astype(np.float32), frame.wavelength
@@ -184,7 +184,7 @@ def significance_frame(path: str | Path) -> tuple[Floats, NDArray[np.float64]]:
 
 
 def read_detections(path: str | Path) -> pd.DataFrame:
-    """A list of detections: CSV, Parquet or a FITS table.
+    """Read a list of detections: CSV, Parquet or a FITS table.
 
     Returns
     -------
@@ -244,7 +244,7 @@ class ReadyCutouts:
 
 
 def read_cutouts(path: str | Path) -> ReadyCutouts:
-    """Cut-outs with their labels: Parquet, HDF5 or a FITS cube.
+    """Read cut-outs with their labels: Parquet, HDF5 or a FITS cube.
 
     Parquet has the columns ``detection_id``, ``class`` and either the five planes or ``image``, lists or float32 bytes. HDF5 has data
     sets of these names. A FITS cube has the images in its first HDU that has any, and a table with the other columns behind it.

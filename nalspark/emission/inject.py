@@ -23,7 +23,7 @@ CLASS_COUNTS = {-2: 20640, -1: 843, 0: 9195, 1: 1343, 2: 651, 3: 755, 4: 3240, 5
 #: Signal-to-noise ratios between which a real line has its class; the brightest fall off as the -2.5th power.
 _SNR_OF_CLASS = {3: (4.8, 5.5), 4: (5.5, 6.5), 5: (6.5, 80.0)}
 _SNR_SLOPE = 2.5
-#: Width of a point source on the fibers, arcsec: 1.8 arcsec of seeing and the fiber's own .75 arcsec radius, as Gaussian σ.
+#: Width of a point source on the fibers, arcsec: 1.8 arcsec of seeing and the fiber's own 0.75 arcsec radius, as Gaussian σ.
 _SPREAD = 0.85
 #: Where the fibers of three dithers lie round a source's nearest: a hexagonal pattern, pitch / √3 apart.
 _FINE = PITCH / np.sqrt(3.0) * np.array([[0.0, 0.0], *[[np.cos(a), np.sin(a)] for a in np.deg2rad(30.0 + 60.0 * np.arange(6))]])
@@ -32,7 +32,7 @@ _BLOCKS = {"learn": (0.0, 0.5), "choose": (0.5, 0.74), "judge": (0.74, 1.0)}
 BLOCK_OF_SPLIT = {
     "train": "learn", "validation": "learn", "calibration": "choose", "reference": "choose", "test": "judge", "held_out": "judge",
 }  # fmt: skip
-#: Round 1 learns to tell classes 4 and 5 from 0 and 1 (Sakai 2020); all classes are in the splits that judge.
+#: The network learns to tell classes 4 and 5 from 0 and 1 (Sakai 2020); all classes are in the splits that judge.
 LEARNED_CLASSES, ALL_CLASSES = (0, 1, 4, 5), tuple(CLASS_COUNTS)
 _UNIFORMS = 64
 _DEAD_FRACTION = 0.03
@@ -41,7 +41,7 @@ DETECTED_SNR, _ATTEMPTS = 4.0, 10
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """A random generator that depends on `key` alone."""
+    """Make a random generator that depends on `key` alone."""
     return np.random.default_rng(np.frombuffer(hashlib.sha256(repr(key).encode()).digest(), dtype="<u4"))
 
 
@@ -225,7 +225,7 @@ class Simulated:
 
 
 def draw_classes(uniform: Array, allowed: tuple[int, ...]) -> NDArray[np.int64]:
-    """Classes with the frequencies of :data:`CLASS_COUNTS`, as many real as not where only those to learn from are allowed."""
+    """Draw classes with the frequencies of :data:`CLASS_COUNTS`, as many real as not where only those to learn from are allowed."""
     count = np.array([CLASS_COUNTS[c] for c in allowed], dtype=float)
     if allowed == LEARNED_CLASSES:
         real = np.array(allowed) >= 3
@@ -245,7 +245,7 @@ def _choose_kinds(classes: NDArray[np.int64], uniform: Array) -> NDArray[np.obje
 def simulate(
     names: list[str], significance: NDArray[np.float32], block: str, allowed: tuple[int, ...] = ALL_CLASSES, seed: int = 1
 ) -> Simulated:
-    """Detections of the given names.
+    """Simulate detections of the given names.
 
     Parameters
     ----------
@@ -308,6 +308,6 @@ def _noise(draws: _Draws, significance: NDArray[np.float32], block: str) -> tupl
 
 
 def parametric_frame(fibers: int = 224, pixels: int = 1001, seed: int = 1) -> NDArray[np.float32]:
-    """Noise of no instrument, where there is no real frame: Gaussian, correlated between neighbouring columns as resampling leaves it."""
+    """Simulate the noise of no real instrument: Gaussian, correlated between neighbouring columns as resampling leaves it."""
     white = generator("parametric frame", seed).standard_normal((fibers, pixels + 1))
     return ((white[:, 1:] + 0.3 * white[:, :-1]) / np.hypot(1.0, 0.3)).astype(np.float32)

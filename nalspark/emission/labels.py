@@ -19,7 +19,7 @@ Rule = Literal["median", "majority", "unanimous"]
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """A table of labels, CSV or Parquet: one row for each look of a person at a detection. The last look of each counts.
+    """Read a table of labels, CSV or Parquet: one row for each look of a person at a detection. The last look of each counts.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def read_labels(path: str | Path) -> pd.DataFrame:
 
 
 def agreement(labels: pd.DataFrame) -> pd.DataFrame:
-    """Cohen's κ of every two reviewers over what both looked at: of the classes, weighted with their distance squared, and of real or not.
+    """Compute Cohen's κ of every two reviewers over what both looked at: of the classes, weighted by squared distance, and of real or not.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def _kappa(a: pd.Series, b: pd.Series, weights: str | None) -> float:
 
 
 def consensus(labels: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """What the reviewers say together, disagreements first.
+    """Decide what the reviewers say together, disagreements first.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ _ROW_GROUP = 1000
 
 
 def variants(images: NDArray[np.float32], times: int) -> NDArray[np.float32]:
-    """Images as they are and otherwise: upside down, columns reversed about the middle, moved by a column.
+    """Give images as they are and changed: upside down, columns reversed about the middle, moved by a column.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def variants(images: NDArray[np.float32], times: int) -> NDArray[np.float32]:
 
 
 def examples_of_class(value: int, number: int, frame: NDArray[np.float32], block: str, seed: int = 1) -> NDArray[np.float32]:
-    """Cut-outs (number, 5, 9, 32) of one class, in the noise of a block of fibers."""
+    """Simulate cut-outs (number, 5, 9, 32) of one class, in the noise of a block of fibers."""
     if value not in ALL_CLASSES:
         raise ValueError(f"class {value} is none of {ALL_CLASSES}")
     names = [f"lae-{block}-{value}-{k}" for k in range(number)]
@@ -54,7 +54,7 @@ def examples_of_class(value: int, number: int, frame: NDArray[np.float32], block
 
 
 def write_examples(folder: Path, frame: NDArray[np.float32], seed: int = 1) -> tuple[Feed, Feed]:
-    """The examples to learn from and to stop by, as Parquet: split by source, so that no source is on both sides.
+    """Write the examples for training and validation, as Parquet: split by source, so that no source is on both sides.
 
     Parameters
     ----------

@@ -26,14 +26,14 @@ GOAL = 0.94
 
 
 def _qualities(label: NDArray, score: NDArray, accepted: NDArray, threshold: float) -> dict[str, float]:
-    """Of all detections, of the network alone, of both rounds, and what the second-stage classifier gains."""
+    """Of all detections, of the network alone, of both stages, and what the second-stage classifier gains."""
     chosen = {"all": np.ones(len(label), dtype=bool), "network": score >= threshold, "both": accepted}
     found = {f"{name} {key}": value for name, which in chosen.items() for key, value in selection_quality(label, which).items()}
     return {**found, "gain": found["both figure_of_merit"] - found["network figure_of_merit"]}
 
 
 def result_text(table: pd.DataFrame, threshold: float, draws: int = 200) -> str:
-    """Bands, classes, selections and their figures of merit with bootstrap errors.
+    """Write bands, classes, selections and their figures of merit, with bootstrap errors, as text.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def _selection_lines(values: dict[str, float], errors: dict[str, float], thresho
 
 
 def found_text(store: Store) -> str:
-    """What was found of the detections that a run names, what was rejected and why, and where it lies."""
+    """Tell what was found of the detections that a run names, what was rejected and why, and where it lies."""
     manifest = store.manifest()
     detections, classified = (manifest.parts(table.name)[FOUND] for table in (DETECTIONS, CLASSIFIED))
     counts = _count(store, classified, "band", "accepted")

@@ -34,7 +34,7 @@ class Emission(Section):
     rows_per_part: Annotated[int, Field(ge=50)] = 3_000
     """Detections that are simulated and recorded together."""
     seed: int = 1
-    """Of all that is random in them."""
+    """Random seed of the simulated detections."""
     model: str = ""
     """Directory of a trained selection to classify with; empty for the one in this run's own directory."""
 

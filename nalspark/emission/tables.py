@@ -31,7 +31,7 @@ DETECTIONS = Table(
 
 CLASSIFIED = Table(
     "classified",
-    "One row per detection of an emission line: what both rounds of the selection say of it.",
+    "One row per detection of an emission line: what both stages of the selection say of it.",
     (
         _DETECTION_ID,
         _PART,

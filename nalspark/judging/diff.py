@@ -65,6 +65,7 @@ class Side:
         return SPECIES[self.manifest.settings["species"]]
 
     def published(self, spark: SparkSession, table: Table) -> DataFrame:
+        """Read a published table."""
         return self.store.load(spark, table.spark_schema, self.store.published(f"{table.name}.parquet"))
 
 
@@ -83,7 +84,7 @@ class Comparison:
     causes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """Numbers of changes by kind and reason, each with its most significant example."""
+        """Write the numbers of changes by kind and reason, each with its most significant example, as text."""
         best = F.max_by(F.struct("spectrum_id", F.coalesce("z_after", "z_before").alias("z")), F.coalesce("ew_after", "ew_before"))
         rows = self.changes.groupBy("change", "reason").agg(F.count("*").alias("n"), best.alias("best")).collect()
         lines = [f"changed     {cause}" for cause in self.causes] or ["no setting, model or catalogue differs"]
@@ -101,7 +102,7 @@ class Comparison:
 
 
 def open_side(folder: str | Path) -> Side:
-    """A result directory, or one of its `versions/`.
+    """Open a result directory, or one of its `versions/`.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def open_side(folder: str | Path) -> Side:
 
 
 def compare_catalogues(spark: SparkSession, before: Side, after: Side, vetoes: type[IntFlag]) -> Comparison:
-    """What became of every absorber of two catalogues.
+    """Compare two catalogues: what became of every absorber.
 
     Absorbers of one spectrum are paired with the nearest one of the other catalogue, if they are one system
     (:mod:`nalspark.absorption.systems`) and each is the other's nearest. A pair has moved where the redshift differs at all, and is

@@ -149,7 +149,7 @@ def other_catalogues(catalogue: Catalogue, paths: Sequence[str | Path]) -> dict[
     """Give name → systems in the searched spectra: of the files given, else of the catalogues that the result was crossmatched with."""
     if paths:
         names = [Path(str(path).partition("::")[0]).name for path in paths]
-        # Two files of one name are told apart by their paths.
+        # Two files of one name differ by their paths.
         keys = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
         return {key: read_catalogue(path, catalogue) for key, path in zip(keys, paths, strict=True)}
     if not catalogue.result.has(MATCHES.name):

@@ -95,7 +95,7 @@ def _feed(examples: Examples, split: str) -> Feed:
 
 
 def metrics(labels: NDArray[np.float32], scores: NDArray[np.float32]) -> dict[str, float]:
-    """What the card says of the test examples."""
+    """Compute what the card says of the test examples."""
     found = binary_metrics(labels, scores)
     wanted = {name: float(found[name]) for name in ("accuracy", "precision", "recall", "auc")}
     return {**wanted, "calibration_error": float(reliability(labels, scores).expected_calibration_error)}

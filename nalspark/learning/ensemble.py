@@ -65,14 +65,14 @@ class Bands(_Frozen):
     high: _Score
 
     def of(self, scores: ArrayLike) -> NDArray[np.int64]:
-        """Number of each score's band, from 0; -1 for NaN."""
+        """Give the number of each score's band, from 0; -1 for NaN."""
         values = np.asarray(scores, dtype=float)
         number = (values >= self.low).astype(np.int64) + (values >= self.high)
         return np.where(np.isnan(values), -1, number)
 
 
 def choose_bands(labels: ArrayLike, scores: ArrayLike, settings: SecondStage) -> Bands:
-    """The bands whose contamination on labelled examples is what is asked for.
+    """Choose the bands whose contamination on labelled examples is what is asked for.
 
     The kept band is the largest from the top whose contamination is at most ``keep_contamination``, the discarded one the largest from the
     bottom whose contamination is at least ``discard_contamination``.
@@ -98,7 +98,7 @@ def choose_bands(labels: ArrayLike, scores: ArrayLike, settings: SecondStage) ->
 
 
 def best_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
-    """The score above which selecting everything gives the greatest completeness x (1 - contamination)."""
+    """Find the score above which selecting everything gives the greatest completeness x (1 - contamination)."""
     positive, values = np.asarray(labels) > 0.5, np.asarray(scores, dtype=float)
     order = np.argsort(-values, kind="stable")
     true = np.cumsum(positive[order])
@@ -108,10 +108,10 @@ def best_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def selection_quality(labels: ArrayLike, accepted: ArrayLike) -> dict[str, float]:
-    """``completeness``, ``contamination`` and ``figure_of_merit``, their product completeness x (1 - contamination).
+    """Compute ``completeness``, ``contamination`` and ``figure_of_merit``, their product completeness x (1 - contamination).
 
     For the power spectrum of what is selected, contamination dilutes the signal and incompleteness adds noise; the survey's cosmology asks
-    for .94 (Sakai 2020).
+    for 0.94 (Sakai 2020).
     """
     real, chosen = np.asarray(labels) > 0.5, np.asarray(accepted, dtype=bool)
     found = float((real & chosen).sum())
@@ -135,7 +135,7 @@ class SecondStageCard(_Frozen):
     model : str
         Digest of the network, without which scores and features mean something else.
     neighbours : int
-        Training examples whose places make a new one's.
+        Training examples whose embeddings a new one's is the mean of.
     gamma, intercept : float
         Of the support vector machine.
     threshold : float
@@ -196,7 +196,7 @@ class FittedSecondStage:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def place(self, features: ArrayLike, known: bool = False) -> Array:
-        """Where examples lie in the plane.
+        """Compute the embedding of examples in the plane.
 
         Parameters
         ----------
@@ -219,7 +219,7 @@ class FittedSecondStage:
         return (weight[:, :, None] * self.embedding[number]).sum(axis=1) / weight.sum(axis=1)[:, None]
 
     def margin(self, embedding: ArrayLike) -> Array:
-        """Signed distance from the boundary, positive on the side of the real ones: the machine's decision function, shape (n,)."""
+        """Compute the signed distance from the boundary, positive for real ones: the machine's decision function, shape (n,)."""
         found = []
         for start in range(0, len(np.asarray(embedding)), _ROWS):
             some = np.asarray(embedding, dtype=np.float64)[start : start + _ROWS]

@@ -43,7 +43,7 @@ try:
 except ImportError as error:  # not installed, or beside a pyarrow that it cannot use
     FileSystem, _NO_PETASTORM = object, str(error)
 
-#: Label of the rows that only fill a batch up: they are copies, and count for nothing.
+#: Label of the rows that only fill a batch: they are copies, with weight 0.
 PADDING = -1.0
 #: Member k draws the negatives whose `draw`, moved on by k of these, falls below the fraction: members overlap little.
 GOLDEN = 0.6180339887498949
@@ -76,7 +76,7 @@ def require_petastorm() -> None:
 
 
 def parquet_files(folder: str | Path) -> tuple[str, ...]:
-    """The Parquet files of a table or of one of its parts, as Spark writes them.
+    """Give the Parquet files of a table or of one of its parts, as Spark writes them.
 
     Parameters
     ----------
@@ -165,17 +165,17 @@ class Feed:
         return tuple(groups)
 
     def rows(self, shard: int = 0, shards: int = 1) -> int:
-        """Rows that the files' footers promise, to all or to one of several workers."""
+        """Count the rows that the files' footers promise, to all or to one of several workers."""
         return int(self._sizes[shard::shards].sum())
 
     def kept(self, negatives: Negatives | None = None, shard: int = 0, shards: int = 1) -> int:
-        """Rows that an epoch gives: all, or all positives and a member's negatives."""
+        """Count the rows that an epoch gives: all, or all positives and a member's negatives."""
         if negatives is None:
             return self.rows(shard, shards)
         return sum(int(_drawn(group.label, group.draw, negatives).sum()) for group in self._targets[shard::shards])
 
     def fraction(self, negatives_per_positive: float) -> float:
-        """The fraction of negatives that makes so many for each positive; 1 at most.
+        """Compute the fraction of negatives that makes so many for each positive; 1 at most.
 
         Raises
         ------
@@ -188,11 +188,11 @@ class Feed:
         return min(1.0, negatives_per_positive * positives / (self.rows() - positives))
 
     def steps(self, batch_size: int, *, shards: int = 1, negatives: Negatives | None = None) -> int:
-        """Batches of an epoch, the same for every worker: as many as the fullest shard needs."""
+        """Count the batches of an epoch, the same for every worker: as many as the fullest shard needs."""
         return max(math.ceil(self.kept(negatives, shard, shards) / batch_size) for shard in range(shards))
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change when the files are others, or other columns of them are read."""
+        """Give twelve hexadecimal digits that change when the files are others, or other columns of them are read."""
         told = [(os.path.basename(path), os.path.getsize(path)) for path in self.files]
         return hashlib.sha256(repr((told, self.columns, self.shape, self.label, self.draw)).encode()).hexdigest()[:12]
 
@@ -206,7 +206,7 @@ class Feed:
         shards: int = 1,
         negatives: Negatives | None = None,
     ) -> tf.data.Dataset:
-        """One pass over the rows.
+        """Give one pass over the rows.
 
         The order depends on the arguments and the files alone. Worker `shard` of `shards` gets every `shards`-th row group. All workers get
         :meth:`steps` batches, every batch full: what lacks at the end is made up with copies whose label is :data:`PADDING`.
@@ -371,7 +371,7 @@ def _hand_out(reader: Reader) -> None:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Inside, what went wrong in a feed comes out of TensorFlow as the :class:`FeedError` that it was."""
+    """Raise what went wrong in a feed as the :class:`FeedError` that it was, and not as TensorFlow passes it on."""
     try:
         yield
     except tf.errors.OpError as error:

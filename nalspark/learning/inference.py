@@ -73,7 +73,7 @@ def _score_batches(batches: Iterator[tuple[pd.Series, ...]], packed: PackedModel
 
 
 def decode_examples(columns: Sequence[Sequence[bytes]], card: ModelCard) -> NDArray[np.float32]:
-    """Cells as the network reads them.
+    """Decode cells to arrays as the network reads them.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def features(examples: NDArray[np.float32], packed: PackedModel, of: Literal["ne
 def second_stage_columns(
     columns: Mapping[str, Any], packed: PackedModel, second: FittedSecondStage, batch_size: int
 ) -> dict[str, NDArray[Any]]:
-    """What both rounds say of each row: the columns of SECOND_STAGE_COLUMNS.
+    """Compute what both stages of the selection say of each row: the columns of SECOND_STAGE_COLUMNS.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def second_stage_columns(
 
 
 def prepare_worker() -> None:
-    """Settle, before TensorFlow is loaded, on which device and with how many threads this worker computes.
+    """Choose, before TensorFlow is loaded, on which device and with how many threads this worker computes.
 
     The GPU is the one that Spark gave the task. Where it gave none, GPUs are left alone, unless ``CUDA_VISIBLE_DEVICES`` is set: workers
     that know nothing of each other would fight for one. Threads are as many as ``OMP_NUM_THREADS`` says, which Spark sets to the task's

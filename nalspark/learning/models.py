@@ -38,7 +38,7 @@ DEFAULT_MODEL = Path(__file__).parent / "default"
 CARD = "card.json"
 #: With fewer rows a backend may choose other kernels, whose last bits differ: shorter batches are padded to this.
 _SMALLEST_BATCH = 16
-#: What networks give is rounded to multiples of this, a power of 2: of a logit's digits the next ones would mean nothing.
+#: Logits are rounded to multiples of this, a power of 2: smaller digits depend on a row's place in its batch.
 STEP = np.float32(2.0**-8)
 _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -108,12 +108,12 @@ class ModelCard(_Frozen):
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Of one example as the network reads it: the columns side by side along the last axis."""
+        """Shape of one example as the network reads it: the columns side by side along the last axis."""
         return (*self.shape, len(self.inputs))
 
 
 def package_versions(names: Sequence[str] = ("nalspark", "keras", "tensorflow", "tensorflow-cpu", "numpy")) -> dict[str, str]:
-    """Installed versions, for a card; a package that is not installed is left out."""
+    """Give the installed versions, for a card; a package that is not installed is left out."""
     found = {}
     for name in names:
         try:
@@ -124,7 +124,7 @@ def package_versions(names: Sequence[str] = ("nalspark", "keras", "tensorflow", 
 
 
 def fit_calibration(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Calibration:
-    """Slope and intercept of greatest likelihood, with Platt's (1999) targets: finite also where the logits separate the labels.
+    """Fit slope and intercept of greatest likelihood, with Platt's (1999) targets: finite also where the logits separate the labels.
 
     Parameters
     ----------
@@ -321,7 +321,7 @@ class PackedModel:
 
     @property
     def digest(self) -> str:
-        """Of all that decides a score: two models with the same digest give the same scores."""
+        """Digest of all that decides a score: two models with the same digest give the same scores."""
         card = self.card.model_dump(mode="json", include={"network", "options", "inputs", "shape", "members", "calibration"})
         return _sha256(json.dumps(card, sort_keys=True).encode())[:16]
 
@@ -368,7 +368,7 @@ class PackedModel:
         return Detector(self.card, self._networks(), batch_size)
 
     def load_features(self, batch_size: int = 256) -> Detector:
-        """The networks without their last layer: its ``logits`` are what the last layer sees, the members' features side by side."""
+        """Load the networks without their last layer: its ``logits`` are what the last layer sees, the members' features side by side."""
         models = self._networks()
         import keras  # after the networks, which load TensorFlow without its greetings
 
@@ -410,7 +410,7 @@ class Detector:
         self._outputs = sum(model.output.shape[1] for model in models)
 
     def logits(self, examples: ArrayLike) -> Floats:
-        """Logit of every member.
+        """Compute the logit of every member.
 
         Parameters
         ----------
@@ -440,8 +440,7 @@ class Detector:
         return result
 
     def predict(self, examples: ArrayLike) -> Floats:
-        """Calibrated score in [0, 1] of every example, shape (n,), float32: the calibration of the mean of the members' logits; NaN where
-        these are.
+        """Compute the calibrated score in [0, 1] of every example, shape (n,), float32; NaN where the mean of the logits is.
 
         The mean of logits, not of probabilities: it is what the calibration was fitted to, and a member that is sure does not drown.
         """
@@ -449,7 +448,7 @@ class Detector:
 
 
 def mean_logit(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean over the members, (n, members) → (n,); member after member, so that the sum does not depend on n."""
+    """Average over the members, (n, members) → (n,); member after member, so that the sum does not depend on n."""
     if logits.ndim == 1:
         return logits.astype(np.float64)
     total = np.zeros(len(logits))

@@ -21,7 +21,7 @@ from nalspark.worker import is_own_process
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep a process of our own from writing to standard error inside: TensorFlow's libraries greet there, whatever they are told."""
+    """Keep a process of our own from writing to standard error inside: TensorFlow's libraries write there, whatever their log level."""
     if not is_own_process():
         yield
         return
@@ -51,7 +51,7 @@ _MOST_FLUX = 100.0
 
 
 def build(name: str, shape: Sequence[int], options: Mapping[str, Any] | None = None) -> keras.Model:
-    """A network with fresh weights.
+    """Build a network with fresh weights.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def build(name: str, shape: Sequence[int], options: Mapping[str, Any] | None = N
 
 
 def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a network, those that are left to their defaults too: what a card must say for good."""
+    """Give all options of a network, those that are left to their defaults too: what a card must say for good."""
     parameters = list(inspect.signature(NETWORKS[name][0]).parameters.values())[1:]
     chosen = {parameter.name: options.get(parameter.name, parameter.default) for parameter in parameters}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
@@ -104,7 +104,7 @@ def _spelled(shape: Sequence[int | str]) -> str:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiplications with a weight that one example costs, in convolutions and dense layers."""
+    """Count the multiplications with a weight that one example costs, in convolutions and dense layers."""
     total = 0
     for layer in model.layers:
         if isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Dense):
@@ -118,7 +118,7 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def working_channels(example: Tensor, mask: bool) -> Tensor:
-    """What is learned from: (n, t, c, 2) → (n, t, c, 2 or 3).
+    """Compute the channels that a network learns from: (n, t, c, 2) → (n, t, c, 2 or 3).
 
     The residual, clipped; the significance ``residual * inverse_error``, compressed by arcsinh: linear within the noise, a logarithm
     beyond; and, where asked for, 1 where there is data. Masked pixels (``inverse_error = 0``) are 0 in all.
@@ -232,7 +232,7 @@ def candidate_cnn(
     noise: float = 0.5,
     shapes: int = 0,
 ) -> Tensor:
-    """Profiles along each row, then all rows at once: .47 million multiply-adds for 8 transitions of 49 pixels.
+    """Build profiles along each row, then all rows at once: 0.47 million multiply-adds for 8 transitions of 49 pixels.
 
     The first two convolutions look at one transition at a time, with the same weights for all; each is followed by a maximum over two
     pixels. The third spans all transitions: which profile stands in which row at the same velocity. Then a dense layer.
@@ -285,7 +285,7 @@ class Flipped(layers.Layer):
 
 
 def cutout_cnn(example: Tensor, filters: Sequence[int] = (24, 32), kernels: Sequence[int] = (5, 5), dropout: float = 0.2) -> Tensor:
-    """Two convolutions and their means over the image: 16 thousand weights for five planes of 9 rows and 32 columns.
+    """Build two convolutions and their means over the image: 16 thousand weights for five planes of 9 rows and 32 columns.
 
     Significances are compressed by a logarithm. Between the convolutions stands a maximum over 2 x 2 pixels. The features are each map's
     mean over all rows and columns, and a mean with weights that are learned: a detection is in the middle of its image, and what lies at
@@ -313,7 +313,7 @@ def cutout_cnn(example: Tensor, filters: Sequence[int] = (24, 32), kernels: Sequ
 
 
 def zhao2019(example: Tensor, first_filter: int = 15, dense: int = 256, dropout: float = 0.5) -> Tensor:
-    """The network of Zhao et al. (2019, §3.2): ten layers on 3841 pixels.
+    """Build the network of Zhao et al. (2019, §3.2): ten layers on 3841 pixels.
 
     conv 96 x 15, stride 5 → 766, pool 3 → 255; conv 256 x 5 → 251, pool 3 → 83; conv 384 x 3 → 81, 384 x 3 → 79, 256 x 3 → 77, pool 3 → 25;
     dense, dropout, dense. The paper prints the pixel counts 766 and 25, not the widths of the later filters: these are the ones that give
@@ -342,7 +342,7 @@ def vgg(
     dense: int = 128,
     dropout: float = 0.5,
 ) -> Tensor:
-    """VGG-11 (Simonyan & Zisserman 2014, configuration A) along one axis: 50 million multiply-adds for 3841 pixels.
+    """Build VGG-11 (Simonyan & Zisserman 2014, configuration A) along one axis: 50 million multiply-adds for 3841 pixels.
 
     Five blocks of `depths` convolutions of width 3, each block closed by a maximum over two pixels: 3841 → 1920 → 960 → 480 → 240 → 120;
     two dense layers with dropout.
@@ -359,7 +359,7 @@ def vgg(
 
 
 def inception(example: Tensor, filters: Sequence[Sequence[int]] = ((64,), (128, 128), (256,)), dropout: float = 0.4) -> Tensor:
-    """GoogLeNet (Szegedy et al. 2014; batch normalisation as in Ioffe & Szegedy 2015) along one axis: 35 million multiply-adds.
+    """Build GoogLeNet (Szegedy et al. 2014; batch normalisation as in Ioffe & Szegedy 2015) along one axis: 35 million multiply-adds.
 
     conv 16 x 7 stride 2, pool 2 → 960; conv 32 x 3; modules of four branches (1; 1-3; 1-5; pool-1) whose outputs stand side by side, with a
     maximum over two pixels between groups: 960 → 480 → 240; mean over the pixels, dropout.
@@ -383,7 +383,7 @@ def _inception_module(h: Tensor, number: int) -> Tensor:
 
 
 def resnet(example: Tensor, filters: Sequence[int] = (16, 32, 64, 128), blocks: int = 2) -> Tensor:
-    """ResNet-18 (He et al. 2015) along one axis, a quarter as wide: 40 million multiply-adds for 3841 pixels.
+    """Build ResNet-18 (He et al. 2015) along one axis, a quarter as wide: 40 million multiply-adds for 3841 pixels.
 
     conv 16 x 7 stride 2, pool 2 → 960; groups of `blocks` residual blocks of two convolutions of width 3, each group but the first at half
     the pixels: 960 → 480 → 240 → 120; mean over the pixels.

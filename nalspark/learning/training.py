@@ -120,7 +120,7 @@ def train_members(train: Feed, validation: Feed, settings: Train, *, checkpoints
 
 
 def strategy_here() -> tf.distribute.Strategy:
-    """What this process can use: the workers that ``TF_CONFIG`` names, else all its GPUs, else the one device.
+    """Choose what this process can use: the workers that ``TF_CONFIG`` names, else all its GPUs, else the one device.
 
     Raises
     ------
@@ -296,7 +296,7 @@ def _finished(history: History, settings: Train) -> bool:
 
 
 def _line(history: History, settings: Train, member: int) -> str:
-    """What is told of the last epoch."""
+    """Write the last epoch's numbers as a line."""
     last = {curve: values[-1] for curve, values in history.items()}
     done = len(history["loss"])
     if _finished(history, settings):
@@ -311,7 +311,7 @@ def _line(history: History, settings: Train, member: int) -> str:
 
 
 def checkpoint_path(train: Feed, validation: Feed, settings: Train, checkpoints: str | Path, member: int) -> Path:
-    """Where a member's state is kept: other settings or other examples, another file. The number of workers makes no difference."""
+    """Tell where a member's state is kept. Other settings or examples have another file; the number of workers makes no difference."""
     cause = settings.model_dump(mode="json", exclude={"members", "workers"})
     text = json.dumps([cause, train.digest(), validation.digest()], sort_keys=True)
     return Path(checkpoints) / f"member-{member}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"

@@ -63,7 +63,7 @@ class Population:
         Probability of 0, 1, 2, … absorbers in a spectrum.
         Its length also bounds how many there are where `incidence` decides.
     ew_law : str
-        ``exponential``: dN/dW ∝ exp(-W / ew_scale) (Nestor et al. 2005, §4: W* = .702 Å for Mg II); ``log-uniform``: flat in log W;
+        ``exponential``: dN/dW ∝ exp(-W / ew_scale) (Nestor et al. 2005, §4: W* = 0.702 Å for Mg II); ``log-uniform``: flat in log W;
         ``zm13``: exponential with the scale of Zhu & Ménard 2013 (ApJ 770, 130), which grows with redshift; ``empirical``: as `ew_sample`.
     ew_scale, ew_min, ew_max : float
         Å, rest frame, first line of the doublet.
@@ -74,7 +74,7 @@ class Population:
         that follow it; `counts` then only bounds their number. Where 0, `counts` decides, and redshifts are uniform.
     fwhm_angstrom : tuple of (mean, standard deviation)
         Where given, an absorber is one cloud whose line, seen through the instrument, has a FWHM drawn from this normal distribution, Å in
-        the rest frame (Zhao et al. 2019, §2.4: 1.7 ± .7).
+        the rest frame (Zhao et al. 2019, §2.4: 1.7 ± 0.7).
     blue_margin_z : float
         The blue end of the window is taken at z_qso + this.
     red_margin_z : float
@@ -149,19 +149,19 @@ class Absorbers:
         return len(self.z)
 
     def take(self, which: NDArray[np.int64] | NDArray[np.bool_] | slice, spectrum: NDArray[np.int64] | None = None) -> Absorbers:
-        """Some of the absorbers, by number or mask; `spectrum` gives them new rows."""
+        """Take some of the absorbers, by number or mask; `spectrum` gives them new rows."""
         parts = {field.name: getattr(self, field.name)[which] for field in fields(self)}
         return Absorbers(**parts if spectrum is None else {**parts, "spectrum": spectrum})
 
 
 def seeded_generator(*key: int | str) -> np.random.Generator:
-    """A random generator that depends on `key` alone: on a seed and the names of a thing, never on an order of work."""
+    """Make a random generator that depends on `key` alone: on a seed and the names of a thing, never on an order of work."""
     digest = hashlib.blake2b(":".join(map(str, key)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8")))
 
 
 def redshift_limits(species: LineSpecies, z_qso: ArrayLike, wavelength_range: ArrayLike, population: Population) -> tuple[Array, Array]:
-    """The absorption redshifts at which a spectrum could show the doublet.
+    """Compute the absorption redshifts at which a spectrum could show the doublet.
 
     Parameters
     ----------
@@ -184,12 +184,12 @@ def redshift_limits(species: LineSpecies, z_qso: ArrayLike, wavelength_range: Ar
 
 
 def uniforms_per_spectrum(species: LineSpecies, population: Population) -> int:
-    """How many random numbers :func:`draw` wants for one spectrum."""
+    """Count the random numbers that :func:`draw` needs for one spectrum."""
     return 1 + (len(population.counts) - 1) * (3 + 4 * population.MAX_CLOUDS + len(_companion_ions(species)))
 
 
 def draw(species: LineSpecies, population: Population, uniforms: NDArray[np.float64], limits: tuple[ArrayLike, ArrayLike]) -> Absorbers:
-    """Absorbers for a batch of spectra.
+    """Draw absorbers for a batch of spectra.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ class Clouds:
 
     @classmethod
     def single(cls, b_kms: ArrayLike) -> Clouds:
-        """One cloud per absorber, b_kms of shape (k,)."""
+        """Make one cloud per absorber, b_kms of shape (k,)."""
         b = np.atleast_1d(np.asarray(b_kms, dtype=float))[:, None]
         return cls(b, np.zeros_like(b), np.ones_like(b))
 
@@ -242,7 +242,7 @@ def make_absorbers(
     relative_tau: Array | None = None,
     spectrum: ArrayLike | None = None,
 ) -> Absorbers:
-    """Absorbers of wanted equivalent widths; z becomes the centroid of the first line.
+    """Make absorbers of given equivalent widths; z becomes the centroid of the first line.
 
     Parameters
     ----------
@@ -278,13 +278,13 @@ def make_absorbers(
 
 
 def equivalent_width(line: Transition, tau: Array, b_kms: Array, velocity_kms: Array) -> Array:
-    """Rest equivalent width W = ∫ (1 - exp(-τ)) dλ in Å of clouds of shape (k, c); shape (k,)."""
+    """Compute the rest equivalent width W = ∫ (1 - exp(-τ)) dλ in Å of clouds of shape (k, c); shape (k,)."""
     v, dv = _velocity_samples(b_kms, velocity_kms)
     return _width_of(line, _optical_depth(v, tau, b_kms, velocity_kms), v, dv)
 
 
 def solve_tau(line: Transition, ew: ArrayLike, clouds: Clouds) -> Array:
-    """The central optical depth of the strongest cloud that gives a rest equivalent width: W grows monotonically with it, so bisect.
+    """Solve for the central optical depth of the strongest cloud that gives a rest equivalent width: W grows with it, so bisect.
 
     Parameters
     ----------
@@ -316,7 +316,7 @@ def solve_tau(line: Transition, ew: ArrayLike, clouds: Clouds) -> Array:
 def transmission(
     absorbers: Absorbers, species: LineSpecies, grid: WavelengthGrid, n_spectra: int, instrument_sigma_kms: float = 69.03
 ) -> Array:
-    """What the absorbers leave of the light, seen through the instrument and averaged in pixels.
+    """Compute what the absorbers leave of the light, seen through the instrument and averaged in pixels.
 
     Optical depths of all lines are added on a lattice ten times finer, so blends are right; exp(-τ) is convolved with the instrument's
     Gaussian and with the pixel. Only windows around the lines are evaluated.
@@ -360,7 +360,7 @@ def transmission(
 
 
 def line_snr(absorbers: Absorbers, species: LineSpecies, grid: WavelengthGrid, weight: Array, instrument_sigma_kms: float = 69.03) -> Array:
-    """W / σ_W of each line of the doublet, σ_W being the error of a fit with free width: √(Σ w m² / 1.5), m what the line alone absorbs.
+    """Compute W / σ_W of each line of the doublet, σ_W being the error of a fit with free width: √(Σ w m² / 1.5), m what it absorbs.
 
     A matched filter of the line's own shape has √(Σ w m²). Where amplitude A and width s of a Gaussian are both fitted, the variance of
     their product A s is 3/2 of that (from the inverse of the Fisher matrix of A and s), and W / σ_W is what catalogues call significance.
@@ -472,15 +472,15 @@ def _moments(tau: Array, b_kms: Array, velocity_kms: Array) -> tuple[Array, Arra
 
 
 def equivalent_width_scale(z: ArrayLike) -> Array:
-    """W*(z) in Å of Mg II 2796 (Zhu & Ménard 2013, eq. 8 and table 1)."""
+    """Compute W*(z) in Å of Mg II 2796 (Zhu & Ménard 2013, eq. 8 and table 1)."""
     z = np.asarray(z, dtype=float)
     return 0.33 * (1 + z) ** 1.21 / (1 + (z / 2.24) ** 2.43)
 
 
 def incidence(z: ArrayLike, ew_min: float) -> Array:
-    """dN/dz of Mg II absorbers above a rest equivalent width W2796 in Å: ∫ g(z) exp(-W / W*(z)) dW (Zhu & Ménard 2013, eqs. 7 to 9).
+    """Compute dN/dz of Mg II absorbers above a rest equivalent width W2796 in Å: ∫ g(z) exp(-W / W*(z)) dW (Zhu & Ménard 2013, eqs. 7-9).
 
-    Fitted for .6 < W < 5 Å and .4 < z < 2.3; the exponential is continued beyond.
+    Fitted for 0.6 < W < 5 Å and 0.4 < z < 2.3; the exponential is continued beyond.
     """
     z = np.asarray(z, dtype=float)
     scale = equivalent_width_scale(z)

@@ -52,7 +52,7 @@ class Interlopers:
 def make_interlopers(
     kinds: list[str], rngs: list[np.random.Generator], window: NDArray[np.bool_], species: LineSpecies, grid: WavelengthGrid
 ) -> Interlopers:
-    """Interlopers for a batch of spectra.
+    """Make interlopers for a batch of spectra.
 
     Parameters
     ----------

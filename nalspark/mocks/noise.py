@@ -17,7 +17,7 @@ _LEAST_COVERED = 0.8
 
 
 def sky_noise(folder: str | Path) -> SkyNoise:
-    """The sky fibers in a folder, on the common grid.
+    """Read the sky fibers in a folder, on the common grid.
 
     Parameters
     ----------

@@ -151,17 +151,17 @@ class Observation:
 
 
 def draw_redshift(rng: np.random.Generator) -> float:
-    """A redshift between .3 and 3.5, most between 1.2 and 2.5, as in the SDSS quasar samples together."""
+    """Draw a redshift between 0.3 and 3.5, most between 1.2 and 2.5, as in the SDSS quasar samples together."""
     return float(0.3 + 3.2 * rng.beta(2.6, 2.9))
 
 
 def draw_snr(rng: np.random.Generator) -> float:
-    """A median signal-to-noise ratio per pixel: log-normal about 8, 5 to 95 %: 2.5 to 25."""
+    """Draw a median signal-to-noise ratio per pixel: log-normal about 8, 5 to 95 %: 2.5 to 25."""
     return float(np.clip(8.0 * np.exp(0.7 * rng.standard_normal()), 1.0, 60.0))
 
 
 def quasar_flux(grid: WavelengthGrid, z: float, rng: np.random.Generator) -> Array:
-    """A quasar without metal absorption, before the instrument: power law, emission lines, iron, Lyα forest, Galactic lines.
+    """Compute a quasar without metal absorption, before the instrument: power law, emission lines, iron, Lyα forest, Galactic lines.
 
     Parameters
     ----------
@@ -183,16 +183,14 @@ def quasar_flux(grid: WavelengthGrid, z: float, rng: np.random.Generator) -> Arr
 
 
 def flux_for_snr(snr: float, spectrograph: Spectrograph) -> float:
-    """The median flux, 1e-17 erg/s/cm²/Å, at which the median pixel has a signal-to-noise ratio: S² = snr² (σ_sky² + shot · S), solved for
-    S.
-    """
+    """Solve S² = snr² (σ_sky² + shot · S) for S: the median flux, 1e-17 erg/s/cm²/Å, at which the median pixel has this ratio."""
     relative = float(np.median(_noise(spectrograph, spectrograph.grid)[0]))
     shot, sky = spectrograph.shot * relative**2, (spectrograph.error_5200 * relative) ** 2
     return 0.5 * (snr**2 * shot + np.sqrt(snr**4 * shot**2 + 4 * snr**2 * sky))
 
 
 def observe(flux: Array, spectrograph: Spectrograph, grid: WavelengthGrid, rng: np.random.Generator) -> Observation:
-    """What the spectrograph records of a true flux.
+    """Simulate what the spectrograph records of a true flux.
 
     Parameters
     ----------
@@ -222,7 +220,7 @@ def observe(flux: Array, spectrograph: Spectrograph, grid: WavelengthGrid, rng: 
 
 
 def _power_law(rest: Array, rng: np.random.Generator) -> Array:
-    """f_λ ∝ λ^-1.56 below 5000 Å and λ^+.45 above (Vanden Berk et al. 2001, §4.1), the blue slope with a scatter of .3."""
+    """f_λ ∝ λ^-1.56 below 5000 Å and λ^+0.45 above (Vanden Berk et al. 2001, §4.1), the blue slope with a scatter of 0.3."""
     slope = -1.56 + 0.3 * rng.standard_normal()
     x = np.log(rest / 5000.0)
     return np.exp(np.where(x < 0, slope, 0.45) * x)
@@ -264,7 +262,7 @@ def _add_gaussian(grid: WavelengthGrid, total: Array, centre: float, sigma: floa
 
 
 def _forest(rest: Array, z: float, rng: np.random.Generator) -> Array:
-    """Transmission below Lyα, shape (p,): a log-normal optical depth whose mean transmission is near exp(-.0023 (1+z)^3.65) (Kim et al.
+    """Transmission below Lyα, shape (p,): a log-normal optical depth whose mean transmission is near exp(-0.0023 (1+z)^3.65) (Kim et al.
     2007, MNRAS 382, 1657), and one Lyman limit system.
     """
     result = np.ones_like(rest)

@@ -45,7 +45,7 @@ class SkyNoise:
     mask: NDArray[np.uint8]
 
     def take(self, which: slice) -> SkyNoise:
-        """Some of the fibers."""
+        """Take some of the fibers."""
         return SkyNoise(self.residual[which], self.ivar[which], self.mask[which])
 
     @property
@@ -127,7 +127,7 @@ class Mocks:
 
 
 def make_mocks(names: list[str], recipe: Recipe) -> Mocks:
-    """The mock spectra of the given names.
+    """Make the mock spectra of the given names.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ MOCK_NAMES = Table("mock_names", "Names of artificial spectra.", TRAINING.select
 
 
 def populations(settings: Settings, sample: tuple[float, ...] = ()) -> tuple[Population, ...]:
-    """What the spectra to learn from are populated with; `sample` has the equivalent widths of the empirical population."""
+    """Give the absorber populations of the training spectra; `sample` has the equivalent widths of the empirical population."""
     known = {"broad": (REALISTIC, _BROAD), "zm13": (REALISTIC,), "log-uniform": (_BROAD,), "zhao2019": (ZHAO_2019,)}
     if settings.simulate.population == "empirical":
         return (replace(_BROAD, ew_law="empirical", ew_sample=sample),)
@@ -39,7 +39,7 @@ def populations(settings: Settings, sample: tuple[float, ...] = ()) -> tuple[Pop
 def recipes(
     settings: Settings, sky: SkyNoise | None = None, continuum: Continuum | None = None, sample: tuple[float, ...] = ()
 ) -> dict[str, Recipe]:
-    """How the spectra of each split are made: those to learn from, and those to calibrate and test with.
+    """Tell how the spectra of each split are made: those for training, and those for calibration and test.
 
     The latter have absorbers as they are, unless the population is the paper's.
     """
@@ -55,7 +55,7 @@ def recipes(
 
 
 def examples_table(settings: Settings) -> Table:
-    """The table of examples that the settings ask for; both are called ``training``."""
+    """Declare the table of examples that the settings ask for; both are called ``training``."""
     return TRAINING if settings.simulate.examples == "candidates" else replace(TRAINING_SPECTRA, name=TRAINING.name)
 
 
@@ -66,13 +66,13 @@ def _spectra_of_splits(settings: Settings) -> dict[str, int]:
 
 
 def example_parts(settings: Settings) -> list[str]:
-    """The parts of the training table: ``<split>-<number>``."""
+    """Name the parts of the training table: ``<split>-<number>``."""
     size = settings.simulate.spectra_per_part
     return [f"{split}-{block:05d}" for split, n in _spectra_of_splits(settings).items() for block in range(-(-n // size))]
 
 
 def mock_names(spark: SparkSession, parts: list[str], settings: Settings) -> DataFrame:
-    """The artificial spectra of some parts: a frame of MOCK_NAMES. No name is in two parts."""
+    """Name the artificial spectra of some parts: a frame of MOCK_NAMES. No name is in two parts."""
     size, numbers = settings.simulate.spectra_per_part, _spectra_of_splits(settings)
     blocks = []
     for part in parts:
@@ -88,7 +88,7 @@ def mock_names(spark: SparkSession, parts: list[str], settings: Settings) -> Dat
 
 
 def example_columns(columns: Columns, recipes: dict[str, Recipe], settings: Settings) -> Columns:
-    """Names of artificial spectra → rows of TRAINING or TRAINING_SPECTRA."""
+    """Make rows of TRAINING or TRAINING_SPECTRA from names of artificial spectra."""
     make = candidate_examples if settings.simulate.examples == "candidates" else spectrum_examples
     names, made = columns["quasar_id"], []
     part = dict(zip(names, columns["part"], strict=True))

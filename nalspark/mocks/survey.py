@@ -1,4 +1,4 @@
-"""A survey that never was: spectra in SDSS's own file format with absorbers whose redshifts and strengths are known.
+"""A simulated survey: spectra in SDSS's own file format with absorbers whose redshifts and strengths are known.
 
 ``DIR/spectra/PPPP/spec-PPPP-MJD-FFFFF.fits`` like SDSS's lite files, ``DIR/quasars.fits`` with true redshifts, ``DIR/truth.parquet`` with
 every absorber put in. The quasars are parametric (``nalspark.mocks.quasars``), or taken from real files: then only the absorbers are
@@ -453,7 +453,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def usable_sources(folder: Path, species: LineSpecies) -> tuple[tuple[Path, ...], Counter[str]]:
-    """The files below a folder in which absorbers of the species can be put, sorted by name, and why the others cannot."""
+    """Find the files below a folder in which absorbers of the species can be put, sorted by name, and why the others cannot."""
     if not folder.is_dir():
         raise NalsparkError(f"There is no folder '{folder}'; --from must name a folder of real SDSS spectra.")
     usable, skipped = [], Counter[str]()

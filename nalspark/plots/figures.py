@@ -83,7 +83,7 @@ class GalleryItem:
                 raise ValueError(f"{name} must have one value for each of the image's {image[0]} rows")
 
     def value(self, column: str) -> float:
-        """A number of the absorber's row; NaN where it is missing, null or no number."""
+        """Give a number of the absorber's row; NaN where it is missing, null or no number."""
         found = self.absorber.get(column)
         try:
             return math.nan if found is None else float(found)
@@ -91,7 +91,7 @@ class GalleryItem:
             return math.nan
 
     def label(self, row: int) -> str:
-        """The label that the catalogue's columns use for a transition (``2796``)."""
+        """Give the label that the catalogue's columns use for a transition (``2796``)."""
         return str(self.lines[row]).split()[-1]
 
 
@@ -104,7 +104,7 @@ def _clean(values: ArrayLike) -> Array:
 
 @styled
 def histogram_figure(edges: ArrayLike, counts: ArrayLike, xlabel: str, ylabel: str = "absorbers", *, log_counts: bool = False) -> Figure:
-    """A histogram whose bins the caller counted. The axis is logarithmic where the bins are.
+    """Draw a histogram whose bins the caller counted. The axis is logarithmic where the bins are.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _logarithmic(edges: Array) -> bool:
 
 @styled
 def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
-    """The redshift path g(z): in how many sightlines each absorption redshift was searched.
+    """Draw the redshift path g(z): in how many sightlines each absorption redshift was searched.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
 
 
 def path_per_bin(edges: ArrayLike, z: ArrayLike, sightlines: ArrayLike) -> Array:
-    """The searched path Δz in each bin: the integral of g(z), shape (b,); 0 beyond the ends of `z`.
+    """Compute the searched path Δz in each bin: the integral of g(z), shape (b,); 0 beyond the ends of `z`.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def path_per_bin(edges: ArrayLike, z: ArrayLike, sightlines: ArrayLike) -> Array
 
 @styled
 def incidence_figure(edges: ArrayLike, counts: ArrayLike, path: ArrayLike) -> Figure:
-    """Absorbers per unit of searched path, with exact 1 σ Poisson errors (Gehrels 1986), not corrected for completeness.
+    """Draw absorbers per unit of searched path, with exact 1 σ Poisson errors (Gehrels 1986), not corrected for completeness.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def incidence_figure(edges: ArrayLike, counts: ArrayLike, path: ArrayLike) -> Fi
 
 @styled
 def doublet_ratio_figure(ew: ArrayLike, ratio: ArrayLike, ratio_err: ArrayLike, flagged: ArrayLike, thin_ratio: float) -> Figure:
-    """Doublet ratio against equivalent width; real doublets lie between 1 (saturated) and the optically thin ratio.
+    """Draw doublet ratio against equivalent width; real doublets lie between 1 (saturated) and the optically thin ratio.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def doublet_ratio_figure(ew: ArrayLike, ratio: ArrayLike, ratio_err: ArrayLike, 
 
 @styled
 def absorber_figure(item: GalleryItem) -> Figure:
-    """The card of one absorber: its spectrum above, each transition in velocity below.
+    """Draw the card of one absorber: its spectrum above, each transition in velocity below.
 
     Parameters
     ----------

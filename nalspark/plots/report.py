@@ -102,7 +102,7 @@ class ReportData:
     counts : mapping of str to int
         In the order of the pipeline: files, spectra, sightlines, candidates, absorbers, … The shares of the flags are of ``absorbers``.
     rejections : sequence of Rejected
-        Those with the reason ``internal_error`` are told of in a sentence of their own.
+        Those with the reason ``internal_error`` get a sentence of their own.
     flags, vetoes : sequence of BitCount
         Bits of the absorbers, and of the candidates that are not absorbers. A row can have several.
     histograms : mapping

@@ -1,6 +1,6 @@
 """How every figure looks: colours, style, empty figures, axes. No pyplot state is touched.
 
-Colours are those of Okabe & Ito (2008), which the colour-blind can tell apart; what matters is never told by colour alone.
+Colours are those of Okabe & Ito (2008), which the colour-blind can distinguish; nothing is shown by colour alone.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from nalspark.plots.style import BLUE, VERMILLION, new_figure, styled
 
 @styled
 def curves_figure(histories: Sequence[dict[str, list[float]]]) -> Figure:
-    """Loss and accuracy against the epoch: a thin line a member, training and validation."""
+    """Draw loss and accuracy against the epoch: a thin line a member, training and validation."""
     figure = new_figure((7.2, 3.2))
     for axes, curve, label in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=True):
         for number, history in enumerate(histories):
@@ -29,7 +29,7 @@ def curves_figure(histories: Sequence[dict[str, list[float]]]) -> Figure:
 
 
 def training_figures(histories: Sequence[dict[str, list[float]]], labels: ArrayLike, scores: ArrayLike) -> dict[str, Figure]:
-    """The pictures that go with a model, by name.
+    """Draw the pictures that go with a model, by name.
 
     Parameters
     ----------

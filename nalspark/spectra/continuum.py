@@ -4,7 +4,7 @@ A Whittaker smoother (Whittaker 1923; Eilers 2003, Anal. Chem. 75, 3631): the cu
 ``Σ snr² (f/c - u)² + λ Σ (second difference of u)²`` about an earlier continuum c; then c is replaced by c·u. The weights are
 signal-to-noise ratios, so the smoothing length is ``(λ / snr²)^¼`` pixels: a bright emission line is followed closely, a faint stretch is
 averaged over more pixels. λ may vary along a spectrum. Gaps are bridged by straight lines. Narrow features are found in the residuals and
-set aside before each round.
+masked before each round.
 
 What goes pixel by pixel runs in compiled loops, row by row.
 """
@@ -28,7 +28,7 @@ _LONGEST = (45, 15)
 
 #: A deficit is deep, and has wings, beyond this multiple of the threshold.
 _DEEP = 6.0
-#: Pixels that may still change between two rounds of setting aside when a continuum is taken as settled.
+#: Pixels whose mask may still change between two rounds when a continuum counts as converged.
 _SETTLED = 8
 #: Residuals of a flexible continuum scatter somewhat less than the noise: errors are not reduced by more than this.
 _LEAST_INFLATION = 0.85
@@ -126,7 +126,7 @@ def _mark_outliers(deviation: Floats, good: Flags, significance: float, marks: F
     for i in range(n):
         low, high, deep = low + steps[0, i], high + steps[1, i], deep + steps[2, i]
         # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself. The wings of a deep
-        # line are set aside with it; round a shallow one, that would choose pixels by their noise.
+        # line are masked with it; around a shallow one, that would select pixels by their noise.
         marks[0, i] = (low > 0 and deviation[i] < -0.5) or deep > 0
         excess = 1 if high > 0 and deviation[i] > 0.5 else 0
         marks[1, i] = excess + before > 0
@@ -140,7 +140,7 @@ def _mark_outliers(deviation: Floats, good: Flags, significance: float, marks: F
 def clip_outliers(
     deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Pixels of narrow deficits and of narrow excesses.
+    """Mark the pixels of narrow deficits and of narrow excesses.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def clip_outliers(
 
 @compiled
 def _bridge(continuum: Floats, aside: Flags) -> None:
-    """Straight lines across what is set aside: a dip that an earlier round took from an absorber does not stay."""
+    """Straight lines across masked pixels: a dip that an earlier round took from an absorber does not stay."""
     n, last = len(continuum), -1
     for i in range(n + 1):
         if i < n and aside[i]:
@@ -205,7 +205,7 @@ def _refine(value: Floats, root: Floats, looseness: Floats, continuum: Floats, w
 def fit_continuum(
     flux: NDArray[np.float32], ivar: NDArray[np.float32], good: NDArray[np.bool_], *, scale: ArrayLike, iterations: int, significance: float
 ) -> NDArray[np.float64]:
-    """Continuum of each spectrum.
+    """Fit the continuum of each spectrum.
 
     Parameters
     ----------
@@ -215,9 +215,9 @@ def fit_continuum(
     scale : array_like, shape () or (n, p)
         Smoothing length at a signal-to-noise ratio of 10 per pixel, pixels.
     iterations : int
-        Rounds of setting aside and fitting.
+        Rounds of masking and fitting.
     significance : float
-        What stands out by more is set aside.
+        Pixels that deviate by more are masked.
 
     Returns
     -------
@@ -236,9 +236,9 @@ def _fit_row(
     work, steps, marks = np.empty((6, n + 10)), np.empty((3, n + 1), np.int64), np.empty((2, n), bool)
     value, root, continuum = np.where(good, flux, 0.0).astype(float), np.sqrt(np.where(good, ivar, 0.0).astype(float)), np.empty(n)
     looseness = scale**-4.0
-    # The first curve may bend everywhere: one that is stiff here misses real quasars by so much that their shape is set aside.
+    # The first curve may bend everywhere: one that is stiff here misses real quasars by so much that their own shape is masked.
     _solve(value, np.minimum((root / masked_median(root[None], good[None])[0]) ** 2, _SNR_MOST), (2.0 * scale.min()) ** 4, continuum, work)
-    # One round without setting aside: the flanks of emission lines are reached before anything is taken for absorption.
+    # One round without masking: the flanks of emission lines are reached before anything is taken for absorption.
     _refine(value, root, looseness, continuum, work)
     aside, deviation = np.zeros(n, bool), np.empty(n)
     for _ in range(iterations):
@@ -258,7 +258,7 @@ def _fit_row(
 
 
 def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
-    """Factor by which the errors must be multiplied for the residuals to scatter as they should, shape (n, p).
+    """Compute the factor by which the errors must be multiplied for the residuals to scatter as they should, shape (n, p).
 
     Survey errors are too small on sky lines and up to a tenth too large elsewhere; the factor is not below :data:`_LEAST_INFLATION`. Only
     residuals above the continuum are used, where absorption cannot lie: sky residuals scatter both ways. They are capped at 6 σ, so that

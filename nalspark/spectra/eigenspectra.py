@@ -78,7 +78,7 @@ class Eigenspectra:
         return len(self.coefficients)
 
     def project(self, flux: NDArray[np.floating], ivar: NDArray[np.floating]) -> Array:
-        """Coefficients of spectra that already are on this bin's pixels.
+        """Compute the coefficients of spectra that already are on this bin's pixels.
 
         The most probable ones under Gaussian noise and the coefficients' variance, so a spectrum with few pixels tends to the mean.
 
@@ -103,14 +103,14 @@ class Eigenspectra:
         return result
 
     def reconstruct(self, coefficients: NDArray[np.floating]) -> Array:
-        """Spectra on this bin's pixels, shape (n, p)."""
+        """Compute spectra on this bin's pixels from coefficients, shape (n, p)."""
         result = np.tile(self.mean.astype(float), (len(coefficients), 1))
         for number, component in enumerate(self.components.astype(float)):
             result += np.asarray(coefficients)[:, number, None] * component
         return result
 
     def draw(self, rng: np.random.Generator, z_qso: float, grid: WavelengthGrid = SDSS_GRID) -> Array:
-        """The continuum of an artificial quasar.
+        """Draw the continuum of an artificial quasar.
 
         The coefficients are those of one of the learned quasars, moved at random by some of their scatter and shrunk so that mean and
         covariance stay those of the learned quasars (smoothed bootstrap; Silverman & Young 1987, Biometrika 74, 469).
@@ -131,7 +131,7 @@ class Eigenspectra:
         return np.maximum(continuum, _FLOOR * max(float(np.median(continuum)), 1e-3))
 
     def pixels(self, z_qso: float, grid: WavelengthGrid = SDSS_GRID) -> NDArray[np.int64]:
-        """For every pixel of the grid the bin's pixel that shows the same of a quasar at this redshift, or the nearest to it."""
+        """Find for every pixel of the grid the bin's pixel that shows the same of a quasar at this redshift, or the nearest to it."""
         shift = int(shift_pixels(z_qso, self.z_low, self.z_high, grid.step))
         return np.clip(grid.first + np.arange(grid.n_pixels) - self.first_pixel - shift, 0, len(self.mean) - 1)
 
@@ -153,13 +153,13 @@ class DrawnQuasars:
 
 
 def shift_pixels(z_qso: float | Array, z_low: float, z_high: float, step_dex: float = SDSS_GRID.step) -> NDArray[np.int64]:
-    """Whole pixels by which a quasar's spectrum lies redwards of that of a quasar in the middle of the bin."""
+    """Count the whole pixels by which a quasar's spectrum lies redwards of that of a quasar in the middle of the bin."""
     middle = 0.5 * (z_low + z_high)
     return np.rint(np.log10((1.0 + np.asarray(z_qso, dtype=float)) / (1.0 + middle)) / step_dex).astype(np.int64)
 
 
 def align(values: Floats, z_qso: Array, z_range: tuple[float, float], grid: WavelengthGrid = SDSS_GRID) -> tuple[Floats, int]:
-    """Spectra on the grid brought to the pixels of a bin of redshift.
+    """Bring spectra on the grid to the pixels of a bin of redshift.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def align(values: Floats, z_qso: Array, z_range: tuple[float, float], grid: Wave
 
 
 def bridge_gaps(ivar: Floats, longest: int = 30) -> Floats:
-    """Inverse variances with those of short gaps interpolated from both sides, where a continuum is known as well as around them.
+    """Interpolate the inverse variances of short gaps from both sides, where a continuum is known as well as around them.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def fit_eigenspectra(
     Parameters
     ----------
     flux : ndarray, shape (n, p)
-        What is learned: continua, in which narrow absorption was set aside.
+        What is learned: continua, in which narrow absorption was masked.
     ivar : ndarray, shape (n, p)
         Inverse variance of the spectra; 0 where a pixel is not to be learned from.
     z_qso : ndarray, shape (n,)
@@ -256,7 +256,7 @@ def fit_eigenspectra(
 
 
 def reconstruction_errors(model: Eigenspectra, flux: NDArray[np.floating], ivar: NDArray[np.floating]) -> Array:
-    """rms(flux - reconstruction) / rms(flux) over the used pixels of each spectrum, shape (n,); both on the bin's pixels, (n, p)."""
+    """Compute rms(flux - reconstruction) / rms(flux) over each spectrum's used pixels, shape (n,); both on the bin's pixels, (n, p)."""
     used = (ivar > 0) & np.isfinite(model.scatter)
     missed = np.where(used, flux - model.reconstruct(model.project(flux, ivar)), 0.0)
     return np.sqrt((missed**2).sum(axis=1) / np.maximum((np.where(used, flux, 0.0) ** 2).sum(axis=1), 1e-30))

@@ -51,11 +51,11 @@ class WavelengthGrid:
         return hashlib.sha256(f"{self.first}:{self.n_pixels}:{self.step!r}".encode()).hexdigest()[:12]
 
     def pixel(self, wavelength: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """Fractional pixel position of a wavelength in Å; 0 is the centre of the first pixel."""
+        """Give the fractional pixel position of a wavelength in Å; 0 is the centre of the first pixel."""
         return np.log10(wavelength) / self.step - self.first
 
     def wavelength_at(self, pixel: ArrayLike) -> NDArray[np.float64]:
-        """Wavelength in Å at a fractional pixel position: the inverse of :meth:`pixel`."""
+        """Give the wavelength in Å at a fractional pixel position: the inverse of :meth:`pixel`."""
         return 10.0 ** ((self.first + np.asarray(pixel, dtype=float)) * self.step)
 
 

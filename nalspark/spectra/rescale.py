@@ -19,7 +19,7 @@ CLEAN_REGIONS = (
 
 
 def clean_region(z_qso: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Observed wavelengths (Å) between which each quasar's flux is taken, two arrays of shape (n,)."""
+    """Give the observed wavelengths (Å) between which each quasar's flux is taken, two arrays of shape (n,)."""
     blue, red = np.full((2, len(z_qso)), np.nan)
     lower = -np.inf
     for upper, observed, start, stop in CLEAN_REGIONS:
@@ -31,7 +31,7 @@ def clean_region(z_qso: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 
 def masked_median(values: NDArray[np.floating], use: NDArray[np.bool_]) -> NDArray[Any]:
-    """Median over the pixels of each row where `use` holds; NaN where there are none. Shape (n,)."""
+    """Compute the median over the pixels of each row where `use` holds; NaN where there are none. Shape (n,)."""
     middle = np.full((2, len(values)), np.nan, values.dtype)
     for row, chosen in enumerate(use):
         left = values[row][chosen]
@@ -43,7 +43,7 @@ def masked_median(values: NDArray[np.floating], use: NDArray[np.bool_]) -> NDArr
 
 
 def rescale_factor(spectra: Spectra, z_qso: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The flux by which each spectrum is divided, shape (n,), in flux's unit.
+    """Compute the flux by which each spectrum is divided, shape (n,), in flux's unit.
 
     The median of the clean region; where that region is not covered, or its median is not positive, the median of the whole spectrum. NaN
     where neither is positive.

@@ -20,7 +20,7 @@ from nalspark.tables.schemas import EIGENSPECTRA, NORMALIZED
 
 #: Fraction of the quasars on which the reconstruction is tried.
 _HELD_OUT = 0.1
-#: Cells of the sky by which quasars are told apart, per degree: all spectra of a quasar are in one, but for one in a hundred on an edge.
+#: Cells of the sky by which quasars are distinguished, per degree: all spectra of a quasar are in one, but for one in a hundred on an edge.
 _CELLS_PER_DEGREE = 20
 #: The table is made as a whole: its one part.
 PART = "all"
@@ -37,7 +37,7 @@ def _kept_aside(columns: Columns) -> NDArray[np.bool_]:
 
 
 def fit_columns(columns: Columns, settings: Settings) -> Columns:
-    """Rows of NORMALIZED of one bin, in order of ``spectrum_id``, with their ``z_bin`` → one row of EIGENSPECTRA, or none.
+    """Learn one row of EIGENSPECTRA, or none, from the rows of NORMALIZED of one bin, in order of ``spectrum_id``, with their ``z_bin``.
 
     There is none where fewer than two quasars can be learned from.
     """
@@ -64,7 +64,7 @@ def _row(model: Eigenspectra) -> Columns:
 
 
 def eigenspectra_of(table: pa.Table) -> tuple[Eigenspectra, ...]:
-    """Rows of EIGENSPECTRA as objects, in order of redshift."""
+    """Make objects of rows of EIGENSPECTRA, in order of redshift."""
     declared = {column.name: column for column in EIGENSPECTRA.columns}
     rows = [row for batch in table.to_batches() for row in _rows(decode(batch, declared))]
     return tuple(sorted(rows, key=lambda model: model.z_low))

@@ -117,7 +117,7 @@ class Archive:
         return self._base + path
 
     def get(self, url: str, wanted: SpectrumId) -> bytes:
-        """The file behind a URL, checked; asked for again where the fault may pass.
+        """Get the file behind a URL, checked; asked for again where the fault may pass.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Spectra that somebody has in memory, as arrays or as objects: the door for what is in no survey's file."""
+"""Spectra that somebody has in memory, as arrays or as objects: for data that are in no survey's file."""
 
 from __future__ import annotations
 

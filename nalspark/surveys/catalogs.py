@@ -91,7 +91,7 @@ class CatalogMap(BaseModel):
     pmf: OneStringId | None = None
 
     def faults(self) -> list[str]:
-        """What the types cannot express: canonical names, and an order that has plate, mjd and fiber once each."""
+        """Find what the types cannot express: canonical names, and an order that has plate, mjd and fiber once each."""
         allowed = {*ID_COLUMNS, *_POSITION_COLUMNS, *_NUMBERS[self.kind], *(_SNR_COLUMNS if self.kind == "absorbers" else ())}
         faults = [
             f"columns.{name} is not a column of {self.kind}.{did_you_mean(name, allowed)}" for name in self.columns if name not in allowed
@@ -103,7 +103,7 @@ class CatalogMap(BaseModel):
 
 
 def conf_dir() -> Path:
-    """The folder of settings and facts: ``conf/`` beside the package in a checkout, else where the wheel put it."""
+    """Give the folder of settings and facts: ``conf/`` beside the package in a checkout, else where the wheel put it."""
     beside = Path(__file__).resolve().parents[2] / "conf"
     return beside if (beside / "catalogs").is_dir() else Path(sys.prefix) / "share" / "nalspark" / "conf"
 
@@ -120,7 +120,7 @@ def _load_map(path: Path) -> tuple[CatalogMap | None, list[str]]:
 
 @cache
 def load_maps(folder: Path | None = None) -> tuple[CatalogMap, ...]:
-    """All catalogue maps, the most specific first.
+    """Load all catalogue maps, the most specific first.
 
     Parameters
     ----------

@@ -28,12 +28,12 @@ from nalspark.tables.atomic import beside, put, write_file
 from nalspark.tables.lock import InUse, hold
 from nalspark.tables.schemas import FETCH_FAILURES
 
-#: The list of what could not be had, in the output folder.
+#: The list of failed spectra, in the output folder.
 FAILURES = "fetch_failures.csv"
 _LOCK = ".nalspark-fetch.lock"
 #: Seconds between two lines of progress.
 _EVERY_S = 5.0
-#: Spectra in a row for which the server was not there, could not, or would not: then it is of no use to ask for more.
+#: Consecutive spectra for which the server gave no answer or an error, after which the fetch stops.
 _SERVER_GONE, _NOTHING_CAME = 20, ("unreachable", "server_error", "stalled", "incomplete", "refused", "redirected")
 _GO_ON = "Run the same command again to go on."
 
@@ -81,6 +81,7 @@ class FetchSummary:
     seconds: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
+        """Count the outcome of one spectrum."""
         if outcome.failed:
             self.failures[outcome.result] += 1
         else:
@@ -93,7 +94,7 @@ class FetchSummary:
         return self.downloaded + self.present + self.failures.total()
 
     def progress(self) -> str:
-        """What is done of what, and how long the rest will take at this rate."""
+        """Say what is done of what, and how long the rest will take at this rate."""
         left = max(self.rows - self.not_selected - self.done, 0)
         minutes = left * self.seconds / self.done / 60 if self.done else 0.0
         return f"{self.done} of {self.done + left} spectra, about {minutes:.0f} min left: {self}"

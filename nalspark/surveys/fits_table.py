@@ -55,7 +55,7 @@ _OTHER_FORMATS = {
 
 
 def printable(text: str, limit: int = 80) -> str:
-    """Text from a file, fit for a message or a table: no control characters, no lone surrogates, bounded."""
+    """Make text from a file fit for a message or a table: no control characters, no lone surrogates, bounded."""
     shown = "".join(char if char.isprintable() else "\ufffd" for char in text[:limit])
     return shown + ("…" if len(text) > limit else "")
 
@@ -73,12 +73,12 @@ class Header:
         return at
 
     def get(self, keyword: str) -> Value | None:
-        """Value of the first card of this keyword; None where there is none or it is blank."""
+        """Give the value of the first card of this keyword; None where there is none or it is blank."""
         at = self._find(keyword.encode("ascii").ljust(8) + b"=")
         return None if at < 0 else self._value(at)
 
     def cards(self) -> dict[str, int]:
-        """Position of the first card of every keyword: for those who need many of them."""
+        """Give the position of the first card of every keyword: for those who need many of them."""
         positions: dict[bytes, int] = {}
         for at in range(0, len(self.raw), CARD):
             positions.setdefault(self.raw[at : at + 8], at)
@@ -212,7 +212,7 @@ class FitsFile:
         raise UnusableSpectrum("not_fits", f"{self.name} is not a FITS file: {found}; {expected}.")
 
     def hdus(self) -> Iterator[Hdu]:
-        """The HDUs in order; a header is read when its turn comes, data never."""
+        """Read the HDUs in order; a header is read when its turn comes, data never."""
         for index in range(MAX_HDUS):
             hdu = self.hdu(index)
             if hdu is None:
@@ -220,7 +220,7 @@ class FitsFile:
             yield hdu
 
     def hdu(self, index: int) -> Hdu | None:
-        """The HDU of this number, 0 for the primary one; None past the last."""
+        """Give the HDU of this number, 0 for the primary one; None past the last."""
         while len(self._hdus) <= index:
             start = 0
             if self._hdus:
@@ -286,7 +286,7 @@ class FitsFile:
         return data
 
     def image(self, hdu: Hdu) -> NDArray[Any]:
-        """The image of an HDU as native numbers.
+        """Read the image of an HDU as native numbers.
 
         Returns
         -------
@@ -301,7 +301,7 @@ class FitsFile:
         return _native(np.frombuffer(data, kind).reshape(hdu.layout.shape))
 
     def columns(self, hdu: Hdu, names: Iterable[str], rows: int | None = None) -> dict[str, NDArray[Any]]:
-        """Columns of a binary table.
+        """Read columns of a binary table.
 
         Parameters
         ----------
@@ -353,7 +353,7 @@ class FitsFile:
 
 
 def shown_list(names: list[str], limit: int = 12) -> str:
-    """Names for a message: the first few and how many more."""
+    """Write names for a message: the first few and how many more."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) or "none") + more
 

@@ -28,7 +28,7 @@ _CHUNK = 2**18
 
 
 def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
-    """The spectrum in a file of the local file system, plain or compressed with gzip.
+    """Read the spectrum in a file of the local file system, plain or compressed with gzip.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def read_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
 
 
 def fetch_ahead(path: str) -> None:
-    """Have the system bring the beginning of a file into memory, for :func:`open_spectrum` soon after, which says what is wrong with it."""
+    """Ask the system to bring the beginning of a file into memory, for :func:`open_spectrum`, which says what is wrong with it."""
     with suppress(OSError, AttributeError, ValueError):  # not every system takes such advice
         if not stat.S_ISREG(os.stat(path).st_mode):
             return
@@ -91,7 +91,7 @@ def fetch_ahead(path: str) -> None:
 
 
 def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
-    """The spectrum in the bytes of a file, as a remote file system gives them.
+    """Read the spectrum in the bytes of a file, as a remote file system gives them.
 
     Parameters
     ----------

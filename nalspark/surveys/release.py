@@ -84,7 +84,7 @@ class DataRelease(_Facts):
         return self.native_id == ID_COLUMNS
 
     def remote_paths(self, plate: int, mjd: int, fiber: int) -> list[str]:
-        """Paths below the base URL at which a spectrum may be, the likeliest first."""
+        """Give the paths below the base URL at which a spectrum may be, the likeliest first."""
 
         def unlikely(reduction: Reduction) -> bool:
             return reduction.plates is None or not reduction.plates[0] <= plate <= reduction.plates[1]
@@ -92,17 +92,17 @@ class DataRelease(_Facts):
         return [reduction.path.format(plate=plate, mjd=mjd, fiber=fiber) for reduction in sorted(self.reductions, key=unlikely)]
 
     def local_path(self, plate: int, mjd: int, fiber: int) -> str:
-        """Where a spectrum is kept below the output folder: ``PLATE/<the survey's file name>``."""
+        """Tell where a spectrum is kept below the output folder: ``PLATE/<the survey's file name>``."""
         return f"{plate:04d}/" + self.reductions[0].file_name.format(plate=plate, mjd=mjd, fiber=fiber)
 
 
 def release_names() -> list[str]:
-    """The releases that ``conf/releases`` describes."""
+    """Name the releases that ``conf/releases`` describes."""
     return sorted(path.stem for path in (conf_dir() / "releases").glob("*.toml"))
 
 
 def load_release(name: str) -> DataRelease:
-    """A release by its name in ``conf/releases``, or from a file of one's own.
+    """Load a release by its name in ``conf/releases``, or from a file of one's own.
 
     Parameters
     ----------

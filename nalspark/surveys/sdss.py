@@ -103,7 +103,7 @@ class SurveySpectrum:
 
 
 def read_sdss(stream: BinaryIO, name: str) -> SurveySpectrum:
-    """A spectrum from a file of either format.
+    """Read a spectrum from a file of either format.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def read_sdss(stream: BinaryIO, name: str) -> SurveySpectrum:
 
 
 def read_spec(stream: BinaryIO, name: str) -> SurveySpectrum:
-    """A ``spec`` file: the coadded spectrum, and redshift and class from SPECOBJ or SPALL. Later HDUs are not read.
+    """Read a ``spec`` file: the coadded spectrum, and redshift and class from SPECOBJ or SPALL. Later HDUs are not read.
 
     A file without SPECOBJ is used where its primary header has plate, mjd and fiber; its redshift is nan then.
 
@@ -136,7 +136,7 @@ def read_spec(stream: BinaryIO, name: str) -> SurveySpectrum:
 
 
 def read_spspec(stream: BinaryIO, name: str) -> SurveySpectrum:
-    """An ``spSpec`` file: image rows flux, flux less continuum, error, mask.
+    """Read an ``spSpec`` file: image rows flux, flux less continuum, error, mask.
 
     Notes
     -----

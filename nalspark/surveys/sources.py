@@ -67,7 +67,7 @@ class Listing:
 
 
 def classify(sources: Iterable[str]) -> Listing:
-    """What each source is; looks at the sources themselves, not below them.
+    """Tell what each source is; looks at the sources themselves, not below them.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def _is_spectrum_name(name: str) -> bool:
 
 
 def read_list(path: str) -> Iterator[str]:
-    """The paths that a text file lists, one a line, relative to the file's own folder.
+    """Read the paths that a text file lists, one a line, relative to the file's own folder.
 
     Lines that begin with # are comments; URLs are kept as they are. Nothing is looked up: a path may be missing.
     """
@@ -206,7 +206,7 @@ def read_list(path: str) -> Iterator[str]:
 
 
 def walk(root: str) -> Iterator[FoundFile]:
-    """The spectrum files below a folder: ``*.fits``, ``*.fit``, and these with ``.gz``, in any case.
+    """Find the spectrum files below a folder: ``*.fits``, ``*.fit``, and these with ``.gz``, in any case.
 
     Hidden files and folders are passed over. Linked folders are followed, except where a link leads back to a folder that holds it. The
     files of a folder come before those of its subfolders, each sorted by name.
@@ -220,7 +220,7 @@ def walk(root: str) -> Iterator[FoundFile]:
 
 
 def subfolders(root: str) -> list[str]:
-    """The folders in a folder: with :func:`own_files`, what several walkers share. Files are not looked at: there may be millions."""
+    """List the folders in a folder: with :func:`own_files`, what several walkers share. Files are not looked at: there may be millions."""
     try:
         with os.scandir(root) as entries:
             found = [entry for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
@@ -231,7 +231,7 @@ def subfolders(root: str) -> list[str]:
 
 
 def own_files(root: str) -> list[FoundFile]:
-    """The spectrum files of a folder itself, or the folder where it cannot be listed."""
+    """List the spectrum files of a folder itself, or the folder where it cannot be listed."""
     return _scan(root, _ancestors(root))[1]
 
 
@@ -287,7 +287,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def describe(path: str) -> FoundFile:
-    """Size and time of one file; never raises, see the module's text for what size says then."""
+    """Give the size and time of one file; never raises, see the module's text for what size says then."""
     shown, is_text = _text(path)
     try:
         status = os.stat(path)
@@ -310,7 +310,7 @@ def _text(path: str) -> tuple[str, bool]:
 
 
 def part_of(path: str, plates_per_part: int) -> str:
-    """The part to which a file belongs: the unit that is resumed and replaced.
+    """Name the part to which a file belongs: the unit that is resumed and replaced.
 
     ``plate03500`` for plates from 3500 up to the next part; files whose name has no plate are spread over 16 parts by a checksum of their
     name.

@@ -54,7 +54,7 @@ def _find_files(batches: Batches, places: Sequence[tuple[str, str]], plates_per_
 
 
 def list_files(spark: SparkSession, listing: Listing, settings: Settings) -> DataFrame:
-    """Every file below the sources, each once, listed by the executors, each some of the subfolders.
+    """List every file below the sources once. The executors list, each some of the subfolders.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def _read_one(path: str, content: bytes | None) -> SurveySpectrum | UnusableSpec
 
 
 def read_files(columns: Columns) -> Columns:
-    """Rows with ``path``, ``part`` and, for remote files, ``content`` → rows of SPECTRA, unreadable files with their reason."""
+    """Read files: rows with ``path``, ``part`` and, for remote files, ``content`` → rows of SPECTRA, unreadable files with their reason."""
     contents = columns.get("content", [None] * len(columns["path"]))
     with ThreadPoolExecutor(_THREADS_AHEAD) as ahead:
         for path, content in zip(columns["path"], contents, strict=True):
@@ -134,7 +134,7 @@ def ingest(files: DataFrame) -> DataFrame:
 
 
 def remote_contents(files: DataFrame) -> DataFrame:
-    """Files behind a URL scheme with their bytes, read by Spark's own file systems."""
+    """Read files behind a URL scheme as bytes, with Spark's own file systems."""
     paths = [row["path"] for row in files.select("path").collect()]  # one wave of parts
     if not paths:
         return files.withColumn("content", F.lit(None).cast("binary"))

@@ -40,7 +40,7 @@ def _decode_column(array: pa.Array, column: Column | None) -> np.ndarray:
 
 
 def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
-    """A batch as a dictionary of arrays; ``pixels`` columns come as arrays of numbers, a list as an array in its cell.
+    """Decode a batch to a dictionary of arrays; ``pixels`` columns come as arrays of numbers, a list as an array in its cell.
 
     Nulls become NaN in floating columns, and in lists of numbers, and None in the others (an integer column with nulls comes as float, as
     pyarrow does it).
@@ -72,7 +72,7 @@ def _encode_column(values: Any, column: Column) -> pa.Array:
 
 
 def encode(columns: Mapping[str, Any], table: Table) -> pa.RecordBatch:
-    """A dictionary of arrays as a batch with exactly the table's columns; a column that is absent becomes null."""
+    """Encode a dictionary of arrays as a batch with exactly the table's columns; a column that is absent becomes null."""
     rows = len(next(iter(columns.values()))) if columns else 0
     arrays = [
         _encode_column(columns[column.name], column) if column.name in columns else pa.nulls(rows, column.arrow_type)
@@ -88,7 +88,7 @@ def _map_partition(batches: Batches, function: Callable[[Columns], Columns], dec
 
 
 def to_arrow(frame: DataFrame, table: Table) -> pa.Table:
-    """All rows of a small frame on the driver, with the types that its table declares (Spark 3.5 has no ``toArrow``)."""
+    """Collect all rows of a small frame on the driver, with the types that its table declares (Spark 3.5 has no ``toArrow``)."""
     return pa.Table.from_pylist([row.asDict() for row in frame.collect()], table.arrow_schema)
 
 
@@ -98,7 +98,7 @@ def _settled(batches: Batches, function: Callable[[Batches], Batches]) -> Batche
 
 
 def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema: StructType) -> DataFrame:
-    """``frame.mapInArrow``, for workers that go on to further tasks.
+    """Apply ``frame.mapInArrow``, for workers that go on to further tasks.
 
     Parameters
     ----------

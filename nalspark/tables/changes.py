@@ -52,7 +52,7 @@ def file_changes(before: DataFrame, now: DataFrame, same: int = 0) -> FileChange
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dictionary with dotted keys."""
+    """Flatten a nested dictionary to dotted keys."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -60,6 +60,6 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def value_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """``key: old -> new`` of every value that differs, in the order of the keys; what one side lacks is called none."""
+    """List ``key: old -> new`` of every value that differs, in the order of the keys; what one side lacks is called none."""
     old, new = flat(before), flat(now)
     return [f"{key}: {old.get(key, 'none')} -> {new.get(key, 'none')}" for key in sorted(old | new) if old.get(key) != new.get(key)]

@@ -31,7 +31,7 @@ _PARSING = threading.Lock()
 
 
 def bit_meanings(enum: type[IntFlag]) -> dict[str, str]:
-    """What each bit of a flag column means.
+    """Tell what each bit of a flag column means.
 
     The meanings are the ``#:`` comments beside the members, read from the source as pydantic reads the docstrings of
     :mod:`nalspark.settings`, so that a bit is described in one place only.
@@ -55,7 +55,7 @@ def bit_meanings(enum: type[IntFlag]) -> dict[str, str]:
 
 
 def bit_words(value: int, enum: type[IntFlag]) -> tuple[str, ...]:
-    """The bits that are set in `value`, as words for a person: ``(near quasar, sky line)``; a bit without a name as ``bit 12``."""
+    """Name the bits that are set in `value`, as words for a person: ``(near quasar, sky line)``; a bit without a name as ``bit 12``."""
     value = int(value)
     words = [_words(name) for name, bit in enum.__members__.items() if value & bit]
     unknown = value & ~sum(enum.__members__.values())
@@ -63,7 +63,7 @@ def bit_words(value: int, enum: type[IntFlag]) -> tuple[str, ...]:
 
 
 def data_model_page(tables: Sequence[Table], enums: Mapping[str, type[IntFlag]]) -> str:
-    """The data model as a Markdown page.
+    """Write the data model as a Markdown page.
 
     Parameters
     ----------

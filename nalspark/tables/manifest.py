@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 def digest(*causes: Any) -> str:
-    """A short digest of JSON-able causes; equal causes give equal digests on every machine."""
+    """Compute a short digest of JSON-able causes; equal causes give equal digests on every machine."""
     return hashlib.sha256(json.dumps(causes, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -85,10 +85,11 @@ class Manifest:
     format: int = FORMAT
 
     def parts(self, table: str) -> dict[str, Part]:
+        """Give the parts of a table by name, to be changed in place."""
         return self.tables.setdefault(table, {})
 
     def rows(self, table: str) -> tuple[int, int]:
-        """Usable and rejected rows of a table."""
+        """Count the usable and the rejected rows of a table."""
         parts = self.parts(table).values()
         rejected = sum(part.rejected for part in parts)
         return sum(part.rows for part in parts) - rejected, rejected
@@ -103,7 +104,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest at `path`; an empty one where there is none.
+    """Read the manifest at `path`; an empty one where there is none.
 
     Raises
     ------

@@ -34,7 +34,7 @@ FILES = Table(
 
 FETCH_FAILURES = Table(
     "fetch_failures",
-    "One row per spectrum that could not be had from the archive: `fetch_failures.csv` in the folder of `nalspark fetch`.",
+    "One row per spectrum that could not be fetched from the archive: `fetch_failures.csv` in the folder of `nalspark fetch`.",
     (_SPECTRUM_ID, *_IDS, Column("url", "string", "Where it was looked for", ucd="meta.ref.url"), *REJECTION_COLUMNS),
 )
 
@@ -197,7 +197,7 @@ def _width_columns(line: Transition, suffix: str = "", how: str = "") -> tuple[C
 
 
 def absorbers_table(species: LineSpecies) -> Table:
-    """The catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
+    """Declare the catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
     first, second = species.primary, species.secondary
     columns = [
         Column(
@@ -373,11 +373,11 @@ CHANGES = Table(
     ),
 )
 
-#: What both rounds of a selection say of a row.
+#: What both stages of a selection say of a row.
 SECOND_STAGE_COLUMNS = (
     Column("band", "string", "What the network's score decides: discard, reclassify or keep", ucd="meta.code"),
-    Column("umap_x", "double", "Place in the map of the middle band; null outside it"),
-    Column("umap_y", "double", "Place in the map of the middle band; null outside it"),
+    Column("umap_x", "double", "UMAP embedding of the middle band; null outside it"),
+    Column("umap_y", "double", "UMAP embedding of the middle band; null outside it"),
     Column("svm_margin", "double", "Signed distance from the boundary in the map, positive on the side of the real ones; null outside it"),
     Column("accepted", "bool", "Kept by its score, or accepted by the second-stage classifier", ucd="meta.code"),
 )

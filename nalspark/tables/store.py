@@ -27,12 +27,12 @@ if TYPE_CHECKING:  # where a table lies is asked without Spark too
 
 
 def not_a_glob(path: str) -> str:
-    """A path as Spark's readers take it literally: they would expand brackets, braces, stars and question marks."""
+    """Write a path as Spark's readers take it literally: they would expand brackets, braces, stars and question marks."""
     return re.sub(r"([][{}*?\\])", r"\\\1", path)
 
 
 def spark_path(path: str | Path) -> str:
-    """A path of the nodes' own file systems as Spark's writers take it: without a scheme they would go to Hadoop's default file system.
+    """Write a path of the nodes' own file systems for Spark's writers: without a scheme they would go to Hadoop's default file system.
 
     Databricks knows its volumes by their path alone.
     """
@@ -45,7 +45,7 @@ _THREADS = 8
 
 
 def count_rows(file: str | Path) -> tuple[int, int]:
-    """Rows of a Parquet file, and those that have a ``reason``, from what its end says of it: no Spark job for a number."""
+    """Count the rows of a Parquet file, and those that have a ``reason``, from its footer: no Spark job for a number."""
     about = pq.read_metadata(file)
     if "reason" not in about.schema.names:
         return about.num_rows, 0
@@ -77,7 +77,7 @@ class Store:
         return self.root / "manifest.json"
 
     def published(self, name: str) -> Path:
-        """Where a published file lies: ``absorbers.parquet``, ``absorbers.fits``, ``report.html``, …"""
+        """Tell where a published file lies: ``absorbers.parquet``, ``absorbers.fits``, ``report.html``, …"""
         return self.root / name
 
     def check(self) -> None:
@@ -119,22 +119,24 @@ class Store:
             yield
 
     def holder(self) -> str:
-        """Who writes here now (``process 12 on host``); empty where nobody does."""
+        """Tell who writes here now (``process 12 on host``); empty where nobody does."""
         return lock.holder(self.root / _LOCK)
 
     def manifest(self) -> Manifest:
+        """Read the manifest; an empty one where there is none."""
         return read_manifest(self.manifest_path)
 
     def commit(self, manifest: Manifest) -> None:
+        """Write the manifest: from now on the result is what it names."""
         write_manifest(manifest, self.manifest_path)
 
     @staticmethod
     def load(spark: SparkSession, schema: StructType, *paths: str | Path) -> DataFrame:
-        """Parquet files below paths that may hold any character."""
+        """Read Parquet files below paths that may hold any character."""
         return spark.read.schema(schema).parquet(*[not_a_glob(spark_path(path)) for path in paths])
 
     def read(self, spark: SparkSession, manifest: Manifest, table: Table, parts: Iterable[str] | None = None) -> DataFrame:
-        """All rows of a table, or of some of its parts, rejections included.
+        """Read all rows of a table, or of some of its parts, rejections included.
 
         Raises
         ------
@@ -152,15 +154,15 @@ class Store:
         return self.load(spark, table.spark_schema, *paths)
 
     def files(self, part: Part) -> list[str]:
-        """The Parquet files of a part."""
+        """List the Parquet files of a part."""
         return sorted(str(path) for path in (self.root / part.path).glob("*.parquet"))
 
     def size(self, parts: Iterable[Part]) -> int:
-        """Bytes of the Parquet files of some parts."""
+        """Sum up the bytes of the Parquet files of some parts."""
         return sum(os.path.getsize(file) for part in parts if part.path for file in self.files(part))
 
     def published_size(self, names: Iterable[str]) -> int:
-        """Bytes of published files."""
+        """Sum up the bytes of published files."""
         places = [self.published(name) for name in names]
         return sum(path.stat().st_size for place in places for path in (place, *place.rglob("*")) if path.is_file())
 
@@ -191,7 +193,7 @@ class Store:
 
     @staticmethod
     def place(table: Table, run: str, part: str) -> str:
-        """Where a run writes a part, relative to the output directory."""
+        """Tell where a run writes a part, relative to the output directory."""
         return f"tables/{table.name}/{run}/in_part={part}"
 
     def write_rows(self, frame: DataFrame, table: Table, run: str) -> DataFrame:
@@ -215,7 +217,7 @@ class Store:
         return self.root / "checkpoints"
 
     def unpublished(self, name: str) -> Path:
-        """Where what will be published as `name` is made."""
+        """Tell where what will be published as `name` is made."""
         return atomic.beside(self.published(name))
 
     def replace(self, name: str) -> None:
@@ -224,7 +226,7 @@ class Store:
 
     @staticmethod
     def new_run(manifest: Manifest, table: str, run: str) -> str:
-        """A name for a run's directory that the manifest does not name: what is there stays whole until the new manifest is."""
+        """Name a run's directory that the manifest does not name: what is there stays whole until the new manifest is."""
         named = {Path(part.path).parent.name for part in manifest.parts(table).values() if part.path}
         while run in named:
             run = digest(run)

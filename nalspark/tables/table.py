@@ -95,10 +95,10 @@ class Table:
         return T.StructType([T.StructField(column.name, column.spark_type) for column in self.columns])
 
     def rejectable(self) -> Table:
-        """The same table with the columns ``reason`` and ``detail`` at its end."""
+        """Give the same table with the columns ``reason`` and ``detail`` at its end."""
         return replace(self, columns=self.columns + REJECTION_COLUMNS)
 
     def select(self, *names: str) -> tuple[Column, ...]:
-        """The declarations of some columns, in the order asked for."""
+        """Give the declarations of some columns, in the order asked for."""
         by_name = {column.name: column for column in self.columns}
         return tuple(by_name[name] for name in names)

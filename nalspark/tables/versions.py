@@ -41,7 +41,7 @@ def _link_all(source: Path, target: Path) -> None:
 
 
 def versions(store: Store) -> dict[int, Path]:
-    """Number → directory of the versions that are kept, oldest first."""
+    """List the versions that are kept, oldest first: number → directory."""
     found = {int(path.name): path for path in (store.root / "versions").glob("[0-9]*") if path.name.isdigit()}
     return dict(sorted(found.items()))
 

@@ -21,7 +21,7 @@ def fit(images, width=1.8):
 @pytest.mark.parametrize("sigma", [1.0, 1.8, 3.5])
 @pytest.mark.parametrize("first, second", [(0.5, 0.35), (0.9, 0.9), (0.08, 0.04)])
 def test_noise_free_lines_are_recovered_at_any_phase(sigma, first, second):
-    """Errors of .001, so that the broad priors weigh little: ln s = 0 is .8 σ of its prior off, which moves the faintest line by 2e-4."""
+    """Errors of 0.001, so that the broad priors weigh little: ln s = 0 is 0.8 σ of its prior off, which moves the faintest line by 2e-4."""
     result = fit(make_images(PHASES, sigma, first, second, error=1e-3))
     expected = np.stack([PHASES, *np.broadcast_to(np.array([[np.log(sigma)], [first], [second], [0.0], [0.0]]), (5, len(PHASES)))], axis=1)
     np.testing.assert_allclose(result.parameters, expected, atol=3e-4 if first < 0.1 else 1e-4)
@@ -68,7 +68,7 @@ def test_the_doublets_pixels_are_contiguous():
 
 @pytest.mark.parametrize("sigma, first, second", [(1.3, 0.5, 0.35), (1.8, 0.5, 0.35), (2.8, 0.4, 0.3)])
 def test_errors_are_the_scatter_of_the_parameters(sigma, first, second):
-    """1500 fits at 15 to 20 σ per line: the scatter of a pull is known to 1.8 %, so .93 to 1.07 is four of its errors."""
+    """1500 fits at 15 to 20 σ per line: the scatter of a pull is known to 1.8 %, so 0.93 to 1.07 is four of its errors."""
     rng = np.random.default_rng(1)
     epsilon = rng.uniform(-0.5, 0.5, 1500)
     result = fit(make_images(epsilon, sigma, first, second, error=0.05, noise=rng))

@@ -71,7 +71,7 @@ def test_equivalent_width_is_the_integral_in_the_rest_frame():
 
 @pytest.mark.parametrize("sigma", [1.1, 1.8, 2.6])
 def test_box_equals_gaussian(sigma):
-    """The box reaches 3 σ: .27 % of a Gaussian lies beyond, and pixels are points, not averages."""
+    """The box reaches 3 σ: 0.27 % of a Gaussian lies beyond, and pixels are points, not averages."""
     result = measure(make_images(PHASES, sigma, 0.5, 0.35, error=2e-3))
     for label in ("2796", "2803"):
         np.testing.assert_allclose(result[f"ew_{label}_box"] / result[f"ew_{label}"], 1 - 0.0027, atol=3e-3)
@@ -85,7 +85,7 @@ def test_box_fills_masked_pixels_from_the_model():
 
 @pytest.mark.parametrize("sigma, first, second", [(1.3, 0.5, 0.35), (1.8, 0.5, 0.35), (2.8, 0.4, 0.3)])
 def test_errors_are_the_scatter_of_the_measurements(sigma, first, second):
-    """2000 noisy doublets of 15 to 20 σ per line; a pull's scatter is known to 1.6 %, and .9 to 1.1 is asked for."""
+    """2000 noisy doublets of 15 to 20 σ per line; a pull's scatter is known to 1.6 %, and 0.9 to 1.1 is asked for."""
     rng = np.random.default_rng(2)
     epsilon = rng.uniform(-0.5, 0.5, 2000)
     found = measure(make_images(epsilon, sigma, first, second, noise=rng, companions={"2600": 0.3}))
@@ -157,7 +157,7 @@ def test_companions_that_are_not_covered_are_null():
 
 def test_velocity_is_positive_in_front_of_the_quasar():
     assert velocity_from_quasar(np.array([1.0]), np.array([1.0]))[0] == 0.0
-    # Small differences: c Δz / (1 + z), 1499 km/s for .01 at z = 1; relativistic: β = (R² - 1)/(R² + 1).
+    # Small differences: c Δz / (1 + z), 1499 km/s for 0.01 at z = 1; relativistic: β = (R² - 1)/(R² + 1).
     assert velocity_from_quasar(np.array([0.99, 1.01]), np.array([1.0, 1.0])) == pytest.approx([1503, -1495], abs=1)
     assert velocity_from_quasar(np.array([0.5]), np.array([2.0]))[0] == pytest.approx(SPEED_OF_LIGHT_KMS * 0.6)
 
@@ -185,7 +185,7 @@ def test_equivalent_widths_of_many_components_are_the_injected_ones():
 
 
 def injected_in_quasars(snr, n=40):
-    """Gaussian doublets of depth .6 in noisy quasars, through continuum, search and fit: measured over true W of each that is found."""
+    """Gaussian doublets of depth 0.6 in noisy quasars, through continuum, search and fit: measured over true W of each that is found."""
     rng = np.random.default_rng(3)
     centre = rng.uniform(500, 2500, n)
     x = np.arange(SDSS_GRID.n_pixels)
@@ -202,7 +202,7 @@ def test_equivalent_widths_through_the_whole_chain():
     ratio, pull = injected_in_quasars(10)
     assert len(ratio) >= 35
     assert 0.92 < np.median(ratio) < 1.04
-    assert 0.7 < pull.std() < 1.3 and abs(pull.mean()) < 0.7  # 40 pulls: .11 each way
+    assert 0.7 < pull.std() < 1.3 and abs(pull.mean()) < 0.7  # 40 pulls: 0.11 each way
 
 
 def test_equivalent_widths_at_high_signal_to_noise():

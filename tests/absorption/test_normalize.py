@@ -188,7 +188,7 @@ def test_residuals():
 
 
 def mixed_batch(n=64):
-    """Quasars of every kind: S/N from .3 to 40, absorbers, gaps, spikes, negative and absent flux."""
+    """Quasars of every kind: S/N from 0.3 to 40, absorbers, gaps, spikes, negative and absent flux."""
     rng = np.random.default_rng(5)
     z = rng.uniform(0.3, 3.2, n)
     absorbed = np.array([lines_at(*doublet(rng.uniform(300, 3000), rng.uniform(0.1, 0.95), 1.3, rng.uniform(1, 4))) for _ in range(n)])

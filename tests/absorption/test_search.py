@@ -94,7 +94,7 @@ def test_a_noise_free_doublet_is_found_with_the_analytic_significance(width, rat
     assert found.pixel.tolist() == [1500] and found.row.tolist() == [0]
     assert found.width[0] == np.float32(width)
     line_snr = 0.4 / 0.04 * np.sqrt(width * np.sqrt(np.pi))
-    # The second line lies .13 pixels beside the pixel that is looked at: the filter loses .13²/4s² of it, .3 % at 1.2 pixels. At 2.7 pixels
+    # The second line lies 0.13 pixels beside the pixel that is looked at: it loses 0.13²/4s² of it, 0.3 % at 1.2 pixels. At 2.7 pixels
     # 1.4 % of each line lies under the other one's filter, of the weak one twice as much of its own.
     tolerance = 0.01 if width < 2 else 0.035
     assert found.snr_primary[0] == pytest.approx(line_snr, rel=tolerance)
@@ -106,7 +106,7 @@ def test_a_noise_free_doublet_is_found_with_the_analytic_significance(width, rat
 @given(st.floats(100, 700), st.floats(0.15, 0.9), st.floats(1.05, 1.95), st.floats(1.2, 2.7))
 def test_any_doublet_is_found_at_its_pixel(centre, depth, ratio, width):
     found = search(lines_at(*doublet(centre, depth, ratio, width), n_pixels=800), 0.02, widths=(1.2, 1.8, 2.7))
-    assert abs(found.pixel[0] - centre) <= 0.65  # half a pixel, and the .13 by which the second line is off
+    assert abs(found.pixel[0] - centre) <= 0.65  # half a pixel, and the 0.13 by which the second line is off
     # Between two widths of the bank, and half a pixel off, a few per cent of the S/N are lost.
     expected = depth / 0.02 * np.sqrt(width * np.sqrt(np.pi)) * np.hypot(1, 1 / ratio)
     assert 0.92 < found.significance[0] / expected < 1.02
@@ -139,7 +139,7 @@ def test_two_absorbers_are_both_found(distance):
     "distance", [pytest.param(12, marks=pytest.mark.xfail(strict=True, reason="three lines of .5, .76, .29: the middle two win")), 17]
 )
 def test_two_absorbers_about_one_split_apart_are_both_found(distance):
-    """At 12 pixels the second line of one lies on the first line of the other: three lines of .5, .76, .29."""
+    """At 12 pixels the second line of one lies on the first line of the other: three lines of 0.5, 0.76, 0.29."""
     both = lines_at(*doublet(1500, 0.5, 1.4, 1.5), *doublet(1500 + distance, 0.4, 1.4, 1.5))
     assert sorted(search(both, 0.05).pixel) == pytest.approx([1500, 1500 + distance], abs=1)
 

@@ -22,7 +22,7 @@ def test_window_ends(species, z):
 
 
 def test_window_of_the_paper():
-    """Rest 1550-2800 Å: at z_qso = 1 the doublet is searched from 3800 Å (3100 Å is off the grid) to 5600 Å: z_abs = .359 to 1.003."""
+    """Rest 1550-2800 Å: at z_qso = 1 the doublet is searched from 3800 Å (3100 Å is off the grid) to 5600 Å: z_abs = 0.359 to 1.003."""
     window = search_window(SDSS_GRID, MG_II, np.array([1.0]), 0.02)
     _, stop, _ = redshift_path(SDSS_GRID, MG_II, window)
     assert window[0, 0] and stop[0][0] == pytest.approx(2800 * 2 / 2796.3543 - 1, abs=3e-4)

@@ -29,7 +29,7 @@ def test_the_last_look_of_a_person_counts(labels):
 
 
 def test_kappa_is_that_of_its_definition(labels):
-    """Of real or not, ann and bob: both real in 1 of 4, both fake in 2: p = .75, by chance .25·.5 + .75·.5 = .5."""
+    """Of real or not, ann and bob: both real in 1 of 4, both fake in 2: p = 0.75, by chance 0.25·0.5 + 0.75·0.5 = 0.5."""
     table = agreement(labels).set_index(["reviewer_a", "reviewer_b"])
     assert table["n"]["ann", "bob"] == 4
     assert table["kappa_real"]["ann", "bob"] == pytest.approx((0.75 - 0.5) / 0.5)

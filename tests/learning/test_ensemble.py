@@ -66,7 +66,7 @@ def test_the_best_threshold_is_that_of_trying_all():
 
 
 def test_quality_is_the_slides_arithmetic():
-    """91.48 % complete and 5.73 % contaminated make .862."""
+    """91.48 % complete and 5.73 % contaminated make 0.862."""
     real = np.repeat([True, False], 100_000)
     accepted = np.concatenate([np.arange(100_000) < 91_480, np.arange(100_000) < 91_480 * 0.0573 / 0.9427])
     found = selection_quality(real, accepted)

@@ -126,7 +126,7 @@ def test_members_draw_all_positives_and_their_share_of_the_negatives(tmp_path):
 @needs_petastorm
 def test_the_draw_is_as_the_training_table_says(tmp_path):
     make_table(tmp_path, sizes=(3,), label=np.zeros(3, "f4"), draw=np.array([0.1, 0.5, 0.9]))
-    # Member 1 moves the draws on by .618: .718, .118, .518.
+    # Member 1 moves the draws on by 0.618: 0.718, 0.118, 0.518.
     assert list(drained(feed_of(tmp_path).epoch(3, seed=0, shuffle=False, negatives=(1, 0.2)))[0]) == [1]
     assert list(drained(feed_of(tmp_path).epoch(3, seed=0, shuffle=False, negatives=(0, 0.2)))[0]) == [0]
 

@@ -121,7 +121,7 @@ def test_real_sky_residuals_are_the_noise():
 
 
 def test_zhu_and_menard_numbers():
-    """dN/dz at z = 1 above .6, 1 and 2 Å: .473, .260, .058 (computed from the published fit)."""
+    """dN/dz at z = 1 above 0.6, 1 and 2 Å: 0.473, 0.260, 0.058 (computed from the published fit)."""
     assert inject.incidence(1.0, 0.6) == pytest.approx(0.473, abs=0.001)
     assert inject.incidence(1.0, 1.0) == pytest.approx(0.260, abs=0.001)
     assert inject.incidence(1.0, 2.0) == pytest.approx(0.058, abs=0.001)

@@ -42,7 +42,7 @@ def test_fractions_are_drawn_where_they_are():
     assert widths.get_xscale() == "log" and redshifts.get_xscale() == "linear"
     x, y = widths.containers[0].lines[0].get_data(orig=False)
     np.testing.assert_allclose(y, TABLE["fraction"])
-    # Open ends are drawn finite: the last bin from 3 to 4.8, the first, which begins at 0, from .15.
+    # Open ends are drawn finite: the last bin from 3 to 4.8, the first, which begins at 0, from 0.15.
     assert widths.get_xlim() == pytest.approx((0.15, 4.8)) and np.all(np.diff(x) > 0)
     assert [text.get_text() for text in widths.texts] == [str(n) for n in TABLE["trials"]]
     assert "nothing" in empty.texts[0].get_text()

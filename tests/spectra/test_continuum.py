@@ -239,7 +239,7 @@ def test_inflation_is_the_scatter_of_the_residuals(window, scatter):
     """1 for honest errors; nearly 2 for errors half as large as they should be: the prior of thirty pulls 2 down to 1.77 at 201 pixels."""
     noise = scatter * np.random.default_rng(7).standard_normal((60, 3841))
     inner = error_inflation(noise, np.ones(noise.shape, bool), window)[:, window:-window]
-    # At scatter 2 one residual in 370 is beyond the cap of 6: .1 % of the mean.
+    # At scatter 2 one residual in 370 is beyond the cap of 6: 0.1 % of the mean.
     assert inner.mean() == pytest.approx(expected_inflation(scatter, window), rel=0.015)
     if window == 1001:
         assert inner.mean() == pytest.approx(scatter, rel=0.05)

@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 
 
 def is_position(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Whether these are positions: finite, 0 ≤ ra ≤ 360, -90 ≤ dec ≤ 90.
+    """Tell whether these are positions: finite, 0 ≤ ra ≤ 360, -90 ≤ dec ≤ 90.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def is_position(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Cartesian unit vectors.
+    """Compute Cartesian unit vectors.
 
     Equal positions give equal vectors, to the last bit: 360° is 0°, and at a pole right ascension means nothing.
 
@@ -58,35 +58,35 @@ def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 
 def squared_chord(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Squared length of the chord between unit vectors, shape (n, 3) each; always summed in the same order."""
+    """Compute the squared length of the chord between unit vectors, shape (n, 3) each; always summed in the same order."""
     dx, dy, dz = (left - right).T
     return dx * dx + dy * dy + dz * dz
 
 
 def separation_arcsec(chord2: np.ndarray) -> np.ndarray:
-    """Angular distance in arcsec from the squared chord; accurate down to the rounding of the positions, where arccos would not be."""
+    """Compute the angular distance in arcsec from the squared chord; accurate to the rounding of positions, as arccos is not."""
     return 2 * np.arcsin(np.minimum(np.sqrt(chord2) / 2, 1.0)) * _ARCSEC
 
 
 def fine_order(radius_arcsec: float) -> int:
-    """The finest HEALPix order whose pixels are still safely wider than the radius; at least that of the buckets."""
+    """Give the finest HEALPix order whose pixels are still safely wider than the radius; at least that of the buckets."""
     width_arcsec = np.sqrt(np.pi / 3) * _ARCSEC
     order = int(np.floor(np.log2(width_arcsec / (_RADII_PER_PIXEL * radius_arcsec)))) if radius_arcsec > 0 else _MAX_ORDER
     return int(np.clip(order, BUCKET_ORDER, _MAX_ORDER))
 
 
 def fine_pixels(ra: np.ndarray, dec: np.ndarray, order: int) -> np.ndarray:
-    """HEALPix pixels (nested) of valid positions: int64, shape (n,)."""
+    """Compute the HEALPix pixels (nested) of valid positions: int64, shape (n,)."""
     return np.asarray(HEALPix(nside=2**order, order="nested").lonlat_to_healpix(ra * u.deg, dec * u.deg), dtype=np.int64)
 
 
 def buckets(pixels: np.ndarray, order: int) -> np.ndarray:
-    """The bucket of each fine pixel: int32, shape (n,)."""
+    """Give the bucket of each fine pixel: int32, shape (n,)."""
     return (pixels >> (2 * (order - BUCKET_ORDER))).astype(np.int32)
 
 
 def buckets_with_margin(pixels: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every bucket that is touched by a fine pixel or by one of its neighbours.
+    """Give every bucket that is touched by a fine pixel or by one of its neighbours.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def _two_nearest(left: tuple[np.ndarray, np.ndarray], tree: KDTree, radius_arcse
 def nearest(
     left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray], right_rows: np.ndarray, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each position the nearest of others within a radius; of equally near ones that with the smallest row.
+    """Find for each position the nearest of others within a radius; of equally near ones that with the smallest row.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def _spark_schema(kind: Kind) -> T.StructType:
 
 
 def match_by_id(left: DataFrame, right: DataFrame) -> DataFrame:
-    """Rows with the same plate, mjd and fiber; null matches nothing.
+    """Match rows with the same plate, mjd and fiber; null matches nothing.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def _is_position() -> Column:
 
 
 def match_on_sky(left: DataFrame, right: DataFrame, radius_arcsec: float) -> DataFrame:
-    """The nearest row within a radius, exactly as a search over the whole sky finds it.
+    """Find the nearest row within a radius, exactly as a search over the whole sky finds it.
 
     Every row of `left` goes to its HEALPix bucket, every row of `right` to all buckets within the radius of it, and each partition searches
     its buckets with a tree. Rows without a valid position match nothing; of equally near rows the smallest is taken.
@@ -272,7 +272,7 @@ def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> Da
 
 
 def mark_duplicates(spectra: DataFrame) -> DataFrame:
-    """Which row of every spectrum_id is kept: the first by path.
+    """Mark which row of every spectrum_id is kept: the first by path.
 
     Parameters
     ----------
@@ -367,7 +367,7 @@ def _names(catalogues: Sequence[str]) -> Column:
 
 
 def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> DataFrame:
-    """Every spectrum and catalogue that knows it: the costly part of the crossmatch, which its results share.
+    """Find the spectra that each catalogue knows: the costly part of the crossmatch, which its results share.
 
     Parameters
     ----------
@@ -397,7 +397,7 @@ def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settin
 def crossmatch(
     spectra: DataFrame, hits: DataFrame, quasars: Sequence[str], absorbers: Sequence[str], settings: Settings
 ) -> tuple[DataFrame, DataFrame]:
-    """Whose spectrum is it, at which redshift, and what do the catalogues know of it?
+    """Tell of every spectrum whose it is, at which redshift, and what the catalogues know of it.
 
     Parameters
     ----------
@@ -435,7 +435,7 @@ def crossmatch(
 
 
 def match_counts(targets: DataFrame, matches: DataFrame, catalogues: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """How much of each catalogue is among the spectra, and how many spectra are in it.
+    """Count how much of each catalogue is among the spectra, and how many spectra are in it.
 
     Parameters
     ----------
