@@ -79,7 +79,7 @@ def test_a_training_leaves_both_rounds_their_pictures_and_the_table(out):
     text = (out / "second_stage" / "result.txt").read_text(encoding="utf-8")
     assert all(word in text for word in ("discard", "reclassify", "keep", "figure of merit", "network + UMAP + SVM", "slides"))
     rows = {table: sum(part.rows for part in parts.values()) for table, parts in read_manifest(out / "manifest.json").tables.items()}
-    assert rows == {"detections": 400 + 3 * 50 + 500 + 250, "classified": 250}
+    assert (rows["detections"], rows["classified"]) == (400 + 3 * 50 + 500 + 250, 250)
 
 
 def test_a_second_training_does_nothing_anew(spark, trained, out, capsys):
