@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nalspark.absorption import chain
-from nalspark.absorption.chain import IMAGE_COLUMNS, SPECTRUM_COLUMNS, Candidates, Searchable  # noqa: F401 - the run takes them from here
+from nalspark.absorption.chain import IMAGE_COLUMNS, Candidates, Searchable
 from nalspark.absorption.images import ImageGeometry
 from nalspark.settings import Settings
 from nalspark.spectra.batch import Spectra

@@ -32,7 +32,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("emission", help="tell real emission-line detections (HETDEX) from fakes")
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     texts = {
-        "train": "simulate detections, train both rounds of the selection, judge them",
+        "train": "simulate detections, train both stages of the selection, judge them",
         "run": "classify the detections that a TOML file names",
         "labels": "how far reviewers agree, and what they say together",
     }

@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.absorption import stages as absorption
+from nalspark.absorption.chain import IMAGE_COLUMNS
 from nalspark.learning.inference import load_keras, score
 from nalspark.pipeline.inputs import Inputs
 from nalspark.pipeline.run import Run
@@ -77,7 +78,7 @@ class Infer(Stage):
 
     def compute(self, run: Run, parts: list[str]) -> DataFrame:
         packed, how, candidates = self.inputs.model, run.settings.infer, run.usable(CANDIDATES, parts)
-        if packed.card.inputs == absorption.IMAGE_COLUMNS:
+        if packed.card.inputs == IMAGE_COLUMNS:
             workers = sys.maxsize if run.loaded_ahead else 1 + self.due(run, run.stale) // _WORTH_LOADING
             tasks = min(1 + self.due(run, parts) // _SCORED_PER_TASK, workers)
             return score(candidates.coalesce(tasks), packed, how).select(*SCORES.names)

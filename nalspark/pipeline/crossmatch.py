@@ -1,4 +1,4 @@
-"""Who the spectra are: targets and matches."""
+"""Match spectra with catalogues: targets and matches."""
 
 from __future__ import annotations
 

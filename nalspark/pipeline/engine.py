@@ -451,7 +451,7 @@ class Engine:
     # ---- what is told
 
     def _record_settings(self, stage: Stage) -> None:
-        """What the manifest says was used: of a stage that is done its own settings; everything where all the usual stages ran."""
+        """Record in the manifest what was used: of a stage that is done its own settings; everything where all the usual stages ran."""
         used, manifest = self._run.settings.model_dump(mode="json"), self._run.manifest
         if stage.name == self.usual[-1] and set(self.usual) <= set(self.chosen):
             manifest.settings |= used

@@ -201,7 +201,6 @@ class Store:
         return self.load(frame.sparkSession, table.spark_schema, self._write_parts(frame, table, run))
 
     def _write_parts(self, frame: DataFrame, table: Table, run: str) -> Path:
-
         target = self.root / "tables" / table.name / run
         frame.selectExpr("*", "part AS in_part").write.mode("overwrite").partitionBy("in_part").parquet(spark_path(target))
         return target

@@ -17,6 +17,7 @@ from runs import make_survey, published, run, settings_of, tree
 
 import nalspark.pipeline.learning
 from nalspark.absorption import stages as absorption
+from nalspark.absorption.chain import IMAGE_COLUMNS
 from nalspark.cli import main
 from nalspark.errors import NalsparkError
 from nalspark.learning import build
@@ -119,7 +120,7 @@ def test_a_model_comes_with_its_card_and_pictures(trained: Path, settings: Setti
     for picture in model.glob("*.png"):
         Image.open(picture).verify()
     card = read_model(model).card
-    assert (card.network, card.inputs, card.shape) == ("candidate_cnn", absorption.IMAGE_COLUMNS, (8, 49))
+    assert (card.network, card.inputs, card.shape) == ("candidate_cnn", IMAGE_COLUMNS, (8, 49))
     assert (card.grid, card.species, len(card.members)) == (SDSS_GRID.fingerprint, "MgII", 1)
     assert {"filters": [4, 8, 8], "dense": 8}.items() <= card.options.items() and card.settings["simulate"]["n"] == 300
     manifest = read_manifest(Path(settings.out) / "manifest.json")
