@@ -10,7 +10,7 @@ part holds an interloper; beside it the ideal observer, who knows continuum, noi
 from eigenspectra of real quasars, of which the shipped model has seen none. ``interlopers``: every kind alone. ``purity``: absorbers as
 frequent as Zhu & Ménard 2013 find them, in the residuals of real sky fibers. ``real``: absorbers put into real spectra.
 
-All go through the same functions as a survey does. A spectrum's score is its best candidate's; "published" also asks that no veto holds.
+All go through the same functions as a survey does. A spectrum's score is its best candidate's; "published" are those above infer.min_score.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from nalspark.absorption import chain, systems
 from nalspark.absorption.chain import Searchable
 from nalspark.absorption.normalize import Normalized, searched_pixels
 from nalspark.absorption.systems import match_radius
-from nalspark.absorption.windows import observed_mask
 from nalspark.learning.models import Detector, read_model
 from nalspark.lines import MG_II, with_all_lines
 from nalspark.metrics import area_under_curve, binary_metrics, reliability
@@ -41,7 +40,7 @@ from nalspark.mocks.survey import usable_sources
 from nalspark.settings import Settings, load
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.eigenspectra import DrawnQuasars, bridge_gaps, fit_eigenspectra
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 from nalspark.surveys.catalogs import equivalent_width_quantiles, open_catalog
 
 BLOCK = 256
@@ -76,7 +75,7 @@ def detect(searchable: Searchable, detector: Detector, settings: Settings) -> Fo
     detections = chain.detect(searchable, network, settings)
     candidates, kept, measured = detections.candidates, detections.kept, detections.measured
     z_abs, published = np.full(len(candidates), np.nan), np.zeros(len(candidates), dtype=bool)
-    z_abs[kept], published[kept] = measured["z_abs"], measured["veto"] == 0
+    z_abs[kept], published[kept] = measured["z_abs"], measured["accepted"]
     return Found(candidates.row, candidates.pixel, detections.score, published, z_abs, candidates.significance)
 
 
@@ -101,7 +100,7 @@ def matched(mocks_row: np.ndarray, place: np.ndarray, ew: np.ndarray, found: Fou
 
 def places(z_abs: np.ndarray) -> np.ndarray:
     """Pixels of the first line."""
-    return SDSS_GRID.pixel(MG_II.primary.wavelength * (1 + z_abs))
+    return LATTICE.pixel(MG_II.primary.wavelength * (1 + z_abs))
 
 
 def in_path(ready: Normalized, row: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -208,17 +207,17 @@ def templates_of(population: inject.Population, n: int, seed: int):
     rng = inject.seeded_generator(seed, "templates")
     uniforms = rng.random((n, inject.uniforms_per_spectrum(system, population)))
     drawn = inject.draw(system, population, uniforms, (np.full(n, 0.5), np.full(n, 1.8)))
-    return make_templates(drawn, system, SDSS_GRID.step, rng.choice(INSTRUMENT_SIGMAS, len(drawn)))
+    return make_templates(drawn, system, LATTICE.step, rng.choice(INSTRUMENT_SIGMAS, len(drawn)))
 
 
 def observe_ideally(mocks: Mocks, ready: Normalized, rows: np.ndarray, templates, settings: Settings) -> np.ndarray:
     """The ideal observer knows what the spectrum would be without the absorber."""
-    good = mocks.spectra.good[rows] & (observed_mask(SDSS_GRID) == 0)
+    good = mocks.spectra.good[rows]
     residual = np.where(good, 1.0 - mocks.spectra.flux[rows] / mocks.expected[rows], 0.0)
     weight = np.where(good, (mocks.expected[rows] / mocks.sigma[rows]) ** 2, 0.0)
-    spectra = Spectra(*(getattr(ready.spectra, name)[rows] for name in ("flux", "ivar", "mask")), SDSS_GRID)
+    spectra = Spectra(*(getattr(ready.spectra, name)[rows] for name in ("flux", "ivar", "mask")), LATTICE)
     searched = searched_pixels(spectra, ready.continuum[rows], mocks.z_qso[rows], MG_II, settings.preprocess)
-    return ideal_log_ratio(residual.astype(np.float32), weight.astype(np.float32), searched, templates, SDSS_GRID.step, redrawn=False)
+    return ideal_log_ratio(residual.astype(np.float32), weight.astype(np.float32), searched, templates, LATTICE.step, redrawn=False)
 
 
 # ---- interlopers
@@ -250,9 +249,9 @@ def interlopers(options: argparse.Namespace, detector: Detector, settings: Setti
 
 def close_to(mocks: Mocks, found: Found, kind: str) -> np.ndarray:
     """Candidates one of whose lines lies within 10 pixels of one of the interloper's, or within 60 of what has no certain place."""
-    split = MG_II.offset_pixels(MG_II.secondary, SDSS_GRID.step)
+    split = MG_II.offset_pixels(MG_II.secondary, LATTICE.step)
     species = OTHER_SPECIES.get(kind)
-    lines = [species.offset_pixels(line, SDSS_GRID.step) for line in species.transitions] if species else [0.0]
+    lines = [species.offset_pixels(line, LATTICE.step) for line in species.transitions] if species else [0.0]
     away = (found.pixel - mocks.interloper_pixel[found.row])[:, None, None] + np.array([0.0, split])[:, None] - np.array(lines)
     return (np.abs(away) <= (10.0 if species else 60.0)).any(axis=(1, 2))
 
@@ -311,7 +310,7 @@ def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray]:
     found = [open_spectrum(path) for path in paths]
     origin = [one.loglam if one.loglam is not None else one.first_pixel for one in found]
     columns = ([getattr(one, name) for one in found] for name in ("flux", "ivar", "mask"))
-    return place_on_grid(*columns, origin, SDSS_GRID), np.array([one.z_pipeline for one in found])
+    return place_on_grid(*columns, origin, LATTICE), np.array([one.z_pipeline for one in found])
 
 
 def real(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
@@ -322,7 +321,7 @@ def real(options: argparse.Namespace, detector: Detector, settings: Settings) ->
     alive = np.flatnonzero(usable(clean) & (clean.snr > options.snr_min))
     weight = np.where(clean.spectra.good, clean.spectra.ivar * clean.continuum**2, 0.0)
     system, table = with_all_lines(MG_II), []
-    edges = tuple(SDSS_GRID.wavelength_at(np.array([0, SDSS_GRID.n_pixels - 1])))
+    edges = tuple(LATTICE.wavelength_at(np.array([0, LATTICE.n_pixels - 1])))
     for start in range(0, options.n, BLOCK):
         rows = alive[(start + np.arange(BLOCK)) % len(alive)]
         uniforms = np.stack(
@@ -332,11 +331,11 @@ def real(options: argparse.Namespace, detector: Detector, settings: Settings) ->
             ]
         )
         absorbers = inject.draw(system, population, uniforms, inject.redshift_limits(MG_II, z_qso[rows], edges, population))
-        passed = inject.transmission(absorbers, system, SDSS_GRID, BLOCK)
-        injected = Spectra((spectra.flux[rows] * passed).astype(np.float32), spectra.ivar[rows], spectra.mask[rows], SDSS_GRID)
+        passed = inject.transmission(absorbers, system, LATTICE, BLOCK)
+        injected = Spectra((spectra.flux[rows] * passed).astype(np.float32), spectra.ivar[rows], spectra.mask[rows], LATTICE)
         _, searchable = prepare(injected, z_qso[rows], settings)
         found = detect(searchable, detector, settings)
-        snr = inject.line_snr(absorbers, system, SDSS_GRID, weight[rows])
+        snr = inject.line_snr(absorbers, system, LATTICE, weight[rows])
         inside = in_path(
             replace(clean, z_start=[clean.z_start[k] for k in rows], z_stop=[clean.z_stop[k] for k in rows]),
             absorbers.spectrum,

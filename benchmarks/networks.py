@@ -42,7 +42,7 @@ from nalspark.mocks import inject
 from nalspark.mocks.examples import label_candidates, strong
 from nalspark.mocks.recipes import Recipe, make_mocks
 from nalspark.settings import load
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 #: Spectra that are made together and kept in one file; a training set of n spectra is the first n / PART files.
 PART = 1000
@@ -100,7 +100,7 @@ def drawn(recipe: Recipe, prefix: str, value: int, n: int) -> dict[str, np.ndarr
         rows = np.flatnonzero(good)[: n - done]
         candidates = propose(searchable.take(np.isin(searchable.row, rows)), settings)
         residual, weight = residuals(ready.spectra.flux, ready.spectra.ivar, ready.continuum, ready.spectra.mask)
-        window = search_window(SDSS_GRID, MG_II, mocks.z_qso, settings.preprocess.window_blue_z)
+        window = search_window(LATTICE, MG_II, mocks.z_qso, settings.preprocess.window_blue_z)
         made.append({
             "label": np.full(len(rows), value, dtype=np.float32),
             "weakest": weakest[rows],

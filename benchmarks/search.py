@@ -26,7 +26,7 @@ from nalspark.absorption.normalize import Normalized, searched_pixels
 from nalspark.mocks.inject import Population
 from nalspark.mocks.survey import INSTRUMENT_SIGMA_KMS, simulate_survey
 from nalspark.settings import Settings, load
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.regrid import place_on_grid
 from nalspark.surveys.reader import open_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
@@ -53,7 +53,7 @@ def normalized(read: list[SurveySpectrum], z_qso: np.ndarray, settings: Settings
     """What the stage `preprocess` does with a batch."""
     origin = [one.first_pixel if one.loglam is None else one.loglam for one in read]
     pixels = ([getattr(one, name) for one in read] for name in ("flux", "ivar", "mask"))
-    return prepare(place_on_grid(*pixels, origin, SDSS_GRID), z_qso, settings)
+    return prepare(place_on_grid(*pixels, origin, LATTICE), z_qso, settings)
 
 
 def timed(stage: Callable[[Given], Made], small: Given, parts: list[Given], runs: int) -> tuple[list[Made], float]:
@@ -69,7 +69,7 @@ def timed(stage: Callable[[Given], Made], small: Given, parts: list[Given], runs
 
 def true_significance(truth: pd.DataFrame, names: list[str], ready: Searchable, settings: Settings) -> pd.DataFrame:
     """Of the doublets in searched spectra: row, pixel, σ in pixels, S/N of the weaker line, whether it lies on a searched pixel."""
-    species, grid = settings.line_species, SDSS_GRID
+    species, grid = settings.line_species, LATTICE
     row_of = {name: row for row, name in enumerate(names)}
     truth = truth[truth["spectrum_id"].isin(row_of)]
     row, wavelength = truth["spectrum_id"].map(row_of).to_numpy(), species.primary.wavelength * (1 + truth["z_abs"].to_numpy())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nalspark.absorption.measure import AbsorberFlag, Veto
+from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError, did_you_mean
 from nalspark.judging.diff import compare_catalogues, open_side
@@ -281,7 +281,7 @@ def _diff(options: argparse.Namespace) -> None:
         except OSError as error:
             raise NalsparkError(f"The changes cannot be written to {place}: {error.strerror}.") from None
     with running_session(options.master) as spark:
-        comparison = compare_catalogues(spark, *sides, Veto)
+        comparison = compare_catalogues(spark, *sides)
         print(comparison.text())
         if options.out:
             comparison.changes.orderBy("spectrum_id", "change").write.mode("overwrite").parquet(spark_path(place))
@@ -350,7 +350,7 @@ def data_model() -> str:
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
     tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
     tables += [table for programme in _siblings() for table in programme.TABLES]
-    return data_model_page(tables, {"flags": AbsorberFlag, "veto": Veto})
+    return data_model_page(tables, {"flags": AbsorberFlag})
 
 
 def _demo(options: argparse.Namespace) -> None:

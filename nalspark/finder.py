@@ -20,7 +20,7 @@ from nalspark.absorption.normalize import Normalized
 from nalspark.errors import SettingsError
 from nalspark.learning.models import Detector, read_model
 from nalspark.settings import Settings, load
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE, ZHAO_GRID
 from nalspark.surveys.arrays import GivenSpectra, given_spectra
 from nalspark.tables.data_model import bit_words
 from nalspark.tables.schemas import measured_table
@@ -76,8 +76,8 @@ def find(
     settings : Settings, or mapping of dotted keys, optional
         As of ``nalspark find --set``: ``{"species": "MgII", "search.min_significance": 6}``.
     score : bool
-        Whether the network decides, for which keras is loaded. Without it there is no score (NaN), and all candidates that none of the
-        measured vetoes excludes are taken: many more, most of them noise.
+        Whether the network decides, for which keras is loaded. Without it there is no score (NaN), and all candidates are taken: many
+        more, most of them noise.
 
     Returns
     -------
@@ -137,11 +137,11 @@ class Found:
     @cached_property
     def absorbers(self) -> QTable:
         """One row per absorber, in order of spectrum and redshift; the column ``spectrum`` is the row of the input."""
-        return self.candidates[self.candidates["veto"] == 0][self._table.names[:-1]]
+        return self.candidates[self.candidates["accepted"]][self._table.names[:-1]]
 
     @cached_property
     def candidates(self) -> QTable:
-        """One row per candidate that was measured; ``veto`` says in the bits of Veto why it is not an absorber, 0 for an absorber."""
+        """One row per candidate that was measured; ``accepted`` says whether it is an absorber."""
         from nalspark.tables.quantities import to_qtable
 
         order = np.lexsort((self.measured["z_abs"], self.measured["row"]))
@@ -233,7 +233,7 @@ def _prepared(given: GivenSpectra, rows: range, settings: Settings) -> tuple[Nor
     known, limits = given.z[rows.start : rows.stop], settings.crossmatch
     possible = (known >= limits.z_min) & (known <= limits.z_max)
     z = np.where(possible, known, 0.0)
-    ready = prepare(given.on_grid(rows, SDSS_GRID), z, settings)
+    ready = prepare(given.on_grid(rows, LATTICE), z, settings)
     for row in np.flatnonzero(~possible):
         ready.reason[row] = "bad_redshift"
         ready.detail[row] = f"The redshift is {known[row]:g}; expected {limits.z_min:g} to {limits.z_max:g}."
@@ -252,7 +252,7 @@ def _network(settings: Settings) -> Scorer:
         Where it was made for something else.
     """
     packed = read_model(settings.infer.model)
-    packed.check(SDSS_GRID.fingerprint, settings.species, input_shapes(settings.line_species, SDSS_GRID))
+    packed.check(ZHAO_GRID.fingerprint, settings.species, input_shapes(settings.line_species, LATTICE))
     key = packed.digest, settings.infer.batch_size
     if key not in _AT_WORK:
         _AT_WORK.clear()
@@ -266,13 +266,13 @@ def _drawn(found: Found, row: int) -> list[Any]:
 
     settings, species = found.settings, found.settings.line_species
     ready, z = _prepared(found._given, range(row, row + 1), settings)
-    geometry, spectra, continuum = ImageGeometry.of(species, SDSS_GRID.step), ready.spectra, ready.continuum[0]
+    geometry, spectra, continuum = ImageGeometry.of(species, LATTICE.step), ready.spectra, ready.continuum[0]
     if ready.reason[0] is not None:  # then what is normalised may be ones
-        spectra, continuum = found._given.on_grid(range(row, row + 1), SDSS_GRID), np.full(SDSS_GRID.n_pixels, np.nan)
+        spectra, continuum = found._given.on_grid(range(row, row + 1), LATTICE), np.full(LATTICE.n_pixels, np.nan)
     error = np.where(spectra.good[0], 1.0 / np.sqrt(np.where(spectra.good[0], spectra.ivar[0], 1.0)), np.nan)
     rest = species.primary.wavelength
     common: dict[str, Any] = {
-        "wavelength": SDSS_GRID.wavelength, "flux": spectra.flux[0], "continuum": continuum, "error": error,
+        "wavelength": LATTICE.wavelength, "flux": spectra.flux[0], "continuum": continuum, "error": error,
         "fractions": geometry.fractions, "lines": [str(line) for line in species.transitions],
         "rest": [line.wavelength for line in species.transitions], "doublet": (geometry.primary, geometry.secondary),
         "searched": [(rest * (1.0 + a), rest * (1.0 + b)) for a, b in zip(ready.z_start[0], ready.z_stop[0], strict=True)],
@@ -283,7 +283,7 @@ def _drawn(found: Found, row: int) -> list[Any]:
     candidates = propose(Searchable.of(ready, z), settings)
     image_of = dict(zip(candidates.pixel.tolist(), range(len(candidates)), strict=True))
     measured = found.measured
-    mine = np.flatnonzero((measured["row"] == row) & (measured["veto"] == 0))
+    mine = np.flatnonzero((measured["row"] == row) & measured["accepted"])
     for k in mine[np.argsort(measured["z_abs"][mine])]:
         absorber = {name: values[k] for name, values in measured.items()} | {"spectrum_id": f"absorber {len(items)}"}
         at = image_of[int(absorber["pixel"])]

@@ -84,8 +84,15 @@ class Preprocess(Section):
     """Smoothed deviation from the continuum, in σ, beyond which pixels are masked."""
     noise_window_pixels: Annotated[int, Field(ge=51)] = 201
     """Window in which the errors are scaled to the scatter of the residuals. They are reduced by 15 % at most."""
+    noise_model: Literal["none", "sdss"] = "sdss"
+    """Factors by which errors are multiplied where a survey's spectra scatter more than they claim: on night-sky lines."""
     window_blue_z: float = 0.02
     """Added to z_qso for the blue end of the search window, so that residuals of emission lines stay outside (Zhu & Ménard 2013)."""
+    window_rest_blue: Annotated[float, Field(ge=0, le=5000)] = 0.0
+    """Blue end of the search window, Å in the quasar's rest frame; 0 for the species' own, the C IV emission for Mg II. Nothing is searched
+    bluewards of Lyα. What is found bluewards of the species' own end is flagged."""
+    window_beyond_kms: Annotated[float, Field(ge=0, le=10_000)] = 3000.0
+    """Largest redshift of an absorber over the quasar's, km/s: it tells of a wrong quasar redshift, or of gas that falls in."""
 
 
 class Search(Section):
@@ -122,21 +129,15 @@ class Measure(Section):
     """The doublet fit and its flags."""
 
     min_snr_primary: float = 2.0
-    """Measured W/σ_W of the first line below which a candidate is not an absorber."""
+    """Measured W/σ_W of the first line below which an absorber is flagged as weak."""
     min_snr_secondary: float = 1.0
-    """Measured W/σ_W of the second line below which a candidate is not an absorber."""
+    """Measured W/σ_W of the second line below which an absorber is flagged as weak."""
     instrument_sigma_kms: Annotated[float, Field(ge=0)] = 69.03
-    """Gaussian σ of the instrument, subtracted from the width in quadrature; one pixel for SDSS."""
+    """Gaussian σ of the instrument, subtracted from the width in quadrature, of a spectrum whose file does not say it."""
     max_fwhm_kms: Positive = 290.0
-    """Largest FWHM of an absorber, instrument removed. The limit grows by 0.85 times the equivalent width in km/s."""
-    max_contamination: Positive = 6.0
-    """Largest unexplained absorption beside the lines, in σ of three pixels, of a doublet that is trusted."""
+    """FWHM, instrument removed, above which an absorber is flagged as broad. The limit grows by 0.85 times the equivalent width in km/s."""
     crowding: Positive = 4.0
     """Narrow features that the doublet does not explain, per 1000 searched pixels, above which a spectrum is crowded: a star, a galaxy."""
-    crowded_significance: Positive = 15.0
-    """Significance that a doublet needs in a crowded spectrum, or beside strong unexplained absorption."""
-    crowded_score: Annotated[float, Field(ge=0, le=1)] = 0.995
-    """Least score of a doublet in a crowded spectrum that needs no such significance."""
     near_quasar_kms: float = 5000.0
     """Velocity below which an absorber is flagged as associated with the quasar."""
 

@@ -12,9 +12,9 @@ from nalspark.learning.models import Detector, read_model
 from nalspark.lines import MG_II
 from nalspark.settings import load
 from nalspark.spectra.batch import Spectra
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
-STEP = SDSS_GRID.step
+STEP = LATTICE.step
 #: Pixels between the lines of the Mg II doublet.
 OFFSET = MG_II.offset_pixels(MG_II.secondary, STEP)
 #: Å of rest wavelength per pixel, and W of a Gaussian of unit depth and σ = 1 pixel, for each transition by label.
@@ -22,7 +22,7 @@ ANGSTROM = {line.label: line.wavelength * np.log(10.0) * STEP for line in MG_II.
 UNIT_WIDTH = {label: np.sqrt(2.0 * np.pi) * angstrom for label, angstrom in ANGSTROM.items()}
 
 
-def lines_at(*lines, n_pixels=SDSS_GRID.n_pixels):
+def lines_at(*lines, n_pixels=LATTICE.n_pixels):
     """1 - flux/continuum of Gaussian lines given as (centre, depth, σ), in pixels; shape (p,)."""
     x = np.arange(n_pixels)
     return sum(depth * np.exp(-0.5 * ((x - centre) / sigma) ** 2) for centre, depth, sigma in lines)
@@ -79,7 +79,7 @@ def make_images(epsilon, sigma, first, second, *, error=0.05, noise=None, compan
     return tuple(cut_images(array.astype(np.float32), row, pixel, geometry) for array in (values, inverse))
 
 
-def quasar_continuum(z_qso, grid=SDSS_GRID):
+def quasar_continuum(z_qso, grid=LATTICE):
     """A power law with broad C IV, C III] and Mg II emission; shape (p,), of order 1."""
     rest = grid.wavelength / (1.0 + z_qso)
     flux = (rest / 2500.0) ** -1.5
@@ -88,7 +88,7 @@ def quasar_continuum(z_qso, grid=SDSS_GRID):
     return flux
 
 
-def make_spectra(z_qso, snr, *, seed=1, absorbed=None, scale=1.0, grid=SDSS_GRID):
+def make_spectra(z_qso, snr, *, seed=1, absorbed=None, scale=1.0, grid=LATTICE):
     """Noisy quasars.
 
     Parameters

@@ -8,7 +8,7 @@ from nalspark.absorption.chain import IMAGE_COLUMNS
 from nalspark.learning.models import DEFAULT_MODEL, read_model
 from nalspark.learning.networks import resolved_options
 from nalspark.settings import load
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import ZHAO_GRID
 
 RUN = load(Path(__file__).parents[1] / "conf" / "runs" / "default_model.toml")
 
@@ -17,7 +17,7 @@ def test_the_card_says_what_the_run_file_asks_for():
     card = read_model().card
     assert (card.network, card.options) == (RUN.train.network, resolved_options(RUN.train.network, RUN.train.options))
     assert len(card.members) == RUN.train.members
-    assert (card.inputs, card.species, card.grid) == (IMAGE_COLUMNS, RUN.species, SDSS_GRID.fingerprint)
+    assert (card.inputs, card.species, card.grid) == (IMAGE_COLUMNS, RUN.species, ZHAO_GRID.fingerprint)
     for section in ("simulate", "train"):
         asked = RUN.model_dump(mode="json")[section]
         assert card.settings[section] == asked, section

@@ -23,9 +23,9 @@ from nalspark.absorption.measure import Veto
 from nalspark.errors import ModelError, NalsparkError, SettingsError
 from nalspark.mocks.survey import simulate_survey
 from nalspark.settings import load
-from nalspark.spectra.grid import SDSS_GRID, lattice_pixel
+from nalspark.spectra.grid import LATTICE, lattice_pixel
 
-WAVE = SDSS_GRID.wavelength
+WAVE = LATTICE.wavelength
 N, Z = 6, 1.6
 #: First lines at these pixels, twice of two absorbers; the last spectrum has none.
 CENTRES = ([1500], [1200, 2100], [1500], [1700], [1400], [])
@@ -65,7 +65,7 @@ def test_the_rows_are_those_of_the_chain_with_units(spectra, found):
     assert absorbers.colnames[:4] == ["spectrum", "z_qso", "species", "z_abs"] and absorbers.colnames[-1] == "flags"
     assert not {"plate", "part", "ra", "absorber_id", "veto"} & set(absorbers.colnames)
     assert len(found.candidates) == len(measured["veto"]) and found.candidates.colnames[-1] == "veto"
-    known = np.array([SDSS_GRID.wavelength_at(centre) / 2796.3543 - 1 for centre in CENTRES[1]])
+    known = np.array([LATTICE.wavelength_at(centre) / 2796.3543 - 1 for centre in CENTRES[1]])
     mine = np.asarray(absorbers["z_abs"][absorbers["spectrum"] == 1])
     assert np.abs(mine[:, None] - known).min(axis=0).max() < 3e-4
 
@@ -123,7 +123,7 @@ def test_pixels_on_the_lattice_stay_and_others_are_rebinned(spectra, found):
     """Within 1e-6 of log10 λ, as float32 has it, they are on the lattice; half a pixel off they are not."""
     inside = slice(100, 3500)
     single = (10.0 ** np.log10(WAVE).astype(np.float32).astype(float))[inside]
-    assert lattice_pixel(np.log10(single)) == SDSS_GRID.first + 100
+    assert lattice_pixel(np.log10(single)) == LATTICE.first + 100
     cropped, near = (nalspark.find(w, spectra.flux[:, inside], spectra.ivar[:, inside], Z) for w in (WAVE[inside], single))
     assert_same(near.absorbers, cropped.absorbers)
     shifted = WAVE * 10**0.5e-4
@@ -354,7 +354,7 @@ def test_all_candidates_of_a_spectrum_have_the_score_of_a_whole_spectrum_network
     sums = dict(zip(searchable.row.tolist(), inputs.sum(axis=1), strict=True))
     assert 2 not in candidates.row and len(set(candidates.row)) > 3
     assert score.tolist() == [sums[row] for row in candidates.row.tolist()]
-    assert candidates.names("abcdef")[0] == f"{'abcdef'[candidates.row[0]]}-{SDSS_GRID.first + candidates.pixel[0]}"
+    assert candidates.names("abcdef")[0] == f"{'abcdef'[candidates.row[0]]}-{LATTICE.first + candidates.pixel[0]}"
 
 
 # ---- a run

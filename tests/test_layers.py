@@ -224,7 +224,7 @@ def test_a_violation_is_found(path, source):
         ("nalspark/learning/inference.py", "import pyspark, tensorflow, keras, umap"),
         ("nalspark/emission/stages.py", "from pyspark.sql import DataFrame\nfrom nalspark.spectra import grid"),
         ("nalspark/absorption/search.py", "import numpy as np\n'import pyspark'  # pyspark\nnp.load(path, allow_pickle=False)"),
-        ("nalspark/absorption/search.py", "from nalspark.spectra.grid import SDSS_GRID"),
+        ("nalspark/absorption/search.py", "from nalspark.spectra.grid import LATTICE"),
     ],
 )
 def test_what_is_allowed_is_not_complained_of(path, source):

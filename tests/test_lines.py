@@ -6,7 +6,7 @@ import pytest
 
 from nalspark import lines
 from nalspark.lines import C_IV, METALS, MG_II, SPECIES, SPEED_OF_LIGHT_KMS, Transition
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 EVERY_LINE = sorted({line for line in vars(lines).values() if isinstance(line, Transition)}, key=lambda line: line.wavelength)
 
@@ -24,10 +24,10 @@ DOUBLETS = (
 
 def test_mg_ii_geometry():
     assert MG_II.secondary.wavelength / MG_II.primary.wavelength == pytest.approx(1.0025666, abs=1e-7)
-    pixels = MG_II.offset_pixels(MG_II.secondary, SDSS_GRID.step)
+    pixels = MG_II.offset_pixels(MG_II.secondary, LATTICE.step)
     assert pixels == pytest.approx(11.1324, abs=1e-4)
     # Δλ/λ c is 769.4 km/s; eleven pixels of c ln10 1e-4 = 69.03 km/s are c Δ ln λ, a second-order term (1 km/s) less.
-    assert pixels * SDSS_GRID.pixel_kms == pytest.approx(769.4, abs=1.1)
+    assert pixels * LATTICE.pixel_kms == pytest.approx(769.4, abs=1.1)
 
 
 def test_optically_thin_ratio_is_that_of_f_lambda_squared():

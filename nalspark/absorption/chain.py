@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 
 from nalspark.absorption import measure as measuring
 from nalspark.absorption.images import ImageGeometry, cut_images
-from nalspark.absorption.measure import Veto
 from nalspark.absorption.normalize import Normalized, normalize, residuals, searched_pixels
 from nalspark.absorption.search import Doublet, Peaks, Thresholds, find_doublets
-from nalspark.absorption.windows import interval_around, search_window
+from nalspark.absorption.windows import interval_around, zhao_window
 from nalspark.lines import LineSpecies
 from nalspark.settings import Settings
 from nalspark.spectra.batch import Spectra
-from nalspark.spectra.grid import WavelengthGrid
+from nalspark.spectra.grid import ZHAO_GRID, WavelengthGrid
 
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
@@ -59,9 +58,7 @@ class Searchable:
 
     def take(self, which: NDArray[np.bool_]) -> Searchable:
         """Take some of them, by a mask of shape (m,)."""
-        spectra = self.spectra
-        if not which.all():
-            spectra = Spectra(spectra.flux[which], spectra.ivar[which], spectra.mask[which], spectra.grid)
+        spectra = self.spectra if which.all() else self.spectra.take(which)
         return Searchable(self.row[which], spectra, self.continuum[which], self.z_qso[which])
 
 
@@ -83,6 +80,8 @@ class Candidates:
         Redshift at which the matched filter peaks.
     width_pixels : ndarray
         Gaussian σ of the best filter, pixels.
+    instrument_pixels : ndarray
+        Gaussian σ of the line-spread function at the doublet, pixels; NaN where it is not known.
     significance, filter_snr_primary, filter_snr_secondary : ndarray
         Of both lines together, and of each.
     neighbour_pixels : ndarray
@@ -103,6 +102,7 @@ class Candidates:
     z_stop: NDArray[np.float64]
     z_search: NDArray[np.float64]
     width_pixels: NDArray[np.float32]
+    instrument_pixels: NDArray[np.float32]
     significance: NDArray[np.float32]
     filter_snr_primary: NDArray[np.float32]
     filter_snr_secondary: NDArray[np.float32]
@@ -152,7 +152,7 @@ class Detections:
     kept : ndarray of int, shape (k,)
         The candidates that were measured.
     measured : dict of ndarray, shape (k,)
-        From :func:`measure`. Absorbers are the rows with ``veto == 0``.
+        From :func:`measure`. Absorbers are the rows that are ``accepted``.
     """
 
     candidates: Candidates
@@ -186,6 +186,7 @@ def propose(searchable: Searchable, settings: Settings) -> Candidates:
         z_stop=z_stop,
         z_search=grid.wavelength_at(peaks.pixel) / species.primary.wavelength - 1.0,
         width_pixels=peaks.width,
+        instrument_pixels=spectra.resolution_at(peaks.row, peaks.pixel).astype(np.float32),
         significance=peaks.significance,
         filter_snr_primary=peaks.snr_primary,
         filter_snr_secondary=peaks.snr_secondary,
@@ -222,17 +223,23 @@ def _depressed_fraction(residual: NDArray[np.float32], weight: NDArray[np.float3
 
 
 def spectrum_inputs(spectra: Spectra, z_qso: NDArray[np.float64], settings: Settings) -> NDArray[np.float32]:
-    """Make what a whole-spectrum network sees: rescaled flux inside the search window, 0 elsewhere (Zhao et al. 2019, §2.1); shape (n, p).
+    """Make what a whole-spectrum network sees: rescaled flux inside the paper's window, 0 elsewhere (Zhao et al. 2019, §2.1).
 
     Less 1, unlike the paper's: with a step at the window's edges the networks hardly learn (docs/networks.md).
+
+    Returns
+    -------
+    ndarray, shape (n, 3841)
     """
-    window = search_window(spectra.grid, settings.line_species, z_qso, settings.preprocess.window_blue_z)
-    return np.where(window & spectra.good, spectra.flux - 1.0, 0.0).astype(np.float32)
+    first = ZHAO_GRID.first - spectra.grid.first
+    crop = slice(first, first + ZHAO_GRID.n_pixels)
+    window = zhao_window(ZHAO_GRID, settings.line_species, z_qso, settings.preprocess)
+    return np.where(window & spectra.good[:, crop], spectra.flux[:, crop] - 1.0, 0.0).astype(np.float32)
 
 
 def input_shapes(species: LineSpecies, grid: WavelengthGrid) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Give the columns that a network may read, each with the shape of one of them in one example."""
-    return {IMAGE_COLUMNS: ImageGeometry.of(species, grid.step).shape, SPECTRUM_COLUMNS: (grid.n_pixels,)}
+    return {IMAGE_COLUMNS: ImageGeometry.of(species, grid.step).shape, SPECTRUM_COLUMNS: (ZHAO_GRID.n_pixels,)}
 
 
 def scorer(predict: Callable[[NDArray[np.float32]], NDArray[np.float32]], inputs: tuple[str, ...], settings: Settings) -> Scorer:
@@ -262,13 +269,13 @@ def scorer(predict: Callable[[NDArray[np.float32]], NDArray[np.float32]], inputs
 
 
 def measure(candidates: Candidates, score: NDArray[np.floating] | None, settings: Settings) -> dict[str, NDArray[Any]]:
-    """Fit candidates, and tell by ``veto`` which of them are absorbers.
+    """Fit candidates, and tell which of them the network accepts: nothing else decides.
 
     Parameters
     ----------
     candidates : Candidates, m of them
     score : ndarray, shape (m,), or None
-        Without scores no candidate is vetoed for its score, and in a crowded spectrum none is believed for it.
+        Without scores all are accepted.
     settings : Settings
 
     Returns
@@ -279,18 +286,15 @@ def measure(candidates: Candidates, score: NDArray[np.floating] | None, settings
     species, limits, grid = settings.line_species, settings.measure, candidates.grid
     images = candidates.image_residual, candidates.image_inverse_error
     measured = measuring.measure_candidates(*images, candidates.columns, species, grid)
+    known = candidates.instrument_pixels * grid.pixel_kms
+    instrument = np.where(np.isfinite(known), known, limits.instrument_sigma_kms)
     measured["fwhm_kms"], measured["fwhm_kms_err"] = measuring.intrinsic_fwhm(
-        measured["sigma_pixels"] * grid.pixel_kms, measured["sigma_pixels_err"] * grid.pixel_kms, limits.instrument_sigma_kms
+        measured["sigma_pixels"] * grid.pixel_kms, measured["sigma_pixels_err"] * grid.pixel_kms, instrument
     )
     velocity = measuring.velocity_from_quasar(measured["z_abs"], candidates.z_qso)
     names = ("neighbour_pixels", "depressed_fraction", "crowding", "significance", "z_start", "z_stop")
-    context = {**{name: candidates.columns[name].astype(float) for name in names}, "velocity_kms": velocity}
-    context["score"] = np.zeros(len(candidates)) if score is None else np.asarray(score, dtype=float)
-    veto_limits = measuring.Limits(
-        limits.min_snr_primary, limits.min_snr_secondary, limits.max_fwhm_kms, limits.max_contamination, limits.crowding,
-        limits.crowded_significance, limits.crowded_score, settings.infer.min_score,
-    )  # fmt: skip
-    veto = measuring.veto_candidates(measured, context, species, veto_limits)
+    context = {**{name: candidates.columns[name].astype(float) for name in names}, "velocity_kms": velocity, "z_qso": candidates.z_qso}
+    scores = np.full(len(candidates), np.nan) if score is None else np.asarray(score, dtype=float)
     return {
         **measured,
         "row": candidates.row,
@@ -299,9 +303,9 @@ def measure(candidates: Candidates, score: NDArray[np.floating] | None, settings
         "species": np.full(len(candidates), species.name, dtype=object),
         "significance": context["significance"],
         "velocity_kms": velocity,
-        "score": np.full(len(candidates), np.nan) if score is None else context["score"],
-        "flags": measuring.flag_absorbers(measured, context, species, limits.near_quasar_kms, limits.crowding),
-        "veto": veto & ~np.int32(Veto.LOW_SCORE) if score is None else veto,
+        "score": scores,
+        "flags": measuring.flag_absorbers(measured, context, species, settings),
+        "accepted": np.isnan(scores) | (scores >= settings.infer.min_score),
     }
 
 

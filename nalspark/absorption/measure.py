@@ -1,4 +1,4 @@
-"""What the catalogue says of an absorber: redshift, equivalent widths, width, companions, flags, and why a candidate is not an absorber.
+"""What the catalogue says of an absorber: redshift, equivalent widths, width, companions, flags.
 
 Rest equivalent width of a Gaussian line of amplitude A and σ = s pixels: ``W = A s √(2π) λ₀ ln10 step``; on a log-λ grid 1 + z cancels.
 """
@@ -6,17 +6,17 @@ Rest equivalent width of a Gaussian line of amplitude A and σ = s pixels: ``W =
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nalspark.absorption.fit import EPSILON, FIRST, LEVEL, LOG_WIDTH, SECOND, SLOPE, DoubletFit, fit_doublets
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
 from nalspark.absorption.systems import in_path
-from nalspark.lines import SPEED_OF_LIGHT_KMS, LineSpecies
+from nalspark.lines import CA_II_3934, CA_II_3969, NA_I_5891, NA_I_5897, SPEED_OF_LIGHT_KMS, LineSpecies
+from nalspark.settings import Settings
 from nalspark.spectra.grid import WavelengthGrid
 
 Array = NDArray[np.float64]
@@ -25,8 +25,6 @@ Array = NDArray[np.float64]
 STRONG_EW, STRONG_SIGNIFICANCE = 0.3, 3.0
 
 _SQRT_2PI = np.sqrt(2.0 * np.pi)
-#: No narrow absorption is wider, whatever its equivalent width.
-_WIDEST_KMS = 600.0
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -44,25 +42,16 @@ class AbsorberFlag(IntFlag):
     MISALIGNED = 256  #: the two lines do not lie at one redshift, or differ in width
     CROWDED = 512  #: the spectrum shows many narrow features that this absorber does not explain
     OFF_PATH = 1024  #: z_abs lies outside the searched interval: drop the row for incidence rates
+    BEYOND_QUASAR = 2048  #: z_abs is above z_qso: gas that falls in, or a wrong quasar redshift
+    BLUE_OF_WINDOW = 4096  #: bluewards of the species' own search window (of C IV emission for Mg II), where other lines are frequent
+    GALACTIC = 8192  #: a line lies on the Milky Way's Ca II H, K or Na I D
+    WEAK = 16384  #: a line is below its measured signal-to-noise threshold
+    BROAD = 32768  #: wider than narrow absorption of its equivalent width usually is
 
 
-class Veto(IntFlag):
-    """Why a candidate is not taken for an absorber. Candidates keep these bits; absorbers have none."""
-
-    WEAK = 1  #: a line is below its measured signal-to-noise threshold
-    RATIO = 2  #: doublet ratio more than 3 σ outside what atomic physics allows, or far outside it
-    BROAD = 4  #: wider than narrow absorption is
-    SHALLOW = 8  #: too wide for its equivalent width: a wiggle of the continuum
-    POOR_FIT = 16  #: the two lines do not have one Gaussian shape, beyond what multiple components do
-    CONTAMINATED = 32  #: stronger unexplained absorption right beside the lines
-    MISALIGNED = 64  #: the two lines do not lie at one redshift
-    CROWDED = 128  #: not significant enough for a spectrum so full of unexplained narrow features
-    UNCOVERED = 256  #: too few usable pixels in a line
-    LOW_SCORE = 512  #: the network does not take it for an absorber
-
-
-#: Strong night-sky lines and bands (Å, vacuum) in SDSS spectra beside those that are masked: Hg I and Na of street lights, O I, O₂ and OH.
+#: Strong night-sky lines and bands (Å, vacuum) in SDSS spectra: Hg I and Na of street lights, O I, O₂ and OH.
 SKY_FEATURES = (4359.6, 5462.3, 5578.9, 5891.6, 6302.1, 6365.5, 6865.0, 7247.0, 7278.0, 7605.0, 7623.0, 7996.0, 8347.0, 8402.0, 8432.0)
+_GALACTIC_LINES = tuple(line.wavelength for line in (CA_II_3934, CA_II_3969, NA_I_5891, NA_I_5897))
 
 
 def _equivalent_width(fit: DoubletFit, column: int, angstrom_per_pixel: float) -> tuple[Array, Array]:
@@ -190,12 +179,13 @@ def _doublet_ratio(fit: DoubletFit, species: LineSpecies) -> tuple[Array, Array]
     return ratio, np.abs(ratio) * np.sqrt(np.maximum(relative, 0.0))
 
 
-def intrinsic_fwhm(sigma_kms: Array, sigma_kms_err: Array, instrument_sigma_kms: float) -> tuple[Array, Array]:
+def intrinsic_fwhm(sigma_kms: Array, sigma_kms_err: Array, instrument_sigma_kms: ArrayLike) -> tuple[Array, Array]:
     """Compute the FWHM in km/s with the instrument's Gaussian σ taken off in quadrature, and its standard error; 0 where not resolved."""
-    left = sigma_kms**2 - instrument_sigma_kms**2
+    instrument = np.asarray(instrument_sigma_kms, dtype=float)
+    left = sigma_kms**2 - instrument**2
     resolved = left > 0
     sigma = np.sqrt(np.where(resolved, left, 0.0))
-    error = sigma_kms * sigma_kms_err / np.maximum(sigma, 0.3 * instrument_sigma_kms + 1e-9)
+    error = sigma_kms * sigma_kms_err / np.maximum(sigma, 0.3 * instrument + 1e-9)
     return _FWHM_PER_SIGMA * sigma, _FWHM_PER_SIGMA * error
 
 
@@ -205,67 +195,7 @@ def velocity_from_quasar(z_abs: Array, z_qso: Array) -> Array:
     return SPEED_OF_LIGHT_KMS * (ratio - 1.0) / (ratio + 1.0)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Thresholds of :func:`veto_candidates`: see :class:`nalspark.settings.Measure`."""
-
-    snr_primary: float
-    snr_secondary: float
-    fwhm_kms: float
-    contamination: float
-    crowding: float
-    crowded_significance: float
-    crowded_score: float
-    score: float
-
-
-def veto_candidates(measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, limits: Limits) -> NDArray[np.int32]:
-    """Set the bits of :class:`Veto`, shape (m,).
-
-    Parameters
-    ----------
-    measured : dict
-        Result of :func:`measure_candidates` with ``fwhm_kms``.
-    context : dict
-        ``crowding`` (unexplained features per 1000 pixels), ``significance``, ``neighbour_pixels`` (NaN where alone) and ``score``
-        of each candidate.
-    species : LineSpecies
-    limits : Limits
-    """
-    first, second = species.primary.label, species.secondary.label
-    ratio, error, fwhm = measured["doublet_ratio"], measured["doublet_ratio_err"], measured["fwhm_kms"]
-    width_kms = measured[f"ew_{first}"] / species.primary.wavelength * SPEED_OF_LIGHT_KMS
-    thin = species.optically_thin_ratio
-    conditions = {
-        Veto.WEAK: (measured[f"snr_{first}"] < limits.snr_primary) | (measured[f"snr_{second}"] < limits.snr_secondary),
-        Veto.RATIO: (ratio + 3.0 * error < 1.0)
-        | (ratio - 3.0 * error > thin)
-        | ((ratio > 1.5 * thin) & (ratio - 1.5 * error > thin))
-        | ((ratio < 0.4) & (ratio + 1.5 * error < 1.0)),
-        # Strong systems are many components, and wide: the limit grows with the equivalent width.
-        Veto.BROAD: fwhm > np.minimum(limits.fwhm_kms + 0.85 * width_kms, _WIDEST_KMS),
-        # Depth below 0.18 at 300 km/s and growing with width: real components that spread so far are deep (FWHM 1.3–3.4 Å).
-        Veto.SHALLOW: width_kms < 0.18 * fwhm**2 / 300.0,
-        # Real profiles have components: the allowed misfit grows with the signal, as 9 % of it.
-        Veto.POOR_FIT: (measured["chi2_reduced"] > 1.8 + (0.09 * context["significance"]) ** 2)
-        & ~((context["significance"] > limits.crowded_significance) & (context["crowding"] <= limits.crowding)),
-        # Another candidate in the image explains the absorption beside the lines.
-        Veto.CONTAMINATED: (measured["contamination"] > limits.contamination)
-        & (context["significance"] < limits.crowded_significance)
-        & ~(context["neighbour_pixels"] < 2 * HALF_WIDTH),
-        Veto.MISALIGNED: (np.abs(measured["split_kms"]) > 60.0 + 0.25 * width_kms) & (measured["split_significance"] > 3.0),
-        Veto.CROWDED: (context["crowding"] > limits.crowding)
-        & (context["significance"] < limits.crowded_significance)
-        & (context["score"] < limits.crowded_score),
-        Veto.UNCOVERED: measured["coverage"] < 0.25,
-        Veto.LOW_SCORE: context["score"] < limits.score,
-    }
-    return _bits(conditions)
-
-
-def flag_absorbers(
-    measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, near_quasar_kms: float, crowding: float
-) -> NDArray[np.int32]:
+def flag_absorbers(measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, settings: Settings) -> NDArray[np.int32]:
     """Set the bits of :class:`AbsorberFlag`, shape (m,).
 
     Parameters
@@ -273,34 +203,45 @@ def flag_absorbers(
     measured : dict
         Result of :func:`measure_candidates` with ``fwhm_kms``.
     context : dict
-        ``velocity_kms``, ``neighbour_pixels`` (NaN where alone), ``depressed_fraction``, ``crowding``, ``z_start``, ``z_stop`` (of the
-        searched interval) of each candidate.
+        ``z_qso``, ``velocity_kms``, ``neighbour_pixels`` (NaN where alone), ``depressed_fraction``, ``crowding``, ``z_start``, ``z_stop``
+        (of the searched interval) of each candidate.
     species : LineSpecies
-    near_quasar_kms : float
-    crowding : float
-        Unexplained features per 1000 pixels above which a spectrum is crowded.
+    settings : Settings
     """
-    ratio, error = measured["doublet_ratio"], measured["doublet_ratio_err"]
+    limits, first, second = settings.measure, species.primary, species.secondary
+    ratio, error, fwhm = measured["doublet_ratio"], measured["doublet_ratio_err"], measured["fwhm_kms"]
+    width_kms = measured[f"ew_{first.label}"] / first.wavelength * SPEED_OF_LIGHT_KMS
     wavelengths = np.stack([measured["wavelength_primary"], measured["wavelength_secondary"]], axis=1)
-    # Within three pixels of a sky line: residuals are as wide as the instrument.
-    on_sky = (np.abs(wavelengths[..., None] / np.array(SKY_FEATURES) - 1.0) < 7e-4).any(axis=(1, 2))
     neighbour = np.nan_to_num(context["neighbour_pixels"], nan=np.inf)
+    own_blue = species.window_rest[0] * (1.0 + context["z_qso"] + settings.preprocess.window_blue_z)
     return _bits(
         {
             AbsorberFlag.BAL_LIKE: context["depressed_fraction"] > 0.4,
-            AbsorberFlag.NEAR_QUASAR: context["velocity_kms"] < near_quasar_kms,
-            AbsorberFlag.SKY_LINE: on_sky,
+            AbsorberFlag.NEAR_QUASAR: context["velocity_kms"] < limits.near_quasar_kms,
+            AbsorberFlag.SKY_LINE: _lies_on(wavelengths, SKY_FEATURES),
             AbsorberFlag.BAD_RATIO: (ratio + 2.0 * error < 1.0) | (ratio - 2.0 * error > species.optically_thin_ratio),
             AbsorberFlag.BLENDED: (neighbour < 25.0) | (measured["contamination"] > 4.0),
             AbsorberFlag.EDGE: measured["coverage"] < 0.8,
-            AbsorberFlag.UNRESOLVED: measured["fwhm_kms"] == 0.0,
+            AbsorberFlag.UNRESOLVED: fwhm == 0.0,
             AbsorberFlag.POOR_FIT: measured["chi2_reduced"] > 2.0,
             # 3e-4 in Δλ/λ: the shape veto of the Zhu & Ménard (2013) pipeline.
             AbsorberFlag.MISALIGNED: (np.abs(measured["split_kms"]) > 90.0) & (measured["split_significance"] > 2.0),
-            AbsorberFlag.CROWDED: context["crowding"] > crowding,
+            AbsorberFlag.CROWDED: context["crowding"] > limits.crowding,
             AbsorberFlag.OFF_PATH: ~in_path(measured["z_abs"], context["z_start"][:, None], context["z_stop"][:, None]),
+            AbsorberFlag.BEYOND_QUASAR: measured["z_abs"] > context["z_qso"],
+            AbsorberFlag.BLUE_OF_WINDOW: measured["wavelength_primary"] < own_blue,
+            AbsorberFlag.GALACTIC: _lies_on(wavelengths, _GALACTIC_LINES),
+            AbsorberFlag.WEAK: (measured[f"snr_{first.label}"] < limits.min_snr_primary)
+            | (measured[f"snr_{second.label}"] < limits.min_snr_secondary),
+            # Strong systems are many components, and wide: the limit grows with the equivalent width.
+            AbsorberFlag.BROAD: fwhm > limits.max_fwhm_kms + 0.85 * width_kms,
         }
     )
+
+
+def _lies_on(wavelengths: Array, features: tuple[float, ...]) -> NDArray[np.bool_]:
+    """Whether a line (m, 2) lies within three pixels of a feature: residuals are as wide as the instrument."""
+    return (np.abs(wavelengths[..., None] / np.array(features) - 1.0) < 7e-4).any(axis=(1, 2))
 
 
 def _bits(conditions: Mapping[Any, NDArray[np.bool_]]) -> NDArray[np.int32]:

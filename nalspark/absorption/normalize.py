@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nalspark.absorption.windows import observed_mask, redshift_path, search_window, searchable
+from nalspark.absorption.windows import redshift_path, search_window, searchable
 from nalspark.lines import LineSpecies
 from nalspark.settings import Preprocess
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.continuum import error_inflation, fit_continuum
 from nalspark.spectra.grid import WavelengthGrid
+from nalspark.spectra.noise_model import noise_factor
 from nalspark.spectra.rescale import masked_median, rescale_factor
 
 #: Rest wavelength (Å) of the quasar's Lyα emission.
@@ -80,7 +81,7 @@ def searched_pixels(
     spectra: Spectra, continuum: NDArray[np.float32], z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess
 ) -> NDArray[np.bool_]:
     """Mark the pixels at which the first line is searched, shape (n, p)."""
-    window = search_window(spectra.grid, species, z_qso, settings.window_blue_z)
+    window = search_window(spectra.grid, species, z_qso, settings)
     good = spectra.good & (continuum > 0)
     return searchable(window, good, round(species.offset_pixels(species.secondary, spectra.grid.step)))
 
@@ -108,15 +109,17 @@ def smoothing_scale(grid: WavelengthGrid, z_qso: NDArray[np.float64], settings: 
 def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess) -> Normalized:
     """Prepare a batch for the search; see the module's docstring. The result for a spectrum does not depend on the others."""
     grid = spectra.grid
-    mask = spectra.mask | observed_mask(grid)
+    mask = spectra.mask.copy()
     mask |= np.where(grid.wavelength < LYMAN_ALPHA * (1.0 + z_qso[:, None]), PixelFlag.FOREST, 0).astype(np.uint8)
-    masked = Spectra(spectra.flux, spectra.ivar, mask, grid)
+    masked = replace(spectra, mask=mask)
     factor = rescale_factor(masked, z_qso)
-    window = search_window(grid, species, z_qso, settings.window_blue_z)
+    claimed = noise_factor(settings.noise_model, grid)
+    window = search_window(grid, species, z_qso, settings)
     in_window = (masked.good & window).sum(axis=1)
     # A spectrum without a scale or without pixels is carried through as ones, so that a batch stays one array; its reason tells.
     usable = np.isfinite(factor) & (in_window >= settings.min_good_pixels)
     scaled, weight, absurd = _rescaled(masked, np.where(usable, factor, 1.0)[:, None])
+    weight = weight / claimed**2
     mask |= np.where(absurd, PixelFlag.ABSURD, 0).astype(np.uint8)
     flux = np.where(usable[:, None], scaled, 1.0).astype(np.float32)
     ivar = np.where(usable[:, None], weight, 1.0).astype(np.float32)
@@ -126,7 +129,7 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
         significance=settings.clip_significance,
     )  # fmt: skip
     inflation = error_inflation((flux - fitted) * np.sqrt(ivar), good, settings.noise_window_pixels)
-    ready = Spectra(flux, (ivar / inflation**2).astype(np.float32), mask, grid)
+    ready = Spectra(flux, (ivar / inflation**2).astype(np.float32), mask, grid, spectra.resolution)
     continuum = fitted.astype(np.float32)
     snr = masked_median(np.sqrt(ready.ivar) * continuum, ready.good & window)
     searched = searched_pixels(ready, continuum, z_qso, species, settings) & usable[:, None]
@@ -159,13 +162,10 @@ def _verdicts(
 ) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
     """Why each spectrum cannot be searched: reason and sentence, None where it can."""
     reason, detail = np.full(len(z_qso), None, dtype=object), np.full(len(z_qso), None, dtype=object)
-    blue, red = species.window_rest
     for row in range(len(z_qso)):
         if window[row] == 0:
             reason[row] = "no_search_path"
-            detail[row] = (
-                f"At z_qso = {z_qso[row]:.4f} the {species.name} window (rest {blue:g}-{red:g} Å) lies outside the wavelength grid."
-            )
+            detail[row] = f"At z_qso = {z_qso[row]:.4f} {species.name} can be searched at no wavelength between 3560 and 10400 Å."
         elif in_window[row] < settings.min_good_pixels:
             reason[row] = "too_few_good_pixels"
             detail[row] = f"{in_window[row]} usable pixels in the search window; {settings.min_good_pixels} are needed."

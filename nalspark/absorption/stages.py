@@ -17,7 +17,7 @@ from nalspark.absorption.chain import IMAGE_COLUMNS, Candidates, Searchable
 from nalspark.absorption.images import ImageGeometry
 from nalspark.settings import Settings
 from nalspark.spectra.batch import Spectra
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.regrid import place_on_grid
 from nalspark.tables import schemas
 from nalspark.tables.arrow import Columns, map_arrays
@@ -39,7 +39,7 @@ def measured_table(settings: Settings) -> Table:
 def normalize_columns(columns: Columns, settings: Settings) -> Columns:
     """Normalise rows of spectra with their targets; rows of NORMALIZED."""
     origin = [loglam if loglam is not None else int(first) for loglam, first in zip(columns["loglam"], columns["first_pixel"], strict=True)]
-    spectra = place_on_grid(columns["flux"], columns["ivar"], columns["mask"], origin, SDSS_GRID)
+    spectra = place_on_grid(columns["flux"], columns["ivar"], columns["mask"], origin, LATTICE, columns["resolution"])
     ready = chain.prepare(spectra, columns["z_qso"].astype(float), settings)
     usable = [reason is None for reason in ready.reason]
 
@@ -58,6 +58,7 @@ def normalize_columns(columns: Columns, settings: Settings) -> Columns:
         "ivar": pixels(ready.spectra.ivar),
         "continuum": pixels(ready.continuum),
         "mask": pixels(ready.spectra.mask),
+        "resolution": pixels(ready.spectra.resolution),
         "reason": ready.reason,
         "detail": ready.detail,
     }
@@ -77,7 +78,7 @@ def preprocess(spectra: DataFrame, targets: DataFrame, settings: Settings) -> Da
     -------
     DataFrame of NORMALIZED; as many rows as targets
     """
-    pixels = spectra.select("path", "first_pixel", "loglam", "flux", "ivar", "mask")
+    pixels = spectra.select("path", "first_pixel", "loglam", "flux", "ivar", "mask", "resolution")
     joined = pixels.join(F.broadcast(targets.select("path", *_CARRIED)), "path")
     return map_arrays(joined, partial(normalize_columns, settings=settings), SPECTRA, NORMALIZED)
 
@@ -87,7 +88,7 @@ def preprocess(spectra: DataFrame, targets: DataFrame, settings: Settings) -> Da
 
 def _searchable(columns: Columns) -> Searchable:
     """Rows of NORMALIZED that can be searched, as the chain knows them."""
-    spectra = Spectra(columns["flux"], columns["ivar"], columns["mask"], SDSS_GRID)
+    spectra = Spectra(columns["flux"], columns["ivar"], columns["mask"], LATTICE, columns["resolution"])
     return Searchable(np.arange(len(columns["z_qso"])), spectra, columns["continuum"], columns["z_qso"].astype(float))
 
 
@@ -110,7 +111,7 @@ def search(normalized: DataFrame, settings: Settings) -> DataFrame:
     -------
     DataFrame of CANDIDATES
     """
-    needed = normalized.select(*_CARRIED, "flux", "ivar", "continuum", "mask")
+    needed = normalized.select(*_CARRIED, "flux", "ivar", "continuum", "mask", "resolution")
     return map_arrays(needed, partial(search_columns, settings=settings), NORMALIZED, CANDIDATES)
 
 
@@ -119,7 +120,7 @@ def search(normalized: DataFrame, settings: Settings) -> DataFrame:
 
 def whole_spectrum_columns(columns: Columns, settings: Settings) -> Columns:
     """Give what a whole-spectrum network sees of rows of NORMALIZED."""
-    spectra = Spectra(columns["flux"], columns["ivar"], columns["mask"], SDSS_GRID)
+    spectra = Spectra(columns["flux"], columns["ivar"], columns["mask"], LATTICE)
     return {
         "spectrum_id": columns["spectrum_id"],
         "flux": chain.spectrum_inputs(spectra, columns["z_qso"].astype(float), settings),
@@ -138,11 +139,11 @@ def whole_spectra(normalized: DataFrame, settings: Settings) -> DataFrame:
 
 def measure_columns(columns: Columns, settings: Settings) -> Columns:
     """Measure rows of CANDIDATES with their scores; rows of the measured table."""
-    shape = (-1, *ImageGeometry.of(settings.line_species, SDSS_GRID.step).shape)
+    shape = (-1, *ImageGeometry.of(settings.line_species, LATTICE.step).shape)
     images = {name: columns[name].reshape(shape) for name in IMAGE_COLUMNS}
     known = {field.name: columns[field.name] for field in fields(Candidates) if field.name in columns}
     row = np.arange(len(columns["candidate_id"]))
-    candidates = Candidates(**{**known, **images, "row": row, "grid": SDSS_GRID})
+    candidates = Candidates(**{**known, **images, "row": row, "grid": LATTICE})
     measured = chain.measure(candidates, columns["score"], settings)
     return {**measured, **{name: columns[name] for name in _CARRIED}, "absorber_id": columns["candidate_id"]}
 

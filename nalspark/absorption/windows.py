@@ -1,4 +1,4 @@
-"""Where a species can be seen in a quasar: search window, observed-frame masks, searched redshift path."""
+"""Where a species can be seen in a quasar: search window, searched redshift path."""
 
 from __future__ import annotations
 
@@ -6,39 +6,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nalspark.compiled import compiled
-from nalspark.lines import CA_II_3934, CA_II_3969, NA_I_5891, NA_I_5897, LineSpecies
-from nalspark.spectra.batch import PixelFlag
+from nalspark.lines import SPEED_OF_LIGHT_KMS, LineSpecies
+from nalspark.settings import Preprocess
 from nalspark.spectra.grid import WavelengthGrid
 
-#: Observed wavelengths (Å) with strong sky residuals in every survey spectrum (qsoabsfind's defaults, Anand et al. 2021, §3.2).
-SKY_LINES = ((5568.0, 5588.0), (6295.0, 6305.0))
-#: Half width in Å of the masks on the Milky Way's Ca II and Na I lines (3928–3940 and 3963–3975 Å for Ca II, as Anand et al. 2021).
-GALACTIC_HALF_WIDTH = 6.0
 #: Pixels on either side of a line that must be usable for it to be searchable there.
 _REACH = 2
 
 
-def observed_mask(grid: WavelengthGrid) -> NDArray[np.uint8]:
-    """Set the bits of PixelFlag that depend on the observed wavelength only, shape (p,)."""
-    wavelength = grid.wavelength
-    mask = np.zeros(grid.n_pixels, dtype=np.uint8)
-    for blue, red in SKY_LINES:
-        mask[(wavelength >= blue) & (wavelength <= red)] |= np.uint8(PixelFlag.SKY_LINE)
-    for line in (CA_II_3934, CA_II_3969, NA_I_5891, NA_I_5897):
-        mask[np.abs(wavelength - line.wavelength) <= GALACTIC_HALF_WIDTH] |= np.uint8(PixelFlag.GALACTIC)
-    return mask
+def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.bool_]:
+    """Mark the pixels at which the first line is searched, shape (n, p), masks not regarded.
 
-
-def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], blue_z: float) -> NDArray[np.bool_]:
-    """Mark the pixels at which the first line may lie, shape (n, p), masks not regarded.
-
-    From the red side of the blue emission line, computed for ``z_qso + blue_z``, to the blue side of the species' own emission line
-    (Zhao et al. 2019, §2.1: rest 1550–2800 Å for Mg II).
+    From the red side of the blue emission line, computed for ``z_qso + window_blue_z``, or from ``window_rest_blue``, to absorption
+    redshifts of ``window_beyond_kms`` above the quasar's.
     """
     wavelength = grid.wavelength
-    blue, red = species.window_rest
     z_qso = np.asarray(z_qso, dtype=float)[:, None]
-    return (wavelength > blue * (1.0 + z_qso + blue_z)) & (wavelength < red * (1.0 + z_qso))
+    blue = settings.window_rest_blue or species.window_rest[0]
+    red = species.primary.wavelength * (1.0 + settings.window_beyond_kms / SPEED_OF_LIGHT_KMS)
+    return (wavelength > blue * (1.0 + z_qso + settings.window_blue_z)) & (wavelength < red * (1.0 + z_qso))
+
+
+def zhao_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.bool_]:
+    """Mark the pixels that a whole-spectrum network sees (Zhao et al. 2019, §2.1: rest 1550–2800 Å for Mg II), shape (n, p)."""
+    wavelength, z_qso = grid.wavelength, np.asarray(z_qso, dtype=float)[:, None]
+    blue, red = species.window_rest
+    return (wavelength > blue * (1.0 + z_qso + settings.window_blue_z)) & (wavelength < red * (1.0 + z_qso))
 
 
 def searchable(window: NDArray[np.bool_], good: NDArray[np.bool_], offset: int) -> NDArray[np.bool_]:

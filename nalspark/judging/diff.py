@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from enum import IntFlag
 from pathlib import Path
 
 from pyspark.sql import Column as Expression
@@ -15,11 +14,10 @@ from nalspark.absorption.systems import MATCH_PIXELS, MATCH_PIXELS_PER_ANGSTROM,
 from nalspark.errors import StoreError
 from nalspark.lines import SPECIES, LineSpecies
 from nalspark.tables.changes import value_changes
-from nalspark.tables.data_model import bit_words
 from nalspark.tables.manifest import Manifest
-from nalspark.tables.schemas import CHANGES, REJECTIONS, SCORES, SIGHTLINES, absorbers_table
+from nalspark.tables.schemas import ACCEPTED, CHANGES, REJECTIONS, SCORES, SIGHTLINES, absorbers_table
 from nalspark.tables.store import Store
-from nalspark.tables.table import Column, Table
+from nalspark.tables.table import Table
 
 #: Settings that cannot change a catalogue.
 _IDLE = ("pipeline.", "out", "publish.")
@@ -29,7 +27,6 @@ _GAINED = {
     "spectrum_rejected": "the spectrum was rejected before",
     "not_searched": "that redshift was not searched before",
     "low_score": "its score was too low before",
-    "vetoed": "it was vetoed before",
     "no_candidate": "the search did not propose it before",
     "unknown": "the earlier result keeps no candidates to tell why",
 }
@@ -38,7 +35,6 @@ _LOST = {
     "spectrum_rejected": "the spectrum is rejected now",
     "not_searched": "that redshift is not searched any more",
     "low_score": "its score is too low now",
-    "vetoed": "it is vetoed now",
     "no_candidate": "the search does not propose it any more",
     "unknown": "the later result keeps no candidates to tell why",
 }
@@ -118,7 +114,7 @@ def open_side(folder: str | Path) -> Side:
     return Side(store, manifest)
 
 
-def compare_catalogues(spark: SparkSession, before: Side, after: Side, vetoes: type[IntFlag]) -> Comparison:
+def compare_catalogues(spark: SparkSession, before: Side, after: Side) -> Comparison:
     """Compare two catalogues: what became of every absorber.
 
     Absorbers of one spectrum are paired with the nearest one of the other catalogue, if they are one system
@@ -129,8 +125,6 @@ def compare_catalogues(spark: SparkSession, before: Side, after: Side, vetoes: t
     ----------
     spark : SparkSession
     before, after : Side
-    vetoes : type
-        The bits of ``veto``, ``LOW_SCORE`` among them.
 
     Raises
     ------
@@ -146,7 +140,7 @@ def compare_catalogues(spark: SparkSession, before: Side, after: Side, vetoes: t
     )
     changes = _paired(pairs, _sightlines(spark, before), _sightlines(spark, after))
     for rows, change, other in ((lost, "lost", after), (gained, "gained", before)):
-        changes = changes.unionByName(_unpaired(spark, rows, change, other, vetoes))
+        changes = changes.unionByName(_unpaired(spark, rows, change, other))
     return Comparison(changes.select(*CHANGES.names), _causes(before.manifest, after.manifest))
 
 
@@ -219,13 +213,13 @@ def _paired(pairs: DataFrame, before: DataFrame, after: DataFrame) -> DataFrame:
     )
 
 
-def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Side, vetoes: type[IntFlag]) -> DataFrame:
+def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Side) -> DataFrame:
     """Absorbers that the other catalogue lacks, with what it knows of them."""
     sightlines = _sightlines(spark, other).withColumn("known", F.lit(True)).drop("data")
     rejected = other.published(spark, REJECTIONS).where(F.col("spectrum_id").isNotNull())
     rejected = rejected.groupBy("spectrum_id").agg(F.min(F.concat_ws(": ", "stage", "detail")).alias("rejection"))
     found = rows.join(sightlines, "spectrum_id", "left").join(rejected, "spectrum_id", "left")
-    found = found.join(_verdicts(spark, rows, other, vetoes), "id", "left")
+    found = found.join(_verdicts(spark, rows, other), "id", "left")
     z = F.col("z_abs")
     searched = F.exists(F.arrays_zip("z_start", "z_stop"), lambda ends: (ends["z_start"] <= z) & (z <= ends["z_stop"]))
     reason = (
@@ -235,35 +229,28 @@ def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Side, ve
         .when(~searched, "not_searched")  # asked last: a fit may end a pixel outside the path in which it was found
         .otherwise("no_candidate" if other.manifest.parts("measured") else "unknown")
     )
-    detail = F.when(F.col("reason") == "spectrum_rejected", F.col("rejection")).when(F.col("reason") == "vetoed", F.col("words"))
-    described = found.select("spectrum_id", reason.alias("reason"), "rejection", "words", F.struct(*rows.columns).alias("row"))
+    detail = F.when(F.col("reason") == "spectrum_rejected", F.col("rejection"))
+    described = found.select("spectrum_id", reason.alias("reason"), "rejection", F.struct(*rows.columns).alias("row"))
     sides = ("row", None) if change == "lost" else (None, "row")
     return described.select(
         "spectrum_id", F.lit(change).alias("change"), "reason", F.coalesce(detail, F.lit("")).alias("detail"), *_values(*sides)
     )
 
 
-def _verdicts(spark: SparkSession, rows: DataFrame, other: Side, vetoes: type[IntFlag]) -> DataFrame:
-    """``id`` → ``verdict``: why the other result did not publish its candidate there (``low_score``, ``vetoed``); the veto's ``words``."""
-    measured = other.store.read(spark, other.manifest, _verdict_table(other.species)).where(F.col("veto") != 0)
-    there = measured.select("spectrum_id", F.col("z_abs").alias("z_there"), "veto")
+def _verdicts(spark: SparkSession, rows: DataFrame, other: Side) -> DataFrame:
+    """``id`` → ``verdict``: ``low_score`` where the other result had a candidate there that it did not publish."""
+    measured = other.store.read(spark, other.manifest, _verdict_table(other.species)).where(~F.col("accepted"))
+    there = measured.select("spectrum_id", F.col("z_abs").alias("z_there"))
     here = rows.select("spectrum_id", F.struct(*rows.columns).alias("row"))
-    near = _one_system(here.join(there, "spectrum_id"), "row", "z_there").withColumn("id", F.col("row.id"))
-    vetoed = near.groupBy("id").agg(F.min_by("veto", "distance").alias("veto"))
+    near = _one_system(here.join(there, "spectrum_id"), "row", "z_there").select(F.col("row.id").alias("id"))
     # What the network rules out is not measured at all, and has a score only.
-    scored = other.store.read(spark, other.manifest, SCORES).select(F.col("candidate_id").alias("id"), F.lit(True).alias("scored"))
-    low = vetoes["LOW_SCORE"].value
-    named = [F.when(F.col("veto").bitwiseAND(int(bit)) != 0, ", ".join(bit_words(int(bit), vetoes))) for bit in vetoes]
-    verdict = (
-        F.when(F.col("veto").isNotNull() & (F.col("veto") != low), "vetoed")
-        .when(F.col("veto").isNotNull() | F.col("scored"), "low_score")
-        .alias("verdict")
-    )
-    known = rows.select("id").join(vetoed, "id", "left").join(scored, "id", "left")
-    return known.select("id", verdict, F.concat_ws(", ", *named).alias("words"))
+    scored = other.store.read(spark, other.manifest, SCORES).select(F.col("candidate_id").alias("id"))
+    known = near.unionByName(rows.select("id").join(scored, "id", "semi")).distinct()
+    return known.withColumn("verdict", F.lit("low_score"))
 
 
 def _verdict_table(species: LineSpecies) -> Table:
     """Of the table of all measured candidates what tells why one is not an absorber."""
-    columns = absorbers_table(species).select("absorber_id", "spectrum_id", "z_abs")
-    return Table("measured", "One row per candidate, measured.", (*columns, Column("veto", "int", "Bits of Veto")))
+    return Table(
+        "measured", "One row per candidate, measured.", (*absorbers_table(species).select("absorber_id", "spectrum_id", "z_abs"), ACCEPTED)
+    )

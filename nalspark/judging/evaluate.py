@@ -22,7 +22,7 @@ from nalspark.judging.match import Comparison, by_species, compare, disagreement
 from nalspark.judging.strength import ERRORS, FWHM_PER_SIGMA, error_factor, estimate_errors, is_strong, measure_at, passes
 from nalspark.lines import LineSpecies
 from nalspark.spectra.batch import Spectra
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 Array = NDArray[np.float64]
 
@@ -124,7 +124,7 @@ def measure_systems(catalogue: Catalogue, systems: pd.DataFrame) -> pd.DataFrame
     for columns in pixels(catalogue, list(rows_of)):
         taken = [rows_of[name] for name in columns["spectrum_id"]]
         rows, spectrum = np.concatenate(taken), np.repeat(np.arange(len(taken)), [len(some) for some in taken])
-        spectra = Spectra(columns["flux"][spectrum], columns["ivar"][spectrum], columns["mask"][spectrum], SDSS_GRID)
+        spectra = Spectra(columns["flux"][spectrum], columns["ivar"][spectrum], columns["mask"][spectrum], LATTICE)
         measured = measure_at(spectra, columns["continuum"][spectrum], redshift[rows], catalogue.species)
         pieces.append(pd.DataFrame(measured, index=rows))
     lines = (catalogue.species.primary.label, catalogue.species.secondary.label)
@@ -145,8 +145,8 @@ def _truth_errors(compared: Comparison, catalogue: Catalogue) -> tuple[pd.DataFr
     fitted = errors.notna().to_numpy().all(axis=1) & ~given
     instrument = catalogue.result.settings.measure.instrument_sigma_kms
     sigma = truth["sigma_kms"] if "sigma_kms" in truth else np.full(len(truth), np.nan)
-    factor = error_factor(compared.absorbers, species, SDSS_GRID, instrument)
-    for name, values in zip(ERRORS, estimate_errors(truth["snr"], sigma, species, SDSS_GRID, instrument), strict=True):
+    factor = error_factor(compared.absorbers, species, LATTICE, instrument)
+    for name, values in zip(ERRORS, estimate_errors(truth["snr"], sigma, species, LATTICE, instrument), strict=True):
         errors[name] = errors[name].fillna(pd.Series(factor * values, index=truth.index))
     sources = {"given by the truth": given, "fitted at the true redshift": fitted, "estimated from the S/N": ~given & ~fitted}
     return errors, {name: int(which.sum()) for name, which in sources.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from nalspark.errors import NalsparkError, UnusableSpectrum
 from nalspark.mocks.recipes import SkyNoise
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.regrid import place_on_grid
 from nalspark.surveys.reader import open_spectrum
 
@@ -38,7 +38,7 @@ def sky_noise(folder: str | Path) -> SkyNoise:
             continue
     if found:
         origin = [sky.loglam if sky.loglam is not None else int(sky.first_pixel or 0) for sky in found]
-        spectra = place_on_grid([s.flux for s in found], [s.ivar for s in found], [s.mask for s in found], origin, SDSS_GRID)
+        spectra = place_on_grid([s.flux for s in found], [s.ivar for s in found], [s.mask for s in found], origin, LATTICE)
         enough = (spectra.ivar > 0).mean(axis=1) >= _LEAST_COVERED
         if enough.any():
             # What a sky fiber has beside noise, the mean level of its surroundings, is not noise.

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nalspark.absorption.windows import observed_mask, search_window
+from nalspark.absorption.windows import search_window
 from nalspark.lines import LineSpecies, with_all_lines
 from nalspark.mocks import inject, quasars
 from nalspark.mocks.interlopers import KINDS, make_interlopers
+from nalspark.settings import Preprocess
 from nalspark.spectra.batch import PixelFlag, Spectra
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 Array = NDArray[np.float64]
 #: A generator and a redshift to a quasar's flux on the common grid, shape (p,), with median 1.
@@ -135,7 +136,7 @@ def make_mocks(names: list[str], recipe: Recipe) -> Mocks:
         A spectrum is a function of its name and the recipe.
     recipe : Recipe
     """
-    grid = SDSS_GRID
+    grid = LATTICE
     rngs = [inject.seeded_generator(recipe.seed, name, "quasar") for name in names]
     kind = [_interloper(rng, recipe) for rng in rngs]
     z_qso = np.array([_redshift(rng, recipe.species) for rng in rngs])
@@ -143,7 +144,7 @@ def make_mocks(names: list[str], recipe: Recipe) -> Mocks:
     quiet = np.array([_unabsorbed(rng, z, recipe) for rng, z in zip(rngs, z_qso, strict=True)])
     drawn = _absorbers(names, z_qso, recipe)
     passed = _transmission(drawn, instrument, recipe)
-    window = search_window(grid, recipe.species, z_qso, 0.02)
+    window = search_window(grid, recipe.species, z_qso, Preprocess())
     interlopers = make_interlopers(kind, rngs, window, recipe.species, grid)
     expected = quiet * interlopers.transmission
     see = _with_sky if recipe.sky is not None else _with_spectrograph
@@ -152,8 +153,7 @@ def make_mocks(names: list[str], recipe: Recipe) -> Mocks:
     flux = flux + interlopers.residual * np.where(ivar > 0, sigma, 0.0)
     spectra = Spectra(flux.astype(np.float32), ivar.astype(np.float32), mask.astype(np.uint8), grid)
     expected *= level[:, None]
-    used = spectra.good & (observed_mask(grid) == 0)
-    row, z_abs, primary, secondary, snr = _truth(drawn, np.where(used, (expected / sigma) ** 2, 0.0), recipe)
+    row, z_abs, primary, secondary, snr = _truth(drawn, np.where(spectra.good, (expected / sigma) ** 2, 0.0), recipe)
     return Mocks(spectra, z_qso, row, z_abs, primary, secondary, snr, kind, interlopers.pixel, expected, sigma)
 
 
@@ -163,7 +163,7 @@ def _interloper(rng: np.random.Generator, recipe: Recipe) -> str:
 
 def _redshift(rng: np.random.Generator, species: LineSpecies) -> float:
     """A redshift at which part of the search window lies on the grid."""
-    lowest = 10.0 ** ((SDSS_GRID.first + 200) * SDSS_GRID.step) / species.window_rest[1] - 1.0
+    lowest = 10.0 ** ((LATTICE.first + 200) * LATTICE.step) / species.window_rest[1] - 1.0
     while True:
         z = quasars.draw_redshift(rng)
         if z > lowest:
@@ -178,7 +178,7 @@ def _unabsorbed(rng: np.random.Generator, z: float, recipe: Recipe) -> Array:
     """A quasar's flux relative to its median, shape (p,)."""
     if recipe.continuum is not None:
         return recipe.continuum(rng, z)
-    return quasars.quasar_flux(SDSS_GRID, z, rng)
+    return quasars.quasar_flux(LATTICE, z, rng)
 
 
 def _snr(rng: np.random.Generator, recipe: Recipe) -> float:
@@ -191,7 +191,7 @@ def _snr(rng: np.random.Generator, recipe: Recipe) -> float:
 def _absorbers(names: list[str], z_qso: Array, recipe: Recipe) -> list[tuple[NDArray[np.int64], inject.Absorbers]]:
     """For every population the rows that take it and their absorbers, whose spectra are numbered within these rows."""
     system = with_all_lines(recipe.species)
-    first, last = SDSS_GRID.wavelength_at(np.array([0, SDSS_GRID.n_pixels - 1]))
+    first, last = LATTICE.wavelength_at(np.array([0, LATTICE.n_pixels - 1]))
     which = np.array([int(inject.seeded_generator(recipe.seed, name, "population").integers(len(recipe.populations))) for name in names])
     drawn = []
     for number, population in enumerate(recipe.populations):
@@ -208,7 +208,7 @@ def _truth(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], weight: Arra
     """Row, redshift, equivalent widths and line signal-to-noise ratios of all absorbers, in order of the row."""
     system = with_all_lines(recipe.species)
     parts = [
-        (rows[found.spectrum], found.z, found.ew_primary, found.ew_secondary, inject.line_snr(found, system, SDSS_GRID, weight[rows]))
+        (rows[found.spectrum], found.z, found.ew_primary, found.ew_secondary, inject.line_snr(found, system, LATTICE, weight[rows]))
         for rows, found in drawn
     ]
     columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
@@ -218,7 +218,7 @@ def _truth(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], weight: Arra
 
 def _transmission(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], instrument: Array, recipe: Recipe) -> Array:
     """What the absorbers leave of the light of every spectrum, each seen through its own instrument; (n, p)."""
-    passed = np.ones((len(instrument), SDSS_GRID.n_pixels))
+    passed = np.ones((len(instrument), LATTICE.n_pixels))
     system = with_all_lines(recipe.species)
     for rows, absorbers in drawn:
         for sigma in INSTRUMENT_SIGMAS:
@@ -227,7 +227,7 @@ def _transmission(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], instr
             number[mine] = np.arange(len(mine))
             some = number[absorbers.spectrum] >= 0
             passed[rows[mine]] = inject.transmission(
-                absorbers.take(some, number[absorbers.spectrum[some]]), system, SDSS_GRID, len(mine), sigma
+                absorbers.take(some, number[absorbers.spectrum[some]]), system, LATTICE, len(mine), sigma
             )
     return passed
 
@@ -236,15 +236,15 @@ def _with_spectrograph(rng: np.random.Generator, flux: Array, recipe: Recipe) ->
     """Scale of the flux, flux, inverse variance, mask and σ as a spectrograph records them; neighbours share some of their noise."""
     spectrograph = _spectrograph(rng)
     level = quasars.flux_for_snr(_snr(rng, recipe), spectrograph)
-    seen = quasars.observe(flux * level, spectrograph, SDSS_GRID, rng)
-    good = seen.ivar > 0
+    seen = quasars.observe(flux * level, spectrograph, LATTICE, rng)
+    recorded = np.zeros(len(flux), dtype=bool)
+    recorded[max(spectrograph.grid.first - LATTICE.first, 0) : spectrograph.grid.first + spectrograph.grid.n_pixels - LATTICE.first] = True
+    good = (seen.ivar > 0) & recorded
     noise = np.where(good, (seen.flux - flux * level) / seen.sigma, 0.0)
     correlation = rng.uniform(0.0, recipe.most_correlated)
     noise = (noise + correlation * np.roll(noise, 1)) / np.sqrt(1.0 + correlation**2)
-    no_data, bright = int(PixelFlag.NO_DATA), int(PixelFlag.BRIGHT_SKY)
-    sky = (seen.and_mask >> quasars.BRIGHT_SKY_BIT) & 1
-    mask: NDArray[np.int64] = np.bitwise_or(np.where(good, 0, no_data), np.where(sky, bright, 0))
-    return level, np.where(good, flux * level + seen.sigma * noise, 0.0), seen.ivar.astype(float), mask, seen.sigma
+    mask: NDArray[np.int64] = np.where(good, 0, int(PixelFlag.NO_DATA))
+    return level, np.where(good, flux * level + seen.sigma * noise, 0.0), np.where(good, seen.ivar, 0.0), mask, seen.sigma
 
 
 def _with_sky(rng: np.random.Generator, flux: Array, recipe: Recipe) -> tuple[float, Array, Array, NDArray[Any], Array]:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from nalspark.errors import NalsparkError, UnusableSpectrum
 from nalspark.lines import MG_II, LineSpecies, with_all_lines
 from nalspark.mocks import inject, quasars
-from nalspark.spectra.grid import SDSS_GRID, WavelengthGrid
+from nalspark.spectra.grid import LATTICE, WavelengthGrid
 
 MARKER = "simulation.json"  #: marks a folder as a simulated survey, which may be replaced
 BLOCK = 100  #: spectra made together: the unit of work, and what is held in memory
@@ -248,7 +248,7 @@ def _absorbers_of(job: _Job, spectra: list[_Spectrum]) -> tuple[inject.Absorbers
 
 def _ends(grid: WavelengthGrid) -> tuple[float, float]:
     """First and last wavelength, Å, of the pixels that are both in a spectrum and on the grid that is searched."""
-    first, last = max(grid.first, SDSS_GRID.first), min(grid.first + grid.n_pixels, SDSS_GRID.first + SDSS_GRID.n_pixels) - 1
+    first, last = max(grid.first, LATTICE.first), min(grid.first + grid.n_pixels, LATTICE.first + LATTICE.n_pixels) - 1
     return float(10.0 ** (first * grid.step)), float(10.0 ** (last * grid.step))
 
 

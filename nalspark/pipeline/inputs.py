@@ -10,14 +10,14 @@ from nalspark.learning.models import PackedModel, read_model
 from nalspark.mocks.noise import sky_noise
 from nalspark.mocks.recipes import SkyNoise
 from nalspark.settings import Settings
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE, ZHAO_GRID
 from nalspark.surveys.catalogs import Catalog, equivalent_width_quantiles, open_catalog
 
 
 def example_inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Give the columns of an example, one a channel of the network, and the shape of one."""
     columns = SPECTRUM_COLUMNS if settings.simulate.examples == "spectra" else IMAGE_COLUMNS
-    return columns, input_shapes(settings.line_species, SDSS_GRID)[columns]
+    return columns, input_shapes(settings.line_species, LATTICE)[columns]
 
 
 def chosen_model(settings: Settings) -> PackedModel:
@@ -28,7 +28,7 @@ def chosen_model(settings: Settings) -> PackedModel:
     ModelError
     """
     packed = read_model(settings.infer.model)
-    packed.check(SDSS_GRID.fingerprint, settings.species, input_shapes(settings.line_species, SDSS_GRID))
+    packed.check(ZHAO_GRID.fingerprint, settings.species, input_shapes(settings.line_species, LATTICE))
     return packed
 
 

@@ -17,7 +17,7 @@ from nalspark.pipeline.stage import Stage
 from nalspark.plots.training import training_figures
 from nalspark.settings import Settings
 from nalspark.spectra.eigenspectra import DrawnQuasars, Eigenspectra
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import ZHAO_GRID
 from nalspark.spectra.stages import eigenspectra_of, fit_eigenspectra_by_bin
 from nalspark.tables.arrow import to_arrow
 from nalspark.tables.manifest import Part, digest
@@ -145,7 +145,7 @@ class Train(Stage):
     def compute(self, run: Run, parts: list[str]) -> Mapping[str, Mapping[str, Part]]:
         columns, shape = self.examples()
         keys = run.manifest.contents(TRAINING.name)
-        examples = Examples(split_files(run, TRAINING.name), columns, shape, SDSS_GRID.fingerprint, run.settings.species, digest(keys))
+        examples = Examples(split_files(run, TRAINING.name), columns, shape, ZHAO_GRID.fingerprint, run.settings.species, digest(keys))
         return {MODEL.name: {ALL: Part("", MODEL.name, fit_model(run, examples))}}
 
     def finish(self, run: Run) -> None:

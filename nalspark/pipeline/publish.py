@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.absorption.images import ImageGeometry
-from nalspark.absorption.measure import AbsorberFlag, Veto
+from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import measured_table, sightlines
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import StoreError
@@ -26,7 +26,7 @@ from nalspark.plots.report import BitCount, Card, CatalogueMatch, RatioSample, R
 from nalspark.progress import now
 from nalspark.session import narrow_reads, parallelism, together
 from nalspark.settings import Settings
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import Batches, Columns, encode, map_batches, tally
 from nalspark.tables.data_model import bit_meanings, bit_words
@@ -142,7 +142,7 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     targets, normalized = (store.read(spark, manifest, table) for table in (TARGETS, NORMALIZED))
     measured = store.read(spark, manifest, measured_table(settings))
     usable = [frame.where(F.col("reason").isNull()) for frame in (targets, normalized)]
-    absorbers = measured.where(F.col("veto") == 0).select(*catalogue.names)
+    absorbers = measured.where("accepted").select(*catalogue.names)
     searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
     rejected = _all_rejections(spark, store, manifest)
 
@@ -166,8 +166,7 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
         written, rows = _write(store, rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
-        counted = tally(measured.select("veto"), measured_table(settings), {"veto": partial(_with_bits, name="veto", enum=Veto)})
-        return {"rows": rows, "rejections": _reasons(written), "vetoes": _bit_counts(counted["veto"], Veto)}
+        return {"rows": rows, "rejections": _reasons(written)}
 
     def of_pictures() -> dict[str, Any]:
         items = gallery_items(spark, store, manifest, settings, _galleries(absorbers, settings.publish.gallery))
@@ -233,7 +232,7 @@ _SIGHTLINE_EDGES = {"z_qso": np.arange(0.0, 5.01, 0.2), "snr": np.geomspace(0.5,
 
 def _redshifts(species: LineSpecies) -> tuple[float, float]:
     """Redshifts between which the species' first line lies on the grid, rounded outwards to tenths."""
-    ends = SDSS_GRID.wavelength[[0, -1]] / species.primary.wavelength - 1.0
+    ends = LATTICE.wavelength[[0, -1]] / species.primary.wavelength - 1.0
     return max(float(np.floor(ends[0] * 10) / 10), 0.0), float(np.ceil(ends[1] * 10) / 10)
 
 
@@ -274,7 +273,7 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
     StoreError
         Where the tables do not hold an absorber's spectrum or candidate.
     """
-    species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, SDSS_GRID.step)
+    species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, LATTICE.step)
     absorbers = [row.asDict() for row in chosen.collect()]
     parts = sorted({row["part"] for row in absorbers})
     spectra = store.read(spark, manifest, NORMALIZED, parts).where(F.col("spectrum_id").isin([row["spectrum_id"] for row in absorbers]))
@@ -295,7 +294,7 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
         items.append(
             GalleryItem(
                 absorber,
-                SDSS_GRID.wavelength,
+                LATTICE.wavelength,
                 flux,
                 continuum,
                 np.where(good, 1.0 / np.sqrt(np.where(good, ivar, 1.0)), np.nan),

@@ -103,8 +103,8 @@ class ReportData:
         In the order of the pipeline: files, spectra, sightlines, candidates, absorbers, … The shares of the flags are of ``absorbers``.
     rejections : sequence of Rejected
         Those with the reason ``internal_error`` get a sentence of their own.
-    flags, vetoes : sequence of BitCount
-        Bits of the absorbers, and of the candidates that are not absorbers. A row can have several.
+    flags : sequence of BitCount
+        Bits of the absorbers. A row can have several.
     histograms : mapping
         Name → (edges of shape (b + 1,), counts of shape (b,)). The names that are columns of the catalogue get their axis labels here.
     in_path : array, shape (b,)
@@ -123,7 +123,6 @@ class ReportData:
     counts: Mapping[str, int] = field(default_factory=dict)
     rejections: Sequence[Rejected] = ()
     flags: Sequence[BitCount] = ()
-    vetoes: Sequence[BitCount] = ()
     histograms: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
     in_path: ArrayLike = ()
     path: tuple[ArrayLike, ArrayLike] = ((), ())

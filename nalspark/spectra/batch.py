@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nalspark.spectra.grid import WavelengthGrid
+from nalspark.spectra.grid import RESOLUTION_STEP, WavelengthGrid
 
 
 class PixelFlag(IntFlag):
     """Why a pixel is not searched. Any bit set means: not used."""
 
     NO_DATA = 1  #: no inverse variance, or not covered by the spectrum
-    BRIGHT_SKY = 2  #: the survey's own flag for residuals of a bright sky line (SDSS and_mask bit 23)
-    SKY_LINE = 4  #: strong sky residual at fixed observed wavelength (5577, 6300 Å)
-    GALACTIC = 8  #: Milky Way absorption (Ca II H and K, Na I D)
     FOREST = 16  #: bluewards of the quasar's Lyα emission, where no continuum can be seen
     ABSURD = 32  #: flux or inverse variance a thousand times what the rest of the spectrum has
 
@@ -32,12 +30,15 @@ class Spectra:
     ivar : ndarray, shape (n, p), inverse variance in the inverse square of flux's unit; 0 where there is no data
     mask : ndarray of uint8, shape (n, p), bits of :class:`PixelFlag`
     grid : WavelengthGrid
+    resolution : ndarray, shape (n, r), lattice pixels
+        Gaussian σ of the line-spread function at the grid's ``resolution_pixels``; NaN where it is not known.
     """
 
     flux: NDArray[np.float32]
     ivar: NDArray[np.float32]
     mask: NDArray[np.uint8]
     grid: WavelengthGrid
+    resolution: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.flux), self.grid.n_pixels)
@@ -45,6 +46,20 @@ class Spectra:
             found = getattr(self, name).shape
             if found != shape:
                 raise ValueError(f"{name} has shape {found}, expected (n spectra, p pixels) = {shape}")
+
+    def take(self, which: NDArray[Any]) -> Spectra:
+        """Take some of them, by a mask or by numbers."""
+        resolution = None if self.resolution is None else self.resolution[which]
+        return Spectra(self.flux[which], self.ivar[which], self.mask[which], self.grid, resolution)
+
+    def resolution_at(self, row: NDArray[np.int64], pixel: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Give the σ of the line-spread function at pixels of some rows, shape (m,), lattice pixels; NaN where it is not known."""
+        if self.resolution is None:
+            return np.full(len(row), np.nan)
+        place = np.asarray(pixel) / RESOLUTION_STEP
+        left = np.clip(place.astype(np.int64), 0, self.resolution.shape[1] - 2)
+        known, part = self.resolution.astype(float), place - left
+        return known[row, left] * (1.0 - part) + known[row, left + 1] * part
 
     @property
     def good(self) -> NDArray[np.bool_]:

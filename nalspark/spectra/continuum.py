@@ -231,7 +231,18 @@ def fit_continuum(
 def _fit_row(
     flux: NDArray[np.float32], ivar: NDArray[np.float32], good: Flags, scale: Floats, iterations: int, significance: float
 ) -> Floats:
-    """:func:`fit_continuum` of one spectrum."""
+    """:func:`fit_continuum` of one spectrum: over its good pixels, beyond which the curve stays at its ends."""
+    found, whole = np.flatnonzero(good), np.empty(len(flux))
+    inside = slice(found[0], found[-1] + 1)
+    whole[inside] = _fit_covered(flux[inside], ivar[inside], good[inside], scale[inside], iterations, significance)
+    whole[: found[0]], whole[found[-1] :] = whole[found[0]], whole[found[-1]]
+    return whole
+
+
+def _fit_covered(
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: Flags, scale: Floats, iterations: int, significance: float
+) -> Floats:
+    """:func:`fit_continuum` of a spectrum that begins and ends with a good pixel."""
     n, n_good = len(flux), np.count_nonzero(good)
     work, steps, marks = np.empty((6, n + 10)), np.empty((3, n + 1), np.int64), np.empty((2, n), bool)
     value, root, continuum = np.where(good, flux, 0.0).astype(float), np.sqrt(np.where(good, ivar, 0.0).astype(float)), np.empty(n)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nalspark.errors import NalsparkError
-from nalspark.spectra.grid import SDSS_GRID, WavelengthGrid
+from nalspark.spectra.grid import LATTICE, WavelengthGrid
 from nalspark.spectra.rescale import masked_median
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Eigenspectra:
             result += np.asarray(coefficients)[:, number, None] * component
         return result
 
-    def draw(self, rng: np.random.Generator, z_qso: float, grid: WavelengthGrid = SDSS_GRID) -> Array:
+    def draw(self, rng: np.random.Generator, z_qso: float, grid: WavelengthGrid = LATTICE) -> Array:
         """Draw the continuum of an artificial quasar.
 
         The coefficients are those of one of the learned quasars, moved at random by some of their scatter and shrunk so that mean and
@@ -130,7 +130,7 @@ class Eigenspectra:
         continuum = self.reconstruct(moved[None] / np.sqrt(1.0 + _SMOOTHING**2))[0][self.pixels(z_qso, grid)]
         return np.maximum(continuum, _FLOOR * max(float(np.median(continuum)), 1e-3))
 
-    def pixels(self, z_qso: float, grid: WavelengthGrid = SDSS_GRID) -> NDArray[np.int64]:
+    def pixels(self, z_qso: float, grid: WavelengthGrid = LATTICE) -> NDArray[np.int64]:
         """Find for every pixel of the grid the bin's pixel that shows the same of a quasar at this redshift, or the nearest to it."""
         shift = int(shift_pixels(z_qso, self.z_low, self.z_high, grid.step))
         return np.clip(grid.first + np.arange(grid.n_pixels) - self.first_pixel - shift, 0, len(self.mean) - 1)
@@ -152,13 +152,13 @@ class DrawnQuasars:
         return flux / np.median(flux[learned] if learned.any() else flux)
 
 
-def shift_pixels(z_qso: float | Array, z_low: float, z_high: float, step_dex: float = SDSS_GRID.step) -> NDArray[np.int64]:
+def shift_pixels(z_qso: float | Array, z_low: float, z_high: float, step_dex: float = LATTICE.step) -> NDArray[np.int64]:
     """Count the whole pixels by which a quasar's spectrum lies redwards of that of a quasar in the middle of the bin."""
     middle = 0.5 * (z_low + z_high)
     return np.rint(np.log10((1.0 + np.asarray(z_qso, dtype=float)) / (1.0 + middle)) / step_dex).astype(np.int64)
 
 
-def align(values: Floats, z_qso: Array, z_range: tuple[float, float], grid: WavelengthGrid = SDSS_GRID) -> tuple[Floats, int]:
+def align(values: Floats, z_qso: Array, z_range: tuple[float, float], grid: WavelengthGrid = LATTICE) -> tuple[Floats, int]:
     """Bring spectra on the grid to the pixels of a bin of redshift.
 
     Parameters
@@ -212,7 +212,7 @@ def fit_eigenspectra(
     components: int = 20,
     rounds: int = 10,
     held_out: NDArray[np.bool_] | None = None,
-    grid: WavelengthGrid = SDSS_GRID,
+    grid: WavelengthGrid = LATTICE,
 ) -> Eigenspectra:
     """Learn the eigenspectra of the quasars in a bin of redshift.
 

@@ -1,15 +1,14 @@
-"""The wavelength lattice: pixels of constant log10 λ, the same integer lattice for every SDSS spectrum.
+"""The wavelength lattice: pixels of constant log10 λ, the same integer lattice for every survey.
 
 SDSS writes log10 λ as multiples of 1e-4, so a pixel has an integer index ``round(log10 λ / 1e-4)`` that is the same in every file. Grids
-are ranges of that index; going from one to another is padding and cropping, never resampling.
+are ranges of that index; going from one to another is padding and cropping, never resampling. A spectrum has data where its survey
+recorded any; the rest of the lattice has none.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +49,11 @@ class WavelengthGrid:
         """A short digest that a table or a model is checked against."""
         return hashlib.sha256(f"{self.first}:{self.n_pixels}:{self.step!r}".encode()).hexdigest()[:12]
 
+    @property
+    def resolution_pixels(self) -> NDArray[np.int64]:
+        """Lattice indices, shape (r,), at which the σ of the line-spread function is kept."""
+        return self.first + np.arange(0, self.n_pixels + RESOLUTION_STEP, RESOLUTION_STEP)
+
     def pixel(self, wavelength: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """Give the fractional pixel position of a wavelength in Å; 0 is the centre of the first pixel."""
         return np.log10(wavelength) / self.step - self.first
@@ -65,8 +69,8 @@ LATTICE_STEP = 1e-4
 LATTICE_TOLERANCE = 2e-6
 
 
-def lattice_pixel(loglam: NDArray[np.float64]) -> int | None:
-    """Find where on the lattice the first of a spectrum's pixels lies.
+def lattice_pixels(loglam: NDArray[np.float64]) -> NDArray[np.int64] | None:
+    """Find where on the lattice a spectrum's pixels lie.
 
     Parameters
     ----------
@@ -74,23 +78,19 @@ def lattice_pixel(loglam: NDArray[np.float64]) -> int | None:
 
     Returns
     -------
-    int or None
-        The lattice index; None where any pixel is off the lattice, or neighbours are not neighbours on it.
+    ndarray of int, shape (p,), or None
+        Ascending lattice indices, with jumps where pixels were left out; None where any pixel is off the lattice.
     """
-    if not math.isfinite(loglam[0]):
+    if not np.isfinite(loglam).all():
         return None
-    first = round(float(loglam[0]) / LATTICE_STEP)
-    # Written so that nan fails. Each pixel is compared with its own lattice point, so that no drift along the spectrum goes unseen.
-    on_lattice = np.abs(loglam - first * LATTICE_STEP - _steps(len(loglam))).max() < LATTICE_TOLERANCE
-    return first if on_lattice else None
+    pixels = np.rint(loglam / LATTICE_STEP).astype(np.int64)
+    on_lattice = np.abs(loglam - pixels * LATTICE_STEP).max() < LATTICE_TOLERANCE and (np.diff(pixels) > 0).all()
+    return pixels if on_lattice else None
 
 
-@lru_cache(maxsize=64)
-def _steps(n_pixels: int) -> NDArray[np.float64]:
-    steps = np.asarray(np.arange(n_pixels) * LATTICE_STEP)
-    steps.flags.writeable = False
-    return steps
-
-
-#: 3800–9200 Å in steps of 1e-4 dex: 3841 pixels (Zhao et al. 2019, §2.1).
-SDSS_GRID = WavelengthGrid(first=35798, n_pixels=3841)
+#: Lattice pixels between the places at which a spectrum's resolution is kept: it changes slowly.
+RESOLUTION_STEP = 100
+#: 3560–10400 Å: all that SDSS, BOSS, SDSS-V and DESI record. What is searched.
+LATTICE = WavelengthGrid(first=35515, n_pixels=4656)
+#: The crop of 3800–9200 Å, 3841 pixels, that the network of Zhao et al. 2019, §2.1, sees.
+ZHAO_GRID = WavelengthGrid(first=35798, n_pixels=3841)

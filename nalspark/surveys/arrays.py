@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from nalspark.errors import SettingsError
 from nalspark.spectra.batch import PixelFlag, Spectra
-from nalspark.spectra.grid import WavelengthGrid, lattice_pixel
-from nalspark.spectra.regrid import place_on_grid
+from nalspark.spectra.grid import WavelengthGrid, lattice_pixels
+from nalspark.spectra.regrid import fill_gaps, place_on_grid
 from nalspark.surveys.sdss import WAVELENGTH_RANGE
 
 
@@ -27,6 +27,7 @@ class GivenSpectra:
         As :func:`place_on_grid` takes it.
     flux, ivar : lists of ndarray
     mask : list of ndarray of bool
+    resolution : list of ndarray or None
     z : ndarray, shape (n,)
     """
 
@@ -34,6 +35,7 @@ class GivenSpectra:
     flux: list[NDArray[Any]]
     ivar: list[NDArray[Any]]
     mask: list[NDArray[np.bool_]]
+    resolution: list[NDArray[np.float32] | None]
     z: NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -43,7 +45,7 @@ class GivenSpectra:
         """Bring some of the spectra to a common grid; each in a unit of its own."""
         pixels = [_in_single_precision(self.flux[row], self.ivar[row], self.mask[row]) for row in rows]
         flux, ivar, mask = zip(*pixels, strict=True) if pixels else ((), (), ())
-        return place_on_grid(flux, ivar, mask, self.origin[rows.start : rows.stop], grid)
+        return place_on_grid(flux, ivar, mask, self.origin[rows.start : rows.stop], grid, self.resolution[rows.start : rows.stop])
 
 
 def _in_single_precision(
@@ -73,7 +75,7 @@ def given_spectra(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any) -> GivenSp
         _no_arrays(flux, ivar, mask)
         redshifts = [None] * len(wave) if z is None else np.broadcast_to(np.asarray(z, dtype=float), len(wave)).tolist()
         parts = [_of_object(spectrum, redshift) for spectrum, redshift in zip(wave, redshifts, strict=True)]
-        names = ("origin", "flux", "ivar", "mask")
+        names = ("origin", "flux", "ivar", "mask", "resolution")
         rows: dict[str, list[Any]] = {name: [row for part in parts for row in getattr(part, name)] for name in names}
         return GivenSpectra(**rows, z=np.concatenate([part.z for part in parts]))
     if hasattr(wave, "flux"):
@@ -101,7 +103,7 @@ def _plain(values: Any, unit: Any) -> Any:
         raise SettingsError(f"A quantity has a wrong unit: {error}.") from None
 
 
-def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: Any = None) -> GivenSpectra:
+def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: Any = None, resolution: Any = None) -> GivenSpectra:
     unit = getattr(flux, "unit", None)
     if unit is not None:
         ivar = _plain(ivar, unit**-2)
@@ -117,9 +119,15 @@ def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: An
     axis = np.asarray(wave, dtype=float)
     if axis.shape not in ((pixels,), flux.shape):
         raise SettingsError(f"wave has shape {axis.shape}; expected ({pixels},), or that of flux, {flux.shape}.")
-    origin = [_origin(axis, loglam)] * n if axis.ndim == 1 else [_origin(row, None) for row in axis]
-    rows: dict[str, list[Any]] = {"flux": list(np.atleast_2d(flux)), "ivar": list(np.atleast_2d(ivar)), "mask": list(np.atleast_2d(masked))}
-    return GivenSpectra(origin, **rows, z=_redshifts(z, n))
+    places = [_places(axis, loglam)] * n if axis.ndim == 1 else [_places(row, None) for row in axis]
+    rows = [_placed(place, *columns) for place, *columns in zip(places, *map(np.atleast_2d, (flux, ivar, masked)), strict=True)]
+    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
+    return GivenSpectra(*columns, resolution=[resolution] * n, z=_redshifts(z, n))
+
+
+def _placed(place: NDArray[Any], *columns: NDArray[Any]) -> tuple[Any, ...]:
+    """Origin and columns of a spectrum: on the lattice, consecutive pixels, without inverse variance where the spectrum has none."""
+    return (int(place[0]), *fill_gaps(place, *columns)) if place.dtype.kind == "i" else (place, *columns)
 
 
 def _redshifts(z: Any, n: int) -> NDArray[np.float64]:
@@ -131,8 +139,8 @@ def _redshifts(z: Any, n: int) -> NDArray[np.float64]:
     return np.broadcast_to(redshifts, n).copy()
 
 
-def _origin(wave: NDArray[np.float64], loglam: NDArray[np.float64] | None) -> int | NDArray[np.float64]:
-    """Where pixels lie: their place on the lattice, or log10 λ of each.
+def _places(wave: NDArray[np.float64], loglam: NDArray[np.float64] | None) -> NDArray[Any]:
+    """Where pixels lie: their indices on the lattice, or log10 λ of each.
 
     Raises
     ------
@@ -153,15 +161,16 @@ def _origin(wave: NDArray[np.float64], loglam: NDArray[np.float64] | None) -> in
             hint = " log10 of them? Then give 10 ** wave."
         raise SettingsError(f"Wavelengths must lie between {low:.0f} and {high:.0f} Å; found {wave[0]:g} to {wave[-1]:g}.{hint}")
     logarithm = np.log10(wave) if loglam is None else loglam
-    first = lattice_pixel(logarithm)
-    return logarithm if first is None else first
+    pixels = lattice_pixels(logarithm)
+    return np.asarray(logarithm) if pixels is None else pixels
 
 
 def _of_object(spectrum: Any, z: Any) -> GivenSpectra:
     """A survey's spectrum, or one with a spectral axis."""
     if hasattr(spectrum, "wave"):
         redshift = spectrum.z if z is None else z
-        return _of_arrays(spectrum.wave, spectrum.flux, spectrum.ivar, redshift, spectrum.mask, loglam=getattr(spectrum, "loglam", None))
+        known = {name: getattr(spectrum, name, None) for name in ("loglam", "resolution")}
+        return _of_arrays(spectrum.wave, spectrum.flux, spectrum.ivar, redshift, spectrum.mask, **known)
     if not hasattr(spectrum, "spectral_axis"):
         raise SettingsError(f"A {type(spectrum).__name__} has neither `wave` nor `spectral_axis`: give wave, flux and ivar as arrays.")
     wave, flux, mask = _plain(spectrum.spectral_axis, "Angstrom"), spectrum.flux, getattr(spectrum, "mask", None)

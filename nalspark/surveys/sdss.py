@@ -4,8 +4,8 @@ What a file is follows from what it holds, never from its name. What the two for
 
 * The RA and DEC cards of both primary headers are the telescope's, that is the plate's. The object's are PLUG_RA, PLUG_DEC; RAOBJ, DECOBJ.
 * Many eBOSS files name none of their HDUs, so the coadded spectrum is known by its columns.
-* spSpec's fourth image row is the AND mask written as float32: its low bits are rounded away, spectro1d sets bit 30 of some pixels and
-  bit 23 of a few more. Only bit 23 is used. (The masks as they were are in HDU 6.) A fifth row, where there is one, is not documented.
+* A pixel counts by its inverse variance alone. The masks are not read: OR is set on most blue pixels, and what AND's bit 23 (BRIGHTSKY)
+  marks, a fifth of all redshifts, is noisier, as its errors say, and not useless.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.batch import PixelFlag
-from nalspark.spectra.grid import LATTICE_STEP, lattice_pixel
+from nalspark.spectra.grid import LATTICE, LATTICE_STEP, lattice_pixels
+from nalspark.spectra.regrid import fill_gaps, sample_resolution
 from nalspark.surveys.fits_table import FitsFile, Hdu, Header, printable, shown_list
 
 #: Observed wavelengths that an optical spectrograph can have, Å.
 WAVELENGTH_RANGE = (1000.0, 30000.0)
 MIN_PIXELS = 100
-_BRIGHT_SKY_BIT = 23
 _SKY_FIBER = 1  # bit 0 of ZWARNING
 
-_PIXEL_COLUMNS = ("flux", "loglam", "ivar", "and_mask")
+_PIXEL_COLUMNS = ("flux", "loglam", "ivar")
 _IDENTITY = {"plate": "PLATEID", "mjd": "MJD", "fiberid": "FIBERID"}  # column of SPECOBJ or SPALL -> card of the primary header
 _MAX_PLATE, _MAX_MJD, _MAX_FIBER = 99_999, 99_999, 9_999
 
@@ -64,7 +64,9 @@ class SurveySpectrum:
     ivar : ndarray of float32, shape (p,), inverse variance of flux
         0 where there is no data.
     mask : ndarray of uint8, shape (p,)
-        NO_DATA and BRIGHT_SKY of :class:`~nalspark.spectra.batch.PixelFlag`.
+        NO_DATA of :class:`~nalspark.spectra.batch.PixelFlag`.
+    resolution : ndarray of float32, shape (r,), or None
+        Gaussian σ of the line-spread function, as :class:`~nalspark.spectra.batch.Spectra` has it; None where the file does not say.
     """
 
     spectrum_id: str
@@ -82,6 +84,7 @@ class SurveySpectrum:
     flux: NDArray[np.float32]
     ivar: NDArray[np.float32]
     mask: NDArray[np.uint8]
+    resolution: NDArray[np.float32] | None
 
     @property
     def name(self) -> str:
@@ -163,7 +166,7 @@ def _primary(fits: FitsFile) -> Hdu:
 
 def _spec(fits: FitsFile) -> SurveySpectrum:
     coadd, following = _find_coadd(fits)
-    first_pixel, loglam, flux, ivar, mask = _spec_pixels(fits, coadd)
+    first_pixel, loglam, flux, ivar, mask, resolution = _spec_pixels(fits, coadd)
     row = _object_row(fits, following)
     header = _primary(fits).header
 
@@ -187,6 +190,7 @@ def _spec(fits: FitsFile) -> SurveySpectrum:
         flux=flux,
         ivar=ivar,
         mask=mask,
+        resolution=resolution,
     )
 
 
@@ -231,21 +235,23 @@ def _described(index: int, hdu: Hdu) -> str:
 _Pixels = tuple[int | None, NDArray[np.float64] | None, NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]
 
 
-def _spec_pixels(fits: FitsFile, coadd: Hdu) -> _Pixels:
+def _spec_pixels(fits: FitsFile, coadd: Hdu) -> tuple[*_Pixels, NDArray[np.float32] | None]:
     columns = coadd.layout.columns or {}
     for name in _PIXEL_COLUMNS:
         if name in columns and not columns[name].is_number:
             raise _bad_type(fits, name, columns[name].form)
-    values = fits.columns(coadd, _PIXEL_COLUMNS)
-    for name, expected in zip(_PIXEL_COLUMNS, ("f", "f", "f", "iu"), strict=True):
-        if values[name].dtype.kind not in expected:
+    has_resolution = "wdisp" in columns and columns["wdisp"].is_number
+    values = fits.columns(coadd, (*_PIXEL_COLUMNS, *(("wdisp",) if has_resolution else ())))
+    for name in _PIXEL_COLUMNS:
+        if values[name].dtype.kind != "f":
             raise _bad_type(fits, name, columns[name].form)
-    first_pixel, loglam = _lattice(fits, values["loglam"].astype(np.float64))
-    return first_pixel, loglam, *_clean(fits, values["flux"], values["ivar"], values["and_mask"])
+    loglam = values["loglam"].astype(np.float64)
+    pixels = _clean(fits, loglam, values["flux"], values["ivar"])
+    return *pixels, sample_resolution(values["wdisp"], loglam, LATTICE) if has_resolution else None
 
 
 def _bad_type(fits: FitsFile, name: str, form: str) -> UnusableSpectrum:
-    expected = {"class": "text (A)", "and_mask": "one integer per row (J)"}.get(name, "one number per row")
+    expected = "text (A)" if name == "class" else "one number per row"
     return UnusableSpectrum("bad_column_type", f"{fits.name}: column '{name}' has format '{form}'; expected {expected}.")
 
 
@@ -301,6 +307,7 @@ def _spspec(fits: FitsFile) -> SurveySpectrum:
         flux=flux,
         ivar=ivar,
         mask=mask,
+        resolution=None,
     )
 
 
@@ -310,16 +317,15 @@ def _spspec_pixels(fits: FitsFile, primary: Hdu) -> _Pixels:
         found = " × ".join(str(length) for length in shape[:4])
         expected = "4 or 5 rows: flux, flux less continuum, error, mask"
         raise UnusableSpectrum("bad_image", f"{fits.name}: the primary image has shape {found}; expected {expected}.")
-    flux, _, error, and_mask = fits.image(primary)[:4]
+    flux, _, error = fits.image(primary)[:3]
     start, step = (_real(_either(primary.header, card, other)) for card, other in (("COEFF0", "CRVAL1"), ("COEFF1", "CD1_1")))
     if math.isnan(start) or math.isnan(step):
         missing = "COEFF0" if math.isnan(start) else "COEFF1"
         raise UnusableSpectrum("missing_keyword", f"{fits.name}: the header has no number {missing}, so the wavelengths are not known.")
     with np.errstate(all="ignore"):
-        first_pixel, loglam = _lattice(fits, start + step * np.arange(shape[1], dtype=np.float64))
         # Pixels without data have error 0.
         ivar = np.where(error > 0, np.square(error, dtype=np.float64), np.inf) ** -1
-        return first_pixel, loglam, *_clean(fits, flux, ivar, and_mask.astype(np.int64))
+        return _clean(fits, start + step * np.arange(shape[1], dtype=np.float64), flux, ivar)
 
 
 def _either(header: Header, card: str, other: str) -> object:
@@ -330,8 +336,8 @@ def _either(header: Header, card: str, other: str) -> object:
 # ---- both ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> tuple[int | None, NDArray[np.float64] | None]:
-    """Index of the first pixel on the lattice, or None and the wavelengths where they are off it.
+def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> NDArray[np.int64] | None:
+    """Where the pixels lie on the lattice; None where they are off it.
 
     Parameters
     ----------
@@ -343,9 +349,9 @@ def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> tuple[int | None, N
         raise UnusableSpectrum("too_few_pixels", f"{fits.name} has {len(loglam)} pixels; expected at least {MIN_PIXELS}.")
     low, high = np.log10(WAVELENGTH_RANGE)
     if low <= loglam[0] <= high and low <= loglam[-1] <= high:
-        first = lattice_pixel(loglam)
-        if first is not None:
-            return first, None
+        pixels = lattice_pixels(loglam)
+        if pixels is not None:
+            return pixels
     outside = ~((loglam >= low) & (loglam <= high))
     if outside.any():
         where = int(outside.argmax())
@@ -358,26 +364,27 @@ def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> tuple[int | None, N
     if not (steps > 0).all():
         where = int((steps <= 0).argmax())
         raise UnusableSpectrum("wavelength_not_monotonic", f"{fits.name}: wavelengths must ascend, but do not after pixel {where}.")
-    return None, loglam
+    return None
 
 
-def _clean(
-    fits: FitsFile, flux: NDArray[Any], ivar: NDArray[Any], and_mask: NDArray[Any]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
-    """Flux, inverse variance and mask as nalspark keeps them: all shape (p,), 0 where there is no data."""
+def _clean(fits: FitsFile, loglam: NDArray[np.float64], flux: NDArray[Any], ivar: NDArray[Any]) -> _Pixels:
+    """The pixels as nalspark keeps them: 0 where there is no data, pixels that the file left out among them."""
+    pixels = _lattice(fits, loglam)
+    if pixels is not None:
+        flux, ivar = fill_gaps(pixels, flux, ivar)
     with np.errstate(over="ignore"):
         flux, ivar = flux.astype(np.float32, copy=False), ivar.astype(np.float32, copy=False)
     good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf)
     n_good = np.count_nonzero(good)
     if n_good == 0:
         _refuse_pixels(fits, flux, ivar)
-    mask = ((and_mask >> _BRIGHT_SKY_BIT) & 1).astype(np.uint8) * np.uint8(PixelFlag.BRIGHT_SKY)
+    mask = np.zeros(len(flux), np.uint8)
     if n_good < len(flux):
         bad = ~good
-        mask[bad] |= np.uint8(PixelFlag.NO_DATA)
+        mask[bad] = np.uint8(PixelFlag.NO_DATA)
         flux[bad] = 0
         ivar[bad] = 0
-    return flux, ivar, mask
+    return (None, loglam, flux, ivar, mask) if pixels is None else (int(pixels[0]), None, flux, ivar, mask)
 
 
 def _refuse_pixels(fits: FitsFile, flux: NDArray[np.float32], ivar: NDArray[np.float32]) -> NoReturn:

@@ -25,7 +25,7 @@ SPECTRA_READ = SPECTRA.rejectable()
 _THREADS_AHEAD = 4
 _FIELDS = (
     "spectrum_id", "survey", "plate", "mjd", "fiber", "ra", "dec", "z_pipeline", "z_warning", "object_class", "first_pixel", "loglam",
-    "flux", "ivar", "mask",
+    "flux", "ivar", "mask", "resolution",
 )  # fmt: skip
 
 

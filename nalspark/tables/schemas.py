@@ -56,6 +56,12 @@ SPECTRA = Table(
         Column("flux", "pixels<f4>", "Flux density", "1e-17 erg/s/cm^2/Angstrom", "phot.flux.density;em.wl"),
         Column("ivar", "pixels<f4>", "Inverse variance of the flux", "1e34 s^2 cm^4 Angstrom^2/erg^2", "stat.variance"),
         Column("mask", "pixels<u1>", "Bits of PixelFlag", ucd="meta.code"),
+        Column(
+            "resolution",
+            "pixels<f4>",
+            "Gaussian σ of the line-spread function at every 100th lattice pixel from 3560 Å on; null where the file does not say",
+            "pixel",
+        ),
     ),
 )
 
@@ -145,6 +151,12 @@ NORMALIZED = Table(
         Column("ivar", "pixels<f4>", "Inverse variance of `flux`, scaled to the measured scatter of the residuals", ucd="stat.variance"),
         Column("continuum", "pixels<f4>", "Fitted continuum in the unit of `flux`", ucd="spect.continuum"),
         Column("mask", "pixels<u1>", "Bits of PixelFlag", ucd="meta.code"),
+        Column(
+            "resolution",
+            "pixels<f4>",
+            "Gaussian σ of the line-spread function at every 100th lattice pixel from 3560 Å on; NaN where it is not known",
+            "pixel",
+        ),
     ),
 ).rejectable()
 
@@ -163,6 +175,7 @@ CANDIDATES = Table(
         Column("z_search", "double", "Redshift at which the matched filter peaks", ucd="src.redshift"),
         Column("pixel", "int", "Grid pixel of the first line of the doublet: the centre of the image", ucd="meta.number"),
         Column("width_pixels", "float", "Gaussian σ of the best filter, grid pixels", "pixel"),
+        Column("instrument_pixels", "float", "Gaussian σ of the line-spread function at the doublet; null where it is not known", "pixel"),
         Column("significance", "float", "Matched-filter significance of the doublet, both lines together", ucd="stat.snr"),
         Column("filter_snr_primary", "float", "Matched-filter signal-to-noise ratio of the first line", ucd="stat.snr"),
         Column("filter_snr_secondary", "float", "Matched-filter signal-to-noise ratio of the second line", ucd="stat.snr"),
@@ -248,10 +261,12 @@ def absorbers_table(species: LineSpecies) -> Table:
     return Table("absorbers", f"One row per {species.name} absorber.", tuple(columns))
 
 
+ACCEPTED = Column("accepted", "bool", "Whether the score reaches infer.min_score: an absorber", ucd="meta.code")
+
+
 def measured_table(species: LineSpecies) -> Table:
-    """Declare the catalogue's columns for every candidate, and the bits that veto it; a row with veto = 0 is an absorber."""
-    veto = Column("veto", "int", "Bits of Veto: why the candidate is not an absorber; 0 for an absorber")
-    return Table("measured", "One row per candidate, measured.", (*absorbers_table(species).columns, veto))
+    """Declare the catalogue's columns for every candidate, and whether its score makes it an absorber."""
+    return Table("measured", "One row per candidate, measured.", (*absorbers_table(species).columns, ACCEPTED))
 
 
 SIGHTLINES = Table(
@@ -359,7 +374,7 @@ CHANGES = Table(
         _SPECTRUM_ID,
         Column("change", "string", "gained, lost, moved or remeasured", ucd="meta.code"),
         Column("reason", "string", "Why: a short identifier", ucd="meta.code"),
-        Column("detail", "string", "The rejection, or the bits of the veto, in words; empty for the others", ucd="meta.note"),
+        Column("detail", "string", "The rejection; empty for the others", ucd="meta.note"),
         *(
             Column(f"{name}_{side}", kind, f"{what} in the {when} catalogue; null where it has none", unit, ucd)
             for name, kind, what, unit, ucd in (

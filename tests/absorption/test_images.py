@@ -6,7 +6,7 @@ from make_spectra import OFFSET, STEP, lines_at
 
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry, cut_images
 from nalspark.lines import C_IV, MG_II
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 GEOMETRY = ImageGeometry.of(MG_II, STEP)
 
@@ -15,17 +15,17 @@ GEOMETRY = ImageGeometry.of(MG_II, STEP)
 @pytest.mark.parametrize("z", [0.75, 1.2, 1.8, 2.6])
 def test_every_row_centres_its_line_at_any_redshift(species, z):
     geometry = ImageGeometry.of(species, STEP)
-    centres = [SDSS_GRID.pixel(line.wavelength * (1 + z)) for line in species.transitions]
-    pixel = int(np.rint(SDSS_GRID.pixel(species.primary.wavelength * (1 + z))))
+    centres = [LATTICE.pixel(line.wavelength * (1 + z)) for line in species.transitions]
+    pixel = int(np.rint(LATTICE.pixel(species.primary.wavelength * (1 + z))))
     for row, centre in enumerate(centres):
-        if not HALF_WIDTH + 1 < centre < SDSS_GRID.n_pixels - HALF_WIDTH - 1:
+        if not HALF_WIDTH + 1 < centre < LATTICE.n_pixels - HALF_WIDTH - 1:
             continue
         spectrum = lines_at((centre, 1.0, 1.0))[None].astype(np.float32)  # this line alone
         image = cut_images(spectrum, np.array([0]), np.array([pixel]), geometry)[0, row]
         profile = np.average(np.arange(-HALF_WIDTH, HALF_WIDTH + 1), weights=image)
         # The candidate's pixel is rounded and so is the offset: half a pixel each at most.
         assert abs(profile) <= 1.0
-        assert profile == pytest.approx(geometry.fractions[row] + SDSS_GRID.pixel(species.primary.wavelength * (1 + z)) - pixel, abs=1e-3)
+        assert profile == pytest.approx(geometry.fractions[row] + LATTICE.pixel(species.primary.wavelength * (1 + z)) - pixel, abs=1e-3)
 
 
 def test_geometry():

@@ -11,7 +11,7 @@ from nalspark.absorption.measure import AbsorberFlag, Veto, intrinsic_fwhm, meas
 from nalspark.lines import FE_II_2600, MG_II, SPEED_OF_LIGHT_KMS
 from nalspark.mocks.inject import Population, draw, equivalent_width, transmission, uniforms_per_spectrum
 from nalspark.settings import load
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 #: 5367.6 Å: no sky feature within reach of either line.
 PIXEL = 1500
@@ -21,7 +21,7 @@ PHASES = np.linspace(-0.5, 0.5, 11)
 
 def measure(images, pixel=PIXEL, width=1.8):
     n = len(images[0])
-    return measure_candidates(*images, {"pixel": np.full(n, pixel), "width_pixels": np.full(n, width)}, MG_II, SDSS_GRID)
+    return measure_candidates(*images, {"pixel": np.full(n, pixel), "width_pixels": np.full(n, width)}, MG_II, LATTICE)
 
 
 def catalogue(images, *, pixel=PIXEL, z_qso=1.6, overrides=(), **context):
@@ -35,12 +35,12 @@ def catalogue(images, *, pixel=PIXEL, z_qso=1.6, overrides=(), **context):
     values = {name: np.full(n, float(value)) for name, value in {**usual, **context}.items()}
     score = values.pop("score")
     values |= {"image_residual": images[0], "image_inverse_error": images[1]}
-    candidates = Candidates(row=np.arange(n), pixel=np.full(n, pixel), grid=SDSS_GRID, **values)
+    candidates = Candidates(row=np.arange(n), pixel=np.full(n, pixel), grid=LATTICE, **values)
     return measure_rows(candidates, score, load(None, overrides))
 
 
 def redshift(pixel):
-    return SDSS_GRID.wavelength_at(pixel) / MG_II.primary.wavelength - 1.0
+    return LATTICE.wavelength_at(pixel) / MG_II.primary.wavelength - 1.0
 
 
 # ---- numbers
@@ -55,15 +55,15 @@ def test_noise_free_lines_are_recovered(sigma):
         np.testing.assert_allclose(result[f"ew_{label}"], depth * sigma * UNIT_WIDTH[label], rtol=1e-4, err_msg=label)
     np.testing.assert_allclose(result["sigma_pixels"], sigma, rtol=1e-4)
     np.testing.assert_allclose(result["doublet_ratio"], 0.5 / 0.35 * RATIO_OF_WAVELENGTHS, rtol=1e-4)
-    np.testing.assert_allclose(result["wavelength_primary"], SDSS_GRID.wavelength_at(PIXEL + PHASES), rtol=1e-7)
-    np.testing.assert_allclose(result["wavelength_secondary"], SDSS_GRID.wavelength_at(PIXEL + PHASES + OFFSET), rtol=1e-7)
+    np.testing.assert_allclose(result["wavelength_primary"], LATTICE.wavelength_at(PIXEL + PHASES), rtol=1e-7)
+    np.testing.assert_allclose(result["wavelength_secondary"], LATTICE.wavelength_at(PIXEL + PHASES + OFFSET), rtol=1e-7)
 
 
 def test_equivalent_width_is_the_integral_in_the_rest_frame():
     """Σ (1 - F/C) Δλ over the observed pixels, divided by 1 + z: no pixel scale, no ln 10."""
     residual, inverse = make_images(0.2, 1.8, 0.5, 0.0, error=1e-3)
     row = MG_II.transitions.index(MG_II.primary)
-    edges = SDSS_GRID.wavelength_at(PIXEL + np.arange(-24, 26) - 0.5)
+    edges = LATTICE.wavelength_at(PIXEL + np.arange(-24, 26) - 0.5)
     direct = (residual[0, row] * np.diff(edges)).sum() / (1 + redshift(PIXEL + 0.2))
     # The weight Δλ grows through a line that is not quite symmetric in λ: 1e-4.
     assert measure((residual, inverse))["ew_2796"][0] == pytest.approx(direct, rel=5e-4)
@@ -89,7 +89,7 @@ def test_errors_are_the_scatter_of_the_measurements(sigma, first, second):
     rng = np.random.default_rng(2)
     epsilon = rng.uniform(-0.5, 0.5, 2000)
     found = measure(make_images(epsilon, sigma, first, second, noise=rng, companions={"2600": 0.3}))
-    kms = SDSS_GRID.pixel_kms
+    kms = LATTICE.pixel_kms
     found["fwhm"], found["fwhm_err"] = intrinsic_fwhm(found["sigma_pixels"] * kms, found["sigma_pixels_err"] * kms, kms)
     truth = {
         "z_abs": redshift(PIXEL + epsilon),
@@ -119,7 +119,7 @@ def test_sigma_is_not_fwhm():
     profile = np.exp(-0.5 * (u / 2.5) ** 2)
     width_pixels = np.ptp(u[profile >= 0.5])
     row = catalogue(make_images(0.0, 2.5, 0.6, 0.5, error=2e-3), overrides=["measure.instrument_sigma_kms=0"])
-    assert row["fwhm_kms"][0] == pytest.approx(width_pixels * SDSS_GRID.pixel_kms, rel=1e-3)
+    assert row["fwhm_kms"][0] == pytest.approx(width_pixels * LATTICE.pixel_kms, rel=1e-3)
 
 
 def test_the_instrument_comes_off_in_quadrature():
@@ -128,7 +128,7 @@ def test_the_instrument_comes_off_in_quadrature():
     # d(intrinsic)/d(observed) = observed / intrinsic; where unresolved, finite.
     assert error[0] == pytest.approx(2.35482 * 5.0 * np.hypot(80.0, 69.03) / 80.0) and np.isfinite(error).all() and (error > 0).all()
     # Through the stage: a cloud of σ = 120 km/s seen with one pixel of instrument.
-    row = catalogue(make_images(0.0, np.hypot(120.0, 69.03) / SDSS_GRID.pixel_kms, 0.6, 0.5, error=2e-3))
+    row = catalogue(make_images(0.0, np.hypot(120.0, 69.03) / LATTICE.pixel_kms, 0.6, 0.5, error=2e-3))
     assert row["fwhm_kms"][0] == pytest.approx(2.35482 * 120.0, rel=1e-3)
 
 
@@ -149,7 +149,7 @@ def test_companions_that_are_not_covered_are_null():
     assert np.isfinite(masked["ew_2586"][0]) and np.isfinite(masked["ew_2796"][0])
     # Of a candidate near the blue end, Fe II 2344 (766 pixels bluewards) is beyond the grid, Fe II 2600 is not.
     geometry = ImageGeometry.of(MG_II, STEP)
-    ones = np.ones((1, SDSS_GRID.n_pixels), np.float32)
+    ones = np.ones((1, LATTICE.n_pixels), np.float32)
     images = cut_images(0 * ones, np.array([0]), np.array([500]), geometry), cut_images(20 * ones, np.array([0]), np.array([500]), geometry)
     blue = measure(images, pixel=500)
     assert np.isnan(blue["ew_2344"][0]) and np.isfinite(blue["ew_2600"][0])
@@ -169,10 +169,10 @@ def test_equivalent_widths_of_many_components_are_the_injected_ones():
     uniforms = np.random.default_rng(1).random((n, uniforms_per_spectrum(MG_II, population)))
     absorbers = draw(MG_II, population, uniforms, (np.full(n, 0.6), np.full(n, 1.6)))
     geometry, row = ImageGeometry.of(MG_II, STEP), np.arange(n)
-    pixel = np.rint(SDSS_GRID.pixel(MG_II.primary.wavelength * (1 + absorbers.z))).astype(int)
-    residual = cut_images((1 - transmission(absorbers, MG_II, SDSS_GRID, n)).astype(np.float32), row, pixel, geometry)
+    pixel = np.rint(LATTICE.pixel(MG_II.primary.wavelength * (1 + absorbers.z))).astype(int)
+    residual = cut_images((1 - transmission(absorbers, MG_II, LATTICE, n)).astype(np.float32), row, pixel, geometry)
     found = measure_candidates(
-        residual, np.full(residual.shape, 50, np.float32), {"pixel": pixel, "width_pixels": np.full(n, 2.0)}, MG_II, SDSS_GRID
+        residual, np.full(residual.shape, 50, np.float32), {"pixel": pixel, "width_pixels": np.full(n, 2.0)}, MG_II, LATTICE
     )
     for label, true in (("2796", absorbers.ew_primary), ("2803", absorbers.ew_secondary)):
         for column in (f"ew_{label}", f"ew_{label}_box"):
@@ -188,7 +188,7 @@ def injected_in_quasars(snr, n=40):
     """Gaussian doublets of depth 0.6 in noisy quasars, through continuum, search and fit: measured over true W of each that is found."""
     rng = np.random.default_rng(3)
     centre = rng.uniform(500, 2500, n)
-    x = np.arange(SDSS_GRID.n_pixels)
+    x = np.arange(LATTICE.n_pixels)
     absorbed = sum(a * np.exp(-0.5 * ((x - centre[:, None] - shift) / 1.8) ** 2) for shift, a in ((0.0, 0.6), (OFFSET, 0.45)))
     measured, candidates = find(make_spectra([1.6] * n, snr, absorbed=absorbed), [1.6] * n)
     # Whatever the network says: it has learned that doublets as strong as these show other lines.
@@ -218,7 +218,7 @@ def clean_images(**changes):
 
 
 def pixel_of(wavelength):
-    return int(np.rint(SDSS_GRID.pixel(wavelength)))
+    return int(np.rint(LATTICE.pixel(wavelength)))
 
 
 Z_ABS = redshift(PIXEL)

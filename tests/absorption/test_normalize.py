@@ -9,7 +9,7 @@ from nalspark.absorption.windows import observed_mask
 from nalspark.lines import C_IV, MG_II
 from nalspark.settings import Preprocess
 from nalspark.spectra.batch import PixelFlag, Spectra
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 SETTINGS = Preprocess()
 
@@ -23,8 +23,8 @@ def one(z=1.6, snr=10, **changes):
     spectra = make_spectra([z], snr)
     arrays = {name: getattr(spectra, name).copy() for name in ("flux", "ivar", "mask")}
     for name, change in changes.items():
-        arrays[name][0] = change(arrays[name][0], SDSS_GRID.wavelength)
-    return Spectra(**arrays, grid=SDSS_GRID)
+        arrays[name][0] = change(arrays[name][0], LATTICE.wavelength)
+    return Spectra(**arrays, grid=LATTICE)
 
 
 def test_a_good_spectrum_is_usable():
@@ -46,7 +46,7 @@ def test_everything_is_divided_by_the_clean_region():
     np.testing.assert_allclose(bright.spectra.flux, faint.spectra.flux, rtol=1e-5)
     np.testing.assert_allclose(bright.spectra.ivar, faint.spectra.ivar, rtol=1e-4)
     np.testing.assert_allclose(bright.continuum, faint.continuum, rtol=1e-5)
-    clean = (SDSS_GRID.wavelength > 3020 * 2.6) & (SDSS_GRID.wavelength < 3100 * 2.6)
+    clean = (LATTICE.wavelength > 3020 * 2.6) & (LATTICE.wavelength < 3100 * 2.6)
     assert np.median(faint.spectra.flux[0, clean]) == pytest.approx(1.0, abs=1e-6)
 
 
@@ -89,7 +89,7 @@ def test_an_unusable_spectrum_does_not_hurt_its_neighbours():
     broken = [spectra for _, _, spectra, _ in REASONS]
     z = [z for _, z, _, _ in REASONS]
     good = one()
-    together = Spectra(*(np.concatenate([getattr(s, name) for s in (*broken, good)]) for name in ("flux", "ivar", "mask")), SDSS_GRID)
+    together = Spectra(*(np.concatenate([getattr(s, name) for s in (*broken, good)]) for name in ("flux", "ivar", "mask")), LATTICE)
     result, alone = ready(together, [*z, 1.6]), ready(good, [1.6])
     assert result.reason.tolist() == [reason for reason, *_ in REASONS] + [None]
     np.testing.assert_array_equal(result.continuum[-1], alone.continuum[0])
@@ -107,7 +107,7 @@ def test_the_forest_is_masked():
     z = 2.6
     result = ready(make_spectra([z], 10), [z])
     forest = (result.spectra.mask[0] & PixelFlag.FOREST) > 0
-    np.testing.assert_array_equal(forest, SDSS_GRID.wavelength < LYMAN_ALPHA * (1 + z))
+    np.testing.assert_array_equal(forest, LATTICE.wavelength < LYMAN_ALPHA * (1 + z))
     assert 500 < forest.sum() < 800
     assert not (ready(make_spectra([1.6], 10), [1.6]).spectra.mask & PixelFlag.FOREST).any()
 
@@ -116,7 +116,7 @@ def test_masks_are_added_to_the_surveys_own():
     spectra = one(mask=lambda v, w: np.where((w > 5000) & (w < 5010), PixelFlag.BRIGHT_SKY, 0))
     before = spectra.mask.copy()
     mask = ready(spectra, [1.6]).spectra.mask[0]
-    np.testing.assert_array_equal(mask, before[0] | observed_mask(SDSS_GRID))
+    np.testing.assert_array_equal(mask, before[0] | observed_mask(LATTICE))
     np.testing.assert_array_equal(spectra.mask, before)  # the caller's array is left alone
 
 
@@ -124,11 +124,11 @@ def test_masked_pixels_are_not_searched():
     spectra = one(mask=lambda v, w: np.where((w > 5000) & (w < 5050), PixelFlag.BRIGHT_SKY, 0))
     result = ready(spectra, [1.6])
     searched = searched_pixels(result.spectra, result.continuum, np.array([1.6]), MG_II, SETTINGS)[0]
-    z = SDSS_GRID.wavelength / MG_II.primary.wavelength - 1
+    z = LATTICE.wavelength / MG_II.primary.wavelength - 1
     inside = ((result.z_start[0][:, None] < z) & (z < result.z_stop[0][:, None])).any(axis=0)
     np.testing.assert_array_equal(inside, searched)  # the path that is published is the one that is searched
-    assert not searched[(SDSS_GRID.wavelength > 5000) & (SDSS_GRID.wavelength < 5050)].any()
-    second = SDSS_GRID.wavelength * MG_II.secondary.wavelength / MG_II.primary.wavelength
+    assert not searched[(LATTICE.wavelength > 5000) & (LATTICE.wavelength < 5050)].any()
+    second = LATTICE.wavelength * MG_II.secondary.wavelength / MG_II.primary.wavelength
     assert not searched[(second > 5001) & (second < 5049)].any()
 
 
@@ -145,12 +145,12 @@ def test_understated_errors_are_inflated():
 
     The prior of the inflation takes 10 % of the 2, and a continuum that believes the errors follows the noise and sets it aside.
     """
-    region = (SDSS_GRID.wavelength > 6000) & (SDSS_GRID.wavelength < 7500)
+    region = (LATTICE.wavelength > 6000) & (LATTICE.wavelength < 7500)
     result = ready(one(ivar=lambda v, w: np.where(region, 4 * v, v)), [1.6])
     true_ivar = one().ivar[0] * result.rescale[0] ** 2
     factor = np.sqrt(true_ivar / result.spectra.ivar[0])  # final error over true error
-    inner = (SDSS_GRID.wavelength > 6300) & (SDSS_GRID.wavelength < 7100)
-    outer = (SDSS_GRID.wavelength > 4200) & (SDSS_GRID.wavelength < 5600)
+    inner = (LATTICE.wavelength > 6300) & (LATTICE.wavelength < 7100)
+    outer = (LATTICE.wavelength > 4200) & (LATTICE.wavelength < 5600)
     assert 0.54 < np.median(factor[inner]) < 1.0
     assert np.median(factor[outer]) == pytest.approx(1.0, abs=0.08)
 
@@ -206,7 +206,7 @@ def test_a_row_does_not_depend_on_the_batch():
     assert 3 < sum(reason is not None for reason in whole.reason) < 40
     for size in (1, 7):
         rows = [slice(k, k + size) for k in range(0, 64, size)]
-        parts = [ready(Spectra(spectra.flux[row], spectra.ivar[row], spectra.mask[row], SDSS_GRID), z[row]) for row in rows]
+        parts = [ready(Spectra(spectra.flux[row], spectra.ivar[row], spectra.mask[row], LATTICE), z[row]) for row in rows]
         for name in ("continuum", "rescale", "snr", "redshift_path", "reason", "detail"):
             np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name), err_msg=name)
         for name in ("flux", "ivar", "mask"):

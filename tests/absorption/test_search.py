@@ -25,11 +25,11 @@ from nalspark.lines import (
     SI_IV_1393,
     SI_IV_1402,
 )
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 WIDTHS = (1.2, 1.8, 2.7, 4.0, 6.0)
 DOUBLET = Doublet.of(MG_II, STEP)
-P = SDSS_GRID.n_pixels
+P = LATTICE.n_pixels
 
 
 def limits(significance=5.0, primary=3.0, secondary=2.0, separation=6.0, most=10):

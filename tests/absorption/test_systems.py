@@ -5,7 +5,7 @@ import pytest
 
 from nalspark.absorption.systems import count_in_path, in_path, match_radius, same_system, separation_pixels
 from nalspark.lines import MG_II
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 
 def test_the_radius_grows_with_the_width():
@@ -15,7 +15,7 @@ def test_the_radius_grows_with_the_width():
 def test_the_separation_is_that_of_any_line_on_the_lattice():
     z, other = 1.0, 1.0017
     for line in MG_II.transitions:
-        places = SDSS_GRID.pixel(line.wavelength * (1 + np.array([z, other])))
+        places = LATTICE.pixel(line.wavelength * (1 + np.array([z, other])))
         assert separation_pixels(z, other) == pytest.approx(places[1] - places[0], abs=1e-9)
     assert separation_pixels(other, z) == separation_pixels(z, other)
 

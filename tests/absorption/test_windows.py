@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nalspark.absorption.windows import interval_around, observed_mask, redshift_path, search_window, searchable
 from nalspark.lines import C_IV, MG_II
 from nalspark.spectra.batch import PixelFlag
-from nalspark.spectra.grid import SDSS_GRID, WavelengthGrid
+from nalspark.spectra.grid import LATTICE, WavelengthGrid
 
 SMALL = WavelengthGrid(first=36000, n_pixels=60)
 
@@ -16,24 +16,22 @@ SMALL = WavelengthGrid(first=36000, n_pixels=60)
 @pytest.mark.parametrize("species", [MG_II, C_IV], ids=lambda species: species.name)
 @pytest.mark.parametrize("z", [0.4, 1.0, 2.2, 3.9])
 def test_window_ends(species, z):
-    window = search_window(SDSS_GRID, species, np.array([z]), 0.02)[0]
+    window = search_window(LATTICE, species, np.array([z]), 0.02)[0]
     blue, red = species.window_rest[0] * (1 + z + 0.02), species.window_rest[1] * (1 + z)
-    np.testing.assert_array_equal(window, [blue < wavelength < red for wavelength in SDSS_GRID.wavelength])
+    np.testing.assert_array_equal(window, [blue < wavelength < red for wavelength in LATTICE.wavelength])
 
 
 def test_window_of_the_paper():
     """Rest 1550-2800 Å: at z_qso = 1 the doublet is searched from 3800 Å (3100 Å is off the grid) to 5600 Å: z_abs = 0.359 to 1.003."""
-    window = search_window(SDSS_GRID, MG_II, np.array([1.0]), 0.02)
-    _, stop, _ = redshift_path(SDSS_GRID, MG_II, window)
+    window = search_window(LATTICE, MG_II, np.array([1.0]), 0.02)
+    _, stop, _ = redshift_path(LATTICE, MG_II, window)
     assert window[0, 0] and stop[0][0] == pytest.approx(2800 * 2 / 2796.3543 - 1, abs=3e-4)
-    assert not search_window(SDSS_GRID, MG_II, np.array([0.2, 6.0]), 0.02).any()
+    assert not search_window(LATTICE, MG_II, np.array([0.2, 6.0]), 0.02).any()
 
 
 def test_observed_mask_marks_sky_and_milky_way():
-    mask = observed_mask(SDSS_GRID)
-    flags = {
-        wavelength: mask[int(np.rint(SDSS_GRID.pixel(wavelength)))] for wavelength in (5577, 6300, 3934.8, 3969.6, 5891.6, 5897.6, 5000)
-    }
+    mask = observed_mask(LATTICE)
+    flags = {wavelength: mask[int(np.rint(LATTICE.pixel(wavelength)))] for wavelength in (5577, 6300, 3934.8, 3969.6, 5891.6, 5897.6, 5000)}
     assert flags[5577] == flags[6300] == PixelFlag.SKY_LINE
     assert flags[3934.8] == flags[3969.6] == flags[5891.6] == flags[5897.6] == PixelFlag.GALACTIC
     assert flags[5000] == 0

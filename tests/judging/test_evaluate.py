@@ -21,7 +21,7 @@ from nalspark.judging.inputs import assign_spectra, read_result
 from nalspark.judging.page import evaluation_text
 from nalspark.lines import MG_II
 from nalspark.settings import load
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 from nalspark.tables.arrow import encode
 from nalspark.tables.manifest import Manifest, Part, write_manifest
 from nalspark.tables.schemas import NORMALIZED, SIGHTLINES, absorbers_table
@@ -33,7 +33,7 @@ NAMES = ("found", "missed", "clean", "faint")
 
 
 def pixel_of(z: float) -> float:
-    return float(SDSS_GRID.pixel(MG_II.primary.wavelength * (1 + z)))
+    return float(LATTICE.pixel(MG_II.primary.wavelength * (1 + z)))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("evaluate") / "result"
     n = len(NAMES)
     lines = [doublet(pixel_of(SYSTEMS[name][0]), SYSTEMS[name][1]) if name in SYSTEMS else () for name in NAMES]
-    absorbed = np.array([lines_at(*some) if some else np.zeros(SDSS_GRID.n_pixels) for some in lines])
+    absorbed = np.array([lines_at(*some) if some else np.zeros(LATTICE.n_pixels) for some in lines])
     spectra = make_spectra(np.full(n, Z_QSO), 20.0, absorbed=absorbed)
     described: dict[str, Any] = {
         "spectrum_id": list(NAMES), "part": ["one", "one", "two", "two"], "plate": np.arange(1, n + 1), "mjd": np.full(n, 55000),

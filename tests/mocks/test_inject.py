@@ -20,7 +20,7 @@ from nalspark.mocks.inject import (
     transmission,
     uniforms_per_spectrum,
 )
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 ONE_EACH = Population(counts=(0.0, 1.0))
 
@@ -32,11 +32,11 @@ def draw_one_each(n, population=ONE_EACH, species=MG_II, seed=1):
 
 def pixel_widths(absorbers, species=MG_II, **options):
     """Σ (1 - T) Δλ / (1 + z) over each line of the doublet, split half-way between them."""
-    absorbed = 1 - transmission(absorbers, species, SDSS_GRID, len(absorbers), **options)
-    edges = SDSS_GRID.wavelength_at(np.arange(-0.5, SDSS_GRID.n_pixels))
+    absorbed = 1 - transmission(absorbers, species, LATTICE, len(absorbers), **options)
+    edges = LATTICE.wavelength_at(np.arange(-0.5, LATTICE.n_pixels))
     middle = 0.5 * (species.primary.wavelength + species.secondary.wavelength) * (1 + absorbers.z)[:, None]
     element = absorbed * np.diff(edges) / (1 + absorbers.z)[:, None]
-    blue = SDSS_GRID.wavelength < middle
+    blue = LATTICE.wavelength < middle
     return (element * blue).sum(axis=1), (element * ~blue).sum(axis=1)
 
 
@@ -98,15 +98,15 @@ def test_population_keeps_its_truth_in_pixels():
 
 def test_redshift_is_the_centroid_of_the_first_line():
     clouds = Clouds(np.array([[20.0, 30.0]]), np.array([[-90.0, 50.0]]), np.ones((1, 2)))
-    absorbed = 1 - transmission(make_absorbers(MG_II, 1.0, 0.8, clouds), MG_II, SDSS_GRID, 1)[0]
-    near = np.abs(SDSS_GRID.wavelength / 2 / MG_II_2796.wavelength - 1) < 1.28e-3
-    centroid = (absorbed * SDSS_GRID.wavelength)[near].sum() / absorbed[near].sum()
+    absorbed = 1 - transmission(make_absorbers(MG_II, 1.0, 0.8, clouds), MG_II, LATTICE, 1)[0]
+    near = np.abs(LATTICE.wavelength / 2 / MG_II_2796.wavelength - 1) < 1.28e-3
+    centroid = (absorbed * LATTICE.wavelength)[near].sum() / absorbed[near].sum()
     assert centroid / MG_II_2796.wavelength - 1 == pytest.approx(1.0, abs=2e-5)
 
 
 def test_lines_outside_the_grid_do_no_harm():
     absorbers = make_absorbers(MG_II, [0.2, 0.3589, 2.2885, 5.0], [1.0] * 4, Clouds.single([40.0] * 4))
-    seen = transmission(absorbers, MG_II, SDSS_GRID, 4)
+    seen = transmission(absorbers, MG_II, LATTICE, 4)
     assert np.isfinite(seen).all() and (seen[[0, 3]] == 1).all()
     assert seen[1].min() < 0.9 and seen[2].min() < 0.9
 
@@ -116,11 +116,11 @@ def test_result_does_not_depend_on_the_batch():
     population = Population(counts=(0.0, 0.4, 0.3, 0.3))
     uniforms = np.random.default_rng(4).random((30, uniforms_per_spectrum(MG_II, population)))
     together = draw(MG_II, population, uniforms, (np.full(30, 0.6), np.full(30, 1.6)))
-    whole = transmission(together, MG_II, SDSS_GRID, 30)
+    whole = transmission(together, MG_II, LATTICE, 30)
     for row in (0, 7, 29):
         alone = draw(MG_II, population, uniforms[row : row + 1], (np.array([0.6]), np.array([1.6])))
         np.testing.assert_array_equal(alone.ew_primary, together.ew_primary[together.spectrum == row])
-        np.testing.assert_array_equal(transmission(alone, MG_II, SDSS_GRID, 1)[0], whole[row])
+        np.testing.assert_array_equal(transmission(alone, MG_II, LATTICE, 1)[0], whole[row])
 
 
 def test_exponential_widths_follow_nestor():
@@ -173,7 +173,7 @@ def test_redshift_limits_stay_in_window_and_spectrum():
 
 def test_another_species_needs_no_code():
     absorbers = draw_one_each(20, species=C_IV)
-    seen = transmission(absorbers, C_IV, SDSS_GRID, 20)
+    seen = transmission(absorbers, C_IV, LATTICE, 20)
     visible = (1 + absorbers.z) * C_IV.primary.wavelength > 3850
     assert visible.any() and (seen[visible].min(axis=1) < 0.95).all()
 

@@ -10,7 +10,7 @@ from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES, make_interlopers
 from nalspark.mocks.recipes import Recipe, SkyNoise, make_mocks
 from nalspark.mocks.stages import recipes
 from nalspark.settings import load
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
 SETTINGS = load()
 LEARN = recipes(SETTINGS)["train"]
@@ -35,7 +35,7 @@ def test_flux_is_expected_times_transmission_plus_noise(mocks):
     clear = mocks.spectra.ivar > 0
     for row, z in zip(mocks.row, mocks.z_abs, strict=True):
         for line in MG_II.transitions:
-            centre = int(SDSS_GRID.pixel(line.wavelength * (1 + z)))
+            centre = int(LATTICE.pixel(line.wavelength * (1 + z)))
             clear[row, max(centre - 60, 0) : max(centre + 60, 0)] = False
     quiet = [row for row in range(len(NAMES)) if mocks.kind[row] != "sky"]
     pull = ((mocks.spectra.flux - mocks.expected) / mocks.sigma)[quiet][clear[quiet]]
@@ -46,9 +46,9 @@ def test_flux_is_expected_times_transmission_plus_noise(mocks):
 def test_line_snr_is_the_width_over_the_error_of_a_fit():
     """A weak Gaussian line of amplitude a and width s: variance of W is 2π · 1.5 s / (√π w) for pixels of inverse variance w."""
     absorber = inject.make_absorbers(MG_II, [1.0], [0.02], inject.Clouds.single([120.0]))
-    weight = np.full((1, SDSS_GRID.n_pixels), 400.0)
-    snr = inject.line_snr(absorber, MG_II, SDSS_GRID, weight)
-    sigma = np.sqrt((120.0 / np.sqrt(2)) ** 2 + 69.03**2 + 69.03**2 / 12) / SDSS_GRID.pixel_kms
+    weight = np.full((1, LATTICE.n_pixels), 400.0)
+    snr = inject.line_snr(absorber, MG_II, LATTICE, weight)
+    sigma = np.sqrt((120.0 / np.sqrt(2)) ** 2 + 69.03**2 + 69.03**2 / 12) / LATTICE.pixel_kms
     amplitude = absorber.ew_primary / (np.sqrt(2 * np.pi) * sigma * 2796.3543 * np.log(10) * 1e-4)
     assert snr[0, 0] == pytest.approx(amplitude[0] * np.sqrt(400.0 * sigma * np.sqrt(np.pi) / 1.5), rel=0.01)
     assert snr[0, 0] / snr[0, 1] == pytest.approx(absorber.ew_primary[0] / absorber.ew_secondary[0] * 2803.5315 / 2796.3543, rel=0.01)
@@ -56,10 +56,10 @@ def test_line_snr_is_the_width_over_the_error_of_a_fit():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_interloper_leaves_a_mark_where_it_says(kind):
-    window = np.zeros((5, SDSS_GRID.n_pixels), dtype=bool)
+    window = np.zeros((5, LATTICE.n_pixels), dtype=bool)
     window[:, 1000:3000] = True
     rngs = [inject.seeded_generator(kind, row) for row in range(5)]
-    made = make_interlopers([kind] * 4 + [""], rngs, window, MG_II, SDSS_GRID)
+    made = make_interlopers([kind] * 4 + [""], rngs, window, MG_II, LATTICE)
     assert np.isnan(made.pixel[4]) and (made.transmission[4] == 1).all() and not made.residual[4].any()
     assert ((made.pixel[:4] >= 1000) & (made.pixel[:4] < 3000)).all()
     changed = (made.transmission < 0.97) | (np.abs(made.residual) > 1.0)
@@ -80,7 +80,7 @@ def test_every_interloper_leaves_a_mark_where_it_says(kind):
 
 def test_labels_follow_the_distance(mocks):
     row = np.array([mocks.row[0]] * 4)
-    centre = SDSS_GRID.pixel(2796.3543 * (1 + mocks.z_abs[0]))
+    centre = LATTICE.pixel(2796.3543 * (1 + mocks.z_abs[0]))
     pixel = np.round(centre + np.array([0.0, 2.0, 6.5, 400.0])).astype(int)
     label, number = label_candidates(mocks, row, pixel, SETTINGS)
     assert label[0] == 1 and np.isnan(label[2]) and number[0] == 0
@@ -101,7 +101,7 @@ def test_whole_spectra_are_labelled_by_strong_absorbers(mocks):
     made = spectrum_examples(NAMES, LEARN, SETTINGS)
     strong_rows = {NAMES[row] for row in mocks.row[strong(mocks)]}
     assert {name for name, label in zip(made["example_id"], made["label"], strict=True) if label == 1} <= strong_rows
-    assert made["flux"].shape == (len(made["label"]), SDSS_GRID.n_pixels) and np.isfinite(made["flux"]).all()
+    assert made["flux"].shape == (len(made["label"]), LATTICE.n_pixels) and np.isfinite(made["flux"]).all()
     assert ((made["flux"] == 0).mean(axis=1) > 0.05).all()  # outside the window there is nothing
 
 
@@ -112,7 +112,7 @@ def test_draws_are_uniform_and_fixed():
 
 
 def test_real_sky_residuals_are_the_noise():
-    residual = np.full((1, SDSS_GRID.n_pixels), 0.5, dtype=np.float32)
+    residual = np.full((1, LATTICE.n_pixels), 0.5, dtype=np.float32)
     sky = SkyNoise(residual, np.full_like(residual, 16.0), np.zeros(residual.shape, dtype=np.uint8))
     made = make_mocks(NAMES[:8], Recipe(MG_II, LEARN.populations, contaminated=0.0, sky=sky))
     absorbed = np.unique(made.row)

@@ -18,15 +18,15 @@ from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS
 from nalspark.plots import figures
 from nalspark.plots.figures import GalleryItem, absorber_figure, histogram_figure, incidence_figure, path_figure, path_per_bin
 from nalspark.plots.report import BitCount, Card, CatalogueMatch, RatioSample, Rejected, ReportData, card, draw_card, render_report
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
-GEOMETRY = ImageGeometry.of(MG_II, SDSS_GRID.step)
+GEOMETRY = ImageGeometry.of(MG_II, LATTICE.step)
 EVIL = "<script>alert('$x_{')</script>&\""
 
 
 def make_item(z: float = 1.0007, spectrum_id: str = "0752-52251-0044", fwhm: float = 150.0, **absorber: object) -> GalleryItem:
     """A noiseless absorber on a flat continuum, drawn into the spectrum and into the image with the same Gaussians."""
-    wavelength = SDSS_GRID.wavelength
+    wavelength = LATTICE.wavelength
     sigma = math.hypot(fwhm / 2.3548, 69.03)
     widths = {line.label: 1.5 if line in (MG_II.primary, MG_II.secondary) else 0.6 for line in MG_II.transitions}
     flux = np.ones_like(wavelength)
@@ -34,7 +34,7 @@ def make_item(z: float = 1.0007, spectrum_id: str = "0752-52251-0044", fwhm: flo
         depth = widths[line.label] * SPEED_OF_LIGHT_KMS / (line.wavelength * sigma * math.sqrt(2 * math.pi))
         velocity = SPEED_OF_LIGHT_KMS * np.log(wavelength / (line.wavelength * (1 + z)))
         flux -= depth * np.exp(-0.5 * (velocity / sigma) ** 2)
-    pixel = round(float(SDSS_GRID.pixel(MG_II.primary.wavelength * (1 + z))))
+    pixel = round(float(LATTICE.pixel(MG_II.primary.wavelength * (1 + z))))
     columns = np.clip(pixel + GEOMETRY.offsets[:, None] + np.arange(-HALF_WIDTH, HALF_WIDTH + 1), 0, len(flux) - 1)
     row = {"spectrum_id": spectrum_id, "z_abs": z, "z_abs_err": 4e-5, "fwhm_kms": fwhm, "doublet_ratio": 1.0, "score": 0.99, "ra": 120.0}
     row |= {f"ew_{label}": width for label, width in widths.items()} | absorber
@@ -162,7 +162,7 @@ def test_card_of_an_absorber_full_of_nulls() -> None:
     blank = make_item(z=1.0, fwhm=100.0)
     nothing = replace(
         blank, absorber={"spectrum_id": None, "z_abs": None, "ew_2796": math.nan}, inverse_error=np.zeros(GEOMETRY.shape),
-        error=np.full(SDSS_GRID.n_pixels, np.nan), remarks=(), searched=(),
+        error=np.full(LATTICE.n_pixels, np.nan), remarks=(), searched=(),
     )  # fmt: skip
     page = render_report(make_report(gallery_strongest=[make_card(nothing)], gallery_doubtful=(), histograms={}))
     assert "an unnamed spectrum" in page
@@ -177,7 +177,7 @@ def test_velocities_put_the_line_at_zero() -> None:
     # Other lines lie in the same rows, but not within six pixels.
     near = np.where(np.abs(np.arange(-HALF_WIDTH, HALF_WIDTH + 1)) <= 6, np.asarray(item.residual), 0.0)
     at = velocity[np.arange(len(velocity)), near.argmax(axis=1)]
-    assert np.all(np.abs(at) < 0.51 * SDSS_GRID.pixel_kms)
+    assert np.all(np.abs(at) < 0.51 * LATTICE.pixel_kms)
 
 
 def test_drawn_model_is_the_absorber() -> None:

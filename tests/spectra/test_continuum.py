@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from nalspark.lines import MG_II
 from nalspark.settings import Preprocess
 from nalspark.spectra.continuum import clip_outliers, error_inflation, fit_continuum, whittaker
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 
-X = np.arange(SDSS_GRID.n_pixels)
-OFFSET = MG_II.offset_pixels(MG_II.secondary, SDSS_GRID.step)
+X = np.arange(LATTICE.n_pixels)
+OFFSET = MG_II.offset_pixels(MG_II.secondary, LATTICE.step)
 DEFAULTS = Preprocess()
 
 
@@ -27,7 +27,7 @@ def continuum_of(flux, sigma, good=None):
 
 def quasar(z_qso):
     """Power law with broad C IV, C III] and a two-component Mg II."""
-    rest = SDSS_GRID.wavelength / (1 + z_qso)
+    rest = LATTICE.wavelength / (1 + z_qso)
     flux = (rest / 2500) ** -1.5
     for centre, height, sigma in ((1549, 0.8, 18), (1908, 0.4, 22), (2799, 0.5, 35), (2799, 0.3, 12)):
         flux = flux + height * np.exp(-0.5 * ((rest - centre) / sigma) ** 2)
@@ -99,7 +99,7 @@ def test_broad_emission_is_followed_not_cut():
     true = np.array([quasar(1.2)])
     sigma = true / 20
     flux = true + sigma * np.random.default_rng(2).standard_normal(true.shape)
-    peak = int(SDSS_GRID.pixel(2799 * 2.2))
+    peak = int(LATTICE.pixel(2799 * 2.2))
     assert continuum_of(flux, sigma)[0, peak - 5 : peak + 6].mean() == pytest.approx(true[0, peak - 5 : peak + 6].mean(), rel=0.02)
 
 

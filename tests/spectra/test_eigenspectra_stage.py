@@ -14,7 +14,7 @@ from nalspark.mocks.inject import seeded_generator
 from nalspark.settings import load
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.eigenspectra import DrawnQuasars
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.stages import PART, _kept_aside, eigenspectra_of, fit_columns, fit_eigenspectra_by_bin
 from nalspark.tables.arrow import decode, encode, to_arrow
 from nalspark.tables.schemas import EIGENSPECTRA, NORMALIZED
@@ -31,7 +31,7 @@ def normalized() -> pa.RecordBatch:
     rngs = [seeded_generator("eigenspectra", number // 2) for number in range(n)]
     z = np.array([1.0 + 0.4 * (rng.random() > 0.5) + 0.2 * rng.random() for rng in rngs])
     z[-1] = 2.5
-    flux = np.array([quasars.quasar_flux(SDSS_GRID, redshift, rng) for redshift, rng in zip(z, rngs, strict=True)], dtype=np.float32)
+    flux = np.array([quasars.quasar_flux(LATTICE, redshift, rng) for redshift, rng in zip(z, rngs, strict=True)], dtype=np.float32)
     mask = np.zeros(flux.shape, dtype=np.uint8)
     mask[:, 500:510] = PixelFlag.SKY_LINE
     mask[::3, :300] = PixelFlag.NO_DATA
@@ -81,11 +81,11 @@ def test_bins_are_described_and_read_back(expected: pa.Table) -> None:
     assert sum(one.n_quasars + one.n_held_out for one in bins) == 60
     for one in bins:
         assert one.components.shape == (4, len(one.mean)) and one.coefficients.shape == (one.n_quasars, 4)
-        assert one.mean.shape == one.scatter.shape and len(one.mean) > SDSS_GRID.n_pixels
+        assert one.mean.shape == one.scatter.shape and len(one.mean) > LATTICE.n_pixels
         assert one.z_high - one.z_low == pytest.approx(0.2)
     flux = DrawnQuasars(bins)(seeded_generator(1), 1.5)
-    assert flux.shape == (SDSS_GRID.n_pixels,) and np.median(flux) == pytest.approx(1.0, rel=0.05)
-    peak = SDSS_GRID.wavelength[2300:3000][flux[2300:3000].argmax()]
+    assert flux.shape == (LATTICE.n_pixels,) and np.median(flux) == pytest.approx(1.0, rel=0.05)
+    peak = LATTICE.wavelength[2300:3000][flux[2300:3000].argmax()]
     assert peak == pytest.approx(2799.0 * 2.5, rel=0.01)
 
 

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nalspark.spectra.batch import PixelFlag, Spectra
-from nalspark.spectra.grid import SDSS_GRID, WavelengthGrid
+from nalspark.spectra.grid import LATTICE, WavelengthGrid
 
 
 def test_the_papers_grid():
-    wavelength = SDSS_GRID.wavelength
+    wavelength = LATTICE.wavelength
     assert wavelength.shape == (3841,) and wavelength.dtype == np.float64
     # 3800-9200 Å (Zhao et al. 2019), to within a pixel: 2.3e-4 of the wavelength.
     assert wavelength[0] == pytest.approx(3800, rel=2.3e-4) and wavelength[-1] == pytest.approx(9200, rel=2.3e-4)
@@ -18,26 +18,26 @@ def test_the_papers_grid():
 
 
 def test_a_pixel_is_69_km_s():
-    assert SDSS_GRID.pixel_kms == pytest.approx(69.03, abs=0.005)
-    assert WavelengthGrid(35798, 10, 2e-4).pixel_kms == pytest.approx(2 * SDSS_GRID.pixel_kms)
+    assert LATTICE.pixel_kms == pytest.approx(69.03, abs=0.005)
+    assert WavelengthGrid(35798, 10, 2e-4).pixel_kms == pytest.approx(2 * LATTICE.pixel_kms)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.floats(-5000, 9000))
 def test_pixel_and_wavelength_are_inverse(pixel):
-    assert SDSS_GRID.pixel(SDSS_GRID.wavelength_at(pixel)) == pytest.approx(pixel, abs=1e-7)
+    assert LATTICE.pixel(LATTICE.wavelength_at(pixel)) == pytest.approx(pixel, abs=1e-7)
 
 
 def test_pixel_0_is_a_centre():
-    assert SDSS_GRID.pixel(SDSS_GRID.wavelength[0]) == pytest.approx(0.0, abs=1e-8)
-    np.testing.assert_allclose(SDSS_GRID.pixel(SDSS_GRID.wavelength), np.arange(3841), atol=1e-7)
-    np.testing.assert_allclose(SDSS_GRID.wavelength_at(np.arange(3841)), SDSS_GRID.wavelength, rtol=1e-14)
+    assert LATTICE.pixel(LATTICE.wavelength[0]) == pytest.approx(0.0, abs=1e-8)
+    np.testing.assert_allclose(LATTICE.pixel(LATTICE.wavelength), np.arange(3841), atol=1e-7)
+    np.testing.assert_allclose(LATTICE.wavelength_at(np.arange(3841)), LATTICE.wavelength, rtol=1e-14)
 
 
 def test_fingerprint_tells_grids_apart():
-    grids = [SDSS_GRID, WavelengthGrid(35799, 3841), WavelengthGrid(35798, 3840), WavelengthGrid(35798, 3841, 2e-4)]
+    grids = [LATTICE, WavelengthGrid(35799, 3841), WavelengthGrid(35798, 3840), WavelengthGrid(35798, 3841, 2e-4)]
     assert len({grid.fingerprint for grid in grids}) == 4
-    assert WavelengthGrid(35798, 3841).fingerprint == SDSS_GRID.fingerprint
+    assert WavelengthGrid(35798, 3841).fingerprint == LATTICE.fingerprint
 
 
 def test_a_batch_refuses_arrays_of_another_shape():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nalspark.spectra.batch import PixelFlag
-from nalspark.spectra.grid import SDSS_GRID, WavelengthGrid
+from nalspark.spectra.grid import LATTICE, WavelengthGrid
 from nalspark.spectra.regrid import place_on_grid, resample
 
 GRID = WavelengthGrid(first=36000, n_pixels=400)
@@ -95,13 +95,13 @@ def test_errors_hold_in_sums_over_lines(spacing, region):
     which is lines of several pixels. 60 spectra of 40 boxes give the scatter to 1/√(2·2400) = 1.5 %; 5 % allows for boxes that share pixels
     at their ends.
     """
-    old = lattice(SDSS_GRID.first - 5, 3851) + 0.5e-4 if spacing == "half" else np.log10(np.arange(3790, 9210, spacing))
+    old = lattice(LATTICE.first - 5, 3851) + 0.5e-4 if spacing == "half" else np.log10(np.arange(3790, 9210, spacing))
     sigma = 0.1 * (1 + 0.3 * np.sin(np.arange(len(old)) / 300))
     rng = np.random.default_rng(5)
     pixels, boxes = [], []
     for _ in range(60):
         flux = (1 + sigma * rng.standard_normal(len(old))).astype(np.float32)
-        new, ivar, bits = resample(flux, (sigma**-2).astype(np.float32), np.zeros(len(old), np.uint8), old, SDSS_GRID)
+        new, ivar, bits = resample(flux, (sigma**-2).astype(np.float32), np.zeros(len(old), np.uint8), old, LATTICE)
         assert not bits.any()
         deviation, variance = (new[region] - 1).astype(float), 1 / ivar[region].astype(float)
         pixels.append(deviation / np.sqrt(variance))

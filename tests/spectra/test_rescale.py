@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nalspark.spectra.batch import PixelFlag, Spectra
-from nalspark.spectra.grid import SDSS_GRID
+from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.rescale import clean_region, masked_median, rescale_factor
 
 JUST_ABOVE = 1e-9
 
 
 def make_spectra(n, flux=2.0):
-    shape = (n, SDSS_GRID.n_pixels)
-    return Spectra(np.full(shape, flux, np.float32), np.ones(shape, np.float32), np.zeros(shape, np.uint8), SDSS_GRID)
+    shape = (n, LATTICE.n_pixels)
+    return Spectra(np.full(shape, flux, np.float32), np.ones(shape, np.float32), np.zeros(shape, np.uint8), LATTICE)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_regions_of_the_paper(z, blue, red):
 def test_the_factor_is_the_median_of_that_region_alone(z):
     spectra = make_spectra(1)
     blue, red = clean_region(np.array([z]))
-    inside = (SDSS_GRID.wavelength >= blue[0]) & (SDSS_GRID.wavelength <= red[0])
+    inside = (LATTICE.wavelength >= blue[0]) & (LATTICE.wavelength <= red[0])
     assert inside.sum() > 50  # the region lies on the grid at every redshift of the paper
     spectra.flux[0, inside] = np.linspace(5, 9, inside.sum())
     assert rescale_factor(spectra, np.array([z]))[0] == pytest.approx(7.0, rel=1e-5)
@@ -50,7 +50,7 @@ def test_the_factor_is_the_median_of_that_region_alone(z):
 
 def test_masked_pixels_do_not_count():
     spectra = make_spectra(1)
-    inside = np.flatnonzero((SDSS_GRID.wavelength >= 4150) & (SDSS_GRID.wavelength <= 4250))
+    inside = np.flatnonzero((LATTICE.wavelength >= 4150) & (LATTICE.wavelength <= 4250))
     spectra.flux[0, inside[::3]] = 1e6
     spectra.mask[0, inside[::3]] = PixelFlag.SKY_LINE
     spectra.flux[0, inside[1::3]] = np.nan
@@ -60,7 +60,7 @@ def test_masked_pixels_do_not_count():
 
 def test_fallback_to_the_whole_spectrum():
     spectra = make_spectra(3)
-    inside = (SDSS_GRID.wavelength >= 4150) & (SDSS_GRID.wavelength <= 4250)
+    inside = (LATTICE.wavelength >= 4150) & (LATTICE.wavelength <= 4250)
     spectra.mask[0, inside] = PixelFlag.NO_DATA  # not covered
     spectra.flux[1, inside] = -1.0  # covered, but below zero
     spectra.flux[2, inside] = 0.0
