@@ -4,6 +4,8 @@
     python benchmarks/detector.py interlopers --n 2000
     python benchmarks/detector.py purity --n 10000 --sky ../shared/data/spectra/sky
     python benchmarks/detector.py real ../shared/data/spectra/qso --n 3000
+    python benchmarks/detector.py forged ../shared/data/spectra
+    python benchmarks/detector.py separation ../shared/data/spectra/qso
 
 ``artificial``: the paper's benchmark (Zhao et al. 2019, §4): half of the spectra have one strong absorber (W ≥ 0.3 Å, both lines ≥ 3 σ), a
 part holds an interloper; beside it the ideal observer, who knows continuum, noise and population. With ``--quasars`` the continua are drawn
@@ -27,8 +29,9 @@ from nalspark.absorption import chain, systems
 from nalspark.absorption.chain import Searchable
 from nalspark.absorption.normalize import Normalized, searched_pixels
 from nalspark.absorption.systems import match_radius
+from nalspark.errors import UnusableSpectrum
 from nalspark.learning.models import Detector, read_model
-from nalspark.lines import MG_II, with_all_lines
+from nalspark.lines import MG_II, SPECIES, with_all_lines
 from nalspark.metrics import area_under_curve, binary_metrics, reliability
 from nalspark.mocks import inject
 from nalspark.mocks.examples import strong
@@ -41,9 +44,16 @@ from nalspark.settings import Settings, load
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.eigenspectra import DrawnQuasars, bridge_gaps, fit_eigenspectra
 from nalspark.spectra.grid import LATTICE
+from nalspark.spectra.regrid import place_on_grid
 from nalspark.surveys.catalogs import equivalent_width_quantiles, open_catalog
+from nalspark.surveys.reader import open_spectrum
+from nalspark.surveys.sdss import SurveySpectrum
 
 BLOCK = 256
+#: Redshifts under which a star, a galaxy or empty sky is searched.
+FORGED_REDSHIFTS = np.linspace(0.5, 2.5, 11)
+#: Pixels at which no pair of lines lies: Mg II 11.1, Fe II 15.2 and 24.1, Al III 18.7, Si IV 28.0, Ca II 38.2, C IV 7.2.
+WRONG_SEPARATIONS = (13.2, 17.0, 21.3, 33.1)
 
 
 @dataclass
@@ -303,14 +313,15 @@ def report_completeness(table: np.ndarray) -> None:
 
 def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray]:
     """Trusted quasar spectra of a folder, on the grid, as the pipeline would search them."""
-    from nalspark.spectra.regrid import place_on_grid
-    from nalspark.surveys.reader import open_spectrum
-
     paths, _ = usable_sources(folder, MG_II)
     found = [open_spectrum(path) for path in paths]
+    return on_lattice(found), np.array([one.z_pipeline for one in found])
+
+
+def on_lattice(found: list[SurveySpectrum]) -> Spectra:
     origin = [one.loglam if one.loglam is not None else one.first_pixel for one in found]
     columns = ([getattr(one, name) for one in found] for name in ("flux", "ivar", "mask"))
-    return place_on_grid(*columns, origin, LATTICE), np.array([one.z_pipeline for one in found])
+    return place_on_grid(*columns, origin, LATTICE, [one.resolution for one in found])
 
 
 def real(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
@@ -350,9 +361,54 @@ def real(options: argparse.Namespace, detector: Detector, settings: Settings) ->
     report_completeness(np.concatenate(table))
 
 
+# ---- no absorber can be there
+
+
+def spectra_below(folder: Path) -> Spectra:
+    """All spectra of a folder that can be read, on the lattice, whatever they are."""
+    found = []
+    for path in sorted(folder.glob("*.fit*")):
+        try:
+            found.append(open_spectrum(path))
+        except UnusableSpectrum:
+            continue
+    return on_lattice(found)
+
+
+def forged(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
+    """Sky, stars and galaxies under eleven quasar redshifts each."""
+    for kind in ("sky", "star", "galaxy"):
+        spectra = spectra_below(Path(options.folder) / kind)
+        per_object, searched = np.zeros(len(spectra.flux)), 0
+        for z in FORGED_REDSHIFTS:
+            _, searchable = prepare(spectra, np.full(len(spectra.flux), z), settings)
+            found = detect(searchable, detector, settings)
+            searched += len(searchable.row)
+            np.add.at(per_object, found.row[found.published], 1)
+        print(
+            f"{kind}: {len(per_object)} objects, {searched} searches, {int(per_object.sum())} absorbers; "
+            f"most of one object {int(per_object.max())}, objects with more than 2: {int((per_object > 2).sum())}"
+        )
+
+
+def separation(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
+    """Doublets of a wrong separation in real quasars: chance, sky and continuum."""
+    spectra, z_qso = real_spectra(Path(options.folder))
+    for pixels in (MG_II.offset_pixels(MG_II.secondary, LATTICE.step), *WRONG_SEPARATIONS):
+        wave = MG_II.primary.wavelength * 10 ** (pixels * LATTICE.step)
+        name = f"{pixels:.1f} pixels"
+        SPECIES[name] = replace(MG_II, name=name, secondary=replace(MG_II.secondary, wavelength=wave))
+        chosen = load(species=name)
+        ready, searchable = prepare(spectra, z_qso, chosen)
+        found = detect(searchable, detector, chosen)
+        path = ready.redshift_path[usable(ready)].sum()
+        n = int(found.published.sum())
+        print(f"  {name}: {n} doublets of score >= {chosen.infer.min_score}, path {path:.1f}, {n / path:.4f} per unit path")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("artificial", "interlopers", "purity", "real"))
+    parser.add_argument("what", choices=("artificial", "interlopers", "purity", "real", "forged", "separation"))
     parser.add_argument("folder", nargs="?", help="real quasar spectra, for `real`")
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=20261)
@@ -366,7 +422,9 @@ def main() -> None:
     parser.add_argument("--snr-min", type=float, default=0.0)
     options = parser.parse_args()
     detector, settings = read_model(options.model).load(), load()
-    {"artificial": artificial, "interlopers": interlopers, "purity": purity, "real": real}[options.what](options, detector, settings)
+    {"artificial": artificial, "interlopers": interlopers, "purity": purity, "real": real, "forged": forged, "separation": separation}[
+        options.what
+    ](options, detector, settings)
 
 
 if __name__ == "__main__":

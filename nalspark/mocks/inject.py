@@ -78,7 +78,7 @@ class Population:
     blue_margin_z : float
         The blue end of the window is taken at z_qso + this.
     red_margin_z : float
-        Absorbers lie at least this below z_qso.
+        Absorbers lie at least this below z_qso; where negative, some lie above it.
     b_kms : tuple of float
         Range of a cloud's Doppler parameter, km/s. Where the width asked for cannot be reached with `tau_max`, b and spread are stretched
         together.
@@ -177,9 +177,8 @@ def redshift_limits(species: LineSpecies, z_qso: ArrayLike, wavelength_range: Ar
     z_qso, (first, last) = np.asarray(z_qso, dtype=float), np.moveaxis(np.asarray(wavelength_range, dtype=float), -1, 0)
     room = 1.002  # 600 km/s, so that the whole line is inside the spectrum
     wave_low = np.maximum(species.window_rest[0] * (1 + z_qso + population.blue_margin_z), first * room)
-    wave_high = np.minimum(species.window_rest[1] * (1 + z_qso), last / room * species.primary.wavelength / species.secondary.wavelength)
     z_low = wave_low / species.primary.wavelength - 1
-    z_high = np.minimum(z_qso - population.red_margin_z, wave_high / species.primary.wavelength - 1)
+    z_high = np.minimum(z_qso - population.red_margin_z, last / room / species.secondary.wavelength - 1)
     return z_low, np.maximum(z_low, z_high)
 
 

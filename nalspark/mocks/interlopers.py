@@ -21,8 +21,26 @@ Array = NDArray[np.float64]
 #: Doublets and pairs of other ions by name.
 OTHER_SPECIES = {species.name: species for species in INTERLOPERS}
 #: Every kind: the other species; one line alone; two unrelated lines whose distance is not quite the doublet's; one or more dipoles or
-#: spikes on sky lines; a broad absorption trough with structure; the many lines of a star or a galaxy that was taken for a quasar.
-KINDS = (*OTHER_SPECIES, "lone", "pair", "sky", "BAL", "stellar")
+#: spikes on sky lines; a broad absorption trough with structure; many lines at no certain place, and the lines of a star or a galaxy that
+#: was taken for a quasar.
+KINDS = (*OTHER_SPECIES, "lone", "pair", "sky", "BAL", "stellar", "host")
+
+#: Absorption lines and blends of stars and old galaxies: vacuum wavelength (Å), equivalent width (Å) in a galaxy of old stars, width (Å) of
+#: what is a blend. Worthey et al. 1994 (ApJS 94, 687), Trager et al. 1998 (ApJS 116, 1), rounded.
+_STARS = (
+    (3750.2, 0.8, 0.0), (3770.6, 1.0, 0.0), (3798.0, 1.2, 0.0), (3835.4, 2.0, 4.0), (3889.1, 2.0, 0.0), (3934.8, 6.0, 3.0),
+    (3969.6, 6.0, 3.0), (4046.9, 0.8, 0.0), (4072.9, 0.8, 0.0), (4102.9, 1.5, 0.0), (4144.9, 0.8, 0.0), (4228.0, 1.2, 0.0),
+    (4272.0, 0.8, 0.0), (4305.6, 6.0, 8.0), (4341.7, 1.5, 0.0), (4384.6, 1.5, 2.0), (4456.0, 0.8, 2.0), (4532.0, 1.5, 6.0),
+    (4669.0, 1.5, 8.0), (4862.7, 1.6, 0.0), (5016.0, 1.0, 3.0), (5168.8, 1.2, 0.0), (5174.1, 1.6, 0.0), (5185.0, 1.9, 0.0),
+    (5271.0, 2.2, 2.0), (5329.5, 1.5, 1.0), (5341.5, 1.0, 0.0), (5407.3, 1.2, 2.0), (5711.0, 0.8, 0.0), (5783.0, 0.6, 0.0),
+    (5891.6, 1.8, 0.0), (5897.6, 1.5, 0.0), (6163.8, 0.8, 0.0), (6496.7, 0.8, 2.0), (6564.6, 1.5, 0.0), (7667.0, 0.6, 0.0),
+    (7701.1, 0.6, 0.0), (8500.4, 1.3, 0.0), (8544.4, 3.0, 0.0), (8664.5, 2.5, 0.0),
+)  # fmt: skip
+#: Narrow emission lines of galaxies: vacuum wavelength (Å), typical equivalent width (Å).
+_NEBULAE = (
+    (3727.1, 5.0), (3729.9, 7.0), (3869.8, 1.5), (4341.7, 2.0), (4862.7, 4.0), (4960.3, 3.0), (5008.2, 9.0), (6302.1, 1.5), (6549.9, 3.0),
+    (6564.6, 15.0), (6585.3, 8.0), (6718.3, 4.0), (6732.7, 3.0),
+)  # fmt: skip
 
 #: Equivalent widths, as W·2796/λ in Å, between which interlopers are drawn log-uniformly.
 EW_RANGE = (0.3, 4.0)
@@ -76,8 +94,8 @@ def make_interlopers(
         result.pixel[rows] = place
         if kind == "sky":
             result.residual[rows] = [_sky_residual(rng, pixel, grid) for rng, pixel in zip(chosen, place, strict=True)]
-        elif kind in ("BAL", "stellar"):
-            absorb = _trough if kind == "BAL" else _crowd
+        elif kind in ("BAL", "stellar", "host"):
+            absorb = {"BAL": _trough, "stellar": _crowd, "host": _host}[kind]
             result.transmission[rows] = [absorb(rng, pixel, grid) for rng, pixel in zip(chosen, place, strict=True)]
         else:
             result.transmission[rows] = _lines(kind, chosen, place, species, grid)
@@ -161,3 +179,21 @@ def _crowd(rng: np.random.Generator, pixel: float, grid: WavelengthGrid) -> Arra
         low, high = max(int(centre - 5 * sigma), 0), min(int(centre + 5 * sigma) + 2, grid.n_pixels)
         depth[low:high] += height * np.exp(-0.5 * ((x[low:high] - centre) / sigma) ** 2)
     return np.exp(-depth)
+
+
+def _host(rng: np.random.Generator, pixel: float, grid: WavelengthGrid) -> Array:
+    """A star at redshift 0, or a galaxy below 0.8 with or without emission lines; many weak lines beside. `pixel` is not used."""
+    galaxy = rng.random() < 0.5
+    z = rng.uniform(0.02, 0.8) if galaxy else 5e-4 * rng.standard_normal()
+    strength, width_kms = np.exp(0.6 * rng.standard_normal()), rng.uniform(100.0, 280.0) if galaxy else rng.uniform(69.0, 110.0)
+    lines = [(wave, -ew * strength * np.exp(0.4 * rng.standard_normal()), blend) for wave, ew, blend in _STARS]
+    if galaxy and rng.random() < 0.6:
+        brightness = np.exp(1.2 * rng.standard_normal())
+        lines += [(wave, ew * brightness * np.exp(0.3 * rng.standard_normal()), 0.0) for wave, ew in _NEBULAE]
+    x, light = np.arange(grid.n_pixels), np.zeros(grid.n_pixels)
+    for wave, ew, blend in lines:
+        sigma = np.hypot(width_kms / grid.pixel_kms, blend / wave / (np.log(10.0) * grid.step))
+        height = ew / (wave * np.log(10.0) * grid.step * sigma * np.sqrt(2.0 * np.pi))
+        light += height * np.exp(-0.5 * ((x - grid.pixel(wave * (1.0 + z))) / sigma) ** 2)
+    weak = _crowd(rng, rng.uniform(0, grid.n_pixels), grid) if rng.random() < 0.7 else 1.0
+    return np.where(light < 0, np.exp(np.minimum(light, 0.0)), 1.0 + light) * weak

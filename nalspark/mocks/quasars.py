@@ -205,7 +205,7 @@ def observe(flux: Array, spectrograph: Spectrograph, grid: WavelengthGrid, rng: 
     claimed = np.sqrt(sky_variance + spectrograph.shot * between**2 * np.maximum(flux, 0.0))
     # Pipelines underrate the errors on OH lines: sky subtraction is not photon noise.
     on_lines = np.clip(excess / 4.0, 0.0, 1.0) * (grid.wavelength > 7200.0)
-    sigma = claimed * (1.0 + 0.3 * rng.random() * on_lines)
+    sigma = claimed * (1.0 + 0.6 * rng.random() * on_lines)
     observed = flux + sigma * rng.standard_normal(grid.n_pixels)
     ivar = 1.0 / claimed**2
     ivar[_bad_pixels(grid.n_pixels, rng)] = 0.0

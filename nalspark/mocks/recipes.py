@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,8 @@ class Recipe:
         Noise of real sky fibers in the place of the parametric spectrograph's.
     continuum : callable, optional
         ``(rng, z_qso) -> flux (p,)`` with median 1 in the place of the parametric quasar.
+    window : Preprocess
+        Where the species is searched: absorbers and interlopers lie there.
     """
 
     species: LineSpecies
@@ -88,6 +90,7 @@ class Recipe:
     most_correlated: float = 0.25
     sky: SkyNoise | None = None
     continuum: Continuum | None = None
+    window: Preprocess = Preprocess()
 
 
 @dataclass(frozen=True)
@@ -144,14 +147,15 @@ def make_mocks(names: list[str], recipe: Recipe) -> Mocks:
     quiet = np.array([_unabsorbed(rng, z, recipe) for rng, z in zip(rngs, z_qso, strict=True)])
     drawn = _absorbers(names, z_qso, recipe)
     passed = _transmission(drawn, instrument, recipe)
-    window = search_window(grid, recipe.species, z_qso, Preprocess())
+    window = search_window(grid, recipe.species, z_qso, recipe.window)
     interlopers = make_interlopers(kind, rngs, window, recipe.species, grid)
     expected = quiet * interlopers.transmission
     see = _with_sky if recipe.sky is not None else _with_spectrograph
     seen = [see(rng, flux, recipe) for rng, flux in zip(rngs, expected * passed, strict=True)]
     level, flux, ivar, mask, sigma = (np.array(part) for part in zip(*seen, strict=True))
     flux = flux + interlopers.residual * np.where(ivar > 0, sigma, 0.0)
-    spectra = Spectra(flux.astype(np.float32), ivar.astype(np.float32), mask.astype(np.uint8), grid)
+    resolution = np.repeat(instrument[:, None] / grid.pixel_kms, len(grid.resolution_pixels), axis=1).astype(np.float32)
+    spectra = Spectra(flux.astype(np.float32), ivar.astype(np.float32), mask.astype(np.uint8), grid, resolution)
     expected *= level[:, None]
     row, z_abs, primary, secondary, snr = _truth(drawn, np.where(spectra.good, (expected / sigma) ** 2, 0.0), recipe)
     return Mocks(spectra, z_qso, row, z_abs, primary, secondary, snr, kind, interlopers.pixel, expected, sigma)
@@ -191,6 +195,9 @@ def _snr(rng: np.random.Generator, recipe: Recipe) -> float:
 def _absorbers(names: list[str], z_qso: Array, recipe: Recipe) -> list[tuple[NDArray[np.int64], inject.Absorbers]]:
     """For every population the rows that take it and their absorbers, whose spectra are numbered within these rows."""
     system = with_all_lines(recipe.species)
+    species = recipe.species
+    if recipe.window.window_rest_blue:
+        species = replace(species, window_rest=(recipe.window.window_rest_blue, species.window_rest[1]))
     first, last = LATTICE.wavelength_at(np.array([0, LATTICE.n_pixels - 1]))
     which = np.array([int(inject.seeded_generator(recipe.seed, name, "population").integers(len(recipe.populations))) for name in names])
     drawn = []
@@ -199,7 +206,7 @@ def _absorbers(names: list[str], z_qso: Array, recipe: Recipe) -> list[tuple[NDA
         if len(rows):
             size = inject.uniforms_per_spectrum(system, population)
             uniforms = np.stack([inject.seeded_generator(recipe.seed, names[row], "absorbers").random(size) for row in rows])
-            limits = inject.redshift_limits(recipe.species, z_qso[rows], (first, last), population)
+            limits = inject.redshift_limits(species, z_qso[rows], (first, last), population)
             drawn.append((rows, inject.draw(system, population, uniforms, limits)))
     return drawn
 

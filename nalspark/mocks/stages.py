@@ -20,10 +20,10 @@ from nalspark.tables.schemas import TRAINING, TRAINING_SPECTRA
 from nalspark.tables.table import Table
 
 #: Interlopers that are learned from more often than the others: those that were taken for absorbers most often when all came alike.
-_HARDEST = ("CIV", "CIV", "CIV", "SiIV", "FeII2586", "CaII")
+_HARDEST = ("CIV", "CIV", "CIV", "SiIV", "FeII2586", "CaII", "host", "host", "host")
 #: Absorbers as they are, from the weakest that can be seen; and as many weak as strong ones.
-REALISTIC = Population(counts=(0.0,) * 6 + (1.0,), ew_law="zm13", incidence=1.0, ew_min=0.15)
-_BROAD = Population(counts=(0.2, 0.6, 0.2), ew_law="log-uniform", ew_min=0.2, ew_max=5.0)
+REALISTIC = Population(counts=(0.0,) * 6 + (1.0,), ew_law="zm13", incidence=1.0, ew_min=0.15, red_margin_z=-0.015)
+_BROAD = Population(counts=(0.2, 0.6, 0.2), ew_law="log-uniform", ew_min=0.2, ew_max=5.0, red_margin_z=-0.015)
 #: What an artificial spectrum is made from: its name, the part and the split that its examples belong to.
 MOCK_NAMES = Table("mock_names", "Names of artificial spectra.", TRAINING.select("quasar_id", "part", "split"))
 
@@ -48,7 +48,16 @@ def recipes(
     # No fiber on both sides: what is tested on was not learned from.
     fibers = (sky.take(slice(0, None, 2)), sky.take(slice(1, None, 2))) if sky else (None, None)
     harder = kinds + tuple(kind for kind in _HARDEST if kind in kinds)
-    learn = Recipe(species, populations(settings, sample), chosen.seed, chosen.contaminated, harder, sky=fibers[0], continuum=continuum)
+    learn = Recipe(
+        species,
+        populations(settings, sample),
+        chosen.seed,
+        chosen.contaminated,
+        harder,
+        sky=fibers[0],
+        continuum=continuum,
+        window=settings.preprocess,
+    )
     real = learn.populations if chosen.population == "zhao2019" else (REALISTIC,)
     judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic, kinds=kinds, sky=fibers[1])
     return {"train": learn, "validation": learn, "calibration": judge, "test": judge}
