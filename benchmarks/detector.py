@@ -392,17 +392,24 @@ def forged(options: argparse.Namespace, detector: Detector, settings: Settings) 
 
 
 def separation(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
-    """Doublets of a wrong separation in real quasars: chance, sky and continuum."""
+    """Doublets of a wrong separation in real quasars: chance, sky and continuum; not what has a line of a real absorber in it."""
     spectra, z_qso = real_spectra(Path(options.folder))
-    for pixels in (MG_II.offset_pixels(MG_II.secondary, LATTICE.step), *WRONG_SEPARATIONS):
+    ready, searchable = prepare(spectra, z_qso, settings)
+    real = detect(searchable, detector, settings)
+    path, n = ready.redshift_path[usable(ready)].sum(), int(real.published.sum())
+    print(f"  Mg II itself: {n} doublets of score >= {settings.infer.min_score}, path {path:.1f}, {n / path:.4f} per unit path")
+    offsets = np.array([MG_II.offset_pixels(line, LATTICE.step) for line in with_all_lines(MG_II).transitions])
+    taken = [real.pixel[real.published & (real.row == row)][:, None] + offsets for row in range(len(z_qso))]
+    for pixels in WRONG_SEPARATIONS:
         wave = MG_II.primary.wavelength * 10 ** (pixels * LATTICE.step)
         name = f"{pixels:.1f} pixels"
         SPECIES[name] = replace(MG_II, name=name, secondary=replace(MG_II.secondary, wavelength=wave))
         chosen = load(species=name)
         ready, searchable = prepare(spectra, z_qso, chosen)
         found = detect(searchable, detector, chosen)
-        path = ready.redshift_path[usable(ready)].sum()
-        n = int(found.published.sum())
+        path, n = ready.redshift_path[usable(ready)].sum(), 0
+        for row, pixel in zip(found.row[found.published], found.pixel[found.published], strict=True):
+            n += not any((np.abs(taken[row] - pixel - line) < 8.0).any() for line in (0.0, pixels))
         print(f"  {name}: {n} doublets of score >= {chosen.infer.min_score}, path {path:.1f}, {n / path:.4f} per unit path")
 
 
