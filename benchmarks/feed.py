@@ -49,7 +49,7 @@ def make_feed(folder: Path, rows: int, files: int = 4, group: int = 250, seed: i
         path = folder / f"in_part={number}" / "part-0.zstd.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.table({**images, "label": label[part], "draw": draw[part]}), path, row_group_size=group, compression="zstd")
-    return feeding.Feed(feeding.parquet_files(folder), COLUMNS, SHAPE)
+    return feeding.Feed(tuple(sorted(map(str, Path(folder).rglob("*.parquet")))), COLUMNS, SHAPE)
 
 
 @contextmanager

@@ -81,6 +81,10 @@ LOCAL_CONF = {
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
     # Half of Spark's default: on few cores the last task of a stage works alone, now for half as long.
     "spark.sql.files.maxPartitionBytes": str(64 * 2**20),
+    # Workers keep the memory of one batch for the next: glibc and Arrow would give it back to the system, page by page.
+    "spark.executorEnv.MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+    "spark.executorEnv.MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL": "system",
     # Elsewhere than on Linux libraries may not survive a fork.
     **({"spark.python.daemon.module": "nalspark.daemon"} if sys.platform == "linux" else {}),
 }

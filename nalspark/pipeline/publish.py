@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from enum import IntFlag
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from nalspark.settings import Settings
 from nalspark.spectra.grid import SDSS_GRID
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import Batches, Columns, encode, map_batches, tally
+from nalspark.tables.changes import flat
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
@@ -51,11 +53,16 @@ def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> Da
     )
 
 
+def _files(store: Store, table: Table) -> list[Path]:
+    """The files of a table that is to be published."""
+    return sorted(store.unpublished(f"{table.name}.parquet").glob("*.parquet"))
+
+
 def _write(store: Store, frame: DataFrame, table: Table) -> tuple[DataFrame, dict[str, int]]:
     """Write a table to be published beside the old one; it as read back, and the number of its rows under its name."""
     new = store.unpublished(f"{table.name}.parquet")
     frame.write.mode("overwrite").parquet(spark_path(new))
-    written = sum(count_rows(file)[0] for file in new.glob("*.parquet"))
+    written = sum(count_rows(file)[0] for file in _files(store, table))
     return store.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
 
 
@@ -152,21 +159,23 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
         in_path = partial(_in_path, name="z_abs", edges=edges["z_abs"])
         flags = partial(_with_bits, name="flags", enum=AbsorberFlag)
         counters: _Counters = {**_histograms(edges), "in_path": in_path, "flags": flags}
-        counted = tally(written.select(*edges, "flags"), catalogue, counters)
+        counted = tally(_files(store, catalogue), catalogue.select(*edges, "flags"), counters)
         facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
         return {"rows": rows, "histograms": _with_edges(edges, counted), "doublet_ratios": _ratios(written, species), **facts}
 
     def of_sightlines() -> dict[str, Any]:
-        written, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
+        _, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
         z = _path_redshifts(species)
         counters: _Counters = {**_histograms(_SIGHTLINE_EDGES), "path": partial(_searched_at, z=z)}
-        counted = tally(written.select(*_SIGHTLINE_EDGES, "z_start", "z_stop"), SIGHTLINES, counters)
+        counted = tally(_files(store, SIGHTLINES), SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop"), counters)
         return {"rows": rows, "histograms": _with_edges(_SIGHTLINE_EDGES, counted), "path": (z, counted["path"])}
 
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
         written, rows = _write(store, rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
-        counted = tally(measured.select("veto"), measured_table(settings), {"veto": partial(_with_bits, name="veto", enum=Veto)})
+        table = measured_table(settings)
+        files = [file for part in manifest.parts(table.name).values() if part.path for file in store.files(part)]
+        counted = tally(files, table.select("veto"), {"veto": partial(_with_bits, name="veto", enum=Veto)})
         return {"rows": rows, "rejections": _reasons(written), "vetoes": _bit_counts(counted["veto"], Veto)}
 
     def of_pictures() -> dict[str, Any]:
@@ -346,13 +355,6 @@ def _ratios(absorbers: DataFrame, species: LineSpecies) -> RatioSample:
     return RatioSample(ew=ew, ratio=ratio, ratio_err=ratio_err, flagged=flags != 0, thin_ratio=species.optically_thin_ratio)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
-    return flat
-
-
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")
 
 
@@ -371,7 +373,7 @@ def _report_data(manifest: Manifest, settings: Settings, rows: dict[str, int], f
         title=f"{species.name} absorbers",
         species=species.name,
         version=manifest.version,
-        settings=_flat(manifest.settings),
+        settings={key: str(value) for key, value in flat(manifest.settings).items()},
         counts=counts,
         histograms=histograms,
         catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nalspark.tables.table import Column, Table
 from nalspark.worker import idle_cleanup
@@ -18,6 +21,9 @@ if TYPE_CHECKING:  # a table's bytes are read without Spark too
 
 Columns = dict[str, Any]
 Batches = Iterator[pa.RecordBatch]
+
+#: Rows of Parquet files that are held in memory at a time.
+_BATCH_ROWS = 32_768
 
 
 def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
@@ -111,26 +117,25 @@ def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema
     return frame.mapInArrow(partial(_settled, function=function), schema)
 
 
-def _tally_partition(
-    batches: Batches, counters: Mapping[str, Callable[[Columns], np.ndarray]], declared: Mapping[str, Column], target: Table
-) -> Batches:
-    totals: dict[str, np.ndarray] = {}
-    for batch in batches:
-        columns = decode(batch, declared)
-        totals = {name: totals.get(name, 0) + counter(columns) for name, counter in counters.items()}
-    if totals:
-        yield encode({name: total[None] for name, total in totals.items()}, target)
+def read_batches(files: Iterable[str | Path], columns: Sequence[Column]) -> Batches:
+    """Read some columns of Parquet files, batch after batch, with the types that their table declares."""
+    names = [column.name for column in columns]
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
+                yield pa.RecordBatch.from_arrays([batch.column(column.name).cast(column.arrow_type) for column in columns], names=names)
 
 
-def tally(frame: DataFrame, source: Table, counters: Mapping[str, Callable[[Columns], np.ndarray]]) -> dict[str, np.ndarray]:
-    """Count the rows of a frame in several ways, in one pass; what reaches the driver is one row a task.
+def tally(
+    files: Iterable[str | Path], columns: Sequence[Column], counters: Mapping[str, Callable[[Columns], np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Count the rows of Parquet files in several ways, in one pass and in memory that does not grow with their number.
 
     Parameters
     ----------
-    frame : DataFrame
-        With the columns that are counted.
-    source : Table
-        Declares the frame's columns.
+    files : iterable of path
+    columns : sequence of Column
+        What is read of them.
     counters : mapping
         Name → ``dict of arrays -> array of integers``, whose shape (k,) depends on the counter alone.
 
@@ -139,13 +144,12 @@ def tally(frame: DataFrame, source: Table, counters: Mapping[str, Callable[[Colu
     dict of ndarray, shape (k,)
         Name → sum over all rows.
     """
-    declared = {column.name: column for column in source.columns}
-    target = Table("tally", "Counts of a task.", tuple(Column(name, "pixels<i8>", "Counts") for name in counters))
-    work = partial(_tally_partition, counters=counters, declared=declared, target=target)
-    of_nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([(name, declared[name].arrow_type) for name in frame.columns]))
-    totals = {name: counter(decode(of_nothing, declared)) for name, counter in counters.items()}
-    for row in map_batches(frame, work, target.spark_schema).collect():
-        totals = {name: total + np.frombuffer(row[name], "<i8") for name, total in totals.items()}
+    declared = {column.name: column for column in columns}
+    nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([(column.name, column.arrow_type) for column in columns]))
+    totals: dict[str, Any] = dict.fromkeys(counters, 0)
+    for batch in chain([nothing], read_batches(files, columns)):
+        arrays = decode(batch, declared)
+        totals = {name: total + counters[name](arrays) for name, total in totals.items()}
     return totals
 
 

@@ -25,12 +25,11 @@ from astropy import units as u
 from astropy.io import fits
 
 from nalspark.errors import StoreError
+from nalspark.tables.arrow import read_batches
 from nalspark.tables.atomic import replacing
 from nalspark.tables.data_model import bit_meanings
 from nalspark.tables.table import Column, Table
 
-#: Rows held in memory at a time.
-_BATCH_ROWS = 32_768
 #: Parquet kind → TFORM code; a string's width comes from the data.
 _FORMS = {"int": "J", "long": "K", "float": "E", "double": "D", "bool": "L"}
 #: Comment of the cards CHECKSUM and DATASUM, in which astropy would note the time.
@@ -118,16 +117,6 @@ def _parquet_files(folder: Path, table: Table) -> list[Path]:
     return files
 
 
-def _batches(files: Sequence[Path], columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-    """All rows, in batches with the declared types."""
-    names = [column.name for column in columns]
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
-                arrays = [batch.column(batch.schema.get_field_index(column.name)).cast(column.arrow_type) for column in columns]
-                yield pa.RecordBatch.from_arrays(arrays, names=names)
-
-
 # ---- first pass
 
 
@@ -137,7 +126,7 @@ def _survey(files: Sequence[Path], table: Table) -> _Layout:
     integers = [column for column in table.columns if column.kind in ("int", "long")]
     widths = dict.fromkeys((column.name for column in texts), 1)
     nulls, taken = set(), set()
-    for batch in _batches(files, texts + integers):
+    for batch in read_batches(files, texts + integers):
         for column, array in zip(texts + integers, batch.columns, strict=True):
             if column.kind == "string":
                 widths[column.name] = max(widths[column.name], _encoded(array).dtype.itemsize)
@@ -235,7 +224,7 @@ def _write_rows(path: Path, files: Sequence[Path], table: Table, hdu: fits.BinTa
     dtype, due = hdu.columns.dtype.newbyteorder(">"), hdu.header["NAXIS2"]
     written = 0
     with fits.StreamingHDU(path, hdu.header) as stream:
-        for batch in _batches(files, table.columns):
+        for batch in read_batches(files, table.columns):
             rows = np.zeros(batch.num_rows, dtype=dtype)
             for column, array in zip(table.columns, batch.columns, strict=True):
                 rows[column.name] = _values(array, column)

@@ -292,13 +292,6 @@ def test_calibration_recovers_what_distorted_the_logits():
     np.testing.assert_allclose(found.score((logit + 0.5) * 3.0).mean(), label.mean(), atol=1e-3)
 
 
-def test_calibration_counts_weights_as_copies():
-    logit, label, weight = np.array([-2.0, -1.0, 0.5, 0.0, 1.0, 3.0]), np.array([0, 0, 0, 1, 1, 1]), np.array([3, 1, 2, 1, 4, 2])
-    weighted = fit_calibration(logit, label, weight)
-    copied = fit_calibration(np.repeat(logit, weight), np.repeat(label, weight))
-    np.testing.assert_allclose([weighted.slope, weighted.intercept], [copied.slope, copied.intercept], rtol=1e-4)
-
-
 def test_calibration_of_separable_labels_is_finite():
     found = fit_calibration([-3.0, -2.0, 2.0, 3.0], [0, 0, 1, 1])
     assert 0 < found.slope < 10

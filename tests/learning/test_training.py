@@ -45,7 +45,7 @@ def make_feed(folder, n=240, seed=0, random_labels=False, group=30, positives=0.
         path = Path(folder) / f"split={number}" / "part-0.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.table({**images, "label": label[rows], "draw": draw[rows]}), path, row_group_size=group)
-    return feed_module.Feed(feed_module.parquet_files(folder), COLUMNS, SHAPE)
+    return feed_module.Feed(tuple(sorted(map(str, Path(folder).absolute().rglob("*.parquet")))), COLUMNS, SHAPE)
 
 
 def feeds(folder, **options):

@@ -107,7 +107,7 @@ def test_file_is_valid_and_its_checksums_hold(small: Path) -> None:
 @pytest.mark.parametrize("rows", [0, 1, 7, 1000])
 def test_checksum_holds_for_any_length(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A row of 13 bytes in batches of 7 rows: no batch ends on a 32-bit word.
-    monkeypatch.setattr(publish, "_BATCH_ROWS", 7)
+    monkeypatch.setattr("nalspark.tables.arrow._BATCH_ROWS", 7)
     table = Table("odd", "Rows of 13 bytes.", (Column("x", "double", "x"), Column("name", "string", "name")))
     values = np.random.default_rng(rows).normal(size=rows)
     names = [f"{k:05d}" for k in range(rows)]
