@@ -234,10 +234,10 @@ def _counted_parallelism(spark: SparkSession) -> int:
     return spark.range(0, 1 << 20).select(F.spark_partition_id().alias("p")).distinct().count()
 
 
-def describe_jobs(spark: SparkSession, text: str) -> None:
+def describe_jobs(spark: SparkSession, text: str | None) -> None:
     """Give the jobs that follow a description, which Spark's own pages show; through Spark Connect they show none."""
     if is_classic(spark):
-        spark.sparkContext.setJobDescription(text)
+        spark.sparkContext.setLocalProperty("spark.job.description", text)  # type: ignore[arg-type]  # None takes it away
 
 
 #: What Spark raises where it cannot do something; the second only without Spark Connect.
@@ -279,15 +279,12 @@ def lent(spark: SparkSession) -> Iterator[None]:
         for name, value in REQUIRED_CONF.items():
             if name.startswith("spark.sql."):
                 put_back.enter_context(_session_setting(spark, name, value))
-        if is_classic(spark):
-            described = spark.sparkContext.getLocalProperty("spark.job.description")
-            put_back.callback(_describe_again, spark, described)
-        yield
-
-
-def _describe_again(spark: SparkSession, described: str | None) -> None:
-    with suppress(Exception):  # the session is gone
-        spark.sparkContext.setLocalProperty("spark.job.description", described)  # type: ignore[arg-type]  # None takes it away
+        described = spark.sparkContext.getLocalProperty("spark.job.description") if is_classic(spark) else None
+        try:
+            yield
+        finally:
+            with suppress(Exception):  # the session is gone
+                describe_jobs(spark, described)
 
 
 @contextmanager

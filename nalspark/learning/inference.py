@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,15 +114,8 @@ def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "feat
 
 def load_keras() -> None:
     """Have keras, with its backend, in this worker."""
-    collects = gc.isenabled()
-    # TensorFlow brings half a million objects: to look through them for garbage while they come costs a fifth of the time they take.
-    gc.disable()
-    try:
-        with _device_chosen():
-            import nalspark.learning.networks  # noqa: F401
-    finally:
-        if collects:
-            gc.enable()
+    with _device_chosen():
+        import nalspark.learning.networks  # noqa: F401
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 
 from nalspark.errors import INTERNAL_ERROR, NalsparkError, StoreError, did_you_mean
 from nalspark.pipeline.run import Run
-from nalspark.pipeline.stage import Made, Stage
+from nalspark.pipeline.stage import Stage
 from nalspark.progress import Progress, now
 from nalspark.session import describe_jobs, lent, load_ahead, parallelism, together
 from nalspark.settings import Settings, chosen_values
@@ -115,9 +115,9 @@ def check_reads(stages: Sequence[Stage], stage: Stage, present: Collection[str])
         return
     wanted = list(absent)
     for table in wanted:  # grows: what makes a table reads tables of its own
-        maker = next(other for other in stages if table in _writes(other))
+        maker = next(other for other in stages if table in _tables(other))
         wanted += [other for other in maker.reads if other not in present and other not in wanted]
-    first = [f"'{other.name}'" for other in stages if any(table in wanted for table in _writes(other))]
+    first = [f"'{other.name}'" for other in stages if any(table in wanted for table in _tables(other))]
     raise NalsparkError(
         f"Stage '{stage.name}' reads table '{absent[0]}', which is not there yet. "
         f"Run stage{'s' if len(first) > 1 else ''} {', '.join(first)} first."
@@ -139,14 +139,14 @@ def check_stages(stages: Sequence[Stage], settings: Settings, chosen: Collection
     for stage in stages:
         if stage.name in chosen:
             check_reads(stages, stage, present)
-            present |= _writes(stage)
+            present |= _tables(stage).keys()
     for stage in stages:
         if stage.name in chosen:
             stage.check()
 
 
-def _writes(stage: Stage) -> set[str]:
-    return {table.name for table in (stage.table, *stage.more)}
+def _tables(stage: Stage) -> dict[str, Table]:
+    return {table.name: table for table in (stage.table, *stage.more)}
 
 
 def _present(manifest: Manifest) -> set[str]:
@@ -306,9 +306,9 @@ class Engine:
         summary = StageSummary(stage.name, len(stale), len(wanted))
         if not stale and not gone:
             return summary
-        for table in (stage.table, *stage.more):
+        for table in _tables(stage):
             for part in gone:
-                run.manifest.parts(table.name).pop(part, None)
+                run.manifest.parts(table).pop(part, None)
         if stage.in_place:  # until it is done, what is there must not be taken for a result
             self._record_settings(stage)
             for part in stale:
@@ -345,10 +345,11 @@ class Engine:
 
     def _write(self, stage: Stage, keys: dict[str, str]) -> dict[str, dict[str, Part]]:
         """Write what a stage makes of some parts; table → part → record. The manifest does not know of it yet."""
-        run, own, tables = self._run, stage.table.name, {table.name: table for table in (stage.table, *stage.more)}
+        run, own, tables = self._run, stage.table.name, _tables(stage)
         frames, made = dict[str, DataFrame](), dict[str, dict[str, Part]]()
         with run.after_wave:
-            for name, rows in _by_table(stage, stage.compute(run, list(keys))).items():
+            rows_of = stage.compute(run, list(keys))
+            for name, rows in (rows_of if isinstance(rows_of, Mapping) else {own: rows_of}).items():
                 if isinstance(rows, DataFrame):
                     frames[name] = rows
                 else:
@@ -430,7 +431,7 @@ class Engine:
         """
         run = self._run
         for earlier in self.stages:
-            if earlier.outside or not _writes(earlier) & set(stage.reads):
+            if earlier.outside or not _tables(earlier).keys() & stage.reads:
                 continue
             wanted, have = earlier.wanted(run), run.manifest.parts(earlier.table.name)
             # What met a fault of our own is as good as this run can have it.
@@ -500,7 +501,3 @@ class Engine:
 def _at_fault(key: str) -> str:
     """Give the key of a part that met a fault of our own: never the one that is wanted, so it is made again."""
     return digest(key, INTERNAL_ERROR)
-
-
-def _by_table(stage: Stage, made: Made) -> Mapping[str, DataFrame | Mapping[str, Part]]:
-    return made if isinstance(made, Mapping) else {stage.table.name: made}

@@ -128,12 +128,8 @@ def write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, setti
             f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} files read: "
             "a stage was left out since the files changed. Run all stages."
         )
-    rows["absorbers.fits"] = write_fits(
-        store.unpublished("absorbers.parquet"),
-        absorbers_table(settings.line_species),
-        store.unpublished("absorbers.fits"),
-        {"flags": AbsorberFlag},
-    )
+    catalogue = absorbers_table(settings.line_species)
+    rows["absorbers.fits"] = write_fits(_files(store, catalogue), catalogue, store.unpublished("absorbers.fits"), {"flags": AbsorberFlag})
     report = render_report(_report_data(manifest, settings, rows, found))
     store.unpublished("report.html").write_text(report, encoding="utf-8")
     rows["report.html"] = 1
@@ -165,7 +161,7 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 
     def of_sightlines() -> dict[str, Any]:
         _, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
-        z = _path_redshifts(species)
+        z = np.arange(*_redshifts(species), _PATH_STEP)
         counters: _Counters = {**_histograms(_SIGHTLINE_EDGES), "path": partial(_searched_at, z=z)}
         counted = tally(_files(store, SIGHTLINES), SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop"), counters)
         return {"rows": rows, "histograms": _with_edges(_SIGHTLINE_EDGES, counted), "path": (z, counted["path"])}
@@ -246,12 +242,8 @@ def _redshifts(species: LineSpecies) -> tuple[float, float]:
     return max(float(np.floor(ends[0] * 10) / 10), 0.0), float(np.ceil(ends[1] * 10) / 10)
 
 
+#: Between the redshifts at which the sightlines are counted.
 _PATH_STEP = 0.005
-
-
-def _path_redshifts(species: LineSpecies) -> NDArray[np.float64]:
-    """Redshifts at which the sightlines are counted."""
-    return np.arange(*_redshifts(species), _PATH_STEP)
 
 
 def _reasons(rejections: DataFrame) -> list[Rejected]:

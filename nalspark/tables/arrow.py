@@ -26,17 +26,21 @@ Batches = Iterator[pa.RecordBatch]
 _BATCH_ROWS = 32_768
 
 
+def objects(cells: Sequence[Any]) -> np.ndarray:
+    """Give an array of objects, one a cell; numpy would make a rectangle of arrays that are equally long."""
+    result = np.empty(len(cells), dtype=object)
+    for row, cell in enumerate(cells):
+        result[row] = cell
+    return result
+
+
 def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
     """Binary cells to an array of shape (n, p) where all cells are equally long, else to an object array of n arrays."""
     if array.null_count == 0 and len(array):
         offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
         if len(set(np.diff(offsets))) == 1:  # the cells lie one behind the other: nothing is copied
             return np.frombuffer(array.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].view(dtype).reshape(len(array), -1)
-    cells = [None if cell is None else np.frombuffer(cell, dtype=dtype) for cell in array.to_pylist()]
-    ragged = np.empty(len(cells), dtype=object)
-    for row, cell in enumerate(cells):
-        ragged[row] = cell
-    return ragged
+    return objects([None if cell is None else np.frombuffer(cell, dtype=dtype) for cell in array.to_pylist()])
 
 
 def _decode_column(array: pa.Array, column: Column | None) -> np.ndarray:

@@ -161,11 +161,6 @@ class Store:
         """Sum up the bytes of the Parquet files of some parts."""
         return sum(os.path.getsize(file) for part in parts if part.path for file in self.files(part))
 
-    def published_size(self, names: Iterable[str]) -> int:
-        """Sum up the bytes of published files."""
-        places = [self.published(name) for name in names]
-        return sum(path.stat().st_size for place in places for path in (place, *place.rglob("*")) if path.is_file())
-
     def write(self, frame: DataFrame, table: Table, run: str, keys: Mapping[str, str]) -> dict[str, Part]:
         """Write the parts of a table in `keys` and describe them; the manifest is not touched.
 
