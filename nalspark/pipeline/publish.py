@@ -94,7 +94,7 @@ class Publish(Stage):
 
     def compute(self, run: Run, parts: list[str]) -> dict[str, dict[str, Part]]:
         manifest = run.manifest
-        manifest.published = write_catalogue(run.spark, run.store, manifest, run.settings)
+        manifest.published = _write_catalogue(run.spark, run.store, manifest, run.settings)
         manifest.publication, manifest.published_on = manifest.publication + 1, now()
         return {PUBLISHED.name: {ALL: Part("", "absorbers.parquet", manifest.published["absorbers.parquet"])}}
 
@@ -105,19 +105,8 @@ class Publish(Stage):
         return narrow_reads(spark)
 
 
-def write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
-    """Write the catalogue and the report.
-
-    Returns
-    -------
-    dict
-        Published file → number of its rows.
-
-    Raises
-    ------
-    StoreError
-        Where the tables do not belong together.
-    """
+def _write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
+    """Published file → number of its rows."""
     found = together(**_chains(spark, store, manifest, settings))
     rows: dict[str, int] = {}
     for facts in found.values():
@@ -152,26 +141,25 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     def of_absorbers() -> dict[str, Any]:
         written, rows = _write(store, absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
         edges = _absorber_edges(species)
-        in_path = partial(_in_path, name="z_abs", edges=edges["z_abs"])
-        flags = partial(_with_bits, name="flags", enum=AbsorberFlag)
-        counters: _Counters = {**_histograms(edges), "in_path": in_path, "flags": flags}
-        counted = tally(_files(store, catalogue), catalogue.select(*edges, "flags"), counters)
+        counted = tally(_files(store, catalogue), catalogue.select(*edges, "flags"), partial(_absorber_counts, edges=edges))
         facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
-        return {"rows": rows, "histograms": _with_edges(edges, counted), "doublet_ratios": _ratios(written, species), **facts}
+        histograms = {name: (cuts, counted[name]) for name, cuts in edges.items()}
+        return {"rows": rows, "histograms": histograms, "doublet_ratios": _ratios(written, species), **facts}
 
     def of_sightlines() -> dict[str, Any]:
         _, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
         z = np.arange(*_redshifts(species), _PATH_STEP)
-        counters: _Counters = {**_histograms(_SIGHTLINE_EDGES), "path": partial(_searched_at, z=z)}
-        counted = tally(_files(store, SIGHTLINES), SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop"), counters)
-        return {"rows": rows, "histograms": _with_edges(_SIGHTLINE_EDGES, counted), "path": (z, counted["path"])}
+        columns = SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop")
+        counted = tally(_files(store, SIGHTLINES), columns, partial(_sightline_counts, z=z))
+        histograms = {name: (cuts, counted[name]) for name, cuts in _SIGHTLINE_EDGES.items()}
+        return {"rows": rows, "histograms": histograms, "path": (z, counted["path"])}
 
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
         written, rows = _write(store, rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
         table = measured_table(settings)
         files = [file for part in manifest.parts(table.name).values() if part.path for file in store.files(part)]
-        counted = tally(files, table.select("veto"), {"veto": partial(_with_bits, name="veto", enum=Veto)})
+        counted = tally(files, table.select("veto"), lambda columns: {"veto": _with_bits(columns["veto"], Veto)})
         return {"rows": rows, "rejections": _reasons(written), "vetoes": _bit_counts(counted["veto"], Veto)}
 
     def of_pictures() -> dict[str, Any]:
@@ -187,35 +175,26 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 # ---- the report's numbers
 
 
-_Counters = dict[str, Callable[[Columns], NDArray[np.int64]]]
+def _absorber_counts(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
+    """Counts between edges, of the redshifts also without those outside the searched path, and how many rows have each flag."""
+    in_path = columns["z_abs"][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0]
+    flags = _with_bits(columns["flags"], AbsorberFlag)
+    return {**_in_bins(columns, edges), "in_path": np.histogram(in_path, edges["z_abs"])[0], "flags": flags}
 
 
-def _in_bins(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Counts between edges; values outside, and NaN, are left out."""
-    return np.histogram(columns[name], edges)[0]
+def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
+    """Counts between edges, and how many sightlines were searched at each of some ascending redshifts."""
+    path = count_in_path(z, *(np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop")))
+    return {**_in_bins(columns, _SIGHTLINE_EDGES), "path": path}
 
 
-def _in_path(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The same of the absorbers within the searched redshifts: no path belongs to the others."""
-    return np.histogram(columns[name][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0], edges)[0]
+def _in_bins(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
+    """Values outside all edges, and NaN, are left out."""
+    return {name: np.histogram(columns[name], cuts)[0] for name, cuts in edges.items()}
 
 
-def _with_bits(columns: Columns, name: str, enum: type[IntFlag]) -> NDArray[np.int64]:
-    """How many rows have each bit of a column."""
-    return np.array([np.count_nonzero(columns[name] & int(bit)) for bit in enum.__members__.values()])
-
-
-def _searched_at(columns: Columns, z: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many sightlines were searched at each of some ascending redshifts."""
-    return count_in_path(z, *(np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop")))
-
-
-def _histograms(edges: dict[str, NDArray[np.float64]]) -> _Counters:
-    return {name: partial(_in_bins, name=name, edges=cuts) for name, cuts in edges.items()}
-
-
-def _with_edges(edges: dict[str, NDArray[np.float64]], counted: dict[str, NDArray[np.int64]]) -> dict[str, tuple[NDArray, NDArray]]:
-    return {name: (cuts, counted[name]) for name, cuts in edges.items()}
+def _with_bits(values: NDArray[np.integer], enum: type[IntFlag]) -> NDArray[np.int64]:
+    return np.array([np.count_nonzero(values & int(bit)) for bit in enum.__members__.values()])
 
 
 def _bit_counts(counts: NDArray[np.int64], enum: type[IntFlag]) -> list[BitCount]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,29 +130,17 @@ def read_batches(files: Iterable[str | Path], columns: Sequence[Column]) -> Batc
 
 
 def tally(
-    files: Iterable[str | Path], columns: Sequence[Column], counters: Mapping[str, Callable[[Columns], np.ndarray]]
+    files: Iterable[str | Path], columns: Sequence[Column], count: Callable[[Columns], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Count the rows of Parquet files in several ways, in one pass and in memory that does not grow with their number.
+    """Sum up what `count` gives of some columns of Parquet files, in one pass and in memory that does not grow with their rows.
 
-    Parameters
-    ----------
-    files : iterable of path
-    columns : sequence of Column
-        What is read of them.
-    counters : mapping
-        Name → ``dict of arrays -> array of integers``, whose shape (k,) depends on the counter alone.
-
-    Returns
-    -------
-    dict of ndarray, shape (k,)
-        Name → sum over all rows.
+    `count` takes a dictionary of arrays, and gives counts of the same names and shapes for any number of rows, none included.
     """
     declared = {column.name: column for column in columns}
     nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([(column.name, column.arrow_type) for column in columns]))
-    totals: dict[str, Any] = dict.fromkeys(counters, 0)
-    for batch in chain([nothing], read_batches(files, columns)):
-        arrays = decode(batch, declared)
-        totals = {name: total + counters[name](arrays) for name, total in totals.items()}
+    totals = dict(count(decode(nothing, declared)))
+    for batch in read_batches(files, columns):
+        totals = {name: totals[name] + counts for name, counts in count(decode(batch, declared)).items()}
     return totals
 
 

@@ -225,7 +225,7 @@ def test_faulty_tables_are_told_in_a_sentence(tmp_path):
         feed_of(tmp_path / "c").epoch(3, seed=0, shards=2)
     (tmp_path / "d.parquet").write_bytes(b"PAR1 not really PAR1")
     with pytest.raises(FeedError, match="d.parquet' cannot be read"):
-        feed_of(tmp_path).rows()
+        Feed((str(tmp_path / "d.parquet"),), COLUMNS, SHAPE).rows()
 
 
 @needs_petastorm
