@@ -76,12 +76,7 @@ class UnusableSpectrum(Exception):
 def internal_error(name: str, error: Exception) -> UnusableSpectrum:
     """Give the rejection for an exception that nobody foresaw, and write its traceback to the log of this process.
 
-    Parameters
-    ----------
-    name : str
-        Of what was worked on.
-    error : Exception
-        As it was caught: with its traceback.
+    `name` is that of what was worked on.
 
     Returns
     -------

@@ -367,15 +367,6 @@ def together(**queries: Callable[[], Any]) -> dict[str, Any]:
     """Run several small Spark queries at the same time: each alone leaves the cores idle while it is planned.
 
     Where one fails the others end first; its error is raised, of several that of the first in their order.
-
-    Parameters
-    ----------
-    queries : callables without arguments
-
-    Returns
-    -------
-    dict
-        Name → result.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
         running = {name: pool.submit(query) for name, query in queries.items()}

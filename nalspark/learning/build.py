@@ -28,18 +28,7 @@ SPLITS = ("train", "validation", "calibration", "test")
 
 @dataclass(frozen=True)
 class Built:
-    """Result of :func:`build_model`.
-
-    Attributes
-    ----------
-    packed : PackedModel
-    histories : list of dict
-        Curve → values, of every member.
-    labels, scores : ndarray, shape (n,)
-        Of the test examples.
-    n_train : int
-        Training examples.
-    """
+    """A model, the curves of its members, labels and scores (n,) of the test examples, and the number of training examples."""
 
     packed: PackedModel
     histories: list[dict[str, list[float]]]
@@ -49,17 +38,7 @@ class Built:
 
 
 def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, progress: Callable[[str], None]) -> Built:
-    """Train, calibrate, test and save.
-
-    Parameters
-    ----------
-    examples : Examples
-    settings : Settings
-    folder : path
-        Of the model; replaced only by a finished one.
-    fit : callable
-    progress : callable
-        Takes a line.
+    """Train, calibrate, test and save; what is in `folder` is replaced only by a finished model.
 
     Raises
     ------

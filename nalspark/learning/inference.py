@@ -159,14 +159,7 @@ def second_stage_columns(
 ) -> dict[str, NDArray[Any]]:
     """Compute what both stages of the selection say of each row: the columns of SECOND_STAGE_COLUMNS.
 
-    Parameters
-    ----------
-    columns : mapping
-        ``score``, (n,), and the model's input columns, (n, pixels) each.
-    packed : PackedModel
-    second : FittedSecondStage
-        Made for that model.
-    batch_size : int
+    `columns` has ``score``, (n,), and the model's input columns, (n, pixels) each.
     """
     band = second.card.bands.of(columns[SCORE])
     middle = np.flatnonzero(band == 1)

@@ -329,16 +329,7 @@ def _weights_of(content: bytes, expected: Sequence[tuple[int, ...]], where: str)
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A model as it travels: the card and the bytes of the weights.
-
-    Attributes
-    ----------
-    card : ModelCard
-    weights : tuple of bytes
-        An npz per member.
-    where : str
-        Where it was read, for messages.
-    """
+    """A model as it travels: the card, the bytes of the weights (an npz per member), and where it was read, for messages."""
 
     card: ModelCard
     weights: tuple[bytes, ...] = field(repr=False)
@@ -355,9 +346,8 @@ class PackedModel:
 
         Parameters
         ----------
-        grid : str
-            Fingerprint of the grid on which the spectra are.
-        species : str
+        grid, species : str
+            Fingerprint of the grid on which the spectra are, and the species that is searched.
         shapes : mapping, optional
             What there is to read: columns → the shape of one of them in one example.
 

@@ -39,24 +39,9 @@ _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no
 
 @dataclass
 class StageSummary:
-    """What a stage did.
+    """What a stage did: parts made anew, of all; rows that it read, wrote and rejected; bytes written; when it began (UTC).
 
-    Attributes
-    ----------
-    stage : str
-    parts_done, parts : int
-        Parts made anew, of all.
-    rows, rejected : int
-        Rows written, and those rejected.
-    faults : int
-        Of the rejected those that met a fault of nalspark itself.
-    seconds : float
-    rows_in, spectra : int
-        Rows it read; spectra in the parts.
-    bytes : int
-        Written.
-    started : str
-        UTC.
+    `faults` are those of the rejected that met a fault of nalspark itself, `spectra` the spectra in the parts.
     """
 
     stage: str
@@ -158,9 +143,8 @@ class Engine:
 
     Parameters
     ----------
-    spark : SparkSession
-    settings : Settings
-    progress : Progress
+    spark, settings, progress
+        Of the :class:`Run`.
     stages : sequence of Stage
         All that there are, in their order.
     usual : sequence of str
@@ -244,12 +228,7 @@ class Engine:
 
     @contextmanager
     def _sentence_where_full(self) -> Iterator[None]:
-        """Say the same of a full disk, whether the driver or an executor met it; what lay half written is removed.
-
-        Raises
-        ------
-        StoreError
-        """
+        """Say the same of a full disk, whether the driver or an executor met it; what lay half written is removed."""
         store = self._run.store
         try:
             yield

@@ -71,13 +71,7 @@ PUBLISHED = Table("published", "The files of the catalogue.", ())
 
 
 class Publish(Stage):
-    """Write the catalogue and the report. Files are replaced when all are whole.
-
-    Parameters
-    ----------
-    settings : Settings
-        The catalogue's columns are named after the species' lines.
-    """
+    """Write the catalogue and the report. Files are replaced when all are whole."""
 
     name, table, in_place, tolerant = "publish", PUBLISHED, True, True
     reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, NORMALIZED.name, CANDIDATES.name, SCORES.name, "measured")

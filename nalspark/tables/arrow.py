@@ -42,42 +42,30 @@ def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
     return objects([None if cell is None else np.frombuffer(cell, dtype=dtype) for cell in array.to_pylist()])
 
 
-def _decode_column(array: pa.Array, column: Column | None) -> np.ndarray:
-    if column is not None and column.pixel_dtype:
-        return _decode_pixels(array, column.pixel_dtype)
-    return array.to_numpy(zero_copy_only=False)
-
-
 def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
     """Decode a batch to a dictionary of arrays; ``pixels`` columns come as arrays of numbers, a list as an array in its cell.
 
     Nulls become NaN in floating columns, and in lists of numbers, and None in the others (an integer column with nulls comes as float, as
     pyarrow does it).
     """
-    return {name: _decode_column(array, declared.get(name)) for name, array in zip(batch.schema.names, batch.columns, strict=True)}
-
-
-def _encode_pixels(values: np.ndarray, dtype: str) -> pa.Array:
-    """An array of shape (n, …) as n binary cells that lie one behind the other."""
-    pixels = np.ascontiguousarray(values, dtype=dtype)
-    ends = np.arange(len(pixels) + 1, dtype=np.int64) * (pixels.nbytes // len(pixels))
-    return pa.Array.from_buffers(pa.binary(), len(pixels), [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(pixels)])
+    pixels = {name: column.pixel_dtype for name, column in declared.items() if column.pixel_dtype}
+    return {
+        name: _decode_pixels(array, pixels[name]) if name in pixels else array.to_numpy(zero_copy_only=False)
+        for name, array in zip(batch.schema.names, batch.columns, strict=True)
+    }
 
 
 def _encode_column(values: Any, column: Column) -> pa.Array:
     if isinstance(values, pa.Array):
         return values
     if column.pixel_dtype:
-        if isinstance(values, np.ndarray) and values.ndim > 1 and 0 < values.nbytes < 2**31:
-            return _encode_pixels(values, column.pixel_dtype)
         cells = [None if cell is None else np.ascontiguousarray(cell, dtype=column.pixel_dtype).tobytes() for cell in values]
         return pa.array(cells, type=pa.binary())
     if column.kind.startswith("list<"):
         return pa.array([None if cell is None else list(cell) for cell in values], type=column.arrow_type)
-    if not isinstance(values, np.ndarray) or values.dtype.kind in "OUS":
-        return pa.array(list(values), type=column.arrow_type, from_pandas=True)
+    plain = isinstance(values, np.ndarray) and values.dtype.kind not in "OUS"
     # NaN in a floating column means "not measured": null on disk, as every reader of Parquet understands it.
-    return pa.array(values, type=column.arrow_type, from_pandas=True)
+    return pa.array(values if plain else list(values), type=column.arrow_type, from_pandas=True)
 
 
 def encode(columns: Mapping[str, Any], table: Table) -> pa.RecordBatch:
@@ -107,16 +95,7 @@ def _settled(batches: Batches, function: Callable[[Batches], Batches]) -> Batche
 
 
 def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema: StructType) -> DataFrame:
-    """Apply ``frame.mapInArrow``, for workers that go on to further tasks.
-
-    Parameters
-    ----------
-    frame : DataFrame
-    function : callable
-        ``iterator of batches -> iterator of batches``.
-    schema : StructType
-        Of the result.
-    """
+    """Apply ``frame.mapInArrow``, for workers that go on to further tasks."""
     return frame.mapInArrow(partial(_settled, function=function), schema)
 
 

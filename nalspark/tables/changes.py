@@ -24,14 +24,7 @@ class FileChanges:
 
 
 def file_changes(before: DataFrame, now: DataFrame, same: int = 0) -> FileChanges:
-    """Compare two listings of files.
-
-    Parameters
-    ----------
-    before, now : DataFrame of FILES
-    same : int
-        Files beside these, of which it is known that they are as they were.
-    """
+    """Compare two listings of files, frames of FILES; `same` files beside these are known to be as they were."""
     from pyspark.sql import functions as F
 
     stamp, none = F.struct("size", "modified_ns"), F.lit(None).cast("struct<size: bigint, modified_ns: bigint>")

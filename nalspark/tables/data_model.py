@@ -36,10 +36,6 @@ def bit_meanings(enum: type[IntFlag]) -> dict[str, str]:
     The meanings are the ``#:`` comments beside the members, read from the source as pydantic reads the docstrings of
     :mod:`nalspark.settings`, so that a bit is described in one place only.
 
-    Parameters
-    ----------
-    enum : type of IntFlag
-
     Returns
     -------
     dict
@@ -63,20 +59,7 @@ def bit_words(value: int, enum: type[IntFlag]) -> tuple[str, ...]:
 
 
 def data_model_page(tables: Sequence[Table], enums: Mapping[str, type[IntFlag]]) -> str:
-    """Write the data model as a Markdown page.
-
-    Parameters
-    ----------
-    tables : sequence of Table
-        In the order in which the page shows them.
-    enums : mapping
-        Column name → the IntFlag that documents its bits.
-
-    Returns
-    -------
-    str
-        Ends with a newline. Depends on its arguments only, so that a committed copy can be compared with it.
-    """
+    """Write the data model as a Markdown page: the tables in their order, then the bits of the columns that `enums` names."""
     lines = [
         "# Data model",
         "",

@@ -61,13 +61,7 @@ _LOCK = ".nalspark.lock"
 
 
 class Store:
-    """An output directory.
-
-    Parameters
-    ----------
-    root : path
-        A directory that the driver and all executors see under this path.
-    """
+    """An output directory, which the driver and all executors see under the same path."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()

@@ -47,13 +47,7 @@ def keep_version(store: Store, manifest: Manifest, kept: int) -> None:
 
     A version appears whole under its name. One of the same number, left by a run that ended between publishing and saying so, is replaced.
 
-    Parameters
-    ----------
-    store : Store
-    manifest : Manifest
-        As it will be committed.
-    kept : int
-        0 keeps none.
+    The manifest is the one that will be committed.
     """
     if kept:
         target = store.root / "versions" / f"{manifest.publication:04d}"
