@@ -68,7 +68,7 @@ def read_plainly(feed: feeding.Feed, decode: bool) -> int:
     """The floor: pyarrow reads the same columns; and, asked to, makes arrays of them."""
     rows = 0
     for path in feed.files:
-        table = pq.read_table(path, columns=[*COLUMNS, feed.label], partitioning=None)
+        table = pq.read_table(path, columns=[*COLUMNS, "label"], partitioning=None)
         rows += table.num_rows
         if decode:
             np.stack([np.frombuffer(b"".join(table[name].to_pylist()), "<f4").reshape(-1, *SHAPE) for name in COLUMNS], axis=-1)

@@ -330,9 +330,7 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
         return
     context = spark.sparkContext
     ours = context.environment.get(OURS) is not None
-    kept = context.getConf().get("spark.python.worker.reuse", "true") == "true"
-    alike = spark.conf.get("spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled", "true") == "true"
-    if not (ours and kept and alike and str(context.master).startswith("local")):
+    if not (ours and str(context.master).startswith("local")):
         return
     # Spark tells workers apart by their environment, and gives this to those of its frames: so they are the same.
     context.environment["SPARK_SIMPLIFIED_TRACEBACK"] = "1"

@@ -42,6 +42,7 @@ try:
 except ImportError as error:  # not installed, or beside a pyarrow that it cannot use
     FileSystem, _NO_PETASTORM = object, str(error)
 
+_LABEL, _DRAW = "label", "draw"
 #: Label of the rows that only fill a batch: they are copies, with weight 0.
 PADDING = -1.0
 #: Member k draws the negatives whose `draw`, moved on by k of these, falls below the fraction: members overlap little.
@@ -78,6 +79,8 @@ def require_petastorm() -> None:
 class Feed:
     """Labelled examples in Parquet files.
 
+    The column ``label`` holds 0 or 1, ``draw`` numbers spread evenly over [0, 1): by it the members draw their negatives.
+
     Parameters
     ----------
     files : tuple of str
@@ -86,17 +89,11 @@ class Feed:
         Binary columns of little-endian float32, one a channel of the tensors.
     shape : tuple of int
         Shape of one value of each.
-    label : str
-        Column of labels: 0 or 1.
-    draw : str
-        Column of numbers spread evenly over [0, 1): by it the members draw their negatives.
     """
 
     files: tuple[str, ...]
     columns: tuple[str, ...]
     shape: tuple[int, ...]
-    label: str = "label"
-    draw: str = "draw"
 
     def __getstate__(self) -> dict[str, Any]:
         # What was read of the files is read again where the feed is sent to.
@@ -115,12 +112,12 @@ class Feed:
     def _targets_of(self, path: str) -> Iterator[_RowGroup]:
         try:
             with open(path, "rb") as file, pq.ParquetFile(file) as parquet:
-                missing = {*self.columns, self.label, self.draw} - set(parquet.schema_arrow.names)
+                missing = {*self.columns, _LABEL, _DRAW} - set(parquet.schema_arrow.names)
                 if missing:
                     raise FeedError(f"The training file '{path}' has no column {', '.join(sorted(missing))}. Write the table again.")
                 for number in range(parquet.num_row_groups):
-                    table = parquet.read_row_group(number, columns=[self.label, self.draw])
-                    group = _RowGroup(*(table[name].to_numpy() for name in (self.label, self.draw)))
+                    table = parquet.read_row_group(number, columns=[_LABEL, _DRAW])
+                    group = _RowGroup(*(table[name].to_numpy() for name in (_LABEL, _DRAW)))
                     if not (np.isin(group.label, (0, 1)).all() and ((group.draw >= 0) & (group.draw < 1)).all()):
                         raise FeedError(f"'{path}' has labels other than 0 and 1, or draws outside [0, 1). Write the training table again.")
                     yield group
@@ -157,14 +154,13 @@ class Feed:
     def digest(self) -> str:
         """Give twelve hexadecimal digits that change when the files are others, or other columns of them are read."""
         told = [(os.path.basename(path), os.path.getsize(path)) for path in self.files]
-        return hashlib.sha256(repr((told, self.columns, self.shape, self.label, self.draw)).encode()).hexdigest()[:12]
+        return hashlib.sha256(repr((told, self.columns, self.shape, _LABEL, _DRAW)).encode()).hexdigest()[:12]
 
     def epoch(
         self,
         batch_size: int,
         *,
-        seed: int,
-        shuffle: bool = True,
+        seed: int | None,
         shard: int = 0,
         shards: int = 1,
         negatives: Negatives | None = None,
@@ -178,9 +174,8 @@ class Feed:
         ----------
         batch_size : int
             Rows of a batch of this worker.
-        seed : int
-            Of the order of the row groups and of the shuffle buffer.
-        shuffle : bool
+        seed : int, optional
+            Of the order of the row groups and of the shuffle buffer; None leaves the rows in their order.
         shard, shards : int
         negatives : (k, fraction), optional
             Member k gets all rows labelled 1, and those labelled 0 whose ``frac(draw + k·golden) < fraction``.
@@ -205,10 +200,8 @@ class Feed:
                 "each. Use fewer workers, or write the table with more and smaller row groups."
             )
         signature = [tf.TensorSpec((None,), tf.string) for _ in self.columns] + [tf.TensorSpec((None,), tf.float32)]
-        rows = tf.data.Dataset.from_generator(
-            lambda: self._read(seed if shuffle else None, shard, shards, negatives), output_signature=tuple(signature)
-        )
-        if shuffle:
+        rows = tf.data.Dataset.from_generator(lambda: self._read(seed, shard, shards, negatives), output_signature=tuple(signature))
+        if seed is not None:
             rows = rows.unbatch().shuffle(SHUFFLE_ROWS, seed=seed, reshuffle_each_iteration=False).batch(batch_size)
         else:
             rows = rows.rebatch(batch_size)
@@ -224,15 +217,15 @@ class Feed:
 
     def _read(self, seed: int | None, shard: int, shards: int, negatives: Negatives | None) -> Iterator[tuple[NDArray[Any], ...]]:
         """Row group after row group: the columns' bytes and the labels, each of shape (n,). Counted."""
-        names = (*self.columns, self.label, *((self.draw,) if negatives else ()))
+        names = (*self.columns, _LABEL, *((_DRAW,) if negatives else ()))
         rows = 0
         try:
             with _reader(self.files, names, seed, shard, shards) as reader:
                 for group in reader:
                     columns = {name: getattr(group, name) for name in names}
-                    label = columns[self.label]
+                    label = columns[_LABEL]
                     rows += len(label)
-                    keep = _drawn(label, columns[self.draw], negatives) if negatives else slice(None)
+                    keep = _drawn(label, columns[_DRAW], negatives) if negatives else slice(None)
                     yield (*(self._checked(name, columns[name])[keep] for name in self.columns), label[keep].astype(np.float32))
         except (OSError, pyarrow.ArrowException) as error:
             raise FeedError(f"The training files cannot be read: {' '.join(str(error).split())}. Write the table again.") from None

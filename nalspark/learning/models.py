@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -172,9 +172,7 @@ def _logistic_regression(u: NDArray[np.float64], target: NDArray[np.float64]) ->
 # ---- on disk
 
 
-def save_model(
-    folder: str | Path, card: ModelCard, models: Sequence[keras.Model], dtype: Literal["float32", "float16"] = "float32"
-) -> PackedModel:
+def save_model(folder: str | Path, card: ModelCard, models: Sequence[keras.Model]) -> PackedModel:
     """Write a model; it appears under its name only when it is complete.
 
     Parameters
@@ -182,8 +180,6 @@ def save_model(
     folder : path, replaced where it holds a model
     card : ModelCard, whose ``members`` are filled in
     models : sequence of keras.Model, of the card's architecture
-    dtype : str
-        In which weights are stored: float16 halves the files and rounds the weights to 3 digits.
 
     Raises
     ------
@@ -193,7 +189,7 @@ def save_model(
     target = Path(folder).expanduser().absolute()
     if target.exists() and not (target / CARD).is_file() and (target.is_file() or any(target.iterdir())):
         raise ModelError(f"'{target}' is there and is no model: it has no {CARD}. Choose another directory.")
-    weights = tuple(npz({str(n): array.astype(dtype) for n, array in enumerate(model.get_weights())}) for model in models)
+    weights = tuple(npz({str(n): array for n, array in enumerate(model.get_weights())}) for model in models)
     packed = PackedModel(card.model_copy(update={"members": tuple(map(sha256, weights))}), weights, str(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -317,11 +313,9 @@ def _weights_of(content: bytes, expected: Sequence[tuple[int, ...]], where: str)
             "They belong to another architecture."
         )
     for number, array in enumerate(arrays):
-        if array.dtype not in (np.float32, np.float16) or not np.isfinite(array).all():
-            raise ModelError(
-                f"The weights {where}, array {number}: expected finite float32 or float16, found {array.dtype} with other values."
-            )
-    return [array.astype(np.float32) for array in arrays]
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ModelError(f"The weights {where}, array {number}: expected finite float32, found {array.dtype} with other values.")
+    return arrays
 
 
 # ---- packed, and at work

@@ -212,7 +212,7 @@ class _Fit:
 
         def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
             shard, shards = context.input_pipeline_id, context.num_input_pipelines
-            own = feed.epoch(size // shards, seed=seed or 0, shuffle=seed is not None, shard=shard, shards=shards, negatives=share)
+            own = feed.epoch(size // shards, seed=seed, shard=shard, shards=shards, negatives=share)
             return own.rebatch(context.get_per_replica_batch_size(size))
 
         self.totals.assign(tf.zeros(3, tf.float64))

@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -347,13 +345,7 @@ class Engine:
         run, count = self._run, self._run.settings.pipeline.partitions
         place = run.store.new_run(run.manifest, table.name, digest(stage.name, keys))
         made = run.store.write(frame.repartition(count) if count else frame, table, place, keys)
-        return {part: self._with_faults(record) for part, record in made.items()} if "reason" in table.names else made
-
-    def _with_faults(self, record: Part) -> Part:
-        """Count the rows that met a fault of our own: such a part has another key than it should, so that it is made again."""
-        reasons = [pq.read_table(file, columns=["reason"])["reason"] for file in self._run.store.files(record)] if record.rejected else []
-        faults = sum(int(pc.sum(pc.equal(reason, INTERNAL_ERROR)).as_py() or 0) for reason in reasons)
-        return replace(record, key=_at_fault(record.key), faults=faults) if faults else record
+        return {part: replace(record, key=_at_fault(record.key)) if record.faults else record for part, record in made.items()}
 
     def _with_content(self, stage: Stage, made: dict[str, Part]) -> dict[str, Part]:
         """Note of each part a digest of the columns of its rows that matter to those who read them."""

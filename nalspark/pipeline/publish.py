@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -35,7 +36,7 @@ from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
 from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SCORES, SIGHTLINES, TARGETS, absorbers_table
-from nalspark.tables.store import Store, count_rows, spark_path
+from nalspark.tables.store import Store, spark_path
 from nalspark.tables.table import Column, Table
 from nalspark.tables.versions import keep_version
 from nalspark.version import VERSION
@@ -62,7 +63,7 @@ def _write(store: Store, frame: DataFrame, table: Table) -> tuple[DataFrame, dic
     """Write a table to be published beside the old one; it as read back, and the number of its rows under its name."""
     new = store.unpublished(f"{table.name}.parquet")
     frame.write.mode("overwrite").parquet(spark_path(new))
-    written = sum(count_rows(file)[0] for file in _files(store, table))
+    written = sum(pq.read_metadata(file).num_rows for file in _files(store, table))
     return store.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
 
 

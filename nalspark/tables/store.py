@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nalspark.errors import StoreError
+from nalspark.errors import INTERNAL_ERROR, StoreError
 from nalspark.tables import atomic, lock
 from nalspark.tables.manifest import Manifest, Part, digest, read_manifest, write_manifest
 from nalspark.tables.table import Table
@@ -44,16 +45,13 @@ def spark_path(path: str | Path) -> str:
 _THREADS = 8
 
 
-def count_rows(file: str | Path) -> tuple[int, int]:
-    """Count the rows of a Parquet file, and those that have a ``reason``, from its footer: no Spark job for a number."""
+def count_rows(file: str | Path) -> tuple[int, int, int]:
+    """Count the rows of a Parquet file, those that have a ``reason``, and of these those at a fault of nalspark itself, without Spark."""
     about = pq.read_metadata(file)
     if "reason" not in about.schema.names:
-        return about.num_rows, 0
-    column = about.schema.names.index("reason")
-    chunks = [about.row_group(group).column(column) for group in range(about.num_row_groups)]
-    if any(chunk.statistics is None or not chunk.statistics.has_null_count for chunk in chunks):
-        return about.num_rows, about.num_rows - pq.read_table(file, columns=["reason"])["reason"].null_count
-    return about.num_rows, about.num_rows - sum(chunk.statistics.null_count for chunk in chunks)
+        return about.num_rows, 0, 0
+    reason = pq.ParquetFile(file).read(columns=["reason"])["reason"]
+    return len(reason), len(reason) - reason.null_count, pc.sum(pc.equal(reason, INTERNAL_ERROR)).as_py() or 0
 
 
 #: A name of our own: a folder that has it was made by nalspark.
@@ -175,9 +173,8 @@ class Store:
                 part = folder.name.removeprefix("in_part=")
                 if part not in keys:
                     raise StoreError(f"Table {table.name} was written with a part that nobody asked for: {part}.")
-                counts = list(pool.map(count_rows, folder.glob("*.parquet")))
-                rows, rejected = sum(n for n, _ in counts), sum(n for _, n in counts)
-                parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected)
+                counts = zip(*pool.map(count_rows, folder.glob("*.parquet")), strict=True)
+                parts[part] = Part(keys[part], self.place(table, run, part), *map(sum, counts))
         return parts
 
     @staticmethod

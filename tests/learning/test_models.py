@@ -76,15 +76,6 @@ def test_the_digest_is_of_what_decides_a_score(trained, folder):
     assert len({digest(**change) for change in changes} | {packed.digest}) == 4
 
 
-def test_half_precision_halves_the_files(tmp_path):
-    card = make_card(options={})
-    models = make_models(card, 1)
-    whole, half = save_model(tmp_path / "32", card, models), save_model(tmp_path / "16", card, models, dtype="float16")
-    assert len(half.weights[0]) < 0.6 * len(whole.weights[0])
-    examples = make_examples(100)
-    np.testing.assert_allclose(half.load().predict(examples), whole.load().predict(examples), atol=5e-3)
-
-
 def test_a_model_is_replaced_whole_and_nothing_is_left_behind(trained, folder):
     card, models = trained
     save_model(folder, card.model_copy(update={"name": "newer"}), models[:1])
