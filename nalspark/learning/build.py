@@ -44,7 +44,8 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
     ------
     FeedError, TrainingError, ModelError
     """
-    train, validation, calibrating, testing = (_feed(examples, split) for split in SPLITS)
+    feeds = {split: _feed(examples, split) for split in SPLITS}
+    train, validation, calibrating, testing = feeds.values()
     progress(f"train       {train.rows()} examples, {validation.rows()} to stop by")
     fitted = fit(train, validation)
     models = [model for model, _ in fitted]
@@ -61,9 +62,16 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
     calibration = fit_calibration(*_outputs(detector, calibrating))
     logits, labels = _outputs(detector, testing)
     scores = calibration.score(mean_logit(logits))
-    described = _describe(card, examples, settings, metrics(labels, scores))
-    packed = save_model(folder, described.model_copy(update={"calibration": calibration}), models)
-    progress("train       " + ", ".join(f"{name} {value:.4f}" for name, value in described.metrics.items()))
+    learned = {
+        "calibration": calibration,
+        "data": {"table": examples.digest, "examples": {split: feed.rows() for split, feed in feeds.items()}},
+        "settings": settings.model_dump(mode="json", include=set(examples.sections)),
+        "metrics": metrics(labels, scores),
+        "versions": package_versions(),
+        "created": datetime.date.today().isoformat(),
+    }
+    packed = save_model(folder, card.model_copy(update=learned), models)
+    progress("train       " + ", ".join(f"{name} {value:.4f}" for name, value in packed.card.metrics.items()))
     return Built(packed, [history for _, history in fitted], labels, scores, train.rows())
 
 
@@ -89,17 +97,3 @@ def _outputs(detector: Detector, feed: Feed) -> tuple[NDArray[np.float32], NDArr
             logits.append(detector.logits(x.numpy())[own])
             labels.append(y.numpy()[own])
     return np.concatenate(logits), np.concatenate(labels)
-
-
-def _describe(card: ModelCard, examples: Examples, settings: Settings, measured: dict[str, float]) -> ModelCard:
-    counts = {split: _feed(examples, split).rows() for split in SPLITS}
-    sections: dict[str, Any] = settings.model_dump(mode="json", include=set(examples.sections))
-    return card.model_copy(
-        update={
-            "data": {"table": examples.digest, "examples": counts},
-            "settings": sections,
-            "metrics": measured,
-            "versions": package_versions(),
-            "created": datetime.date.today().isoformat(),
-        }
-    )

@@ -174,7 +174,8 @@ class Store:
                 if part not in keys:
                     raise StoreError(f"Table {table.name} was written with a part that nobody asked for: {part}.")
                 counts = zip(*pool.map(count_rows, folder.glob("*.parquet")), strict=True)
-                parts[part] = Part(keys[part], self.place(table, run, part), *map(sum, counts))
+                rows, rejected, faults = map(sum, counts)
+                parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected, faults)
         return parts
 
     @staticmethod
