@@ -61,11 +61,9 @@ def _filled(values: Any, column: Declared) -> Column | MaskedColumn | Quantity:
     if column.kind.startswith(("list<", "pixels<")):
         return Column(objects(values))
     missing = np.array([value is None or value != value for value in array.tolist()], dtype=bool)
-    if column.kind == "string":
-        texts = np.where(missing, "", array).astype(str)
-        return MaskedColumn(texts, mask=missing) if missing.any() else Column(texts)
-    whole = np.where(missing, 0, array).astype(column.arrow_type.to_pandas_dtype())
-    return MaskedColumn(whole, mask=missing) if missing.any() else Column(whole)
+    nothing, kind = ("", str) if column.kind == "string" else (0, column.arrow_type.to_pandas_dtype())
+    filled = np.where(missing, nothing, array).astype(kind)
+    return MaskedColumn(filled, mask=missing) if missing.any() else Column(filled)
 
 
 def unit_of(column: Declared) -> u.UnitBase:
