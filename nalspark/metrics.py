@@ -115,9 +115,7 @@ def binary_metrics(label: ArrayLike, score: ArrayLike, threshold: float = 0.5, *
     return {**decision_rates(**counts), "auc": area_under_curve(label, score), **counts}
 
 
-def bootstrap_errors(
-    metrics: Callable[..., Mapping[str, float]], *arrays: ArrayLike, draws: int = 200, seed: int = 20190801
-) -> dict[str, float]:
+def bootstrap_errors(metrics: Callable[..., Mapping[str, float]], *arrays: ArrayLike, draws: int = 200) -> dict[str, float]:
     """Give standard errors of metrics: their scatter over samples drawn from the examples with replacement (Efron 1979).
 
     Parameters
@@ -127,7 +125,6 @@ def bootstrap_errors(
     *arrays : arrays, shape (n, …)
         Drawn together, row by row.
     draws : int
-    seed : int
 
     Returns
     -------
@@ -136,7 +133,7 @@ def bootstrap_errors(
     """
     rows = [np.asarray(array) for array in arrays]
     _check_lengths(*rows)
-    n, rng = len(rows[0]), np.random.default_rng(seed)
+    n, rng = len(rows[0]), np.random.default_rng(20190801)
     drawn: dict[str, list[float]] = {}
     for _ in range(draws if n else 0):
         chosen = rng.integers(0, n, n)
