@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -49,8 +50,7 @@ _PLACES = Table(
         Column("class", "double", "Visual class; what is none of them is a fault"),
     ),
 )
-_FILES = Table("cutout_files", "Files of ready cut-outs.", (*DETECTIONS.select("part"), Column("path", "string", "The file")))
-_PARAMETRIC = "parametric"
+_FILES = Table("files", "Lists of detections, or files of ready cut-outs.", (Column("path", "string", "The file"),))
 #: The part of real detections; those of simulated ones are called ``<split>-<number>``.
 FOUND = "found"
 
@@ -58,19 +58,6 @@ FOUND = "found"
 def split_of(part: str) -> str:
     """Give the split of a part of simulated detections; of the part :data:`FOUND` it is its name."""
     return part.partition("-")[0]
-
-
-def read_frames(settings: EmissionSettings) -> dict[str, np.ndarray]:
-    """Name → significances (f, p) of the frames of a run; a parametric one where it names none.
-
-    Raises
-    ------
-    UnusableSpectrum
-    """
-    paths = settings.emission.frames
-    if not paths:
-        return {_PARAMETRIC: inject.parametric_frame()}
-    return {path.rpartition("/")[2]: significance_frame(path)[0] for path in paths}
 
 
 # ---- simulate
@@ -195,64 +182,38 @@ def _rows(columns: Columns, cutouts: Cutouts, reasons: list[Fault]) -> Columns:
 
 
 def _place_columns(columns: Columns) -> Columns:
-    made = []
-    for path, part in zip(columns["path"], columns["part"], strict=True):
-        read = read_detections(path)
-        classes = read["class"] if "class" in read else np.full(len(read), np.nan)
-        names = ("detection_id", "frame", "fiber", "wavelength")
-        made.append(
-            {**{name: read[name].to_numpy() for name in names}, "class": np.asarray(classes), "part": np.full(len(read), part, object)}
-        )
-    return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
+    places = pd.concat([read_detections(path) for path in columns["path"]])
+    return {"part": np.full(len(places), FOUND, object), **{name: places[name].to_numpy() for name in places}}
 
 
-def read_places(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
-    """The lists of detections that a run names: rows to cut out."""
-    files = spark.createDataFrame([(part, path) for path in settings.emission.detections], "part string, path string")
-    return map_arrays(files, _place_columns, _FILES, _PLACES)
-
-
-def cut_detections(places: DataFrame, settings: EmissionSettings) -> DataFrame:
-    """Cut-outs of detections in frames: every row of the lists comes back, some with a reason.
-
-    Parameters
-    ----------
-    places : DataFrame of :func:`read_places`
-    settings : EmissionSettings
-    """
+def cut_detections(spark: SparkSession, settings: EmissionSettings) -> DataFrame:
+    """Cut the detections of a run's lists out of its frames: every row comes back, some with a reason."""
     root = {path.rpartition("/")[2]: path for path in settings.emission.frames}
+    places = map_arrays(_files(spark, settings.emission.detections), _place_columns, _FILES, _PLACES)
     # A frame is read once: its detections come together.
-    together = places.repartition(F.col("frame"))
-    return map_arrays(together, partial(cut_columns, root=root), _PLACES, DETECTIONS)
+    return map_arrays(places.repartition(F.col("frame")), partial(cut_columns, root=root), _PLACES, DETECTIONS)
+
+
+def _files(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
+    return spark.createDataFrame([(path,) for path in paths], _FILES.spark_schema)
 
 
 def _ready_columns(columns: Columns) -> Columns:
     made = []
-    for path, part in zip(columns["path"], columns["part"], strict=True):
-        ready = read_cutouts(path)
-        n, own = len(ready.names), ready.images[:, -4:]
-        broken = faults(own, ready.classes)
-        images = standardize(np.nan_to_num(own, posinf=0.0, neginf=0.0))
-        names = np.array(ready.names, dtype=object)
-        carried = {"detection_id": names, "part": np.full(n, part, object), "frame": np.full(n, path.rpartition("/")[2], object)}
-        made.append(_rows({**carried, "class": ready.classes}, assemble(images), broken))
+    for path in columns["path"]:
+        names, images, classes = read_cutouts(path)
+        own = images[:, -FIBERS:]
+        cutouts = assemble(standardize(np.nan_to_num(own, posinf=0.0, neginf=0.0)))
+        carried = {"part": FOUND, "frame": path.rpartition("/")[2]}
+        rows = {name: np.full(len(names), value, object) for name, value in carried.items()}
+        made.append(_rows({"detection_id": np.array(names, dtype=object), **rows, "class": classes}, cutouts, faults(own, classes)))
     return {name: [cell for some in made for cell in some[name]] for name in made[0]}
 
 
-def read_ready_cutouts(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
-    """Ready cut-outs as DETECTIONS: in the unit of ours, with a reason where one is broken."""
-    files = spark.createDataFrame([(part, path) for path in settings.emission.cutouts], "part string, path string")
-    return map_arrays(files, _ready_columns, _FILES, DETECTIONS)
-
-
-def found_detections(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
-    """Give all detections that a run names, from lists and ready cut-outs, as DETECTIONS."""
-    frames = []
-    if settings.emission.detections:
-        frames.append(cut_detections(read_places(spark, settings, part), settings))
-    if settings.emission.cutouts:
-        frames.append(read_ready_cutouts(spark, settings, part))
-    return reduce(DataFrame.unionByName, frames)
+def found_detections(spark: SparkSession, settings: EmissionSettings) -> DataFrame:
+    """Give all detections that a run names, from lists and ready cut-outs, as DETECTIONS: in our unit, some with a reason."""
+    ready = map_arrays(_files(spark, settings.emission.cutouts), _ready_columns, _FILES, DETECTIONS)
+    return cut_detections(spark, settings).unionByName(ready)
 
 
 # ---- classify
@@ -265,7 +226,7 @@ def classify_columns(columns: Columns, packed: PackedModel, second: FittedSecond
 
 
 def classify(detections: DataFrame, packed: PackedModel, second: FittedSecondStage, settings: EmissionSettings) -> DataFrame:
-    """Both rounds of the selection.
+    """Let both stages of the selection decide on detections.
 
     Parameters
     ----------
