@@ -68,7 +68,8 @@ def _selections(table: pd.DataFrame, threshold: float, draws: int) -> Sheet:
         found = {f"{name} {key}": value for name, which in chosen.items() for key, value in selection_quality(label, which).items()}
         return {**found, "gain": found["both figure_of_merit"] - found["network figure_of_merit"]}
 
-    columns = [column.to_numpy(dtype=bool) for column in (table["class"] >= FIRST_REAL_CLASS, table["score"] >= threshold, table["accepted"])]
+    decided = (table["class"] >= FIRST_REAL_CLASS, table["score"] >= threshold, table["accepted"])
+    columns = [column.to_numpy(dtype=bool) for column in decided]
     values, errors = qualities(*columns), bootstrap_errors(qualities, *columns, draws=draws)
     names = {"all": "detections as they come", "network": f"network, score above {threshold:.3f}", "both": "network + UMAP + SVM"}
     rows = []
