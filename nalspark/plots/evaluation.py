@@ -123,7 +123,7 @@ def scores_figure(roc: tuple[ArrayLike, ArrayLike], published: tuple[float, floa
     for axes in (left, right):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    if np.isfinite(roc).all():
+    if np.isfinite(np.array(roc, dtype=float)).all():
         left.plot(*roc, color=BLUE, linewidth=1.4)
         left.plot(*published, "o", color=VERMILLION, markersize=5, label="published", clip_on=False)
         left.text(0.97, 0.14, f"AUC {auc:.3f}", ha="right", color=INK)
