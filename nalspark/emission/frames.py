@@ -263,7 +263,7 @@ def read_cutouts(path: str | Path) -> tuple[list[str], Floats, NDArray[np.float6
     readers: dict[str, Callable[[Path], Mapping[str, Any]]] = {".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}
     try:
         columns = readers.get(path.suffix, _cube)(path)
-        images: Floats = np.asarray(columns["image"], dtype=np.float32)
+        images: Floats = np.asarray(columns.get("image", ()), dtype=np.float32)
     except (OSError, ValueError, TypeError, KeyError, IndexError, pyarrow.ArrowException, UnusableSpectrum) as error:
         raise CatalogError(f"The cut-outs '{path}' cannot be read: {' '.join(str(error).split())}.") from None
     if images.ndim != 4 or images.shape[1] not in (4, 5) or images.shape[2:] != CUTOUT_SHAPE:
@@ -279,6 +279,8 @@ def read_cutouts(path: str | Path) -> tuple[list[str], Floats, NDArray[np.float6
 def _parquet(path: Path) -> dict[str, Any]:
     table = pq.read_table(path).to_pydict()
     planes = PLANES if set(PLANES) <= set(table) else ("image",)
+    if not set(planes) <= set(table):
+        return table
     cells = [[_pixels(cell) for cell in row] for row in zip(*(table[name] for name in planes), strict=True)]
     return {**table, "image": np.array(cells).reshape(len(cells), -1, *CUTOUT_SHAPE)}
 

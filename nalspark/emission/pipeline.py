@@ -71,7 +71,7 @@ class Simulate(_WithInputs):
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__(inputs)
-        self.numbers = stages.parts_of(inputs.settings, (*LEARN, REFERENCE, HELD_OUT))
+        self.numbers = stages.parts_of(inputs.settings)
 
     def check(self) -> None:
         _ = self.inputs.frames
@@ -86,8 +86,8 @@ class Simulate(_WithInputs):
         return sum(self.numbers[part] for part in parts)
 
     def compute(self, run: Run, parts: list[str]) -> Made:
-        names = stages.detection_names(run.spark, {part: self.numbers[part] for part in parts})
-        return stages.simulate(names, self.inputs.frames, self.inputs.settings)
+        numbers = {part: self.numbers[part] for part in parts}
+        return stages.simulate(run.spark, numbers, self.inputs.frames, self.inputs.settings.emission.seed)
 
 
 class TrainNetwork(Train):

@@ -39,7 +39,7 @@ Frames = Mapping[str, np.ndarray]
 Fault = tuple[str, str] | None
 
 #: What a simulated detection is made from.
-NAMES = Table("detection_names", "Names of simulated detections.", DETECTIONS.select("detection_id", "part"))
+_NAMES = Table("detection_names", "Names of simulated detections.", DETECTIONS.select("detection_id", "part"))
 #: What is looked for in a frame.
 _PLACES = Table(
     "places",
@@ -63,30 +63,19 @@ def split_of(part: str) -> str:
 # ---- simulate
 
 
-def parts_of(settings: EmissionSettings, splits: Sequence[str]) -> dict[str, int]:
-    """Part (``<split>-<number>``) → its rows."""
+def parts_of(settings: EmissionSettings) -> dict[str, int]:
+    """Give part (``<split>-<number>``) → its rows."""
     chosen = settings.emission
-    share = chosen.n_train // 8
-    wanted = {"train": chosen.n_train, "validation": share, "calibration": share, "test": share}
-    wanted |= {"reference": chosen.n_reference, "held_out": chosen.n_held_out}
-    size = chosen.rows_per_part
-    return {
-        f"{split}-{block:05d}": min(size, wanted[split] - block * size) for split in splits for block in range(-(-wanted[split] // size))
-    }
+    share, size = chosen.n_train // 8, chosen.rows_per_part
+    rows = {"train": chosen.n_train, "validation": share, "calibration": share, "test": share}
+    rows |= {"reference": chosen.n_reference, "held_out": chosen.n_held_out}
+    return {f"{split}-{start // size:05d}": min(size, n - start) for split, n in rows.items() for start in range(0, n, size)}
 
 
-def detection_names(spark: SparkSession, parts: Mapping[str, int]) -> DataFrame:
-    """The names of the simulated detections of some parts: a frame of NAMES."""
-    rows = spark.createDataFrame(list(parts.items()), "part string, n long")
-    names = rows.select("part", F.explode(F.sequence(F.lit(0), F.col("n") - 1)).alias("number"))
-    tasks = max(parallelism(spark), sum(parts.values()) // 2000)
-    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
-    return names.select(F.concat_ws("-", "part", "number").alias("detection_id"), "part")
-
-
-def _cutout_columns(cutouts: Cutouts) -> Columns:
-    planes = {name: cutouts.images[:, k].reshape(len(cutouts.images), -1) for k, name in enumerate(PLANES)}
-    return {"snr": cutouts.snr, "cutout_flags": cutouts.flags, **planes}
+def _cutout_columns(names: np.ndarray, cutouts: Cutouts) -> Columns:
+    planes = {name: cutouts.images[:, k].reshape(len(names), -1) for k, name in enumerate(PLANES)}
+    draws = np.array([inject.generator("draw", name).random() for name in names])
+    return {"detection_id": names, "draw": draws, "snr": cutouts.snr, "cutout_flags": cutouts.flags, **planes}
 
 
 def _labels(classes: np.ndarray) -> np.ndarray:
@@ -106,21 +95,25 @@ def simulate_columns(columns: Columns, frames: Frames, seed: int) -> Columns:
         found = inject.simulate(list(names[rows]), frames[where], block, classes, seed)
         made.append(
             {
-                **{"detection_id": names[rows], "part": parts[rows], "frame": frame[rows], "fiber": found.fiber},
+                **{"part": parts[rows], "frame": frame[rows], "fiber": found.fiber},
                 "wavelength": FIRST_WAVELENGTH + STEP * found.column,
                 "class": found.classes,
                 "label": _labels(found.classes.astype(float)),
-                "draw": np.array([inject.generator("draw", name).random() for name in names[rows]]),
                 "kind": found.kinds,
-                **_cutout_columns(found.cutouts),
+                **_cutout_columns(names[rows], found.cutouts),
             }
         )
     return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
 
 
-def simulate(names: DataFrame, frames: Frames, settings: EmissionSettings) -> DataFrame:
-    """Simulated detections: NAMES → DETECTIONS."""
-    return map_arrays(names, partial(simulate_columns, frames=frames, seed=settings.emission.seed), NAMES, DETECTIONS)
+def simulate(spark: SparkSession, parts: Mapping[str, int], frames: Frames, seed: int) -> DataFrame:
+    """Simulate detections: part → how many; rows of DETECTIONS."""
+    rows = spark.createDataFrame(list(parts.items()), "part string, n long")
+    names = rows.select("part", F.explode(F.sequence(F.lit(0), F.col("n") - 1)).alias("number"))
+    tasks = max(parallelism(spark), sum(parts.values()) // 2000)
+    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
+    names = names.select(F.concat_ws("-", "part", "number").alias("detection_id"), "part")
+    return map_arrays(names, partial(simulate_columns, frames=frames, seed=seed), _NAMES, DETECTIONS)
 
 
 # ---- cut out
@@ -166,14 +159,13 @@ def _rows(columns: Columns, cutouts: Cutouts, reasons: list[Fault]) -> Columns:
     for row, fault in enumerate(faults(cutouts.images, classes)):
         reasons[row] = reasons[row] or fault
     usable = np.array([reason is None for reason in reasons], dtype=bool)
-    found = _cutout_columns(cutouts)
+    found = _cutout_columns(columns["detection_id"], cutouts)
     for name in PLANES:
         found[name] = [plane if keep else None for plane, keep in zip(found[name], usable, strict=True)]
     return {
-        **{name: columns[name] for name in ("detection_id", "part", "frame", "fiber", "wavelength") if name in columns},
+        **{name: columns[name] for name in ("part", "frame", "fiber", "wavelength") if name in columns},
         "class": np.where(np.isin(classes, list(inject.ALL_CLASSES)), classes, np.nan),
         "label": np.where(usable, _labels(classes), np.nan),
-        "draw": np.array([inject.generator("draw", name).random() for name in columns["detection_id"]]),
         "kind": np.full(len(classes), "", dtype=object),
         **found,
         "reason": np.array([reason and reason[0] for reason in reasons], dtype=object),
