@@ -100,7 +100,7 @@ def simulate_columns(columns: Columns, frames: Frames, seed: int) -> Columns:
                 "class": found.classes,
                 "label": _labels(found.classes.astype(float)),
                 "kind": found.kinds,
-                **_cutout_columns(names[rows], found.cutouts),
+                **_cutout_columns(names[rows], found),
             }
         )
     return {name: np.concatenate([some[name] for some in made]) for name in made[0]}

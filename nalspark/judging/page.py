@@ -100,9 +100,8 @@ def evaluation_figures(evaluation: Evaluation) -> dict[str, tuple[Figure, str]]:
 
 def _distribution_panels(groups: Mapping[str, pd.DataFrame], species: LineSpecies) -> dict[str, tuple[str, np.ndarray]]:
     z = pd.concat([frame["z_abs"] for frame in groups.values()])
-    low, high = (np.floor(z.min() * 5) / 5, np.ceil(z.max() * 5) / 5) if len(z) else (0.0, 1.0)
     return {
-        "z_abs": ("absorption redshift", np.linspace(low, max(high, low + 0.2), 13)),
+        "z_abs": ("absorption redshift", np.histogram_bin_edges(z, 12)),
         "ew": (f"rest equivalent width W({species.primary.label}) (Å)", np.arange(0.0, 4.01, 0.25)),
         "fwhm_kms": ("FWHM, instrument removed (km/s)", np.arange(0.0, 401.0, 25.0)),
         "doublet_ratio": ("doublet ratio", np.arange(0.6, 2.61, 0.1)),

@@ -72,7 +72,7 @@ def out(trained):
     return trained.parent / "out"
 
 
-def test_a_training_leaves_both_rounds_their_pictures_and_the_table(out):
+def test_a_training_leaves_both_stages_their_pictures_and_the_table(out):
     selection = read_selection(out)
     assert selection.packed.card.network == "cutout_cnn" and "emission" in selection.packed.card.settings
     assert all((out / "second_stage" / name).is_file() for name in ("scores.png", "map.png"))
