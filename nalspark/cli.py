@@ -274,7 +274,7 @@ def _diff(options: argparse.Namespace) -> None:
         except OSError as error:
             raise NalsparkError(f"The changes cannot be written to {place}: {error.strerror}.") from None
     with running_session(options.master) as spark:
-        comparison = compare_catalogues(spark, *sides, Veto)
+        comparison = compare_catalogues(spark, *sides)
         print(comparison.text())
         if options.out:
             comparison.changes.orderBy("spectrum_id", "change").write.mode("overwrite").parquet(spark_path(place))

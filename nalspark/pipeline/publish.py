@@ -278,7 +278,7 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
                 np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape),
                 geometry.fractions,
                 [str(line) for line in species.transitions],
-                [line.wavelength for line in species.transitions],
+                np.array([line.wavelength for line in species.transitions]),
                 (geometry.primary, geometry.secondary),
                 candidate["pixel"],
                 bit_words(absorber["flags"], AbsorberFlag),
