@@ -64,11 +64,12 @@ def keep_memory() -> None:
 def idle_cleanup() -> None:
     """Spare a worker of nalspark's own, at the end of a task, what Spark would do before and after every further one.
 
-    Before a task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold, and since Python 3.10 that reads the
-    lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: 0.08 s. Archives do not change under a running worker, so their
-    finders keep the lists. After a task Spark looks through all objects for garbage: 0.05 s for the libraries of a search,
-    0.25 s with TensorFlow. What came with an import stays as long as the process and is frozen. On tables of a few thousand spectra
-    both were half of what a worker did. After its first task a worker also begins to keep its memory (:func:`keep_memory`).
+    Before every task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold. Python then reads the lists of all
+    archives anew, of Spark's ``pyspark.zip`` and its jar too: at once, in 0.06 s, or (from Python 3.12 on) when it next looks for a module.
+    Archives do not change under a running worker, so their finders keep the lists. After a task Spark looks through all objects for
+    garbage: 0.05 s for the libraries of a search, 0.25 s with TensorFlow. What came with an import stays as long as the process and is
+    frozen. On tables of a few thousand spectra both were half of what a worker did. After its first task a worker also begins to keep its
+    memory (:func:`keep_memory`).
     """
     global _known
     if not _own_process:
