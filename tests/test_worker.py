@@ -7,7 +7,6 @@ import platform
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 
 import pyarrow as pa
@@ -99,12 +98,12 @@ def known_in_workers(spark, modules):
 
 def test_the_workers_of_frames_load_ahead(spark):
     """A module that nothing else here imports; if Spark told these workers from those of an RDD, frames would never see it."""
-    assert not any(known_in_workers(spark, ["sndhdr"]))
-    until = time.monotonic() + 60
-    while not all(known_in_workers(spark, ["sndhdr"])):
-        assert time.monotonic() < until
-        load_ahead(spark, partial(importlib.import_module, "sndhdr"))  # again: there may be more workers than cores
-        time.sleep(0.5)
+    assert not any(known_in_workers(spark, ["tabnanny"]))
+    for _ in range(100):  # one round reaches as many workers as there are cores: there may be more, and a slow machine may miss some
+        load_ahead(spark, partial(importlib.import_module, "tabnanny"))
+        if all(known_in_workers(spark, ["tabnanny"])):
+            return
+    pytest.fail("the workers of frames never had what was loaded ahead")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked with their libraries on Linux only")
