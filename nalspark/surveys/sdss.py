@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.grid import LATTICE_STEP, lattice_pixel
-from nalspark.surveys.fits_table import FitsFile, Hdu, printable, shown_list
+from nalspark.surveys.fits_table import FitsFile, Hdu, Header, printable, shown_list
 
 #: Observed wavelengths that an optical spectrograph can have, Å.
 WAVELENGTH_RANGE = (1000.0, 30000.0)
@@ -256,8 +256,7 @@ def _spspec_pixels(fits: FitsFile, primary: Hdu) -> dict[str, Any]:
         expected = "4 or 5 rows: flux, flux less continuum, error, mask"
         raise UnusableSpectrum("bad_image", f"{fits.name}: the primary image has shape {found}; expected {expected}.")
     flux, _, error, and_mask = fits.image(primary)[:4]
-    header = primary.header
-    start, step = (_real(header.get(card, header.get(other))) for card, other in (("COEFF0", "CRVAL1"), ("COEFF1", "CD1_1")))
+    start, step = (_real(_either(primary.header, card, other)) for card, other in (("COEFF0", "CRVAL1"), ("COEFF1", "CD1_1")))
     if math.isnan(start) or math.isnan(step):
         missing = "COEFF0" if math.isnan(start) else "COEFF1"
         raise UnusableSpectrum("missing_keyword", f"{fits.name}: the header has no number {missing}, so the wavelengths are not known.")
@@ -266,6 +265,11 @@ def _spspec_pixels(fits: FitsFile, primary: Hdu) -> dict[str, Any]:
         # Pixels without data have error 0.
         ivar = np.where(error > 0, np.square(error, dtype=np.float64), np.inf) ** -1
         return wavelengths | _clean(fits, flux, ivar, and_mask.astype(np.int64))
+
+
+def _either(header: Header, card: str, other: str) -> object:
+    value = header.get(card)
+    return header.get(other) if value is None else value
 
 
 # ---- both ------------------------------------------------------------------------------------------------------------------------------
