@@ -125,9 +125,11 @@ def _in_sky_order(ra: np.ndarray, dec: np.ndarray, rows: np.ndarray) -> tuple[np
 
     A tree of points in such an order is built and searched several times faster.
     """
-    order = np.lexsort((rows, fine_pixels(ra, dec, _MAX_ORDER)))
+    pixels = fine_pixels(ra, dec, _MAX_ORDER)
+    order = np.lexsort((rows, pixels))
     vectors = unit_vectors(ra[order], dec[order])
-    new = ~pd.DataFrame(vectors).duplicated().to_numpy()
+    # With the pixel: a pole lies in several, and the smallest row need not be in the first.
+    new = ~pd.DataFrame(vectors).assign(pixel=pixels[order]).duplicated().to_numpy()
     return vectors[new], rows[order[new]]
 
 
