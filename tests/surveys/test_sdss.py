@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ from surveys.make_files import FIRST_PIXEL, default_pixels, spec_hdus, write_spe
 from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.batch import PixelFlag
 from nalspark.surveys.reader import open_spectrum, parse_spectrum
-from nalspark.surveys.sdss import SurveySpectrum, read_spec, read_spspec
+from nalspark.surveys.sdss import SurveySpectrum
 
 CLASSES = {0: "", 1: "STAR", 2: "GALAXY", 3: "QSO", 4: "QSO", 5: "SKY", 6: "STAR"}
 
@@ -172,16 +171,6 @@ def test_the_class_is_plain_text(tmp_path: Path) -> None:
     assert open_spectrum(write_spec(tmp_path / "x.fits", object_class=" qso ")).object_class == "QSO"
     content = write_spec(tmp_path / "y.fits", object_class="GALAXY").read_bytes().replace(b"GALAXY", b"G\x1b\xff\x00XY")
     assert parse_spectrum(content, "y").object_class == "G\ufffd\ufffd"
-
-
-def test_each_format_has_its_own_reader_too(tmp_path: Path) -> None:
-    spec, spspec = write_spec(tmp_path / "x.fits"), write_spspec(tmp_path / "x.fit")
-    assert same(read_spec(io.BytesIO(spec.read_bytes()), "x"), open_spectrum(spec))
-    assert same(read_spspec(io.BytesIO(spspec.read_bytes()), "x"), open_spectrum(spspec))
-    with pytest.raises(UnusableSpectrum, match="wrong_hdu"):
-        read_spec(io.BytesIO(spspec.read_bytes()), "x")
-    with pytest.raises(UnusableSpectrum, match="bad_image"):
-        read_spspec(io.BytesIO(spec.read_bytes()), "x")
 
 
 # ---- real files ------------------------------------------------------------------------------------------------------------------------
