@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import started_cluster
+from cluster import start_worker, started_cluster
 from runs import COMMAND, PATIENCE, QUICK, assert_same_catalogue, environment, make_survey, published, run, settings_of
 
 pytestmark = pytest.mark.spark
@@ -70,6 +70,7 @@ def test_a_cluster_that_loses_a_worker_makes_the_catalogue_that_one_machine_make
                 time.sleep(0.05)
             cluster.kill("worker2")
             assert running.poll() is None
+            start_worker(cluster, "worker2")
             _, said = running.communicate(timeout=PATIENCE)
         finally:
             running.kill()
