@@ -1,4 +1,4 @@
-"""The two-round selection of emission lines: each claim a command. DIR is the `out` of `nalspark emission train RUN.toml`.
+"""The two-stage selection of emission lines: each claim a command. DIR is the `out` of `nalspark emission train RUN.toml`.
 
     python benchmarks/emission.py rate DIR [--rows 1000000]
     python benchmarks/emission.py features DIR
@@ -19,12 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import lae
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scaling import cpu_seconds
 
-from nalspark.emission import lae, stages
+from nalspark.emission import stages
 from nalspark.emission.frames import FIRST_REAL_CLASS, PLANES, significance_frame
 from nalspark.emission.inject import parametric_frame
 from nalspark.emission.inputs import read_selection
@@ -87,7 +88,7 @@ def in_spark(selection, table: pa.Table, rows: int) -> None:
         begun, cpu = time.perf_counter(), cpu_seconds(os.getpid())
         classified.write.format("noop").mode("overwrite").save()
         wall, spent = time.perf_counter() - begun, cpu_seconds(os.getpid()) - cpu
-        print(f"  in Spark: {rows} rows, both rounds, {rows / wall:.0f} rows/s on {os.cpu_count()} cores, {rows / spent:.0f} a CPU second")
+        print(f"  in Spark: {rows} rows, both stages, {rows / wall:.0f} rows/s on {os.cpu_count()} cores, {rows / spent:.0f} a CPU second")
 
 
 def compare_features(options: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def make_feed(folder: Path, rows: int, files: int = 4, group: int = 250, seed: i
         path = folder / f"in_part={number}" / "part-0.zstd.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.table({**images, "label": label[part], "draw": draw[part]}), path, row_group_size=group, compression="zstd")
-    return feeding.Feed(feeding.parquet_files(folder), COLUMNS, SHAPE)
+    return feeding.Feed(tuple(sorted(map(str, Path(folder).rglob("*.parquet")))), COLUMNS, SHAPE)
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def read_plainly(feed: feeding.Feed, decode: bool) -> int:
     """The floor: pyarrow reads the same columns; and, asked to, makes arrays of them."""
     rows = 0
     for path in feed.files:
-        table = pq.read_table(path, columns=[*COLUMNS, feed.label], partitioning=None)
+        table = pq.read_table(path, columns=[*COLUMNS, "label"], partitioning=None)
         rows += table.num_rows
         if decode:
             np.stack([np.frombuffer(b"".join(table[name].to_pylist()), "<f4").reshape(-1, *SHAPE) for name in COLUMNS], axis=-1)

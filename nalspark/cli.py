@@ -98,7 +98,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_searches(commands: Any) -> None:
-    """The commands that make a catalogue or a model."""
     find = commands.add_parser("find", help="find absorbers in spectra and write a catalogue")
     find.add_argument("spectra", nargs="+", metavar="SPECTRA", help="folders, globs, files, or text files that list paths")
     find.add_argument("--out", required=True, metavar="DIR", help="directory of the result")
@@ -117,6 +116,7 @@ def _add_searches(commands: Any) -> None:
 
     reprocess = commands.add_parser("reprocess", help="say what changed since the last run, then do only that work")
     reprocess.add_argument("run", metavar="RUN.toml")
+    reprocess.set_defaults(stages=())
     _common(reprocess)
 
     train = commands.add_parser("train", help="make artificial spectra and train a model on them, as a TOML file describes")
@@ -131,7 +131,6 @@ def _add_searches(commands: Any) -> None:
 
 
 def _add_looks(commands: Any) -> None:
-    """The commands that look at a result, or at two."""
     diff = commands.add_parser("diff", help="list absorbers gained, lost, moved and remeasured between two catalogues, with reasons")
     diff.add_argument(
         "before", metavar="A", help="the earlier result, or a version such as DIR/versions/0001; without B, the last two versions in A"
@@ -160,7 +159,6 @@ def _add_looks(commands: Any) -> None:
 
 
 def _add_spectra(commands: Any) -> None:
-    """The commands that get spectra, or make them."""
     fetch = commands.add_parser("fetch", help="get the spectra of a quasar catalogue from a survey's archive")
     fetch.add_argument("release", metavar="RELEASE", help=f"one of {', '.join(release_names())}, or a TOML file like theirs")
     fetch.add_argument("--quasars", required=True, metavar="FILE", help="quasar catalogue with plate, mjd and fiber")
@@ -255,11 +253,6 @@ def _run_file(options: argparse.Namespace) -> None:
     if CATALOGUE[-1] in stages:
         _say_result(settings.out)
     check_whole(summaries, settings.out)
-
-
-def _reprocess(options: argparse.Namespace) -> None:
-    options.stages = ()
-    _run_file(options)
 
 
 def _diff(options: argparse.Namespace) -> None:
@@ -369,7 +362,7 @@ def _demo(options: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
-    "reprocess": _reprocess,
+    "reprocess": _run_file,
     "diff": _diff,
     "status": lambda options: print("\n".join(status(options.result))),
     "train": _train,

@@ -66,23 +66,17 @@ class UnusableSpectrum(Exception):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+        super().__init__(reason, detail)  # what a process sends to another is made from these
+        self.reason, self.detail = reason, detail
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.reason, self.detail)
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 def internal_error(name: str, error: Exception) -> UnusableSpectrum:
     """Give the rejection for an exception that nobody foresaw, and write its traceback to the log of this process.
 
-    Parameters
-    ----------
-    name : str
-        Of what was worked on.
-    error : Exception
-        As it was caught: with its traceback.
+    `name` is that of what was worked on.
 
     Returns
     -------

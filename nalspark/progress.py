@@ -36,15 +36,7 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """How fast a stage goes and how long it will still take.
-
-    Parameters
-    ----------
-    total : int
-        Rows to work on; 0 where not known.
-    clock : callable
-        Seconds, from any start.
-    """
+    """How fast a stage goes and how long it will still take; `total` rows are to be worked on, 0 where not known."""
 
     def __init__(self, total: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.done, self._clock = total, 0.0, clock

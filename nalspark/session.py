@@ -81,6 +81,10 @@ LOCAL_CONF = {
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
     # Half of Spark's default: on few cores the last task of a stage works alone, now for half as long.
     "spark.sql.files.maxPartitionBytes": str(64 * 2**20),
+    # Workers keep the memory of one batch for the next: glibc and Arrow would give it back to the system, page by page.
+    "spark.executorEnv.MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+    "spark.executorEnv.MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL": "system",
     # Elsewhere than on Linux libraries may not survive a fork.
     **({"spark.python.daemon.module": "nalspark.daemon"} if sys.platform == "linux" else {}),
 }
@@ -230,10 +234,10 @@ def _counted_parallelism(spark: SparkSession) -> int:
     return spark.range(0, 1 << 20).select(F.spark_partition_id().alias("p")).distinct().count()
 
 
-def describe_jobs(spark: SparkSession, text: str) -> None:
+def describe_jobs(spark: SparkSession, text: str | None) -> None:
     """Give the jobs that follow a description, which Spark's own pages show; through Spark Connect they show none."""
     if is_classic(spark):
-        spark.sparkContext.setJobDescription(text)
+        spark.sparkContext.setLocalProperty("spark.job.description", text)  # type: ignore[arg-type]  # None takes it away
 
 
 #: What Spark raises where it cannot do something; the second only without Spark Connect.
@@ -275,15 +279,12 @@ def lent(spark: SparkSession) -> Iterator[None]:
         for name, value in REQUIRED_CONF.items():
             if name.startswith("spark.sql."):
                 put_back.enter_context(_session_setting(spark, name, value))
-        if is_classic(spark):
-            described = spark.sparkContext.getLocalProperty("spark.job.description")
-            put_back.callback(_describe_again, spark, described)
-        yield
-
-
-def _describe_again(spark: SparkSession, described: str | None) -> None:
-    with suppress(Exception):  # the session is gone
-        spark.sparkContext.setLocalProperty("spark.job.description", described)  # type: ignore[arg-type]  # None takes it away
+        described = spark.sparkContext.getLocalProperty("spark.job.description") if is_classic(spark) else None
+        try:
+            yield
+        finally:
+            with suppress(Exception):  # the session is gone
+                describe_jobs(spark, described)
 
 
 @contextmanager
@@ -329,9 +330,7 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
         return
     context = spark.sparkContext
     ours = context.environment.get(OURS) is not None
-    kept = context.getConf().get("spark.python.worker.reuse", "true") == "true"
-    alike = spark.conf.get("spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled", "true") == "true"
-    if not (ours and kept and alike and str(context.master).startswith("local")):
+    if not (ours and str(context.master).startswith("local")):
         return
     # Spark tells workers apart by their environment, and gives this to those of its frames: so they are the same.
     context.environment["SPARK_SIMPLIFIED_TRACEBACK"] = "1"
@@ -366,15 +365,6 @@ def together(**queries: Callable[[], Any]) -> dict[str, Any]:
     """Run several small Spark queries at the same time: each alone leaves the cores idle while it is planned.
 
     Where one fails the others end first; its error is raised, of several that of the first in their order.
-
-    Parameters
-    ----------
-    queries : callables without arguments
-
-    Returns
-    -------
-    dict
-        Name → result.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
         running = {name: pool.submit(query) for name, query in queries.items()}

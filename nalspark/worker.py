@@ -1,12 +1,11 @@
 """Work that a Python worker of Spark repeats for every task and needs to do only once, and work that it can do in advance.
 
-Allocator, garbage collector, importer and environment belong to whoever started the process. They are changed only where that was nalspark:
+Garbage collector and environment belong to whoever started the process. They are changed only where that was nalspark:
 in the workers of its own sessions, which know it by an environment variable, and in the process of its command line, which says so.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from threading import Thread
-from zipimport import zipimporter
 
 #: Environment variable of the workers of sessions that nalspark started.
 OURS = "NALSPARK_OWN_WORKER"
@@ -23,11 +21,6 @@ _own_process = OURS in os.environ
 
 #: Modules that this process had when its objects were last frozen.
 _known = 0
-
-#: glibc's numbers for two thresholds, and what they are set to, in bytes: up to which free memory at the end of the heap is kept, and up to
-#: which arrays come from the heap (the most that it takes).
-_M_TRIM_THRESHOLD, _TRIM = -1, 128 * 2**20
-_M_MMAP_THRESHOLD, _MMAP = -3, 32 * 2**20
 
 
 def own_process() -> None:
@@ -41,50 +34,16 @@ def is_own_process() -> bool:
     return _own_process
 
 
-def keep_memory() -> None:
-    """Have this process keep the memory of one batch for the next.
-
-    glibc, and Arrow's own allocator, give what is free back to the system, which hands it out again, and clears it, page by page: ten
-    pages for every spectrum in a search, and with them a twentieth of the CPU time of preprocess and search. With other C libraries
-    nothing is changed.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc
-        return
-    mallopt(_M_MMAP_THRESHOLD, _MMAP)
-    mallopt(_M_TRIM_THRESHOLD, _TRIM)
-    if "ARROW_DEFAULT_MEMORY_POOL" not in os.environ:
-        # The daemon imports this module, and must not print: no library is loaded with it.
-        import pyarrow as pa
-
-        pa.set_memory_pool(pa.system_memory_pool())
-
-
 def idle_cleanup() -> None:
-    """Spare a worker of nalspark's own, at the end of a task, what Spark would do before and after every further one.
+    """Spare a worker of nalspark's own, at the end of a task, what Python would do after every further one.
 
-    Before a task Spark (to 4.1; SPARK-54744) has Python forget which modules its import paths hold, and since Python 3.10 that reads the
-    lists of all archives anew, of Spark's ``pyspark.zip`` and its jar too: 0.08 s. Archives do not change under a running worker, so their
-    finders keep the lists. After a task Spark looks through all objects for garbage: 0.05 s for the libraries of a search,
-    0.25 s with TensorFlow. What came with an import stays as long as the process and is frozen. On tables of a few thousand spectra
-    both were half of what a worker did. After its first task a worker also begins to keep its memory (:func:`keep_memory`).
+    After a task Spark looks through all objects for garbage: 0.05 s for the libraries of a search, 0.25 s with TensorFlow. What came with
+    an import stays as long as the process and is frozen.
     """
     global _known
-    if not _own_process:
-        return
-    if not _known:
-        keep_memory()
-    for finder in list(sys.path_importer_cache.values()):
-        if isinstance(finder, zipimporter):
-            vars(finder)["invalidate_caches"] = _nothing
-    if len(sys.modules) != _known:
+    if _own_process and len(sys.modules) != _known:
         _known = len(sys.modules)
         gc.freeze()
-
-
-def _nothing() -> None:
-    """Stands in for what need not be done."""
 
 
 #: What tasks import, numba and pandas with it, and scikit-learn, which keras does; keras itself is left to the workers that score.

@@ -13,13 +13,30 @@ for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_TH
     os.environ.setdefault(variable, "1")
 
 
-#: The tests' queries are many and on few rows: to compile each of them costs more than to interpret it. Sessions that tests start in
-#: processes of their own, and clusters, compile as users' do, and must give the same catalogue.
+#: The tests' queries are many and on few rows: to compile each of them costs more than to interpret it. The command line in a
+#: process of its own, and what is submitted, compile as users' do, and must give the same catalogue.
 _SHORT_QUERIES = {
-    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.shuffle.partitions": "2",
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
+
+
+#: The files that take longest: where several processes share the files out, none is left alone with one of these at the end.
+_LONGEST = (
+    "test_elsewhere.py",
+    "test_pipeline.py",
+    "test_reprocess.py",
+    "test_broken_survey.py",
+    "test_jobs.py",
+    "test_crossmatch.py",
+    "test_stage.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; all others keep their order."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -111,10 +111,12 @@ def environment(**more: str) -> dict[str, str]:
     return kept | java_environment() | own | {"PATH": scripts + os.pathsep + os.environ.get("PATH", ""), "PYTHONIOENCODING": "utf-8"} | more
 
 
+#: Seconds after which a process that a test started is taken for hung: on a busy machine it takes many times what it needs.
+PATIENCE = 800
 COMMAND = (sys.executable, "-c", "import sys; from nalspark.cli import main; sys.exit(main())")
 
 
 def nalspark(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(**more), timeout=280, check=False, errors="replace")
+    return subprocess.run(command, capture_output=True, text=True, env=environment(**more), timeout=PATIENCE, check=False, errors="replace")

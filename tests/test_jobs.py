@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from runs import QUICK, assert_same_catalogue, environment, make_survey
+from runs import PATIENCE, QUICK, assert_same_catalogue, environment, make_survey
 
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING
 from nalspark.tables.manifest import read_manifest
@@ -46,7 +46,7 @@ def test_the_help_of_stage_names_the_stages_that_there_are() -> None:
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("jobs")
-    survey = make_survey(folder / "survey", n=24)
+    survey = make_survey(folder / "survey", n=12, per_part=6)
     lines = [f"spectra = ['{survey / 'parts'}']", f"quasars = ['{survey / 'quasars.fits'}']", f"out = '{folder / 'out'}'"]
     lines += ["[ingest]", "plates_per_part = 1", "[publish]", "gallery = 0"]
     assert QUICK == ("ingest.plates_per_part=1", "publish.gallery=0")
@@ -59,7 +59,7 @@ def spark_submit(job: str, *arguments: str | Path) -> subprocess.CompletedProces
     conf = [f"--conf=spark.{key}" for key in ("driver.host=127.0.0.1", "driver.bindAddress=127.0.0.1", "ui.enabled=false")]
     command = [Path(sys.executable).parent / "spark-submit", "--master", "local[2]", *conf, JOBS / f"{job}.py", *arguments]
     return subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, env=environment(), cwd=JOBS.parent, timeout=280, check=False
+        [str(word) for word in command], capture_output=True, text=True, env=environment(), cwd=JOBS.parent, timeout=PATIENCE, check=False
     )
 
 
@@ -88,11 +88,11 @@ def test_the_stages_in_order_make_what_the_pipeline_makes(spark: object, run_fil
         assert in_process("stage", run_file, stage) == 0
         told = capfd.readouterr().err
         assert [line.split()[0] for line in told.splitlines() if line.startswith(CATALOGUE)] == [stage]
-        assert stage != "ingest" or "3 of 3 parts: 24 rows, 1 rejected" in told
+        assert stage != "ingest" or "2 of 2 parts: 12 rows, 1 rejected" in told
     submitted = spark_submit("stage", run_file, *CATALOGUE[-2:])
     assert submitted.returncode == 0 and "Traceback" not in submitted.stdout, submitted.stderr
-    assert "measure     3 of 3 parts" in submitted.stdout  # spark-submit joins the two streams of Python
-    assert "absorbers in 24 searched spectra; 1 rejected." in submitted.stdout
+    assert "measure     2 of 2 parts" in submitted.stdout  # spark-submit joins the two streams of Python
+    assert "absorbers in 12 searched spectra; 1 rejected." in submitted.stdout
     assert in_process("catalogue", run_file, "--set", f"out={str(whole)!r}") == 0
     assert_same_catalogue(out, whole)
     assert len(read_manifest(out / "manifest.json").runs) == len(CATALOGUE) - 1
@@ -103,7 +103,7 @@ def test_the_stages_in_order_make_what_the_pipeline_makes(spark: object, run_fil
 def test_a_job_passes_its_options_on(spark: object, run_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     elsewhere = f"out={str(run_file.parent / 'again')!r}"
     assert in_process("stage", run_file, "ingest", "--set", elsewhere, "--part", "plate01002", "--dry-run") == 0
-    assert "ingest      1 of 3 parts to do" in capsys.readouterr().err
+    assert "ingest      1 of 2 parts to do" in capsys.readouterr().err
     assert not (run_file.parent / "again").exists()
 
 

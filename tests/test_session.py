@@ -111,7 +111,6 @@ def state():
         "log": [repr(one) for one in logging.getLogger().handlers] + [logging.getLogger().level],
         "pool": pyarrow.default_memory_pool().backend_name,
         "stderr": [sys.stderr is stderr, os.fstat(2).st_ino],
-        "archives": [bool(vars(one).get("invalidate_caches")) for one in sys.path_importer_cache.values() if one is not None],
     }
 before = state()
 import nalspark, nalspark.session, nalspark.worker
@@ -121,9 +120,7 @@ idle_cleanup()
 from nalspark.spectra.continuum import whittaker
 whittaker(numpy.ones((1, 9)), numpy.ones((1, 9)), 3.0)
 nalspark.session.java_environment()
-after = state()
-after["archives"] = after["archives"][: len(before["archives"])]
-print(json.dumps([before, after]))
+print(json.dumps([before, state()]))
 """
 
 

@@ -137,15 +137,10 @@ def cut(significance: Floats, fibers: NDArray[np.int64], column: NDArray[np.int6
 
 def fiber_positions(n: int) -> NDArray[np.float64]:
     """Tell where the fibers of a channel lie, arcsec, shape (n, 2): a hexagonal pattern of rows of 20 and 19."""
-    x: list[float] = []
-    y: list[float] = []
-    row = 0
-    while len(x) < n:
-        length = _ROW_LENGTHS[row % 2]
-        x += [PITCH * (k + 0.5 * (row % 2)) for k in range(length)]
-        y += [PITCH * np.sqrt(0.75) * row] * length
-        row += 1
-    return np.stack([x[:n], y[:n]], axis=1)
+    lengths = np.resize(_ROW_LENGTHS, n)
+    row = np.repeat(np.arange(n), lengths)[:n]
+    place = np.arange(n) - (np.cumsum(lengths) - lengths)[row]
+    return np.stack([PITCH * (place + 0.5 * (row % 2)), PITCH * np.sqrt(0.75) * row], axis=1)
 
 
 def brightest_fibers(significance: Floats, fiber: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -155,7 +150,7 @@ def brightest_fibers(significance: Floats, fiber: NDArray[np.int64], column: NDA
     for k, (own, middle) in enumerate(zip(fiber, column, strict=True)):
         near = np.flatnonzero(np.hypot(*(place - place[own]).T) < _NEIGHBOUR * PITCH)
         others = near[near != own]
-        windows, _ = cut(significance, np.repeat(others[:, None], FIBERS, axis=1), np.full(len(others), middle))
+        windows, _ = cut(significance, others[:, None], np.full(len(others), middle))
         signal = _line_snr(np.nan_to_num(windows[:, 0, ROWS // 2]))
         best = others[np.argsort(-signal, kind="stable")][: FIBERS - 1]
         chosen[k, : 1 + len(best)] = [own, *best]
@@ -182,17 +177,15 @@ def faults(images: NDArray[np.floating], classes: NDArray[np.float64]) -> list[t
     images : ndarray, shape (n, k, 9, 32)
     classes : ndarray, shape (n,); NaN for no class
     """
-    broken = ~np.isfinite(images).all(axis=(1, 2, 3))
-    empty = ~broken & (images == 0).all(axis=(1, 2, 3))
-    wrong = np.isfinite(classes) & ~np.isin(classes, list(CLASSES))
+    not_finite = (~np.isfinite(images)).sum(axis=(1, 2, 3))
     found: list[tuple[str, str] | None] = []
-    for row in range(len(images)):
-        if broken[row]:
-            found.append(("not_finite", f"{int((~np.isfinite(images[row])).sum())} of its pixels are not finite numbers."))
-        elif empty[row]:
+    for broken, image, value in zip(not_finite, images, classes, strict=True):
+        if broken:
+            found.append(("not_finite", f"{broken} of its pixels are not finite numbers."))
+        elif not image.any():
             found.append(("no_data", "All of its pixels are 0: there is nothing to classify."))
-        elif wrong[row]:
-            found.append(("class_out_of_range", f"Its class is {classes[row]:g}; classes are the whole numbers from -2 to 5."))
+        elif np.isfinite(value) and value not in CLASSES:
+            found.append(("class_out_of_range", f"Its class is {value:g}; classes are the whole numbers from -2 to 5."))
         else:
             found.append(None)
     return found

@@ -5,7 +5,7 @@ A frame is one exposure of one channel: a row per fiber, a column per wavelength
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet as pq
 from astropy.io import fits
+from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d, median_filter
 
@@ -53,14 +54,12 @@ class Frame:
 
     Attributes
     ----------
-    name : str
     flux, error : ndarray, shape (f, p), counts
         A row per fiber. ``error`` is 0, and the flux too, where there is no usable value.
     wavelength : ndarray, shape (p,), Å
         Of the pixels' middles, ascending in equal steps.
     """
 
-    name: str
     flux: Floats
     error: Floats
     wavelength: NDArray[np.float64]
@@ -71,22 +70,15 @@ def error_frame_of(path: str | Path) -> Path:
     return Path(path).with_name(f"e.{Path(path).name}")
 
 
-def read_frame(path: str | Path, error_path: str | Path | None = None) -> Frame:
+def read_frame(path: str | Path) -> Frame:
     """Read a frame with its errors.
-
-    Parameters
-    ----------
-    path : path
-    error_path : path, optional
-        By default ``e.<name>`` in the same folder.
 
     Raises
     ------
     UnusableSpectrum
         ``not_readable``, ``wrong_shape``, ``no_wavelengths``, ``no_error_frame``, ``error_frame_differs``, ``no_usable_pixel``.
     """
-    path = Path(path)
-    errors = Path(error_path) if error_path else error_frame_of(path)
+    path, errors = Path(path), error_frame_of(path)
     flux, header = _image(path)
     if flux.ndim != 2 or flux.shape[0] < _LEAST_FIBERS or flux.shape[1] < _LEAST_PIXELS:
         raise UnusableSpectrum(
@@ -100,7 +92,7 @@ def read_frame(path: str | Path, error_path: str | Path | None = None) -> Frame:
     good = np.isfinite(flux) & np.isfinite(sigma) & (sigma > 0)
     if not good.any():
         raise UnusableSpectrum("no_usable_pixel", f"'{path}' has no pixel with a finite value and a positive error.")
-    return Frame(path.name, np.where(good, flux, 0.0), np.where(good, sigma, 0.0), _wavelengths(header, flux.shape[1], path))
+    return Frame(np.where(good, flux, 0.0), np.where(good, sigma, 0.0), _wavelengths(header, flux.shape[1], path))
 
 
 def _image(path: Path) -> tuple[Floats, fits.Header]:
@@ -141,7 +133,7 @@ def on_grid(frame: Frame) -> Frame:
     total = np.where(usable, covered, 1.0)
     flux = np.where(usable, (frame.flux @ overlap) / total, 0.0)
     error = np.where(usable, np.sqrt(frame.error.astype(float) ** 2 @ overlap**2) / total, 0.0)
-    return Frame(frame.name, flux.astype(np.float32), error.astype(np.float32), new)
+    return Frame(flux.astype(np.float32), error.astype(np.float32), new)
 
 
 def subtract_sky(frame: Frame) -> Frame:
@@ -183,6 +175,51 @@ def significance_frame(path: str | Path) -> tuple[Floats, NDArray[np.float64]]:
 # ---- detections
 
 
+def read_table(path: str | Path, what: str, columns: Iterable[str]) -> pd.DataFrame:
+    """Read a table: CSV, Parquet or FITS.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What the table is, for messages.
+    columns : iterable of str
+        Those that it must have.
+
+    Raises
+    ------
+    CatalogError
+        Where it cannot be read or lacks a column.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        elif path.suffix in (".fits", ".fit"):
+            table = _fits_table(path)
+        else:
+            table = pd.read_csv(path, comment="#")
+    except (OSError, ValueError, TypeError, IndexError, pyarrow.ArrowException) as error:
+        raise CatalogError(f"The {what} '{path}' cannot be read: {' '.join(str(error).split())}.") from None
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise CatalogError(f"The {what} '{path}' has no column {', '.join(missing)}; it has {', '.join(table.columns[:20])}.")
+    return table
+
+
+def _fits_table(path: Path) -> pd.DataFrame:
+    """The first table of a file; without columns where it has none."""
+    with fits.open(path) as hdus:
+        table = next((Table.read(hdu) for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), Table())
+    table.convert_bytestring_to_unicode()
+    return table.to_pandas()
+
+
+def _numbers(column: Any) -> pd.Series:
+    """What is no number is NaN."""
+    return pd.to_numeric(pd.Series(column), errors="coerce").astype(float)
+
+
 def read_detections(path: str | Path) -> pd.DataFrame:
     """Read a list of detections: CSV, Parquet or a FITS table.
 
@@ -190,64 +227,32 @@ def read_detections(path: str | Path) -> pd.DataFrame:
     -------
     DataFrame
         ``detection_id`` (text; by default the row's number), ``frame``, ``fiber`` (row of the frame, from 0), ``wavelength`` (Å), and
-        ``class`` where the list has it.
+        ``class``, NaN where there is none.
 
     Raises
     ------
     CatalogError
         Where the list cannot be read or lacks a column.
     """
-    path = Path(path)
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix in (".fits", ".fit"):
-            with fits.open(path) as hdus:
-                table = pd.DataFrame(dict(_native(hdus[1].data)))
-        else:
-            table = pd.read_csv(path, comment="#")
-    except (OSError, ValueError, TypeError, IndexError, pyarrow.ArrowException) as error:
-        raise CatalogError(f"The list of detections '{path}' cannot be read: {' '.join(str(error).split())}.") from None
-    missing = [name for name in ("frame", "fiber", "wavelength") if name not in table]
-    if missing:
-        raise CatalogError(f"The list of detections '{path}' has no column {', '.join(missing)}; it has {', '.join(table.columns[:20])}.")
-    if "detection_id" not in table:
-        table["detection_id"] = [f"{path.stem}-{row}" for row in range(len(table))]
-    table["detection_id"], table["frame"] = table["detection_id"].astype(str), table["frame"].astype(str)
-    for name in ("fiber", "wavelength", "class"):
-        if name in table:
-            table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
-    return table[[name for name in ("detection_id", "frame", "fiber", "wavelength", "class") if name in table]]
+    table = read_table(path, "list of detections", ("frame", "fiber", "wavelength"))
+    names = table.get("detection_id", [f"{Path(path).stem}-{row}" for row in range(len(table))])
+    numbers = {name: _numbers(table.get(name, np.full(len(table), np.nan))) for name in ("fiber", "wavelength", "class")}
+    return pd.DataFrame({"detection_id": names, "frame": table["frame"]}).astype(str).assign(**numbers)
 
 
-def _native(record: Any) -> list[tuple[str, NDArray[Any]]]:
-    """Columns of a FITS table in the machine's byte order, as pandas wants them."""
-    return [(name, np.asarray(record[name]).astype(record[name].dtype.newbyteorder("="))) for name in record.names]
+def read_cutouts(path: str | Path) -> tuple[list[str], Floats, NDArray[np.float64]]:
+    """Read cut-outs that somebody else made, with their labels: Parquet, HDF5 or a FITS cube.
 
+    Parquet has the columns ``detection_id``, ``class`` and either the five planes or ``image``, lists or float32 bytes. HDF5 has data
+    sets of these names. A FITS cube has the images in its first HDU that has any, and the other columns in a table.
 
-@dataclass(frozen=True)
-class ReadyCutouts:
-    """Cut-outs that somebody else made.
-
-    Attributes
-    ----------
+    Returns
+    -------
     names : list of n str
     images : ndarray, shape (n, 4 or 5, 9, 32)
         The four fibers, or the weighted sum and the four fibers; in any unit.
     classes : ndarray, shape (n,)
         Visual classes; NaN where there is none.
-    """
-
-    names: list[str]
-    images: NDArray[np.float32]
-    classes: NDArray[np.float64]
-
-
-def read_cutouts(path: str | Path) -> ReadyCutouts:
-    """Read cut-outs with their labels: Parquet, HDF5 or a FITS cube.
-
-    Parquet has the columns ``detection_id``, ``class`` and either the five planes or ``image``, lists or float32 bytes. HDF5 has data
-    sets of these names. A FITS cube has the images in its first HDU that has any, and a table with the other columns behind it.
 
     Raises
     ------
@@ -258,32 +263,29 @@ def read_cutouts(path: str | Path) -> ReadyCutouts:
     readers: dict[str, Callable[[Path], Mapping[str, Any]]] = {".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}
     try:
         columns = readers.get(path.suffix, _cube)(path)
+        images: Floats = np.asarray(columns.get("image", ()), dtype=np.float32)
     except (OSError, ValueError, TypeError, KeyError, IndexError, pyarrow.ArrowException, UnusableSpectrum) as error:
         raise CatalogError(f"The cut-outs '{path}' cannot be read: {' '.join(str(error).split())}.") from None
-    try:
-        images: Floats = np.asarray(columns["image"], dtype=np.float32)
-    except (KeyError, ValueError, TypeError):
-        images = np.zeros((), np.float32)
     if images.ndim != 4 or images.shape[1] not in (4, 5) or images.shape[2:] != CUTOUT_SHAPE:
         raise CatalogError(f"The cut-outs '{path}' have shape {images.shape}; expected (n, 4 or 5, {CUTOUT_SHAPE[0]}, {CUTOUT_SHAPE[1]}).")
-    names = [str(name) for name in columns.get("detection_id", [f"{path.stem}-{row}" for row in range(len(images))])]
-    classes = pd.to_numeric(pd.Series(columns.get("class", [np.nan] * len(images))), errors="coerce").to_numpy(dtype=float)
+    names = columns.get("detection_id", [f"{path.stem}-{row}" for row in range(len(images))])
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    classes = _numbers(columns.get("class", np.full(len(images), np.nan))).to_numpy()
     if not len(names) == len(classes) == len(images):
         raise CatalogError(f"'{path}' has {len(images)} cut-outs, {len(names)} names and {len(classes)} classes.")
-    return ReadyCutouts(names, images, classes)
+    return names, images, classes
 
 
 def _parquet(path: Path) -> dict[str, Any]:
     table = pq.read_table(path).to_pydict()
-    if set(PLANES) <= set(table):
-        planes = [[_plane(cell) for cell in table[name]] for name in PLANES]
-        table["image"] = np.stack([np.stack(plane) for plane in planes], axis=1).reshape(-1, len(PLANES), *CUTOUT_SHAPE)
-    elif "image" in table:
-        table["image"] = np.stack([_plane(cell) for cell in table["image"]]).reshape(len(table["image"]), -1, *CUTOUT_SHAPE)
-    return table
+    planes = PLANES if set(PLANES) <= set(table) else ("image",)
+    if not set(planes) <= set(table):
+        return table
+    cells = [[_pixels(cell) for cell in row] for row in zip(*(table[name] for name in planes), strict=True)]
+    return {**table, "image": np.array(cells).reshape(len(cells), -1, *CUTOUT_SHAPE)}
 
 
-def _plane(cell: Any) -> NDArray[Any]:
+def _pixels(cell: Any) -> NDArray[Any]:
     """A cell of bytes or of a list, as numbers in a row."""
     return np.frombuffer(cell, "<f4") if isinstance(cell, bytes) else np.asarray(cell, dtype=np.float32).ravel()
 
@@ -292,14 +294,8 @@ def _hdf5(path: Path) -> dict[str, Any]:
     import h5py  # keras brings it
 
     with h5py.File(path, "r") as file:
-        found = {name: file[name][()] for name in ("image", "class", "detection_id") if name in file}
-    if "detection_id" in found:
-        found["detection_id"] = [name.decode() if isinstance(name, bytes) else name for name in found["detection_id"]]
-    return found
+        return {name: file[name][()] for name in ("image", "class", "detection_id") if name in file}
 
 
 def _cube(path: Path) -> dict[str, Any]:
-    image, _ = _image(path)
-    with fits.open(path) as hdus:
-        tables = [hdu.data for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
-    return {"image": image, **(dict(_native(tables[0])) if tables else {})}
+    return {**_fits_table(path), "image": _image(path)[0]}

@@ -36,7 +36,7 @@ BLOCK_OF_SPLIT = {
 LEARNED_CLASSES, ALL_CLASSES = (0, 1, 4, 5), tuple(CLASS_COUNTS)
 _UNIFORMS = 64
 _DEAD_FRACTION = 0.03
-#: What the search lists: a detection is drawn again, at most so often, until its filter sees this.
+#: What the search lists: a detection is drawn again, at most so often, until its filter sees this; the draw in which it sees most stays.
 DETECTED_SNR, _ATTEMPTS = 4.0, 10
 
 
@@ -205,19 +205,17 @@ _KINDS: dict[int, tuple[tuple[str, float], ...]] = {
 
 
 @dataclass(frozen=True)
-class Simulated:
+class Simulated(Cutouts):
     """Simulated detections.
 
     Attributes
     ----------
-    cutouts : Cutouts of n detections
     classes : ndarray of int, shape (n,)
     kinds : ndarray of str, shape (n,)
     fiber, column : ndarray of int, shape (n,)
         Where the noise of the brightest fiber comes from.
     """
 
-    cutouts: Cutouts
     classes: NDArray[np.int64]
     kinds: NDArray[np.object_]
     fiber: NDArray[np.int64]
@@ -260,10 +258,13 @@ def simulate(
     """
     result = _attempt([(seed, name, 0) for name in names], significance, block, allowed)
     for attempt in range(1, _ATTEMPTS):
-        again = np.flatnonzero(result.cutouts.snr < DETECTED_SNR)
+        again = np.flatnonzero(result.snr < DETECTED_SNR)
         if not len(again):
             break
-        _replace(result, again, _attempt([(seed, names[k], attempt) for k in again], significance, block, result.classes[again]))
+        new = _attempt([(seed, names[k], attempt) for k in again], significance, block, result.classes[again])
+        better = new.snr > result.snr[again]
+        for name, values in vars(result).items():
+            values[again[better]] = getattr(new, name)[better]
     return result
 
 
@@ -282,17 +283,7 @@ def _attempt(keys: list[tuple], significance: NDArray[np.float32], block: str, c
         noise[rows] += _MAKERS[kind](_Draws(what[rows]), classes[rows]).astype(np.float32)
     dead = np.flatnonzero(place.uniform() < _DEAD_FRACTION)
     noise[dead, place.whole(FIBERS)[dead], place.whole(ROWS)[dead]] = np.nan
-    return Simulated(assemble(noise), classes, kinds, fiber, column)
-
-
-def _replace(result: Simulated, rows: NDArray[np.int64], new: Simulated) -> None:
-    """Put a new draw in the place of some detections, where the search sees more in it."""
-    better = new.cutouts.snr > result.cutouts.snr[rows]
-    rows = rows[better]
-    for name in ("images", "snr", "flags"):
-        getattr(result.cutouts, name)[rows] = getattr(new.cutouts, name)[better]
-    for name in ("kinds", "fiber", "column"):
-        getattr(result, name)[rows] = getattr(new, name)[better]
+    return Simulated(**vars(assemble(noise)), classes=classes, kinds=kinds, fiber=fiber, column=column)
 
 
 def _noise(draws: _Draws, significance: NDArray[np.float32], block: str) -> tuple[NDArray[np.float32], NDArray, NDArray]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nalspark.emission import stages
-from nalspark.emission.frames import CUTOUT_SHAPE, PLANES
+from nalspark.emission.frames import CUTOUT_SHAPE, PLANES, significance_frame
+from nalspark.emission.inject import parametric_frame
 from nalspark.emission.settings import EmissionSettings
 from nalspark.errors import NalsparkError, UnusableSpectrum
 from nalspark.learning.ensemble import FittedSecondStage, read_second_stage
@@ -59,11 +59,7 @@ def read_selection(folder: str | Path) -> Selection:
     ModelError
         Where the network or the second-stage classifier is missing or damaged, or the two do not belong together.
     """
-    return _with_second_stage(read_network(folder), folder)
-
-
-def _with_second_stage(packed: PackedModel, folder: str | Path) -> Selection:
-    second = read_second_stage(Path(folder) / SECOND_STAGE.name)
+    packed, second = read_network(folder), read_second_stage(Path(folder) / SECOND_STAGE.name)
     second.check(packed.digest)
     return Selection(packed, second)
 
@@ -83,15 +79,16 @@ class Inputs:
 
     @cached_property
     def frames(self) -> dict[str, np.ndarray]:
-        """Name → significances (f, p).
+        """Name → significances (f, p) of the frames; a parametric one where the settings name none.
 
         Raises
         ------
         NalsparkError
             Where a frame cannot be used.
         """
+        paths = self.settings.emission.frames
         try:
-            return stages.read_frames(self.settings)
+            return {path.rpartition("/")[2]: significance_frame(path)[0] for path in paths} or {"parametric": parametric_frame()}
         except UnusableSpectrum as error:
             raise NalsparkError(f"A frame of emission.frames cannot be used: {error.detail}") from None
 
@@ -101,11 +98,6 @@ class Inputs:
         return {name: hashlib.sha256(np.ascontiguousarray(frame).data).hexdigest() for name, frame in self.frames.items()}
 
     @cached_property
-    def network(self) -> PackedModel:
-        """The network of the selection."""
-        return read_network(self.folder)
-
-    @cached_property
     def selection(self) -> Selection:
         """The network with its second-stage classifier."""
-        return _with_second_stage(self.network, self.folder)
+        return read_selection(self.folder)

@@ -8,10 +8,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow
 from sklearn.metrics import cohen_kappa_score
 
-from nalspark.emission.frames import CLASSES, FIRST_REAL_CLASS
+from nalspark.emission.frames import CLASSES, FIRST_REAL_CLASS, read_table
 from nalspark.errors import CatalogError
 
 COLUMNS = ("detection_id", "reviewer", "class", "time")
@@ -19,21 +18,14 @@ Rule = Literal["median", "majority", "unanimous"]
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """Read a table of labels, CSV or Parquet: one row for each look of a person at a detection. The last look of each counts.
+    """Read a table of labels: one row for each look of a person at a detection. The last look of each counts.
 
     Raises
     ------
     CatalogError
         Where it cannot be read, lacks a column, or has a class or time that is none.
     """
-    path = Path(path)
-    try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise CatalogError(f"The labels '{path}' cannot be read: {' '.join(str(error).split())}.") from None
-    missing = [name for name in COLUMNS if name not in table]
-    if missing:
-        raise CatalogError(f"The labels '{path}' have no column {', '.join(missing)}; expected {', '.join(COLUMNS)}.")
+    table = read_table(path, "table of labels", COLUMNS)
     classes = pd.to_numeric(table["class"], errors="coerce")
     wrong = table[~classes.isin(list(CLASSES))]
     if len(wrong):
@@ -69,9 +61,14 @@ def agreement(labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _kappa(a: pd.Series, b: pd.Series, weights: str | None) -> float:
-    if len(set(a) | set(b)) < 2:
-        return float("nan")
-    return float(cohen_kappa_score(a, b, weights=weights))
+    return float(cohen_kappa_score(a, b, weights=weights)) if len({*a, *b}) > 1 else float("nan")
+
+
+_RULES = {
+    "median": lambda values: np.floor(values.median()),
+    "majority": lambda values: values.mode()[0] if len(values.mode()) == 1 else np.nan,
+    "unanimous": lambda values: values.iloc[0] if values.nunique() == 1 else np.nan,
+}
 
 
 def consensus(labels: pd.DataFrame, rule: Rule) -> pd.DataFrame:
@@ -92,21 +89,7 @@ def consensus(labels: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     """
     groups = labels.groupby("detection_id")["class"]
     table = groups.agg(n="count", lowest="min", highest="max", real=lambda values: int((values >= FIRST_REAL_CLASS).sum())).reset_index()
-    rules = {"median": _median, "majority": _majority, "unanimous": _unanimous}
-    table["class"] = groups.agg(rules[rule]).to_numpy(dtype=float)
+    table["class"] = groups.agg(_RULES[rule]).to_numpy(dtype=float)
     uneven = (2 * table["real"] - table["n"]).abs() / table["n"]
     order = np.lexsort((table["detection_id"], -(table["highest"] - table["lowest"]), uneven))
     return table.iloc[order].reset_index(drop=True)
-
-
-def _median(values: pd.Series) -> float:
-    return float(np.floor(values.median()))
-
-
-def _majority(values: pd.Series) -> float:
-    counts = values.value_counts()
-    return float(counts.index[0]) if (counts == counts.iloc[0]).sum() == 1 else float("nan")
-
-
-def _unanimous(values: pd.Series) -> float:
-    return float(values.iloc[0]) if values.nunique() == 1 else float("nan")

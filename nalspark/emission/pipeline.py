@@ -11,15 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nalspark.emission import stages
-from nalspark.emission.figures import MapExample, along_boundary, selection_figures
+from nalspark.emission.figures import along_boundary, map_figure, score_figure
 from nalspark.emission.frames import CUTOUT_SHAPE, PLANES, error_frame_of
-from nalspark.emission.inputs import GRID, SECOND_STAGE, SPECIES, Inputs
+from nalspark.emission.inputs import GRID, SECOND_STAGE, SPECIES, Inputs, read_network
 from nalspark.emission.report import result_text
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.stages import FOUND, split_of
@@ -73,7 +71,7 @@ class Simulate(_WithInputs):
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__(inputs)
-        self.numbers = stages.parts_of(inputs.settings, (*LEARN, REFERENCE, HELD_OUT))
+        self.numbers = stages.parts_of(inputs.settings)
 
     def check(self) -> None:
         _ = self.inputs.frames
@@ -88,8 +86,8 @@ class Simulate(_WithInputs):
         return sum(self.numbers[part] for part in parts)
 
     def compute(self, run: Run, parts: list[str]) -> Made:
-        names = stages.detection_names(run.spark, {part: self.numbers[part] for part in parts})
-        return stages.simulate(names, self.inputs.frames, self.inputs.settings)
+        numbers = {part: self.numbers[part] for part in parts}
+        return stages.simulate(run.spark, numbers, self.inputs.frames, self.inputs.settings.emission.seed)
 
 
 class TrainNetwork(Train):
@@ -117,7 +115,7 @@ class TrainNetwork(Train):
         made_from = digest(_causes(run, DETECTIONS, LEARN))
         examples = Examples(split_files(run, DETECTIONS.name), PLANES, CUTOUT_SHAPE, GRID, SPECIES, made_from, ("emission", "train"))
         n_train = fit_model(run, examples)
-        return {MODEL.name: {ALL: Part("", MODEL.name, n_train, content=self.inputs.network.digest)}}
+        return {MODEL.name: {ALL: Part("", MODEL.name, n_train, content=read_network(self.inputs.folder).digest)}}
 
 
 class FitSecondStage(_WithInputs):
@@ -138,7 +136,7 @@ class FitSecondStage(_WithInputs):
 
     def compute(self, run: Run, parts: list[str]) -> Records:
         table = pa.concat_tables([pq.read_table(file, columns=["label", *PLANES]) for file in split_files(run, DETECTIONS.name)[REFERENCE]])
-        packed, how, size = self.inputs.network, run.settings.second_stage, run.settings.infer.batch_size
+        packed, how, size = read_network(self.inputs.folder), run.settings.second_stage, run.settings.infer.batch_size
         labels = table["label"].to_numpy()
         examples = decode_examples([table[name].to_pylist() for name in PLANES], packed.card)
         scores = packed.load(size).predict(examples)
@@ -180,26 +178,26 @@ class CutOut(_WithInputs):
         return {FOUND: run.key(self, FOUND, {kind: [_fingerprint(Path(path)) for path in paths] for kind, paths in files.items()})}
 
     def compute(self, run: Run, parts: list[str]) -> Made:
-        return stages.found_detections(run.spark, self.inputs.settings, FOUND)
+        return stages.found_detections(run.spark, self.inputs.settings)
 
 
 class Classify(_WithInputs):
-    """Let a selection decide on the detections of one split."""
+    """Let the selection decide on what neither the network nor the second-stage classifier has seen."""
 
     name, table = "classify", CLASSIFIED
-    reads: tuple[str, ...] = (DETECTIONS.name,)
-    split: ClassVar[str]
+    reads: tuple[str, ...] = (MODEL.name, SECOND_STAGE.name, DETECTIONS.name)
+    split: ClassVar[str] = HELD_OUT
 
-    def selection_digest(self, run: Run) -> str:
-        """Give what stands for the selection among the causes."""
-        raise NotImplementedError
+    def cause(self, run: Run) -> str:
+        """Give what stands for the selection among the causes: of one that is still to be made the manifest tells."""
+        return digest(run.manifest.key_of((MODEL.name, SECOND_STAGE.name), ALL))
 
     def owns(self, part: str) -> bool:
         return split_of(part) == self.split
 
     def wanted(self, run: Run) -> dict[str, str]:
-        selection = self.selection_digest(run)
-        return {part: run.key(self, part, selection) for part in run.common_parts((DETECTIONS.name,)) if self.owns(part)}
+        cause = self.cause(run)
+        return {part: run.key(self, part, cause) for part in run.common_parts((DETECTIONS.name,)) if self.owns(part)}
 
     def due(self, run: Run, parts: list[str]) -> int:
         return run.rows(DETECTIONS.name, parts)
@@ -209,19 +207,10 @@ class Classify(_WithInputs):
         return stages.classify(run.usable(DETECTIONS, parts), selection.packed, selection.second, self.inputs.settings)
 
 
-class ClassifyHeldOut(Classify):
-    """Classify what neither the network nor the second-stage classifier has seen."""
-
-    split = HELD_OUT
-    reads = (MODEL.name, SECOND_STAGE.name, DETECTIONS.name)
-
-    def selection_digest(self, run: Run) -> str:
-        return digest(run.manifest.key_of((MODEL.name, SECOND_STAGE.name), ALL))
-
-
 class ClassifyFound(Classify):
     """Classify the detections that a run names, by the selection that it names."""
 
+    reads = (DETECTIONS.name,)
     split = FOUND
     loads = staticmethod(load_keras)
 
@@ -231,7 +220,7 @@ class ClassifyFound(Classify):
     def given(self, run: Run) -> dict[str, str]:
         return {"selection": self.inputs.selection.digest}
 
-    def selection_digest(self, run: Run) -> str:
+    def cause(self, run: Run) -> str:
         return self.inputs.selection.digest
 
 
@@ -251,27 +240,16 @@ class Judge(_WithInputs):
         second, folder = self.inputs.selection.second, run.store.published(SECOND_STAGE.name)
         table = pa.concat_tables([pq.read_table(file) for file in split_files(run, CLASSIFIED.name)[HELD_OUT]]).to_pandas()
         threshold = second.card.metrics[_NETWORK_THRESHOLD]
-        images = _map_examples(split_files(run, DETECTIONS.name)[HELD_OUT], along_boundary(table, second.card.threshold))
-        for name, figure in zip(PICTURES, selection_figures(table, second, threshold, images), strict=True):
+        shown = along_boundary(table, second.card.threshold)
+        images = pq.read_table(
+            list(split_files(run, DETECTIONS.name)[HELD_OUT]), columns=["detection_id", PLANES[0]],
+            filters=[("detection_id", "in", list(shown["detection_id"]))],
+        )  # fmt: skip
+        figures = score_figure(table, second, threshold), map_figure(table, second, shown.merge(images.to_pandas(), on="detection_id"))
+        for name, figure in zip(PICTURES, figures, strict=True):
             figure.savefig(folder / name, dpi=110)
         write_file(folder / RESULT, result_text(table, threshold) + "\n")
         return {JUDGEMENT.name: {ALL: Part("", SECOND_STAGE.name, len(table))}}
-
-
-def _map_examples(files: Collection[str], chosen: pd.DataFrame) -> list[MapExample]:
-    """Some classified detections with their weighted sums."""
-    names = set(chosen["detection_id"])
-    images: dict[str, bytes] = {}
-    for file in files:
-        read = pq.read_table(file, columns=["detection_id", PLANES[0]], filters=[("detection_id", "in", names)])
-        images |= dict(zip(read["detection_id"].to_pylist(), read[PLANES[0]].to_pylist(), strict=True))
-    return [
-        MapExample(
-            (row.umap_x, row.umap_y), np.frombuffer(images[row.detection_id], "<f4").reshape(CUTOUT_SHAPE),
-            f"{row.kind}, {'accepted' if row.accepted else 'rejected'}", row.kind == "line",
-        )
-        for row in chosen.itertuples()
-    ]  # fmt: skip
 
 
 def _fingerprint(path: Path) -> list[object]:
@@ -285,7 +263,7 @@ def _fingerprint(path: Path) -> list[object]:
 def training_stages(settings: EmissionSettings) -> tuple[Stage, ...]:
     """Give the stages that train a selection and judge it, in their order."""
     inputs = Inputs(settings, settings.out)
-    return Simulate(inputs), TrainNetwork(inputs), FitSecondStage(inputs), ClassifyHeldOut(inputs), Judge(inputs)
+    return Simulate(inputs), TrainNetwork(inputs), FitSecondStage(inputs), Classify(inputs), Judge(inputs)
 
 
 def finding_stages(settings: EmissionSettings) -> tuple[Stage, ...]:

@@ -15,21 +15,16 @@ from nalspark.emission.stages import FOUND
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS
 from nalspark.learning.ensemble import BANDS, selection_quality
 from nalspark.metrics import bootstrap_errors
+from nalspark.plots.evaluation import Sheet, as_text
 from nalspark.tables.manifest import Part
 from nalspark.tables.store import Store
 
-#: The same rows in Sakai (2020): detections and fraction of fakes of each band; completeness and contamination of the selections.
-_SLIDES_BANDS = {"discard": (18200, 0.9884), "reclassify": (17448, 0.7740), "keep": (35029, 0.0485)}
-_SLIDES = {"all": (1.0, 0.4696), "both": (0.9148, 0.0573)}
+#: The same rows in Sakai (2020): detections and fraction of fakes of each band.
+_SLIDES_BANDS = {"discard": (18200, 0.9884), "reclassify": (17448, 0.7740), "keep": (35029, 0.0485), "all": (70677, 0.4696)}
+#: Completeness, contamination and figure of merit of the selections there.
+_SLIDES = {"all": "100.00% / 46.96% / 0.530", "both": "91.48% / 5.73% / 0.862"}
 #: What the survey's cosmology asks for.
 GOAL = 0.94
-
-
-def _qualities(label: NDArray, score: NDArray, accepted: NDArray, threshold: float) -> dict[str, float]:
-    """Of all detections, of the network alone, of both stages, and what the second-stage classifier gains."""
-    chosen = {"all": np.ones(len(label), dtype=bool), "network": score >= threshold, "both": accepted}
-    found = {f"{name} {key}": value for name, which in chosen.items() for key, value in selection_quality(label, which).items()}
-    return {**found, "gain": found["both figure_of_merit"] - found["network figure_of_merit"]}
 
 
 def result_text(table: pd.DataFrame, threshold: float, draws: int = 200) -> str:
@@ -44,54 +39,51 @@ def result_text(table: pd.DataFrame, threshold: float, draws: int = 200) -> str:
     draws : int
         Of the bootstrap.
     """
-    label = (table["class"] >= FIRST_REAL_CLASS).to_numpy()
-    columns = label, table["score"].to_numpy(dtype=float), table["accepted"].to_numpy(dtype=bool)
-    values = _qualities(*columns, threshold)
-    errors = bootstrap_errors(lambda y, score, chosen: _qualities(y, score, chosen, threshold), *columns, draws=draws)
-    lines = [*_band_lines(table, label), "", *_class_lines(table, threshold), "", *_selection_lines(values, errors, threshold)]
-    return "\n".join(lines)
+    return "\n\n".join(as_text(sheet) for sheet in (_bands(table), _classes(table, threshold), _selections(table, threshold, draws)))
 
 
-def _band_lines(table: pd.DataFrame, label: NDArray[np.bool_]) -> list[str]:
-    heads = "".join(f"{number:>7}" for number in CLASSES)
-    lines = [f"{'band':<12}{'number':>8}{'fakes':>9}   {'slides':>16}   class:{heads}"]
-    for band in (*BANDS, "all"):
-        mine = np.ones(len(table), dtype=bool) if band == "all" else (table["band"] == band).to_numpy()
-        fakes = f"{100 * (1 - label[mine].mean()):8.2f}%" if mine.any() else f"{'':>9}"
-        number, contamination = _SLIDES_BANDS.get(band, (70677, 0.4696))
-        counts = "".join(f"{((table['class'] == value).to_numpy() & mine).sum():>7}" for value in CLASSES)
-        lines.append(f"{band:<12}{mine.sum():>8}{fakes}   {number:>8}{100 * contamination:7.2f}%         {counts}")
-    return lines
+def _bands(table: pd.DataFrame) -> Sheet:
+    rows = []
+    for band, (number, fakes) in _SLIDES_BANDS.items():
+        mine = table["class"] if band == "all" else table.loc[table["band"] == band, "class"]
+        ours = f"{100 * (mine < FIRST_REAL_CLASS).mean():.2f}%" if len(mine) else ""
+        rows.append([band, str(len(mine)), ours, str(number), f"{100 * fakes:.2f}%", *(str((mine == value).sum()) for value in CLASSES)])
+    return Sheet("Bands", ["band", "#number", "#fakes", "#slides", "#fakes", *(f"#class {value}" for value in CLASSES)], rows)
 
 
-def _class_lines(table: pd.DataFrame, threshold: float) -> list[str]:
-    lines = [f"{'class':<24}{'number':>8}{'accepted by the network':>26}{'by both rounds':>18}"]
+def _classes(table: pd.DataFrame, threshold: float) -> Sheet:
+    rows = []
     for value, meaning in CLASSES.items():
         mine = table[table["class"] == value]
         if len(mine):
-            alone, both = (mine["score"] >= threshold).mean(), mine["accepted"].mean()
-            lines.append(f"{value:>3} {meaning:<20}{len(mine):>8}{100 * alone:>25.1f}%{100 * both:>17.1f}%")
-    return lines
+            accepted = [f"{100 * part.mean():.1f}%" for part in (mine["score"] >= threshold, mine["accepted"])]
+            rows.append([str(value), meaning, str(len(mine)), *accepted])
+    return Sheet("Classes", ["#class", "", "#number", "#accepted by the network", "#after both stages"], rows)
 
 
-def _selection_lines(values: dict[str, float], errors: dict[str, float], threshold: float) -> list[str]:
+def _selections(table: pd.DataFrame, threshold: float, draws: int) -> Sheet:
+    def qualities(label: NDArray, network: NDArray, both: NDArray) -> dict[str, float]:
+        """Of all detections, of the network alone, of both stages, and what the second-stage classifier gains."""
+        chosen = {"all": np.ones(len(label), dtype=bool), "network": network, "both": both}
+        found = {f"{name} {key}": value for name, which in chosen.items() for key, value in selection_quality(label, which).items()}
+        return {**found, "gain": found["both figure_of_merit"] - found["network figure_of_merit"]}
+
+    decided = (table["class"] >= FIRST_REAL_CLASS, table["score"] >= threshold, table["accepted"])
+    columns = [column.to_numpy(dtype=bool) for column in decided]
+    values, errors = qualities(*columns), bootstrap_errors(qualities, *columns, draws=draws)
     names = {"all": "detections as they come", "network": f"network, score above {threshold:.3f}", "both": "network + UMAP + SVM"}
-    lines = [f"{'selection':<30}{'completeness':>18}{'contamination':>18}{'figure of merit':>20}{'slides':>26}"]
+    rows = []
     for name, title in names.items():
-        cells = [
-            f"{100 * values[f'{name} {key}']:8.2f} ± {100 * errors[f'{name} {key}']:.2f}%" for key in ("completeness", "contamination")
-        ]
+        rates = [f"{100 * values[key]:.2f} ± {100 * errors[key]:.2f}%" for key in (f"{name} completeness", f"{name} contamination")]
         merit = f"{values[f'{name} figure_of_merit']:.4f} ± {errors[f'{name} figure_of_merit']:.4f}"
-        known = _SLIDES.get(name)
-        slides = f"{100 * known[0]:.2f}% / {100 * known[1]:.2f}% / {known[0] * (1 - known[1]):.3f}" if known else ""
-        lines.append(f"{title:<30}{cells[0]:>18}{cells[1]:>18}{merit:>20}{slides:>26}")
-    lines.append(f"the second-stage classifier changes the figure of merit by {values['gain']:+.4f} ± {errors['gain']:.4f}")
-    lines.append(
-        "figure of merit: completeness x (1 - contamination), what is left of the clustering signal and of the number of galaxies;"
-    )
+        rows.append([title, *rates, merit, _SLIDES.get(name, "")])
     met = "reached" if values["both figure_of_merit"] >= GOAL else "not reached"
-    lines.append(f"the survey's cosmology asks for {GOAL}: {met}")
-    return lines
+    note = (
+        f"The second-stage classifier changes the figure of merit by {values['gain']:+.4f} ± {errors['gain']:.4f}. Figure of merit: "
+        "completeness x (1 - contamination), what is left of the clustering signal and of the number of galaxies. "
+        f"The survey's cosmology asks for {GOAL}: {met}."
+    )
+    return Sheet("Selections", ["selection", "#completeness", "#contamination", "#figure of merit", "#slides"], rows, note)
 
 
 def found_text(store: Store) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -38,7 +39,7 @@ Frames = Mapping[str, np.ndarray]
 Fault = tuple[str, str] | None
 
 #: What a simulated detection is made from.
-NAMES = Table("detection_names", "Names of simulated detections.", DETECTIONS.select("detection_id", "part"))
+_NAMES = Table("detection_names", "Names of simulated detections.", DETECTIONS.select("detection_id", "part"))
 #: What is looked for in a frame.
 _PLACES = Table(
     "places",
@@ -49,8 +50,7 @@ _PLACES = Table(
         Column("class", "double", "Visual class; what is none of them is a fault"),
     ),
 )
-_FILES = Table("cutout_files", "Files of ready cut-outs.", (*DETECTIONS.select("part"), Column("path", "string", "The file")))
-_PARAMETRIC = "parametric"
+_FILES = Table("files", "Lists of detections, or files of ready cut-outs.", (Column("path", "string", "The file"),))
 #: The part of real detections; those of simulated ones are called ``<split>-<number>``.
 FOUND = "found"
 
@@ -60,46 +60,22 @@ def split_of(part: str) -> str:
     return part.partition("-")[0]
 
 
-def read_frames(settings: EmissionSettings) -> dict[str, np.ndarray]:
-    """Name → significances (f, p) of the frames of a run; a parametric one where it names none.
-
-    Raises
-    ------
-    UnusableSpectrum
-    """
-    paths = settings.emission.frames
-    if not paths:
-        return {_PARAMETRIC: inject.parametric_frame()}
-    return {path.rpartition("/")[2]: significance_frame(path)[0] for path in paths}
-
-
 # ---- simulate
 
 
-def parts_of(settings: EmissionSettings, splits: Sequence[str]) -> dict[str, int]:
-    """Part (``<split>-<number>``) → its rows."""
+def parts_of(settings: EmissionSettings) -> dict[str, int]:
+    """Give part (``<split>-<number>``) → its rows."""
     chosen = settings.emission
-    share = chosen.n_train // 8
-    wanted = {"train": chosen.n_train, "validation": share, "calibration": share, "test": share}
-    wanted |= {"reference": chosen.n_reference, "held_out": chosen.n_held_out}
-    size = chosen.rows_per_part
-    return {
-        f"{split}-{block:05d}": min(size, wanted[split] - block * size) for split in splits for block in range(-(-wanted[split] // size))
-    }
+    share, size = chosen.n_train // 8, chosen.rows_per_part
+    rows = {"train": chosen.n_train, "validation": share, "calibration": share, "test": share}
+    rows |= {"reference": chosen.n_reference, "held_out": chosen.n_held_out}
+    return {f"{split}-{start // size:05d}": min(size, n - start) for split, n in rows.items() for start in range(0, n, size)}
 
 
-def detection_names(spark: SparkSession, parts: Mapping[str, int]) -> DataFrame:
-    """The names of the simulated detections of some parts: a frame of NAMES."""
-    rows = spark.createDataFrame(list(parts.items()), "part string, n long")
-    names = rows.select("part", F.explode(F.sequence(F.lit(0), F.col("n") - 1)).alias("number"))
-    tasks = max(parallelism(spark), sum(parts.values()) // 2000)
-    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
-    return names.select(F.concat_ws("-", "part", "number").alias("detection_id"), "part")
-
-
-def _cutout_columns(cutouts: Cutouts) -> Columns:
-    planes = {name: cutouts.images[:, k].reshape(len(cutouts.images), -1) for k, name in enumerate(PLANES)}
-    return {"snr": cutouts.snr, "cutout_flags": cutouts.flags, **planes}
+def _cutout_columns(names: np.ndarray, cutouts: Cutouts) -> Columns:
+    planes = {name: cutouts.images[:, k].reshape(len(names), -1) for k, name in enumerate(PLANES)}
+    draws = np.array([inject.generator("draw", name).random() for name in names])
+    return {"detection_id": names, "draw": draws, "snr": cutouts.snr, "cutout_flags": cutouts.flags, **planes}
 
 
 def _labels(classes: np.ndarray) -> np.ndarray:
@@ -119,21 +95,25 @@ def simulate_columns(columns: Columns, frames: Frames, seed: int) -> Columns:
         found = inject.simulate(list(names[rows]), frames[where], block, classes, seed)
         made.append(
             {
-                **{"detection_id": names[rows], "part": parts[rows], "frame": frame[rows], "fiber": found.fiber},
+                **{"part": parts[rows], "frame": frame[rows], "fiber": found.fiber},
                 "wavelength": FIRST_WAVELENGTH + STEP * found.column,
                 "class": found.classes,
                 "label": _labels(found.classes.astype(float)),
-                "draw": np.array([inject.generator("draw", name).random() for name in names[rows]]),
                 "kind": found.kinds,
-                **_cutout_columns(found.cutouts),
+                **_cutout_columns(names[rows], found),
             }
         )
     return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
 
 
-def simulate(names: DataFrame, frames: Frames, settings: EmissionSettings) -> DataFrame:
-    """Simulated detections: NAMES → DETECTIONS."""
-    return map_arrays(names, partial(simulate_columns, frames=frames, seed=settings.emission.seed), NAMES, DETECTIONS)
+def simulate(spark: SparkSession, parts: Mapping[str, int], frames: Frames, seed: int) -> DataFrame:
+    """Simulate detections: part → how many; rows of DETECTIONS."""
+    rows = spark.createDataFrame(list(parts.items()), "part string, n long")
+    names = rows.select("part", F.explode(F.sequence(F.lit(0), F.col("n") - 1)).alias("number"))
+    tasks = max(parallelism(spark), sum(parts.values()) // 2000)
+    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
+    names = names.select(F.concat_ws("-", "part", "number").alias("detection_id"), "part")
+    return map_arrays(names, partial(simulate_columns, frames=frames, seed=seed), _NAMES, DETECTIONS)
 
 
 # ---- cut out
@@ -179,14 +159,13 @@ def _rows(columns: Columns, cutouts: Cutouts, reasons: list[Fault]) -> Columns:
     for row, fault in enumerate(faults(cutouts.images, classes)):
         reasons[row] = reasons[row] or fault
     usable = np.array([reason is None for reason in reasons], dtype=bool)
-    found = _cutout_columns(cutouts)
+    found = _cutout_columns(columns["detection_id"], cutouts)
     for name in PLANES:
         found[name] = [plane if keep else None for plane, keep in zip(found[name], usable, strict=True)]
     return {
-        **{name: columns[name] for name in ("detection_id", "part", "frame", "fiber", "wavelength") if name in columns},
+        **{name: columns[name] for name in ("part", "frame", "fiber", "wavelength") if name in columns},
         "class": np.where(np.isin(classes, list(inject.ALL_CLASSES)), classes, np.nan),
         "label": np.where(usable, _labels(classes), np.nan),
-        "draw": np.array([inject.generator("draw", name).random() for name in columns["detection_id"]]),
         "kind": np.full(len(classes), "", dtype=object),
         **found,
         "reason": np.array([reason and reason[0] for reason in reasons], dtype=object),
@@ -195,64 +174,38 @@ def _rows(columns: Columns, cutouts: Cutouts, reasons: list[Fault]) -> Columns:
 
 
 def _place_columns(columns: Columns) -> Columns:
-    made = []
-    for path, part in zip(columns["path"], columns["part"], strict=True):
-        read = read_detections(path)
-        classes = read["class"] if "class" in read else np.full(len(read), np.nan)
-        names = ("detection_id", "frame", "fiber", "wavelength")
-        made.append(
-            {**{name: read[name].to_numpy() for name in names}, "class": np.asarray(classes), "part": np.full(len(read), part, object)}
-        )
-    return {name: np.concatenate([some[name] for some in made]) for name in made[0]}
+    places = pd.concat([read_detections(path) for path in columns["path"]])
+    return {"part": np.full(len(places), FOUND, object), **{name: places[name].to_numpy() for name in places}}
 
 
-def read_places(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
-    """The lists of detections that a run names: rows to cut out."""
-    files = spark.createDataFrame([(part, path) for path in settings.emission.detections], "part string, path string")
-    return map_arrays(files, _place_columns, _FILES, _PLACES)
-
-
-def cut_detections(places: DataFrame, settings: EmissionSettings) -> DataFrame:
-    """Cut-outs of detections in frames: every row of the lists comes back, some with a reason.
-
-    Parameters
-    ----------
-    places : DataFrame of :func:`read_places`
-    settings : EmissionSettings
-    """
+def cut_detections(spark: SparkSession, settings: EmissionSettings) -> DataFrame:
+    """Cut the detections of a run's lists out of its frames: every row comes back, some with a reason."""
     root = {path.rpartition("/")[2]: path for path in settings.emission.frames}
+    places = map_arrays(_files(spark, settings.emission.detections), _place_columns, _FILES, _PLACES)
     # A frame is read once: its detections come together.
-    together = places.repartition(F.col("frame"))
-    return map_arrays(together, partial(cut_columns, root=root), _PLACES, DETECTIONS)
+    return map_arrays(places.repartition(F.col("frame")), partial(cut_columns, root=root), _PLACES, DETECTIONS)
+
+
+def _files(spark: SparkSession, paths: Sequence[str]) -> DataFrame:
+    return spark.createDataFrame([(path,) for path in paths], _FILES.spark_schema)
 
 
 def _ready_columns(columns: Columns) -> Columns:
     made = []
-    for path, part in zip(columns["path"], columns["part"], strict=True):
-        ready = read_cutouts(path)
-        n, own = len(ready.names), ready.images[:, -4:]
-        broken = faults(own, ready.classes)
-        images = standardize(np.nan_to_num(own, posinf=0.0, neginf=0.0))
-        names = np.array(ready.names, dtype=object)
-        carried = {"detection_id": names, "part": np.full(n, part, object), "frame": np.full(n, path.rpartition("/")[2], object)}
-        made.append(_rows({**carried, "class": ready.classes}, assemble(images), broken))
+    for path in columns["path"]:
+        names, images, classes = read_cutouts(path)
+        own = images[:, -FIBERS:]
+        cutouts = assemble(standardize(np.nan_to_num(own, posinf=0.0, neginf=0.0)))
+        carried = {"part": FOUND, "frame": path.rpartition("/")[2]}
+        rows = {name: np.full(len(names), value, object) for name, value in carried.items()}
+        made.append(_rows({"detection_id": np.array(names, dtype=object), **rows, "class": classes}, cutouts, faults(own, classes)))
     return {name: [cell for some in made for cell in some[name]] for name in made[0]}
 
 
-def read_ready_cutouts(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
-    """Ready cut-outs as DETECTIONS: in the unit of ours, with a reason where one is broken."""
-    files = spark.createDataFrame([(part, path) for path in settings.emission.cutouts], "part string, path string")
-    return map_arrays(files, _ready_columns, _FILES, DETECTIONS)
-
-
-def found_detections(spark: SparkSession, settings: EmissionSettings, part: str) -> DataFrame:
-    """Give all detections that a run names, from lists and ready cut-outs, as DETECTIONS."""
-    frames = []
-    if settings.emission.detections:
-        frames.append(cut_detections(read_places(spark, settings, part), settings))
-    if settings.emission.cutouts:
-        frames.append(read_ready_cutouts(spark, settings, part))
-    return reduce(DataFrame.unionByName, frames)
+def found_detections(spark: SparkSession, settings: EmissionSettings) -> DataFrame:
+    """Give all detections that a run names, from lists and ready cut-outs, as DETECTIONS: in our unit, some with a reason."""
+    ready = map_arrays(_files(spark, settings.emission.cutouts), _ready_columns, _FILES, DETECTIONS)
+    return cut_detections(spark, settings).unionByName(ready)
 
 
 # ---- classify
@@ -265,7 +218,7 @@ def classify_columns(columns: Columns, packed: PackedModel, second: FittedSecond
 
 
 def classify(detections: DataFrame, packed: PackedModel, second: FittedSecondStage, settings: EmissionSettings) -> DataFrame:
-    """Both rounds of the selection.
+    """Let both stages of the selection decide on detections.
 
     Parameters
     ----------

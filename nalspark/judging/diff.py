@@ -12,10 +12,10 @@ from pyspark.sql import functions as F
 
 from nalspark.absorption.systems import MATCH_PIXELS, MATCH_PIXELS_PER_ANGSTROM, STEP
 from nalspark.errors import StoreError
-from nalspark.lines import SPECIES, LineSpecies
 from nalspark.tables.changes import value_changes
 from nalspark.tables.manifest import Manifest
-from nalspark.tables.schemas import ACCEPTED, CHANGES, REJECTIONS, SCORES, SIGHTLINES, absorbers_table
+from nalspark.tables.result import Result, open_result
+from nalspark.tables.schemas import CHANGES, REJECTIONS, SCORES, SIGHTLINES, absorbers_table, measured_table
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 
@@ -41,28 +41,6 @@ _LOST = {
 _PAIRED = {"same_spectrum": "from the same data", "other_spectrum": "the spectrum, its redshift or its search window changed"}
 #: Change → reason → sentence.
 REASONS = {"gained": _GAINED, "lost": _LOST, "moved": _PAIRED, "remeasured": _PAIRED}
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two results.
-
-    Attributes
-    ----------
-    store : Store
-    manifest : Manifest
-    """
-
-    store: Store
-    manifest: Manifest
-
-    @property
-    def species(self) -> LineSpecies:
-        return SPECIES[self.manifest.settings["species"]]
-
-    def published(self, spark: SparkSession, table: Table) -> DataFrame:
-        """Read a published table."""
-        return self.store.load(spark, table.spark_schema, self.store.published(f"{table.name}.parquet"))
 
 
 @dataclass(frozen=True)
@@ -97,7 +75,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def open_side(folder: str | Path) -> Side:
+def open_side(folder: str | Path) -> Result:
     """Open a result directory, or one of its `versions/`.
 
     Raises
@@ -105,16 +83,18 @@ def open_side(folder: str | Path) -> Side:
     StoreError
         Where it is not there, or holds no whole published catalogue.
     """
-    store = Store(folder)
-    if not store.manifest_path.is_file():
-        raise StoreError(f"{store.root} is no result of nalspark: it has no manifest.json. Name the --out of `nalspark find`.")
-    manifest = store.manifest()
-    if not manifest.parts("published") or not store.published("absorbers.parquet").is_dir():
-        raise StoreError(f"{store.root} holds no whole catalogue: run stage 'publish' first.")
-    return Side(store, manifest)
+    result = open_result(folder)
+    if not (result.manifest.parts("published") and result.has("absorbers")):
+        raise StoreError(f"{result.root} holds no whole catalogue: run stage 'publish' first.")
+    return result
 
 
-def compare_catalogues(spark: SparkSession, before: Side, after: Side) -> Comparison:
+def _published(spark: SparkSession, side: Result, table: Table) -> DataFrame:
+    store = Store(side.root)
+    return store.load(spark, table.spark_schema, store.published(f"{table.name}.parquet"))
+
+
+def compare_catalogues(spark: SparkSession, before: Result, after: Result) -> Comparison:
     """Compare two catalogues: what became of every absorber.
 
     Absorbers of one spectrum are paired with the nearest one of the other catalogue, if they are one system
@@ -124,7 +104,7 @@ def compare_catalogues(spark: SparkSession, before: Side, after: Side) -> Compar
     Parameters
     ----------
     spark : SparkSession
-    before, after : Side
+    before, after : Result
 
     Raises
     ------
@@ -132,7 +112,7 @@ def compare_catalogues(spark: SparkSession, before: Side, after: Side) -> Compar
         Where the two are of different species.
     """
     if before.species != after.species:
-        raise StoreError(f"{before.store.root} is a catalogue of {before.species.name}, {after.store.root} of {after.species.name}.")
+        raise StoreError(f"{before.root} is a catalogue of {before.species.name}, {after.root} of {after.species.name}.")
     old, new = _absorbers(spark, before), _absorbers(spark, after)
     pairs = _pairs(old, new)
     lost, gained = (
@@ -150,13 +130,13 @@ def _causes(before: Manifest, after: Manifest) -> list[str]:
     return changes + value_changes({"nalspark": before.version}, {"nalspark": after.version})
 
 
-def _absorbers(spark: SparkSession, side: Side) -> DataFrame:
+def _absorbers(spark: SparkSession, side: Result) -> DataFrame:
     """Narrow rows, and a hash of all that was measured."""
     table = absorbers_table(side.species)
     measured = F.xxhash64(*[name for name in table.names if name not in ("part", "score")], F.round("score", 6))
     width = F.col(f"ew_{side.species.primary.label}").alias("ew")
     names = ("spectrum_id", F.col("absorber_id").alias("id"), "z_abs", width, "score", measured.alias("content"))
-    return side.published(spark, table).select(*names)
+    return _published(spark, side, table).select(*names)
 
 
 def _pairs(old: DataFrame, new: DataFrame) -> DataFrame:
@@ -180,10 +160,10 @@ def _one_system(pairs: DataFrame, reference: str, other: str) -> DataFrame:
     return pairs.withColumn("distance", distance).where(F.col("distance") <= radius)
 
 
-def _sightlines(spark: SparkSession, side: Side) -> DataFrame:
+def _sightlines(spark: SparkSession, side: Result) -> DataFrame:
     """``spectrum_id``, ``z_start``, ``z_stop`` and a hash of what a spectrum and its search window are."""
     content = F.xxhash64("path", "z_qso", "snr", "z_start", "z_stop")
-    found = side.published(spark, SIGHTLINES).select("spectrum_id", "z_start", "z_stop", content.alias("data"))
+    found = _published(spark, side, SIGHTLINES).select("spectrum_id", "z_start", "z_stop", content.alias("data"))
     return found.dropDuplicates(["spectrum_id"])
 
 
@@ -213,10 +193,10 @@ def _paired(pairs: DataFrame, before: DataFrame, after: DataFrame) -> DataFrame:
     )
 
 
-def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Side) -> DataFrame:
+def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Result) -> DataFrame:
     """Absorbers that the other catalogue lacks, with what it knows of them."""
     sightlines = _sightlines(spark, other).withColumn("known", F.lit(True)).drop("data")
-    rejected = other.published(spark, REJECTIONS).where(F.col("spectrum_id").isNotNull())
+    rejected = _published(spark, other, REJECTIONS).where(F.col("spectrum_id").isNotNull())
     rejected = rejected.groupBy("spectrum_id").agg(F.min(F.concat_ws(": ", "stage", "detail")).alias("rejection"))
     found = rows.join(sightlines, "spectrum_id", "left").join(rejected, "spectrum_id", "left")
     found = found.join(_verdicts(spark, rows, other), "id", "left")
@@ -237,20 +217,14 @@ def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Side) ->
     )
 
 
-def _verdicts(spark: SparkSession, rows: DataFrame, other: Side) -> DataFrame:
+def _verdicts(spark: SparkSession, rows: DataFrame, other: Result) -> DataFrame:
     """``id`` → ``verdict``: ``low_score`` where the other result had a candidate there that it did not publish."""
-    measured = other.store.read(spark, other.manifest, _verdict_table(other.species)).where(~F.col("accepted"))
+    store = Store(other.root)
+    measured = store.read(spark, other.manifest, measured_table(other.species)).where(~F.col("accepted"))
     there = measured.select("spectrum_id", F.col("z_abs").alias("z_there"))
     here = rows.select("spectrum_id", F.struct(*rows.columns).alias("row"))
     near = _one_system(here.join(there, "spectrum_id"), "row", "z_there").select(F.col("row.id").alias("id"))
     # What the network rules out is not measured at all, and has a score only.
-    scored = other.store.read(spark, other.manifest, SCORES).select(F.col("candidate_id").alias("id"))
+    scored = store.read(spark, other.manifest, SCORES).select(F.col("candidate_id").alias("id"))
     known = near.unionByName(rows.select("id").join(scored, "id", "semi")).distinct()
     return known.withColumn("verdict", F.lit("low_score"))
-
-
-def _verdict_table(species: LineSpecies) -> Table:
-    """Of the table of all measured candidates what tells why one is not an absorber."""
-    return Table(
-        "measured", "One row per candidate, measured.", (*absorbers_table(species).select("absorber_id", "spectrum_id", "z_abs"), ACCEPTED)
-    )

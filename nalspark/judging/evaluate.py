@@ -262,7 +262,7 @@ def fractions(values: ArrayLike, success: ArrayLike, edges: ArrayLike) -> pd.Dat
     values : array, shape (m,)
     success : array of bool, shape (m,)
     edges : array, shape (b + 1,)
-        Ascending; a bin has its lower edge and not its upper one. Values outside are left out, as is NaN.
+        Ascending; a bin has its lower edge and not its upper one, but the last has both. Values outside are left out, as is NaN.
 
     Returns
     -------
@@ -270,10 +270,7 @@ def fractions(values: ArrayLike, success: ArrayLike, edges: ArrayLike) -> pd.Dat
         ``low high successes trials fraction lower upper``: the last two are the 68 % interval.
     """
     cuts, value, good = np.asarray(edges, dtype=float), np.asarray(values, dtype=float), np.asarray(success, dtype=bool)
-    number = np.searchsorted(cuts, value, side="right") - 1
-    inside = (number >= 0) & (number < len(cuts) - 1) & ~np.isnan(value)
-    trials = np.bincount(number[inside], minlength=len(cuts) - 1)
-    successes = np.bincount(number[inside & good], minlength=len(cuts) - 1)
+    trials, successes = (np.histogram(some, cuts)[0] for some in (value, value[good]))
     lower, upper = metrics.binomial_interval(successes, trials)
     table = pd.DataFrame({
         "low": cuts[:-1], "high": cuts[1:], "successes": successes, "trials": trials,
@@ -284,12 +281,9 @@ def fractions(values: ArrayLike, success: ArrayLike, edges: ArrayLike) -> pd.Dat
 
 def equal_count_edges(values: ArrayLike, bins: int) -> Array:
     """Give edges of at most so many bins of about equally many values; the last is just above the largest. Empty without values."""
-    finite = np.asarray(values, dtype=float)
-    finite = np.sort(finite[np.isfinite(finite)])
-    if not len(finite):
-        return np.zeros(0)
-    edges = np.unique(finite[np.arange(bins) * len(finite) // bins])
-    return np.append(edges, np.nextafter(finite[-1], np.inf))
+    finite = np.sort(np.asarray(values, dtype=float))
+    finite = finite[np.isfinite(finite)]
+    return np.unique([*finite[np.arange(bins) * len(finite) // bins], np.nextafter(finite[-1], np.inf)]) if len(finite) else finite
 
 
 def distributions(compared: Comparison, species: LineSpecies) -> dict[str, pd.DataFrame]:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nalspark.absorption.systems import in_path, same_system, separation_pixels
 from nalspark.lines import INTERLOPERS, SPECIES, LineSpecies
-from nalspark.metrics import Confusion
+from nalspark.metrics import decision_rates
 
 Array = NDArray[np.float64]
 
@@ -155,7 +155,7 @@ class Disagreements:
 
     def agreement_rate(self) -> float:
         """Give the fraction of spectra on which the two agree."""
-        return Confusion(self.both, self.neither, self.only_ours, self.only_theirs).accuracy
+        return decision_rates(self.both, self.neither, self.only_ours, self.only_theirs)["accuracy"]
 
     def corrected_accuracies(self) -> tuple[float, float]:
         """Give the accuracy of ours and of theirs if the measurement is right (Zhao et al. 2019, §4.2: 0.941 and 0.923).

@@ -20,6 +20,8 @@ from nalspark.judging.evaluate import Evaluation, bin_name
 from nalspark.lines import LineSpecies
 from nalspark.plots import evaluation as plots
 from nalspark.plots.evaluation import Sheet
+from nalspark.plots.pages import render
+from nalspark.tables.atomic import replacing, write_file
 
 _RATES = {
     "accuracy": "accuracy", "precision": "precision", "recall": "recall (completeness)", "f1": "F1", "auc": "AUC of the score",
@@ -41,14 +43,15 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         Where the folder cannot be written.
     """
     pictures = evaluation_figures(evaluation)
+    captions = {name: caption for name, (_, caption) in pictures.items()}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, (figure, _) in pictures.items():
-            figure.savefig(out / name, dpi=150)
-        text = json.dumps(_plain(evaluation.numbers), indent=1, ensure_ascii=False, allow_nan=False)
-        (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-        page = plots.evaluation_page(evaluation.heading, sheets(evaluation), {name: caption for name, (_, caption) in pictures.items()})
-        (out / "evaluation.html").write_text(page, encoding="utf-8")
+            with replacing(out / name) as new:
+                figure.savefig(new, format="png", dpi=150)
+        write_file(out / "evaluation.json", json.dumps(_plain(evaluation.numbers), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        page = render("evaluation.html", title=evaluation.heading, sheets=sheets(evaluation), pictures=captions)
+        write_file(out / "evaluation.html", page)
     except OSError as error:
         raise NalsparkError(f"The evaluation cannot be written to '{out}': {error.strerror}. Give another folder with --out.") from None
 
@@ -80,8 +83,11 @@ def evaluation_figures(evaluation: Evaluation) -> dict[str, tuple[Figure, str]]:
     if "per_spectrum" not in numbers:
         return {}
     labels = {"ew": f"W({line}) (Å)", "z_abs": "absorption redshift", "snr": "S/N per pixel", "score": "score"}
-    pictures = {"scores.png": (_scores(evaluation), "Left: ROC curve of the spectra, scored by their best absorber, 0 without any. "
-                               "Right: the score, and what is true.")}  # fmt: skip
+    values = numbers["per_spectrum"]["metrics"]
+    curve = metrics.Reliability(**{name: array for name, array in numbers["reliability"].items() if name != "expected_calibration_error"})
+    figure = plots.scores_figure(evaluation.roc, (1.0 - values["specificity"], values["recall"]), values["auc"], curve)
+    caption = "Left: ROC curve of the spectra, scored by their best absorber, 0 without any. Right: the score, and what is true."
+    pictures = {"scores.png": (figure, caption)}
     for name in ("completeness", "purity"):
         figure = plots.fractions_figure({labels[key]: table for key, table in numbers[name].items()}, name)
         pictures[f"{name}.png"] = figure, f"{name.capitalize()} with 68 % intervals; above, the systems in each bin."
@@ -92,19 +98,10 @@ def evaluation_figures(evaluation: Evaluation) -> dict[str, tuple[Figure, str]]:
     return {**pictures, "distributions.png": (figure, caption)}
 
 
-def _scores(evaluation: Evaluation) -> Figure:
-    """ROC and reliability."""
-    values, curve = evaluation.numbers["per_spectrum"]["metrics"], evaluation.numbers["reliability"]
-    published = (1.0 - values["specificity"], values["recall"])
-    reliable = (curve[name] for name in ("score", "fraction", "lower", "upper"))
-    return plots.scores_figure(plots.ScoreCurves(*evaluation.roc, published, values["auc"], *reliable))
-
-
 def _distribution_panels(groups: Mapping[str, pd.DataFrame], species: LineSpecies) -> dict[str, tuple[str, np.ndarray]]:
     z = pd.concat([frame["z_abs"] for frame in groups.values()])
-    low, high = (np.floor(z.min() * 5) / 5, np.ceil(z.max() * 5) / 5) if len(z) else (0.0, 1.0)
     return {
-        "z_abs": ("absorption redshift", np.linspace(low, max(high, low + 0.2), 13)),
+        "z_abs": ("absorption redshift", np.histogram_bin_edges(z, 12)),
         "ew": (f"rest equivalent width W({species.primary.label}) (Å)", np.arange(0.0, 4.01, 0.25)),
         "fwhm_kms": ("FWHM, instrument removed (km/s)", np.arange(0.0, 401.0, 25.0)),
         "doublet_ratio": ("doublet ratio", np.arange(0.6, 2.61, 0.1)),

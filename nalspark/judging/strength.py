@@ -102,11 +102,8 @@ def is_strong(truth: pd.DataFrame) -> NDArray[np.bool_]:
     truth : DataFrame
         ``ew_primary``, ``ew_secondary``, ``ew_primary_err``, ``ew_secondary_err``.
     """
-    first, second, first_err, second_err = (
-        truth[name].to_numpy(dtype=float) for name in ("ew_primary", "ew_secondary", "ew_primary_err", "ew_secondary_err")
-    )
-    reached = (first >= STRONG_SIGNIFICANCE * first_err) & (second >= STRONG_SIGNIFICANCE * second_err)
-    return (first >= STRONG_EW) & reached & (first_err > 0) & (second_err > 0)
+    width, error = (truth[list(names)].to_numpy(dtype=float) for names in (("ew_primary", "ew_secondary"), ERRORS))
+    return (width[:, 0] >= STRONG_EW) & ((width >= STRONG_SIGNIFICANCE * error) & (error > 0)).all(axis=1)
 
 
 def passes(measured: pd.DataFrame, species: LineSpecies) -> NDArray[np.bool_]:

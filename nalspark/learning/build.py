@@ -28,18 +28,7 @@ SPLITS = ("train", "validation", "calibration", "test")
 
 @dataclass(frozen=True)
 class Built:
-    """Result of :func:`build_model`.
-
-    Attributes
-    ----------
-    packed : PackedModel
-    histories : list of dict
-        Curve → values, of every member.
-    labels, scores : ndarray, shape (n,)
-        Of the test examples.
-    n_train : int
-        Training examples.
-    """
+    """A model, the curves of its members, labels and scores (n,) of the test examples, and the number of training examples."""
 
     packed: PackedModel
     histories: list[dict[str, list[float]]]
@@ -49,23 +38,14 @@ class Built:
 
 
 def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, progress: Callable[[str], None]) -> Built:
-    """Train, calibrate, test and save.
-
-    Parameters
-    ----------
-    examples : Examples
-    settings : Settings
-    folder : path
-        Of the model; replaced only by a finished one.
-    fit : callable
-    progress : callable
-        Takes a line.
+    """Train, calibrate, test and save; what is in `folder` is replaced only by a finished model.
 
     Raises
     ------
     FeedError, TrainingError, ModelError
     """
-    train, validation, calibrating, testing = (_feed(examples, split) for split in SPLITS)
+    feeds = {split: _feed(examples, split) for split in SPLITS}
+    train, validation, calibrating, testing = feeds.values()
     progress(f"train       {train.rows()} examples, {validation.rows()} to stop by")
     fitted = fit(train, validation)
     models = [model for model, _ in fitted]
@@ -82,9 +62,16 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
     calibration = fit_calibration(*_outputs(detector, calibrating))
     logits, labels = _outputs(detector, testing)
     scores = calibration.score(mean_logit(logits))
-    described = _describe(card, examples, settings, metrics(labels, scores))
-    packed = save_model(folder, described.model_copy(update={"calibration": calibration}), models)
-    progress("train       " + ", ".join(f"{name} {value:.4f}" for name, value in described.metrics.items()))
+    learned = {
+        "calibration": calibration,
+        "data": {"table": examples.digest, "examples": {split: feed.rows() for split, feed in feeds.items()}},
+        "settings": settings.model_dump(mode="json", include=set(examples.sections)),
+        "metrics": metrics(labels, scores),
+        "versions": package_versions(),
+        "created": datetime.date.today().isoformat(),
+    }
+    packed = save_model(folder, card.model_copy(update=learned), models)
+    progress("train       " + ", ".join(f"{name} {value:.4f}" for name, value in packed.card.metrics.items()))
     return Built(packed, [history for _, history in fitted], labels, scores, train.rows())
 
 
@@ -105,22 +92,8 @@ def _outputs(detector: Detector, feed: Feed) -> tuple[NDArray[np.float32], NDArr
     """Logits (n, members) and labels (n,) of all rows."""
     logits, labels = [], []
     with told():
-        for x, y in feed.epoch(detector.batch_size, seed=0, shuffle=False):
+        for x, y in feed.epoch(detector.batch_size, seed=None):
             own = y.numpy() != PADDING
             logits.append(detector.logits(x.numpy())[own])
             labels.append(y.numpy()[own])
     return np.concatenate(logits), np.concatenate(labels)
-
-
-def _describe(card: ModelCard, examples: Examples, settings: Settings, measured: dict[str, float]) -> ModelCard:
-    counts = {split: _feed(examples, split).rows() for split in SPLITS}
-    sections: dict[str, Any] = settings.model_dump(mode="json", include=set(examples.sections))
-    return card.model_copy(
-        update={
-            "data": {"table": examples.digest, "examples": counts},
-            "settings": sections,
-            "metrics": measured,
-            "versions": package_versions(),
-            "created": datetime.date.today().isoformat(),
-        }
-    )

@@ -10,12 +10,8 @@ second-stage classifier is arrays: nothing of it is a pickled object, and applyi
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,11 +19,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from scipy.spatial import cKDTree
 
 from nalspark.errors import ModelError, TrainingError
-from nalspark.learning.models import package_versions
+from nalspark.learning.models import Frozen, arrays_of, npz, package_versions, read_card, read_checked, sha256
 from nalspark.settings import SecondStage
 from nalspark.tables.atomic import write_file
 
@@ -37,6 +33,7 @@ FORMAT = 1
 CARD, ARRAYS = "second_stage.json", "second_stage.npz"
 #: Names of the bands, from the lowest scores to the highest.
 BANDS = ("discard", "reclassify", "keep")
+_REMEDY = "Fit the second-stage classifier again."
 _ARRAY_NAMES = ("centre", "scale", "points", "embedding", "support", "dual")
 #: Rows whose distances to all support vectors are held at a time.
 _ROWS = 256
@@ -51,14 +48,10 @@ _LEAST, _LEAST_OF_A_KIND = 60, 10
 # ---- bands
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
 _Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class Bands(_Frozen):
+class Bands(Frozen):
     """Edges of the middle band: a score below `low` is discarded, one of `high` or more is kept."""
 
     low: _Score
@@ -123,7 +116,7 @@ def selection_quality(labels: ArrayLike, accepted: ArrayLike) -> dict[str, float
 # ---- the second-stage classifier
 
 
-class SecondStageCard(_Frozen):
+class SecondStageCard(Frozen):
     """What a second-stage classifier is: all that is not an array.
 
     Attributes
@@ -191,10 +184,6 @@ class FittedSecondStage:
         # In so many dimensions a tree saves little: leaves of 64 are searched a third faster than the usual ones of 16.
         return cKDTree(self.points, leafsize=64)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # The tree is grown again where the second-stage classifier is sent to.
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
     def place(self, features: ArrayLike, known: bool = False) -> Array:
         """Compute the embedding of examples in the plane.
 
@@ -250,8 +239,7 @@ def _memberships(distance: Array) -> Array:
         sigma = np.sqrt(low * high)
         wide = np.exp(-distance / sigma[:, None]).sum(axis=1) > goal
         high, low = np.where(wide, sigma, high), np.where(wide, low, sigma)
-    weight = np.exp(-(distance - distance[:, :1]) / np.sqrt(low * high)[:, None])
-    return weight
+    return np.exp(-(distance - distance[:, :1]) / np.sqrt(low * high)[:, None])
 
 
 # ---- fit
@@ -279,8 +267,8 @@ def fit_second_stage(
     """
     y, score = np.asarray(labels) > 0.5, np.asarray(scores, dtype=float)
     bands = choose_bands(y, score, settings)
-    middle = np.flatnonzero(bands.of(score) == 1)
-    rest = _rest_of(y, score, bands, max(len(middle) / settings.max_examples, 1.0))
+    kept, middle = bands.of(score) == 2, np.flatnonzero(bands.of(score) == 1)
+    rest = _Rest(int(y.sum()), int((y & kept).sum()), int(kept.sum()), max(len(middle) / settings.max_examples, 1.0))
     if len(middle) > settings.max_examples:
         middle = np.sort(np.random.default_rng(settings.seed).choice(middle, settings.max_examples, replace=False))
     _check_middle(y[middle], bands)
@@ -331,11 +319,6 @@ class _Rest(NamedTuple):
     weight: float
 
 
-def _rest_of(real: NDArray[np.bool_], scores: Array, bands: Bands, weight: float) -> _Rest:
-    kept = bands.of(scores) == 2
-    return _Rest(int(real.sum()), int((real & kept).sum()), int(kept.sum()), weight)
-
-
 def _with_boundary(mapped: FittedSecondStage, embedding: Array, real: NDArray[np.bool_], rest: _Rest) -> FittedSecondStage:
     """The boundary that cross-validation finds best, and the margin above which the whole selection's figure of merit is greatest."""
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
@@ -356,10 +339,7 @@ def _with_boundary(mapped: FittedSecondStage, embedding: Array, real: NDArray[np
             "metrics": {"examples": float(len(real)), "auc_of_margin": float(search.best_score_), "figure_of_merit": merit},
         }
     )
-    arrays = {name: getattr(mapped, name) for name in ("centre", "scale", "points", "embedding")}
-    return FittedSecondStage(
-        card, **arrays, support=machine.support_vectors_.astype(np.float64), dual=machine.dual_coef_[0].astype(np.float64)
-    )
+    return replace(mapped, card=card, support=machine.support_vectors_.astype(float), dual=machine.dual_coef_[0].astype(float))
 
 
 def _merit_threshold(margins: Array, real: NDArray[np.bool_], rest: _Rest) -> tuple[float, float]:
@@ -383,17 +363,15 @@ def save_second_stage(folder: str | Path, second: FittedSecondStage) -> FittedSe
     ModelError
         Where it cannot be written.
     """
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **{name: getattr(second, name) for name in _ARRAY_NAMES})
-    content = stream.getvalue()
-    card = second.card.model_copy(update={"arrays": hashlib.sha256(content).hexdigest()})
+    content = npz({name: getattr(second, name) for name in _ARRAY_NAMES})
+    card = second.card.model_copy(update={"arrays": sha256(content)})
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_file(Path(folder) / ARRAYS, content)
         write_file(Path(folder) / CARD, card.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise ModelError(f"The second-stage classifier cannot be written into '{folder}': {error.strerror}.") from None
-    return FittedSecondStage(card, *(getattr(second, name) for name in _ARRAY_NAMES))
+    return replace(second, card=card)
 
 
 def read_second_stage(folder: str | Path) -> FittedSecondStage:
@@ -405,41 +383,12 @@ def read_second_stage(folder: str | Path) -> FittedSecondStage:
         Where there is none, it is damaged, its arrays do not fit each other, or a newer nalspark wrote it.
     """
     where = Path(folder)
-    try:
-        tree = json.loads((where / CARD).read_text(encoding="utf-8"))
-        content = (where / ARRAYS).read_bytes()
-    except OSError as error:
-        raise ModelError(
-            f"There is no second-stage classifier in '{where}': {CARD} and {ARRAYS} cannot be read ({error.strerror})."
-        ) from None
-    except ValueError as error:
-        raise ModelError(f"'{where / CARD}' is not valid JSON: {error}. Fit the second-stage classifier again.") from None
-    written = tree.get("format") if isinstance(tree, dict) else None
-    if written != FORMAT:
-        raise ModelError(
-            f"'{where}' is a second-stage classifier of format {written}, and this nalspark reads format {FORMAT}. Fit it again."
-        )
-    try:
-        card = SecondStageCard.model_validate(tree)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ModelError(f"'{where / CARD}' is not the card of a second-stage classifier ({faults}). Fit it again.") from None
-    if hashlib.sha256(content).hexdigest() != card.arrays:
-        raise ModelError(f"'{where / ARRAYS}' is not the file that {CARD} was written for: its SHA-256 differs. Fit it again.")
-    return FittedSecondStage(card, **_arrays(content, where))
-
-
-def _arrays(content: bytes, where: Path) -> dict[str, Any]:
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _ARRAY_NAMES}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelError(f"'{where / ARRAYS}' is not an npz of plain arrays ({error}). Fit the second-stage classifier again.") from None
+    card = read_card(where / CARD, SecondStageCard, "second-stage classifier", _REMEDY)
+    content = read_checked(where / ARRAYS, card.arrays, CARD, _REMEDY)
+    arrays = arrays_of(content, f"The arrays of '{where / ARRAYS}'", _REMEDY, _ARRAY_NAMES)
     (m, d), s = np.atleast_2d(arrays["points"]).shape, len(np.atleast_1d(arrays["dual"]))
     shapes = {"centre": (d,), "scale": (d,), "points": (m, d), "embedding": (m, 2), "support": (s, 2), "dual": (s,)}
     for name, shape in shapes.items():
         if arrays[name].shape != shape or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise ModelError(
-                f"'{where / ARRAYS}': '{name}' should be finite numbers of shape {shape}. Fit the second-stage classifier again."
-            )
-    return arrays
+            raise ModelError(f"'{where / ARRAYS}': '{name}' should be finite numbers of shape {shape}. {_REMEDY}")
+    return FittedSecondStage(card, **arrays)

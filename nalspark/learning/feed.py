@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -43,6 +42,7 @@ try:
 except ImportError as error:  # not installed, or beside a pyarrow that it cannot use
     FileSystem, _NO_PETASTORM = object, str(error)
 
+_LABEL, _DRAW = "label", "draw"
 #: Label of the rows that only fill a batch: they are copies, with weight 0.
 PADDING = -1.0
 #: Member k draws the negatives whose `draw`, moved on by k of these, falls below the fraction: members overlap little.
@@ -75,35 +75,11 @@ def require_petastorm() -> None:
         )
 
 
-def parquet_files(folder: str | Path) -> tuple[str, ...]:
-    """Give the Parquet files of a table or of one of its parts, as Spark writes them.
-
-    Parameters
-    ----------
-    folder : path
-        Looked through at any depth (``split=train/part-….parquet``); what begins with ``_`` or ``.`` is Spark's own.
-
-    Returns
-    -------
-    tuple of str
-        Absolute and sorted, so that neither a worker's directory nor the file system makes a difference.
-
-    Raises
-    ------
-    FeedError
-        Where there are none.
-    """
-    folder = Path(folder).absolute()
-    found = (path for path in folder.rglob("*.parquet") if not any(name[0] in "_." for name in path.relative_to(folder).parts))
-    files = tuple(sorted(str(path) for path in found if path.is_file()))
-    if not files:
-        raise FeedError(f"There are no Parquet files below '{folder}'; expected a table that Spark wrote.")
-    return files
-
-
 @dataclass(frozen=True)
 class Feed:
     """Labelled examples in Parquet files.
+
+    The column ``label`` holds 0 or 1, ``draw`` numbers spread evenly over [0, 1): by it the members draw their negatives.
 
     Parameters
     ----------
@@ -113,17 +89,11 @@ class Feed:
         Binary columns of little-endian float32, one a channel of the tensors.
     shape : tuple of int
         Shape of one value of each.
-    label : str
-        Column of labels: 0 or 1.
-    draw : str
-        Column of numbers spread evenly over [0, 1): by it the members draw their negatives.
     """
 
     files: tuple[str, ...]
     columns: tuple[str, ...]
     shape: tuple[int, ...]
-    label: str = "label"
-    draw: str = "draw"
 
     def __getstate__(self) -> dict[str, Any]:
         # What was read of the files is read again where the feed is sent to.
@@ -135,38 +105,28 @@ class Feed:
         return (*self.shape, len(self.columns))
 
     @cached_property
-    def _footers(self) -> tuple[pq.FileMetaData, ...]:
-        footers = []
-        for path in self.files:
-            with _opened(path) as parquet:
-                footers.append(parquet.metadata)
-            missing = {*self.columns, self.label, self.draw} - set(footers[-1].schema.to_arrow_schema().names)
-            if missing:
-                raise FeedError(f"The training file '{path}' has no column {', '.join(sorted(missing))}. Write the table again.")
-        return tuple(footers)
-
-    @cached_property
-    def _sizes(self) -> NDArray[np.int64]:
-        """Rows of every row group, in the order in which petastorm numbers them."""
-        return np.array([footer.row_group(g).num_rows for footer in self._footers for g in range(footer.num_row_groups)], np.int64)
-
-    @cached_property
     def _targets(self) -> tuple[_RowGroup, ...]:
-        """Label and draw of every row, by row group."""
-        groups = []
-        for path in self.files:
-            with _opened(path) as parquet:
+        """Label and draw of every row, by row group, in the order in which petastorm numbers these."""
+        return tuple(group for path in self.files for group in self._targets_of(path))
+
+    def _targets_of(self, path: str) -> Iterator[_RowGroup]:
+        try:
+            with open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+                missing = {*self.columns, _LABEL, _DRAW} - set(parquet.schema_arrow.names)
+                if missing:
+                    raise FeedError(f"The training file '{path}' has no column {', '.join(sorted(missing))}. Write the table again.")
                 for number in range(parquet.num_row_groups):
-                    table = parquet.read_row_group(number, columns=[self.label, self.draw])
-                    group = _RowGroup(*(table[name].to_numpy() for name in (self.label, self.draw)))
+                    table = parquet.read_row_group(number, columns=[_LABEL, _DRAW])
+                    group = _RowGroup(*(table[name].to_numpy() for name in (_LABEL, _DRAW)))
                     if not (np.isin(group.label, (0, 1)).all() and ((group.draw >= 0) & (group.draw < 1)).all()):
                         raise FeedError(f"'{path}' has labels other than 0 and 1, or draws outside [0, 1). Write the training table again.")
-                    groups.append(group)
-        return tuple(groups)
+                    yield group
+        except (OSError, pyarrow.ArrowException) as error:
+            raise FeedError(f"The training file '{path}' cannot be read: {' '.join(str(error).split())}. Write the table again.") from None
 
     def rows(self, shard: int = 0, shards: int = 1) -> int:
-        """Count the rows that the files' footers promise, to all or to one of several workers."""
-        return int(self._sizes[shard::shards].sum())
+        """Count the rows of the files that all workers, or one of several, get."""
+        return sum(len(group.label) for group in self._targets[shard::shards])
 
     def kept(self, negatives: Negatives | None = None, shard: int = 0, shards: int = 1) -> int:
         """Count the rows that an epoch gives: all, or all positives and a member's negatives."""
@@ -194,14 +154,13 @@ class Feed:
     def digest(self) -> str:
         """Give twelve hexadecimal digits that change when the files are others, or other columns of them are read."""
         told = [(os.path.basename(path), os.path.getsize(path)) for path in self.files]
-        return hashlib.sha256(repr((told, self.columns, self.shape, self.label, self.draw)).encode()).hexdigest()[:12]
+        return hashlib.sha256(repr((told, self.columns, self.shape, _LABEL, _DRAW)).encode()).hexdigest()[:12]
 
     def epoch(
         self,
         batch_size: int,
         *,
-        seed: int,
-        shuffle: bool = True,
+        seed: int | None,
         shard: int = 0,
         shards: int = 1,
         negatives: Negatives | None = None,
@@ -215,9 +174,8 @@ class Feed:
         ----------
         batch_size : int
             Rows of a batch of this worker.
-        seed : int
-            Of the order of the row groups and of the shuffle buffer.
-        shuffle : bool
+        seed : int, optional
+            Of the order of the row groups and of the shuffle buffer; None leaves the rows in their order.
         shard, shards : int
         negatives : (k, fraction), optional
             Member k gets all rows labelled 1, and those labelled 0 whose ``frac(draw + k·golden) < fraction``.
@@ -231,21 +189,19 @@ class Feed:
         ------
         FeedError
             Where a file cannot be read, or there are fewer row groups than workers. Iterating raises it, inside :func:`told`, where the
-            epoch's rows are not as many as the files' footers promise.
+            epoch's rows are not as many as the files hold.
         TrainingError
             Where petastorm cannot be loaded.
         """
         require_petastorm()
-        if len(self._sizes) < shards or self.rows() == 0:
+        if len(self._targets) < shards or self.rows() == 0:
             raise FeedError(
-                f"The training files have {self.rows()} rows in {len(self._sizes)} row groups; {shards} workers need at least one group "
+                f"The training files have {self.rows()} rows in {len(self._targets)} row groups; {shards} workers need at least one group "
                 "each. Use fewer workers, or write the table with more and smaller row groups."
             )
         signature = [tf.TensorSpec((None,), tf.string) for _ in self.columns] + [tf.TensorSpec((None,), tf.float32)]
-        rows = tf.data.Dataset.from_generator(
-            lambda: self._read(seed if shuffle else None, shard, shards, negatives), output_signature=tuple(signature)
-        )
-        if shuffle:
+        rows = tf.data.Dataset.from_generator(lambda: self._read(seed, shard, shards, negatives), output_signature=tuple(signature))
+        if seed is not None:
             rows = rows.unbatch().shuffle(SHUFFLE_ROWS, seed=seed, reshuffle_each_iteration=False).batch(batch_size)
         else:
             rows = rows.rebatch(batch_size)
@@ -261,21 +217,21 @@ class Feed:
 
     def _read(self, seed: int | None, shard: int, shards: int, negatives: Negatives | None) -> Iterator[tuple[NDArray[Any], ...]]:
         """Row group after row group: the columns' bytes and the labels, each of shape (n,). Counted."""
-        names = (*self.columns, self.label, *((self.draw,) if negatives else ()))
+        names = (*self.columns, _LABEL, *((_DRAW,) if negatives else ()))
         rows = 0
         try:
             with _reader(self.files, names, seed, shard, shards) as reader:
                 for group in reader:
                     columns = {name: getattr(group, name) for name in names}
-                    label = columns[self.label]
+                    label = columns[_LABEL]
                     rows += len(label)
-                    keep = _drawn(label, columns[self.draw], negatives) if negatives else slice(None)
+                    keep = _drawn(label, columns[_DRAW], negatives) if negatives else slice(None)
                     yield (*(self._checked(name, columns[name])[keep] for name in self.columns), label[keep].astype(np.float32))
         except (OSError, pyarrow.ArrowException) as error:
             raise FeedError(f"The training files cannot be read: {' '.join(str(error).split())}. Write the table again.") from None
         if rows != self.rows(shard, shards):
             raise FeedError(
-                f"An epoch gave {rows} rows; the footers of the {len(self.files)} training files promise {self.rows(shard, shards)}. "
+                f"An epoch gave {rows} rows; the {len(self.files)} training files hold {self.rows(shard, shards)}. "
                 "Nothing is trained on part of a table unnoticed: run again, and write the table again if it repeats."
             )
 
@@ -293,15 +249,6 @@ class Feed:
         *binary, label = columns
         channels = [tf.reshape(tf.io.decode_raw(column, tf.float32), (-1, *self.shape)) for column in binary]
         return tf.stack(channels, axis=-1), label
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[pq.ParquetFile]:
-    try:
-        with open(path, "rb") as file:
-            yield pq.ParquetFile(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise FeedError(f"The training file '{path}' cannot be read: {' '.join(str(error).split())}. Write the table again.") from None
 
 
 def _drawn(label: NDArray[np.float32], draw: NDArray[np.float64], negatives: Negatives) -> NDArray[np.bool_]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,15 +114,8 @@ def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "feat
 
 def load_keras() -> None:
     """Have keras, with its backend, in this worker."""
-    collects = gc.isenabled()
-    # TensorFlow brings half a million objects: to look through them for garbage while they come costs a fifth of the time they take.
-    gc.disable()
-    try:
-        with _device_chosen():
-            import nalspark.learning.networks  # noqa: F401
-    finally:
-        if collects:
-            gc.enable()
+    with _device_chosen():
+        import nalspark.learning.networks  # noqa: F401
 
 
 @contextmanager
@@ -167,14 +159,7 @@ def second_stage_columns(
 ) -> dict[str, NDArray[Any]]:
     """Compute what both stages of the selection say of each row: the columns of SECOND_STAGE_COLUMNS.
 
-    Parameters
-    ----------
-    columns : mapping
-        ``score``, (n,), and the model's input columns, (n, pixels) each.
-    packed : PackedModel
-    second : FittedSecondStage
-        Made for that model.
-    batch_size : int
+    `columns` has ``score``, (n,), and the model's input columns, (n, pixels) each.
     """
     band = second.card.bands.of(columns[SCORE])
     middle = np.flatnonzero(band == 1)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import keras
 
 Floats = NDArray[np.float32]
+_Card = TypeVar("_Card", bound=BaseModel)
 
 FORMAT = 1
 #: The model that ships with nalspark.
@@ -40,17 +41,19 @@ CARD = "card.json"
 _SMALLEST_BATCH = 16
 #: Logits are rounded to multiples of this, a power of 2: smaller digits depend on a row's place in its batch.
 STEP = np.float32(2.0**-8)
-_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_REMEDY = "Copy or train the model anew."
 
 
 # ---- what a model says of itself
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """What a card consists of: unchangeable, and without fields that it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Calibration(_Frozen):
+class Calibration(Frozen):
     """From logit to score (Platt 1999): score = 1 / (1 + exp(-(slope · logit + intercept)))."""
 
     slope: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -61,7 +64,7 @@ class Calibration(_Frozen):
         return expit(self.slope * np.asarray(logit, dtype=np.float64) + self.intercept).astype(np.float32)
 
 
-class ModelCard(_Frozen):
+class ModelCard(Frozen):
     """What a model is, what it reads, and how it came to be.
 
     Attributes
@@ -123,7 +126,7 @@ def package_versions(names: Sequence[str] = ("nalspark", "keras", "tensorflow", 
     return found
 
 
-def fit_calibration(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Calibration:
+def fit_calibration(logits: ArrayLike, labels: ArrayLike) -> Calibration:
     """Fit slope and intercept of greatest likelihood, with Platt's (1999) targets: finite also where the logits separate the labels.
 
     Parameters
@@ -132,8 +135,6 @@ def fit_calibration(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | N
         Of examples that were not trained on; members are averaged, as :meth:`Detector.predict` does.
     labels : array_like, shape (n,)
         0 or 1.
-    weights : array_like, shape (n,), optional
-        How many times each example counts.
 
     Raises
     ------
@@ -141,29 +142,28 @@ def fit_calibration(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | N
         Where a label is neither, or one of the two is missing, a logit is not finite, or the logits do not rise with the label.
     """
     x, y = mean_logit(np.asarray(logits, dtype=np.float64)), np.asarray(labels, dtype=np.float64)
-    weight = np.ones_like(y) if weights is None else np.asarray(weights, dtype=np.float64)
     wrong = np.count_nonzero(~np.isfinite(x))
     if wrong:
         raise ModelError(f"{wrong} of {len(x)} logits are not finite: the training diverged. Lower its learning rate.")
-    positive, negative = float(weight[y == 1].sum()), float(weight[y == 0].sum())
-    if not positive or not negative or not np.isin(y, (0, 1)).all():
-        raise ModelError(f"A calibration needs examples labelled 0 and 1; there are {positive:g} of 1 and {negative:g} of 0 in {len(y)}.")
+    positive, negative = np.count_nonzero(y == 1), np.count_nonzero(y == 0)
+    if not positive or not negative or positive + negative < len(y):
+        raise ModelError(f"A calibration needs examples labelled 0 and 1; there are {positive} of 1 and {negative} of 0 in {len(y)}.")
     target = np.where(y == 1, (positive + 1.0) / (positive + 2.0), 1.0 / (negative + 2.0))
-    centre, spread = float(np.average(x, weights=weight)), float(np.std(x))
-    slope, level = _logistic_regression((x - centre) / spread, target, weight / weight.mean()) if spread else (0.0, 0.0)
+    centre, spread = float(x.mean()), float(x.std())
+    slope, level = _logistic_regression((x - centre) / spread, target) if spread else (0.0, 0.0)
     if slope <= 0:
         raise ModelError("The network's logits do not rise from the negatives to the positives: it has learned nothing.")
     return Calibration(slope=slope / spread, intercept=level - slope * centre / spread)
 
 
-def _logistic_regression(u: NDArray[np.float64], target: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
+def _logistic_regression(u: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, float]:
     """Slope and level that minimise the cross-entropy of `target` in [0, 1]."""
     from scipy.optimize import minimize  # a worker that only scores does not wait for it
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = parameters[0] * u + parameters[1]
-        excess = weight * (expit(z) - target)
-        return float((weight * (np.logaddexp(0.0, z) - target * z)).mean()), np.array([(excess * u).mean(), excess.mean()])
+        excess = expit(z) - target
+        return float((np.logaddexp(0.0, z) - target * z).mean()), np.array([(excess * u).mean(), excess.mean()])
 
     slope, level = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-8}).x
     return float(slope), float(level)
@@ -172,9 +172,7 @@ def _logistic_regression(u: NDArray[np.float64], target: NDArray[np.float64], we
 # ---- on disk
 
 
-def save_model(
-    folder: str | Path, card: ModelCard, models: Sequence[keras.Model], dtype: Literal["float32", "float16"] = "float32"
-) -> PackedModel:
+def save_model(folder: str | Path, card: ModelCard, models: Sequence[keras.Model]) -> PackedModel:
     """Write a model; it appears under its name only when it is complete.
 
     Parameters
@@ -182,8 +180,6 @@ def save_model(
     folder : path, replaced where it holds a model
     card : ModelCard, whose ``members`` are filled in
     models : sequence of keras.Model, of the card's architecture
-    dtype : str
-        In which weights are stored: float16 halves the files and rounds the weights to 3 digits.
 
     Raises
     ------
@@ -193,8 +189,8 @@ def save_model(
     target = Path(folder).expanduser().absolute()
     if target.exists() and not (target / CARD).is_file() and (target.is_file() or any(target.iterdir())):
         raise ModelError(f"'{target}' is there and is no model: it has no {CARD}. Choose another directory.")
-    weights = tuple(_pack([array.astype(dtype) for array in model.get_weights()]) for model in models)
-    packed = PackedModel(card.model_copy(update={"members": tuple(map(_sha256, weights))}), weights, str(target))
+    weights = tuple(npz({str(n): array for n, array in enumerate(model.get_weights())}) for model in models)
+    packed = PackedModel(card.model_copy(update={"members": tuple(map(sha256, weights))}), weights, str(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as new:
@@ -221,19 +217,10 @@ def read_model(folder: str | Path = "") -> PackedModel:
         Where there is none, it is damaged, or a newer nalspark wrote it.
     """
     path = Path(folder).expanduser() if str(folder) else DEFAULT_MODEL
-    card = _read_card(path)
-    weights = []
-    for number, expected in enumerate(card.members):
-        file = path / weights_file(number)
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise ModelError(
-                f"The weights '{file}' cannot be read: {error.strerror}. The model is not complete; copy or train it anew."
-            ) from None
-        if _sha256(content) != expected:
-            raise ModelError(f"'{file}' is not the file that {CARD} was written for: its SHA-256 differs. Copy or train the model anew.")
-        weights.append(content)
+    card = read_card(path / CARD, ModelCard, "model", _REMEDY)
+    if not card.members:
+        raise ModelError(f"'{path / CARD}' names no weights: the model was never trained.")
+    weights = (read_checked(path / weights_file(number), expected, CARD, _REMEDY) for number, expected in enumerate(card.members))
     return PackedModel(card, tuple(weights), str(path))
 
 
@@ -242,48 +229,82 @@ def weights_file(number: int) -> str:
     return f"weights-{number}.npz"
 
 
-def _read_card(path: Path) -> ModelCard:
-    file = path / CARD
+def read_card(file: Path, kind: type[_Card], what: str, remedy: str) -> _Card:
+    """Read the card of something that was trained; `what` and `remedy` are words of the sentences.
+
+    Raises
+    ------
+    ModelError
+        Where there is none, it is damaged, or a newer nalspark wrote it.
+    """
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"There is no model in '{path}': a model is a directory with a {CARD}, as `nalspark train` writes it.") from None
     except OSError as error:
-        raise ModelError(f"The model '{path}' cannot be read: {error.strerror}.") from None
+        raise ModelError(
+            f"There is no {what} in '{file.parent}': a {what} is a directory with a {file.name}, which cannot be read ({error.strerror}). "
+            "`nalspark train` and `nalspark emission train` write one."
+        ) from None
     except ValueError as error:
-        raise ModelError(f"'{file}' is not valid JSON: {error}. Copy or train the model anew.") from None
+        raise ModelError(f"'{file}' is not valid JSON: {error}. {remedy}") from None
     written = tree.get("format") if isinstance(tree, dict) else None
     if isinstance(written, int) and written > FORMAT:
-        raise ModelError(f"'{path}' is a model of format {written}, and this nalspark reads up to {FORMAT}. Install a newer nalspark.")
+        raise ModelError(
+            f"'{file.parent}' is a {what} of format {written}, and this nalspark reads up to {FORMAT}. Install a newer nalspark."
+        )
     try:
-        card = ModelCard.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg']}" for fault in error.errors())
-        raise ModelError(f"'{file}' is not the card of a model ({faults}). Copy or train the model anew.") from None
-    if not card.members:
-        raise ModelError(f"'{file}' names no weights: the model was never trained.")
-    return card
+        raise ModelError(f"'{file}' is not the card of a {what} ({faults}). {remedy}") from None
 
 
-def _sha256(content: bytes) -> str:
+def read_checked(file: Path, expected: str, card: str, remedy: str) -> bytes:
+    """Read a file whose SHA-256 a card names.
+
+    Raises
+    ------
+    ModelError
+        Where it cannot be read, or is another.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"'{file}' cannot be read: {error.strerror}. {remedy}") from None
+    if sha256(content) != expected:
+        raise ModelError(f"'{file}' is not the file that {card} was written for: its SHA-256 differs. {remedy}")
+    return content
+
+
+def sha256(content: bytes) -> str:
+    """Give the SHA-256 of some bytes, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
-def _pack(arrays: Sequence[NDArray[Any]]) -> bytes:
-    """Arrays as the bytes of an npz, named by their order; the same arrays give the same bytes."""
+def npz(arrays: Mapping[str, Any]) -> bytes:
+    """Pack arrays as a compressed npz; the same arrays give the same bytes."""
     stream = io.BytesIO()
-    named: dict[str, Any] = {str(number): array for number, array in enumerate(arrays)}
-    np.savez_compressed(stream, **named)
+    np.savez_compressed(stream, **arrays)
     return stream.getvalue()
 
 
-def _unpack(content: bytes, expected: Sequence[tuple[int, ...]], where: str) -> list[Floats]:
-    """Arrays of an npz, checked against the architecture's."""
+def arrays_of(content: bytes, where: str, remedy: str, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Unpack an npz of plain arrays, by default all of them; `where` names it.
+
+    Raises
+    ------
+    ModelError
+        Where it is none, or holds objects.
+    """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = [archive[str(number)] for number in range(len(archive.files))]
-    except _BROKEN as error:
-        raise ModelError(f"The weights {where} are not an npz of plain arrays ({error}). Copy or train the model anew.") from None
+            return {name: archive[name] for name in names or archive.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ModelError(f"{where} are not an npz of plain arrays ({error}). {remedy}") from None
+
+
+def _weights_of(content: bytes, expected: Sequence[tuple[int, ...]], where: str) -> list[Floats]:
+    """A member's weights, checked against the architecture's."""
+    arrays = list(arrays_of(content, f"The weights {where}", _REMEDY).values())
     shapes = [array.shape for array in arrays]
     if shapes != list(expected):
         wrong = next((k for k, (a, b) in enumerate(zip(shapes, expected, strict=False)) if a != b), min(len(shapes), len(expected)))
@@ -292,11 +313,9 @@ def _unpack(content: bytes, expected: Sequence[tuple[int, ...]], where: str) -> 
             "They belong to another architecture."
         )
     for number, array in enumerate(arrays):
-        if array.dtype not in (np.float32, np.float16) or not np.isfinite(array).all():
-            raise ModelError(
-                f"The weights {where}, array {number}: expected finite float32 or float16, found {array.dtype} with other values."
-            )
-    return [array.astype(np.float32) for array in arrays]
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ModelError(f"The weights {where}, array {number}: expected finite float32, found {array.dtype} with other values.")
+    return arrays
 
 
 # ---- packed, and at work
@@ -304,16 +323,7 @@ def _unpack(content: bytes, expected: Sequence[tuple[int, ...]], where: str) -> 
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A model as it travels: the card and the bytes of the weights.
-
-    Attributes
-    ----------
-    card : ModelCard
-    weights : tuple of bytes
-        An npz per member.
-    where : str
-        Where it was read, for messages.
-    """
+    """A model as it travels: the card, the bytes of the weights (an npz per member), and where it was read, for messages."""
 
     card: ModelCard
     weights: tuple[bytes, ...] = field(repr=False)
@@ -323,16 +333,15 @@ class PackedModel:
     def digest(self) -> str:
         """Digest of all that decides a score: two models with the same digest give the same scores."""
         card = self.card.model_dump(mode="json", include={"network", "options", "inputs", "shape", "members", "calibration"})
-        return _sha256(json.dumps(card, sort_keys=True).encode())[:16]
+        return sha256(json.dumps(card, sort_keys=True).encode())[:16]
 
     def check(self, grid: str, species: str, shapes: Mapping[tuple[str, ...], tuple[int, ...]] | None = None) -> None:
         """Refuse to work on anything but what the model was trained for.
 
         Parameters
         ----------
-        grid : str
-            Fingerprint of the grid on which the spectra are.
-        species : str
+        grid, species : str
+            Fingerprint of the grid on which the spectra are, and the species that is searched.
         shapes : mapping, optional
             What there is to read: columns → the shape of one of them in one example.
 
@@ -382,7 +391,7 @@ class PackedModel:
         for number, content in enumerate(self.weights):
             model = build(self.card.network, self.card.example_shape, self.card.options)
             expected = [tuple(weight.shape) for weight in model.weights]
-            model.set_weights(_unpack(content, expected, f"{weights_file(number)} of '{self.where}'"))
+            model.set_weights(_weights_of(content, expected, f"{weights_file(number)} of '{self.where}'"))
             models.append(model)
         return models
 

@@ -7,7 +7,6 @@ under mixed precision. ``candidate_cnn`` sees the image of one candidate; the ot
 from __future__ import annotations
 
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,17 +100,6 @@ def resolved_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spelled(shape: Sequence[int | str]) -> str:
     return f"({', '.join(map(str, shape))})"
-
-
-def multiply_adds(model: keras.Model) -> int:
-    """Count the multiplications with a weight that one example costs, in convolutions and dense layers."""
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Dense):
-            total += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, Evidence):
-            total += 2 * math.prod(layer.shape_weights.shape)
-    return total
 
 
 # ---- the image of a candidate
@@ -258,11 +246,11 @@ def candidate_cnn(
         h = layers.Conv2D(number, (1, width), activation="relu", kernel_initializer="he_normal")(h)
         h = layers.MaxPooling2D((1, 2))(h)
     h = layers.Conv2D(filters[2], (rows, kernels[2]), activation="relu", kernel_initializer="he_normal")(h)
-    h = layers.Dropout(dropout)(layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(layers.Flatten()(h)))
+    h = layers.Dropout(dropout)(_dense(dense)(layers.Flatten()(h)))
     if not shapes:
         return h
-    evidence = layers.Dense(dense // 2, activation="relu", kernel_initializer="he_normal")(Evidence(shapes)(seen))
-    return layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(layers.Concatenate()([h, evidence]))
+    evidence = _dense(dense // 2)(Evidence(shapes)(seen))
+    return _dense(dense)(layers.Concatenate()([h, evidence]))
 
 
 # ---- the cut-out of an emission line
@@ -332,7 +320,7 @@ def zhao2019(example: Tensor, first_filter: int = 15, dense: int = 256, dropout:
     for number in (384, 384, 256):
         h = _conv(h, number, 3, padding="valid")
     h = layers.Flatten()(layers.MaxPooling1D(3)(h))
-    return layers.Dropout(dropout)(layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(h))
+    return layers.Dropout(dropout)(_dense(dense)(h))
 
 
 def vgg(
@@ -354,7 +342,7 @@ def vgg(
         h = layers.MaxPooling1D(2)(h)
     h = layers.Flatten()(h)
     for _ in range(2):
-        h = layers.Dropout(dropout)(layers.Dense(dense, activation="relu", kernel_initializer="he_normal")(h))
+        h = layers.Dropout(dropout)(_dense(dense)(h))
     return h
 
 
@@ -400,6 +388,10 @@ def _residual_block(h: Tensor, number: int, strides: int) -> Tensor:
     if strides != 1 or h.shape[-1] != number:
         h = _normalized(h, number, 1, strides=strides, activation=None)
     return layers.Activation("relu")(layers.Add()([h, inner]))
+
+
+def _dense(number: int) -> layers.Layer:
+    return layers.Dense(number, activation="relu", kernel_initializer="he_normal")
 
 
 def _bounded(example: Tensor) -> Tensor:

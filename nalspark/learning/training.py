@@ -212,7 +212,7 @@ class _Fit:
 
         def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
             shard, shards = context.input_pipeline_id, context.num_input_pipelines
-            own = feed.epoch(size // shards, seed=seed or 0, shuffle=seed is not None, shard=shard, shards=shards, negatives=share)
+            own = feed.epoch(size // shards, seed=seed, shard=shard, shards=shards, negatives=share)
             return own.rebatch(context.get_per_replica_batch_size(size))
 
         self.totals.assign(tf.zeros(3, tf.float64))
@@ -255,14 +255,10 @@ class _Fit:
 
     def resume(self, path: Path) -> None:
         """Take up the state that :meth:`state` gave."""
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                self.history = json.loads(str(archive["history"]))
-                self.best = [archive[f"best-{n}"] for n in range(len(self.model.weights))]
-                for n, variable in enumerate(self._variables()):
-                    variable.assign(archive[f"variable-{n}"])
-        except _BROKEN as error:
-            raise TrainingError(f"The checkpoint '{path}' cannot be used: {error}. Delete it; the member is then trained anew.") from None
+        with _checkpoint(path) as archive:
+            self.history, self.best = _best_of(archive, self.model)
+            for n, variable in enumerate(self._variables()):
+                variable.assign(archive[f"variable-{n}"])
 
     def agree(self, path: Path) -> None:
         """Refuse to go on where the workers do not stand at the same epoch: they would wait for each other for ever."""
@@ -317,6 +313,21 @@ def checkpoint_path(train: Feed, validation: Feed, settings: Train, checkpoints:
     return Path(checkpoints) / f"member-{member}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
 
 
+@contextmanager
+def _checkpoint(path: Path) -> Iterator[Any]:
+    """What :func:`_write` wrote, open to be read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
+    except _BROKEN as error:
+        raise TrainingError(f"The checkpoint '{path}' cannot be used: {error}. Delete it; the member is then trained anew.") from None
+
+
+def _best_of(archive: Any, model: keras.Model) -> tuple[History, list[NDArray[np.float32]]]:
+    """Curves, and the weights of the best epoch, of a checkpoint."""
+    return json.loads(str(archive["history"])), [archive[f"best-{n}"] for n in range(len(model.weights))]
+
+
 def _write(path: Path, arrays: dict[str, Any]) -> None:
     """Under its name only when it is complete."""
     try:
@@ -354,10 +365,10 @@ def fit_on_spark(
     checkpoints = Path(checkpoints).absolute()
     places = [checkpoint_path(train, validation, settings, checkpoints, member) for member in range(settings.members)]
     tasks = spark.range(0, settings.workers, 1, settings.workers)
-    fitted = tasks.mapInArrow(_worker(train, validation, settings, str(checkpoints)), "member long, state binary", barrier=True)
+    work = tasks.mapInArrow(_worker(train, validation, settings, str(checkpoints)), tasks.schema, barrier=True)
     try:
         with _watched(places, settings, progress):
-            rows = fitted.collect()
+            work.collect()
     except SPARK_ERRORS as error:
         found = re.search(r"nalspark\.errors\.\w+: (.+)", str(error))
         if found:
@@ -365,23 +376,28 @@ def fit_on_spark(
         raise TrainingError(
             "A worker of the training stopped before its end. Run again: the member goes on from its last epoch."
         ) from error
-    return [_unpack(row.state, train, settings) for row in sorted(rows, key=lambda row: row.member)]
+    return [_finished_member(path, train, settings) for path in places]
 
 
 def _worker(train: Feed, validation: Feed, settings: Train, checkpoints: str) -> Callable[[Iterator[Any]], Iterator[pa.RecordBatch]]:
-    """What each task of the barrier stage does; the first one gives the members."""
+    """What each task of the barrier stage does; what it makes lies in the checkpoints."""
 
     def work(batches: Iterator[Any]) -> Iterator[pa.RecordBatch]:
-        for _ in batches:
-            pass
         context = BarrierTaskContext.get()
         _join(context)
-        states = [_pack(*fitted) for fitted in train_members(train, validation, settings, checkpoints=checkpoints)]
+        train_members(train, validation, settings, checkpoints=checkpoints)
         context.barrier()  # who leaves early takes the others' connections along
-        if context.partitionId() == 0:
-            yield pa.RecordBatch.from_pydict({"member": list(range(len(states))), "state": states})
+        yield from batches
 
     return work
+
+
+def _finished_member(path: Path, train: Feed, settings: Train) -> Fitted:
+    model = networks.build(settings.network, train.tensor_shape, settings.options)
+    with _checkpoint(path) as archive:
+        history, best = _best_of(archive, model)
+    model.set_weights(best)
+    return model, history
 
 
 def _join(context: BarrierTaskContext) -> None:
@@ -397,20 +413,6 @@ def _join(context: BarrierTaskContext) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus.addresses)
 
 
-def _pack(model: keras.Model, history: History) -> bytes:
-    stream = io.BytesIO()
-    weights = {str(n): value for n, value in enumerate(model.get_weights())}
-    np.savez(stream, history=np.array(json.dumps(history)), **weights)
-    return stream.getvalue()
-
-
-def _unpack(content: bytes, train: Feed, settings: Train) -> Fitted:
-    model = networks.build(settings.network, train.tensor_shape, settings.options)
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        model.set_weights([archive[str(n)] for n in range(len(model.weights))])
-        return model, json.loads(str(archive["history"]))
-
-
 @contextmanager
 def _watched(places: list[Path], settings: Train, progress: Say | None) -> Iterator[None]:
     """Tell, from the checkpoints, what the workers have done, while the block runs."""
@@ -420,16 +422,15 @@ def _watched(places: list[Path], settings: Train, progress: Say | None) -> Itera
     known = [len(_curves(path)["loss"]) for path in places]
     done = threading.Event()
 
-    def look() -> None:
-        for member, path in enumerate(places):
-            history = _curves(path)
-            for epoch in range(known[member], len(history["loss"])):
-                progress(_line({curve: values[: epoch + 1] for curve, values in history.items()}, settings, member))
-            known[member] = len(history["loss"])
-
     def watch() -> None:
-        while not done.wait(1.0):
-            look()
+        ended = False
+        while not ended:
+            ended = done.wait(1.0)
+            for member, path in enumerate(places):
+                history = _curves(path)
+                for epoch in range(known[member], len(history["loss"])):
+                    progress(_line({curve: values[: epoch + 1] for curve, values in history.items()}, settings, member))
+                known[member] = len(history["loss"])
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -438,12 +439,11 @@ def _watched(places: list[Path], settings: Train, progress: Say | None) -> Itera
     finally:
         done.set()
         watcher.join()
-        look()
 
 
 def _curves(path: Path) -> History:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with _checkpoint(path) as archive:
             return json.loads(str(archive["history"]))
-    except _BROKEN:
+    except TrainingError:  # not there yet
         return {curve: [] for curve in CURVES}

@@ -36,6 +36,7 @@ BLOCK = 100  #: spectra made together: the unit of work, and what is held in mem
 INSTRUMENT_SIGMA_KMS = 69.03
 MOST_SPECTRA = 2 * 640 * 2510  #: there are 2510 plate numbers from 1000 until BOSS's begin
 
+_FIRST_BOSS_PLATE = 4000
 #: One lattice for every spectrum of a simulation, so that an absorber is computed alike in all of them.
 _LATTICE = WavelengthGrid(first=35400, n_pixels=4900)
 _PIXEL_TYPE = np.dtype(
@@ -50,15 +51,9 @@ _PIXEL_TYPE = np.dtype(
         ("model", ">f4"),
     ]
 )
-#: The columns of SPECOBJ that readers use, as SDSS types them.
-_SPECOBJ_TYPE = np.dtype(
-    [
-        ("SURVEY", "S6"), ("INSTRUMENT", "S4"), ("PROGRAMNAME", "S27"), ("PLATEQUALITY", "S8"), ("RUN2D", "S6"), ("PLATE", ">i4"),
-        ("MJD", ">i4"),
-        ("FIBERID", ">i4"), ("PLUG_RA", ">f8"), ("PLUG_DEC", ">f8"), ("CLASS", "S6"), ("SUBCLASS", "S21"), ("Z", ">f4"), ("Z_ERR", ">f4"),
-        ("ZWARNING", ">i4"), ("WAVEMIN", ">f4"), ("WAVEMAX", ">f4"), ("SN_MEDIAN_ALL", ">f4"),
-    ]
-)  # fmt: skip
+_QUASAR_TYPE = np.dtype([("PLATE", "i4"), ("MJD", "i4"), ("FIBERID", "i4"), ("RA", "f8"), ("DEC", "f8"), ("Z", "f8")])
+#: What a block of spectra adds to the tables: columns of truth, rows of quasars, names of the files that they were made from.
+_Block = tuple[dict[str, Any], NDArray[Any], list[str]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,10 @@ class _Identity:
     plate: int
     mjd: int
     fiber: int
-    boss: bool
+
+    @property
+    def boss(self) -> bool:
+        return self.plate >= _FIRST_BOSS_PLATE
 
     @property
     def spectrum_id(self) -> str:
@@ -169,14 +167,11 @@ def simulate_survey(
     _prepare(out, {"n": n, "seed": seed, "source": str(source or ""), "species": species.name, "population": asdict(population)})
     job = _Job(out / "spectra", seed, population, species, sources)
     try:
-        with _Tables(out, with_sources=bool(sources)) as tables:
-            for truth, quasars in _blocks(job, n, workers or (1 if n < 1000 else os.cpu_count() or 1)):
-                tables.add(truth, quasars)
-                if progress is not None:
-                    progress(tables.n_spectra, n)
+        blocks = _blocks(job, n, workers or (1 if n < 1000 else os.cpu_count() or 1))
+        n_absorbers = _write_tables(out, blocks, lambda done: progress(done, n) if progress else None)
     except OSError as error:
         raise NalsparkError(f"The simulated survey cannot be written to '{out}': {error.strerror}.") from None
-    return SurveySummary(out, tables.n_spectra, tables.n_absorbers, len(sources), dict(skipped))
+    return SurveySummary(out, n, n_absorbers, len(sources), dict(skipped))
 
 
 def _check_counts(n: int, workers: int | None) -> None:
@@ -210,8 +205,8 @@ def _prepare(out: Path, description: dict[str, Any]) -> None:
         raise NalsparkError(f"The simulated survey cannot be written to '{out}': {error.strerror}.") from None
 
 
-def _blocks(job: _Job, n: int, workers: int) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """The blocks' truth and quasars, in order."""
+def _blocks(job: _Job, n: int, workers: int) -> Iterator[_Block]:
+    """What is written beside the spectra, block by block and in order."""
     tasks = [(job, start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
     if workers == 1 or len(tasks) == 1:
         yield from map(_make_block, tasks)
@@ -221,19 +216,20 @@ def _blocks(job: _Job, n: int, workers: int) -> Iterator[tuple[list[dict[str, An
         yield from pool.imap(_make_block, tasks)
 
 
-def _make_block(task: tuple[_Job, int, int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Make and write the spectra start … stop-1; the rows of truth and quasars that go with them."""
+def _make_block(task: tuple[_Job, int, int]) -> _Block:
+    """Make and write the spectra start … stop-1."""
     job, start, stop = task
     make = _real_spectrum if job.sources else _parametric_spectrum
-    identities = [_identity(number) for number in range(start, stop)]
-    absorbers, transmission, spectra = _absorbers_of(job, [make(job, identity) for identity in identities])
+    absorbers, transmission, spectra = _absorbers_of(job, [make(job, _identity(number)) for number in range(start, stop)])
     for row, spectrum in enumerate(spectra):
-        cut = slice(spectrum.grid.first - _LATTICE.first, spectrum.grid.first - _LATTICE.first + spectrum.grid.n_pixels)
-        _absorb(job, spectrum, transmission[row, cut])
+        first = spectrum.grid.first - _LATTICE.first
+        _absorb(job, spectrum, transmission[row, first : first + spectrum.grid.n_pixels])
         folder = job.spectra / f"{spectrum.identity.plate:04d}"
         folder.mkdir(exist_ok=True)
         (folder / f"spec-{spectrum.identity.spectrum_id}.fits").write_bytes(_file_bytes(spectrum))
-    return _truth_rows(job.species, absorbers, spectra), [_quasar_row(spectrum) for spectrum in spectra]
+    known = [(s.identity.plate, s.identity.mjd, s.identity.fiber, s.ra, s.dec, s.z) for s in spectra]
+    quasars = np.array(known, dtype=_QUASAR_TYPE)
+    return _truth(job.species, absorbers, spectra, quasars), quasars, [spectrum.source for spectrum in spectra]
 
 
 def _absorbers_of(job: _Job, spectra: list[_Spectrum]) -> tuple[inject.Absorbers, NDArray[np.float64], list[_Spectrum]]:
@@ -263,7 +259,7 @@ def _identity(number: int) -> _Identity:
     index, boss = divmod(number, 2)
     plate, fiber = divmod(index, 1000 if boss else 640)
     # Plates 1000-3509 and mjd below 55170 belong to the SDSS spectrograph, later ones to BOSS.
-    return _Identity(4000 + plate, 55500 + plate, fiber + 1, True) if boss else _Identity(1000 + plate, 52000 + plate, fiber + 1, False)
+    return _Identity(_FIRST_BOSS_PLATE + plate, 55500 + plate, fiber + 1) if boss else _Identity(1000 + plate, 52000 + plate, fiber + 1)
 
 
 def _plate_centre(job: _Job, identity: _Identity) -> tuple[float, float]:
@@ -307,146 +303,90 @@ def _absorb(job: _Job, spectrum: _Spectrum, transmission: NDArray[np.float64]) -
     columns["wdisp"] = np.full(len(seen.flux), INSTRUMENT_SIGMA_KMS / spectrum.grid.pixel_kms)
 
 
-def _truth_rows(species: LineSpecies, absorbers: inject.Absorbers, spectra: list[_Spectrum]) -> list[dict[str, Any]]:
-    return [
-        {
-            "spectrum_id": spectrum.identity.spectrum_id,
-            "plate": spectrum.identity.plate,
-            "mjd": spectrum.identity.mjd,
-            "fiber": spectrum.identity.fiber,
-            "ra": spectrum.ra,
-            "dec": spectrum.dec,
-            "z_qso": spectrum.z,
-            "species": species.name,
-            "z_abs": float(absorbers.z[i]),
-            "ew_primary": float(absorbers.ew_primary[i]),
-            "ew_secondary": float(absorbers.ew_secondary[i]),
-            "sigma_kms": float(absorbers.sigma_kms[i]),
-        }
-        for i, spectrum in enumerate(spectra[row] for row in absorbers.spectrum)
-    ]
-
-
-def _quasar_row(spectrum: _Spectrum) -> dict[str, Any]:
-    identity = spectrum.identity
+def _truth(species: LineSpecies, absorbers: inject.Absorbers, spectra: list[_Spectrum], quasars: NDArray[Any]) -> dict[str, Any]:
+    """Columns of TRUTH: a row for every absorber."""
+    theirs = quasars[absorbers.spectrum]
+    names = {"plate": "PLATE", "mjd": "MJD", "fiber": "FIBERID", "ra": "RA", "dec": "DEC", "z_qso": "Z"}
     return {
-        "spectrum_id": identity.spectrum_id,
-        "PLATE": identity.plate,
-        "MJD": identity.mjd,
-        "FIBERID": identity.fiber,
-        "RA": spectrum.ra,
-        "DEC": spectrum.dec,
-        "Z": spectrum.z,
-        "source": spectrum.source,
+        "spectrum_id": [spectra[row].identity.spectrum_id for row in absorbers.spectrum],
+        **{column: theirs[name] for column, name in names.items()},
+        "species": [species.name] * len(absorbers),
+        "z_abs": absorbers.z,
+        **{name: getattr(absorbers, name) for name in ("ew_primary", "ew_secondary", "sigma_kms")},
     }
 
 
-class _Tables:
-    """The tables beside the spectra: truth and sources are written as blocks come, the quasars (56 bytes each) at the end."""
+def _write_tables(out: Path, blocks: Iterator[_Block], progress: Callable[[int], None]) -> int:
+    """Write truth as blocks come, the quasars (56 bytes each) and the names of their sources at the end; give the number of absorbers."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __init__(self, out: Path, with_sources: bool) -> None:
-        import pyarrow.parquet as pq
+    from nalspark.tables.schemas import TRUTH  # here, not above: its pyspark types would slow down every worker's start
 
-        from nalspark.tables.schemas import TRUTH  # here, not above: its pyspark types would slow down every worker's start
-
-        self.out, self.schema = out, TRUTH.arrow_schema
-        self.n_spectra = self.n_absorbers = 0
-        self._truth = pq.ParquetWriter(out / "truth.parquet", self.schema, compression="zstd")
-        self._sources = (out / "sources.csv").open("w", newline="", encoding="utf-8") if with_sources else None
-        if self._sources:
-            csv.writer(self._sources).writerow(["spectrum_id", "source"])
-        self._quasars: list[NDArray[Any]] = []
-
-    def add(self, truth: list[dict[str, Any]], quasars: list[dict[str, Any]]) -> None:
-        import pyarrow as pa
-
-        if truth:
-            self._truth.write_table(pa.Table.from_pylist(truth, schema=self.schema))
-        kinds = [("PLATE", "i4"), ("MJD", "i4"), ("FIBERID", "i4"), ("RA", "f8"), ("DEC", "f8"), ("Z", "f8")]
-        self._quasars.append(np.array([tuple(row[name] for name, _ in kinds) for row in quasars], dtype=kinds))
-        if self._sources:
-            csv.writer(self._sources).writerows([row["spectrum_id"], row["source"]] for row in quasars)
-        self.n_spectra += len(quasars)
-        self.n_absorbers += len(truth)
-
-    def __enter__(self) -> _Tables:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._truth.close()
-        if self._sources:
-            self._sources.close()
-        if self._quasars:
-            table = fits.BinTableHDU(np.concatenate(self._quasars), name="QUASARS")
-            fits.HDUList([fits.PrimaryHDU(), table]).writeto(self.out / "quasars.fits", overwrite=True)
+    known, sources, n_spectra, n_absorbers = list[NDArray[Any]](), list[str](), 0, 0
+    with pq.ParquetWriter(out / "truth.parquet", TRUTH.arrow_schema, compression="zstd") as writer:
+        for truth, of_block, names in blocks:
+            writer.write_table(pa.table(truth, schema=TRUTH.arrow_schema))
+            known.append(of_block)
+            sources += names
+            n_spectra, n_absorbers = n_spectra + len(of_block), n_absorbers + len(truth["z_abs"])
+            progress(n_spectra)
+    quasars = np.concatenate(known)
+    fits.BinTableHDU(quasars, name="QUASARS").writeto(out / "quasars.fits", overwrite=True)
+    if any(sources):
+        with (out / "sources.csv").open("w", newline="", encoding="utf-8") as file:
+            ids = (_Identity(*map(int, row)).spectrum_id for row in quasars[["PLATE", "MJD", "FIBERID"]])
+            csv.writer(file).writerows([("spectrum_id", "source"), *zip(ids, sources, strict=True)])
+    return n_absorbers
 
 
 # --- files --------------------------------------------------------------------------------------------------------------------------------
 
 
 def _file_bytes(spectrum: _Spectrum) -> bytes:
-    """The file of one spectrum: headers made once per spectrograph, values patched in; astropy would take 20 ms to write it."""
-    identity, columns, n = spectrum.identity, spectrum.columns, spectrum.grid.n_pixels
-    primary, coadd, specobj = _header_templates(spectrum.spectrograph.survey)
+    """The file of one spectrum, put together of its pieces; astropy would take 20 ms to write it."""
+    identity, n = spectrum.identity, spectrum.grid.n_pixels
     pixels = np.zeros(n, _PIXEL_TYPE)
     pixels["loglam"] = (spectrum.grid.first + np.arange(n)) * spectrum.grid.step
-    for name, values in columns.items():
+    for name, values in spectrum.columns.items():
         pixels[name] = values
-    row = np.zeros(1, _SPECOBJ_TYPE)
     used = pixels["ivar"] > 0
     snr = float(np.median((pixels["flux"] * np.sqrt(pixels["ivar"]))[used])) if used.any() else 0.0
-    known: dict[str, Any] = {
-        "SURVEY": spectrum.spectrograph.survey, "INSTRUMENT": spectrum.spectrograph.name, "PROGRAMNAME": "simulated",
-        "PLATEQUALITY": "good",
-        "RUN2D": "nal", "PLATE": identity.plate, "MJD": identity.mjd, "FIBERID": identity.fiber, "PLUG_RA": spectrum.ra,
-        "PLUG_DEC": spectrum.dec,
-        "CLASS": "QSO", "SUBCLASS": "BROADLINE", "Z": spectrum.z_pipeline, "Z_ERR": spectrum.z_err, "ZWARNING": 0,
-        "WAVEMIN": float(spectrum.grid.wavelength_at(0)), "WAVEMAX": float(spectrum.grid.wavelength_at(n - 1)), "SN_MEDIAN_ALL": snr,
-    }  # fmt: skip
-    for name, value in known.items():
-        row[name] = value
-    cards = {
-        "RA": spectrum.boresight[0], "DEC": spectrum.boresight[1], "PLATEID": identity.plate, "MJD": identity.mjd,
-        "FIBERID": identity.fiber,
-        "PLUG_RA": spectrum.ra,
-        "PLUG_DEC": spectrum.dec, "COEFF0": round(spectrum.grid.first * spectrum.grid.step, 4),
-    }  # fmt: skip
-    parts = (_patched(primary, cards), _patched(coadd, {"NAXIS2": n}), _padded(pixels.tobytes()), specobj, _padded(row.tobytes()))
-    return b"".join(parts)
+    #: The columns of SPECOBJ that readers use, as SDSS types them.
+    known: list[tuple[str, str, Any]] = [
+        ("SURVEY", "S6", spectrum.spectrograph.survey), ("INSTRUMENT", "S4", spectrum.spectrograph.name),
+        ("PROGRAMNAME", "S27", "simulated"), ("PLATEQUALITY", "S8", "good"), ("RUN2D", "S6", "nal"),
+        ("PLATE", ">i4", identity.plate), ("MJD", ">i4", identity.mjd), ("FIBERID", ">i4", identity.fiber),
+        ("PLUG_RA", ">f8", spectrum.ra), ("PLUG_DEC", ">f8", spectrum.dec), ("CLASS", "S6", "QSO"), ("SUBCLASS", "S21", "BROADLINE"),
+        ("Z", ">f4", spectrum.z_pipeline), ("Z_ERR", ">f4", spectrum.z_err), ("ZWARNING", ">i4", 0),
+        ("WAVEMIN", ">f4", spectrum.grid.wavelength_at(0)), ("WAVEMAX", ">f4", spectrum.grid.wavelength_at(n - 1)),
+        ("SN_MEDIAN_ALL", ">f4", snr),
+    ]  # fmt: skip
+    row = np.array([tuple(value for _, _, value in known)], dtype=[(name, kind) for name, kind, _ in known])
+    tables = ((_table_header(table.dtype, name, len(table)), table.tobytes()) for name, table in (("COADD", pixels), ("SPECOBJ", row)))
+    pieces = [_primary_header(spectrum), *(piece for table in tables for piece in table)]
+    return b"".join(piece.ljust(-(-len(piece) // 2880) * 2880, b"\0") for piece in pieces)
 
 
-@lru_cache(maxsize=4)
-def _header_templates(survey: str) -> tuple[bytes, bytes, bytes]:
-    """The three headers, made by astropy: primary, COADD and SPECOBJ, each padded to FITS blocks."""
-    primary = fits.PrimaryHDU().header
-    fibers = 1000 if survey == quasars.BOSS.survey else 640
-    for key, value, comment in (
-        ("TELESCOP", "simulation", "no telescope saw this: nalspark simulate survey"), ("RA", 0.0, "RA of telescope boresight (deg)"),
-        ("DEC", 0.0, "DEC of telescope boresight (deg)"), ("PLATEID", 0, "Plate Id"), ("MJD", 0, "MJD of observation"), ("VACUUM", True,
-        "Wavelengths are in vacuum"),
-        ("COEFF0", 0.0, "Central wavelength (log10) of first pixel"), ("COEFF1", 0.0001, "Log10 dispersion per pixel"),
-        ("BUNIT", "1E-17 erg/cm^2/s/Ang", ""), ("PLUG_RA", 0.0, "RA of object [deg]"), ("PLUG_DEC", 0.0, "dec of object [deg]"),
-        ("FIBERID", 0, f"Fiber number (1-{fibers})"),
-    ):  # fmt: skip
-        primary[key] = (value, comment)
-    coadd = fits.BinTableHDU(np.zeros(1, _PIXEL_TYPE), name="COADD").header
-    specobj = fits.BinTableHDU(np.zeros(1, _SPECOBJ_TYPE), name="SPECOBJ").header
-    made = [header.tostring(sep="", endcard=True, padding=True).encode("ascii") for header in (primary, coadd, specobj)]
-    return made[0], made[1], made[2]
+def _primary_header(spectrum: _Spectrum) -> bytes:
+    identity = spectrum.identity
+    cards = [
+        ("SIMPLE", True, "conforms to FITS standard"), ("BITPIX", 8, "array data type"), ("NAXIS", 0, "number of array dimensions"),
+        ("EXTEND", True), ("TELESCOP", "simulation", "no telescope saw this: nalspark simulate survey"),
+        ("RA", spectrum.boresight[0], "RA of telescope boresight (deg)"),
+        ("DEC", spectrum.boresight[1], "DEC of telescope boresight (deg)"),
+        ("PLATEID", identity.plate, "Plate Id"), ("MJD", identity.mjd, "MJD of observation"), ("VACUUM", True, "Wavelengths are in vacuum"),
+        ("COEFF0", round(spectrum.grid.first * spectrum.grid.step, 4), "Central wavelength (log10) of first pixel"),
+        ("COEFF1", 0.0001, "Log10 dispersion per pixel"), ("BUNIT", "1E-17 erg/cm^2/s/Ang", ""),
+        ("PLUG_RA", spectrum.ra, "RA of object [deg]"), ("PLUG_DEC", spectrum.dec, "dec of object [deg]"),
+        ("FIBERID", identity.fiber, f"Fiber number (1-{1000 if spectrum.spectrograph is quasars.BOSS else 640})"),
+    ]  # fmt: skip
+    return fits.Header(cards).tostring().encode("ascii")
 
 
-def _patched(header: bytes, cards: dict[str, int | float]) -> bytes:
-    """A header with other numbers, in FITS's fixed format: right-justified to column 30."""
-    patched = bytearray(header)
-    for key, value in cards.items():
-        at = patched.index(f"{key:<8}= ".encode())
-        text = f"{value:.6f}" if isinstance(value, float) else str(value)
-        patched[at + 10 : at + 30] = f"{text:>20}".encode("ascii")
-    return bytes(patched)
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 2880)
+@lru_cache(maxsize=256)
+def _table_header(dtype: np.dtype[Any], name: str, n_rows: int) -> bytes:
+    return fits.BinTableHDU(np.zeros(n_rows, dtype), name=name).header.tostring().encode("ascii")
 
 
 # --- real spectra -------------------------------------------------------------------------------------------------------------------------
@@ -472,21 +412,9 @@ def usable_sources(folder: Path, species: LineSpecies) -> tuple[tuple[Path, ...]
     return tuple(usable), skipped
 
 
-@dataclass(frozen=True)
-class _Real:
-    """What is taken from a real file."""
-
-    ra: float
-    dec: float
-    z: float
-    z_err: float
-    grid: WavelengthGrid
-    columns: dict[str, NDArray[Any]]
-
-
 @lru_cache(maxsize=256)
-def _read_real(path: Path) -> _Real:
-    """A real lite file.
+def _read_real(path: Path) -> _Spectrum:
+    """A real lite file, as yet without a name in the survey.
 
     Raises
     ------
@@ -513,15 +441,14 @@ def _read_real(path: Path) -> _Real:
     if first < _LATTICE.first or first + len(lattice) > _LATTICE.first + _LATTICE.n_pixels:
         raise UnusableSpectrum("wavelength_range", f"{path.name} reaches beyond what SDSS covers")
     columns["flux"] = np.where(np.isfinite(columns["flux"]), columns["flux"], 0.0)
-    position = (round(float(values["PLUG_RA"]), 6), round(float(values["PLUG_DEC"]), 6))
-    return _Real(*position, float(values["Z"]), float(values["Z_ERR"]), WavelengthGrid(first, len(lattice)), columns)
+    ra, dec = (round(float(values[name]), 6) for name in ("PLUG_RA", "PLUG_DEC"))
+    z, z_err, grid = float(values["Z"]), float(values["Z_ERR"]), WavelengthGrid(first, len(lattice))
+    spectrograph = quasars.BOSS if grid.n_pixels > 4200 else quasars.SDSS
+    return _Spectrum(_Identity(0, 0, 0), ra, dec, z, z, z_err, grid, spectrograph, columns, (ra, dec), path.name)
 
 
 def _real_spectrum(job: _Job, identity: _Identity) -> _Spectrum:
     """A real spectrum under a new name. Which one depends on the name alone."""
     path = job.sources[int(_generator(job, identity, "source").integers(len(job.sources)))]
     real = _read_real(path)
-    spectrograph = quasars.BOSS if real.grid.n_pixels > 4200 else quasars.SDSS
-    return _Spectrum(
-        identity, real.ra, real.dec, real.z, real.z, real.z_err, real.grid, spectrograph, dict(real.columns), (real.ra, real.dec), path.name
-    )
+    return replace(real, identity=identity, columns=dict(real.columns))

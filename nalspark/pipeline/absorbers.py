@@ -90,13 +90,7 @@ class Infer(Stage):
 
 
 class Measure(Stage):
-    """Fit every candidate that the network does not rule out.
-
-    Parameters
-    ----------
-    settings : Settings
-        The table's columns are named after the species' lines.
-    """
+    """Fit every candidate that the network does not rule out."""
 
     name = "measure"
     reads = (CANDIDATES.name, SCORES.name)

@@ -13,14 +13,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.errors import INTERNAL_ERROR, NalsparkError, StoreError, did_you_mean
 from nalspark.pipeline.run import Run
-from nalspark.pipeline.stage import Made, Stage
+from nalspark.pipeline.stage import Stage
 from nalspark.progress import Progress, now
 from nalspark.session import describe_jobs, lent, load_ahead, parallelism, together
 from nalspark.settings import Settings, chosen_values
@@ -39,24 +37,9 @@ _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no
 
 @dataclass
 class StageSummary:
-    """What a stage did.
+    """What a stage did: parts made anew, of all; rows that it read, wrote and rejected; bytes written; when it began (UTC).
 
-    Attributes
-    ----------
-    stage : str
-    parts_done, parts : int
-        Parts made anew, of all.
-    rows, rejected : int
-        Rows written, and those rejected.
-    faults : int
-        Of the rejected those that met a fault of nalspark itself.
-    seconds : float
-    rows_in, spectra : int
-        Rows it read; spectra in the parts.
-    bytes : int
-        Written.
-    started : str
-        UTC.
+    `faults` are those of the rejected that met a fault of nalspark itself, `spectra` the spectra in the parts.
     """
 
     stage: str
@@ -115,9 +98,9 @@ def check_reads(stages: Sequence[Stage], stage: Stage, present: Collection[str])
         return
     wanted = list(absent)
     for table in wanted:  # grows: what makes a table reads tables of its own
-        maker = next(other for other in stages if table in _writes(other))
+        maker = next(other for other in stages if table in _tables(other))
         wanted += [other for other in maker.reads if other not in present and other not in wanted]
-    first = [f"'{other.name}'" for other in stages if any(table in wanted for table in _writes(other))]
+    first = [f"'{other.name}'" for other in stages if any(table in wanted for table in _tables(other))]
     raise NalsparkError(
         f"Stage '{stage.name}' reads table '{absent[0]}', which is not there yet. "
         f"Run stage{'s' if len(first) > 1 else ''} {', '.join(first)} first."
@@ -139,14 +122,14 @@ def check_stages(stages: Sequence[Stage], settings: Settings, chosen: Collection
     for stage in stages:
         if stage.name in chosen:
             check_reads(stages, stage, present)
-            present |= _writes(stage)
+            present |= _tables(stage).keys()
     for stage in stages:
         if stage.name in chosen:
             stage.check()
 
 
-def _writes(stage: Stage) -> set[str]:
-    return {table.name for table in (stage.table, *stage.more)}
+def _tables(stage: Stage) -> dict[str, Table]:
+    return {table.name: table for table in (stage.table, *stage.more)}
 
 
 def _present(manifest: Manifest) -> set[str]:
@@ -158,9 +141,8 @@ class Engine:
 
     Parameters
     ----------
-    spark : SparkSession
-    settings : Settings
-    progress : Progress
+    spark, settings, progress
+        Of the :class:`Run`.
     stages : sequence of Stage
         All that there are, in their order.
     usual : sequence of str
@@ -244,12 +226,7 @@ class Engine:
 
     @contextmanager
     def _sentence_where_full(self) -> Iterator[None]:
-        """Say the same of a full disk, whether the driver or an executor met it; what lay half written is removed.
-
-        Raises
-        ------
-        StoreError
-        """
+        """Say the same of a full disk, whether the driver or an executor met it; what lay half written is removed."""
         store = self._run.store
         try:
             yield
@@ -306,9 +283,9 @@ class Engine:
         summary = StageSummary(stage.name, len(stale), len(wanted))
         if not stale and not gone:
             return summary
-        for table in (stage.table, *stage.more):
+        for table in _tables(stage):
             for part in gone:
-                run.manifest.parts(table.name).pop(part, None)
+                run.manifest.parts(table).pop(part, None)
         if stage.in_place:  # until it is done, what is there must not be taken for a result
             self._record_settings(stage)
             for part in stale:
@@ -345,10 +322,11 @@ class Engine:
 
     def _write(self, stage: Stage, keys: dict[str, str]) -> dict[str, dict[str, Part]]:
         """Write what a stage makes of some parts; table → part → record. The manifest does not know of it yet."""
-        run, own, tables = self._run, stage.table.name, {table.name: table for table in (stage.table, *stage.more)}
+        run, own, tables = self._run, stage.table.name, _tables(stage)
         frames, made = dict[str, DataFrame](), dict[str, dict[str, Part]]()
         with run.after_wave:
-            for name, rows in _by_table(stage, stage.compute(run, list(keys))).items():
+            rows_of = stage.compute(run, list(keys))
+            for name, rows in (rows_of if isinstance(rows_of, Mapping) else {own: rows_of}).items():
                 if isinstance(rows, DataFrame):
                     frames[name] = rows
                 else:
@@ -367,13 +345,7 @@ class Engine:
         run, count = self._run, self._run.settings.pipeline.partitions
         place = run.store.new_run(run.manifest, table.name, digest(stage.name, keys))
         made = run.store.write(frame.repartition(count) if count else frame, table, place, keys)
-        return {part: self._with_faults(record) for part, record in made.items()} if "reason" in table.names else made
-
-    def _with_faults(self, record: Part) -> Part:
-        """Count the rows that met a fault of our own: such a part has another key than it should, so that it is made again."""
-        reasons = [pq.read_table(file, columns=["reason"])["reason"] for file in self._run.store.files(record)] if record.rejected else []
-        faults = sum(int(pc.sum(pc.equal(reason, INTERNAL_ERROR)).as_py() or 0) for reason in reasons)
-        return replace(record, key=_at_fault(record.key), faults=faults) if faults else record
+        return {part: replace(record, key=_at_fault(record.key)) if record.faults else record for part, record in made.items()}
 
     def _with_content(self, stage: Stage, made: dict[str, Part]) -> dict[str, Part]:
         """Note of each part a digest of the columns of its rows that matter to those who read them."""
@@ -430,7 +402,7 @@ class Engine:
         """
         run = self._run
         for earlier in self.stages:
-            if earlier.outside or not _writes(earlier) & set(stage.reads):
+            if earlier.outside or not _tables(earlier).keys() & stage.reads:
                 continue
             wanted, have = earlier.wanted(run), run.manifest.parts(earlier.table.name)
             # What met a fault of our own is as good as this run can have it.
@@ -500,7 +472,3 @@ class Engine:
 def _at_fault(key: str) -> str:
     """Give the key of a part that met a fault of our own: never the one that is wanted, so it is made again."""
     return digest(key, INTERNAL_ERROR)
-
-
-def _by_table(stage: Stage, made: Made) -> Mapping[str, DataFrame | Mapping[str, Part]]:
-    return made if isinstance(made, Mapping) else {stage.table.name: made}

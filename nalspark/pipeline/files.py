@@ -22,12 +22,7 @@ _LISTING = "listing"
 
 
 class SpectrumFiles:
-    """The files of a run.
-
-    Parameters
-    ----------
-    settings : Settings
-    """
+    """The files of a run."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -117,7 +112,6 @@ class SpectrumFiles:
         return {part: Part("", run.store.place(FILES, self._fixed[0], part), self.count([part])) for part in parts}
 
     def close(self) -> None:
-        """Let go of the list that Spark keeps."""
         if self._listed is not None:
             with suppress(Exception):  # the session is gone: what ended it is told
                 self._listed.unpersist()

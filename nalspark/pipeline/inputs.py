@@ -20,25 +20,8 @@ def example_inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]
     return columns, input_shapes(settings.line_species, LATTICE)[columns]
 
 
-def chosen_model(settings: Settings) -> PackedModel:
-    """Read the network of a run, and refuse one that was made for something else.
-
-    Raises
-    ------
-    ModelError
-    """
-    packed = read_model(settings.infer.model)
-    packed.check(ZHAO_GRID.fingerprint, settings.species, input_shapes(settings.line_species, LATTICE))
-    return packed
-
-
 class Inputs:
-    """Catalogues, model and noise of a run, each opened, and hashed, once.
-
-    Parameters
-    ----------
-    settings : Settings
-    """
+    """Catalogues, model and noise of a run, each opened, and hashed, once."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -53,8 +36,16 @@ class Inputs:
 
     @cached_property
     def model(self) -> PackedModel:
-        """The network."""
-        return chosen_model(self.settings)
+        """The network of the run.
+
+        Raises
+        ------
+        ModelError
+            Where it was made for something else.
+        """
+        packed = read_model(self.settings.infer.model)
+        packed.check(ZHAO_GRID.fingerprint, self.settings.species, input_shapes(self.settings.line_species, LATTICE))
+        return packed
 
     @cached_property
     def sky(self) -> SkyNoise | None:

@@ -69,12 +69,7 @@ class LearnEigenspectra(Stage):
 class Simulate(Stage):
     """Make artificial spectra, and the examples that come of them; a part belongs to one split, every spectrum is another quasar's.
 
-    Parameters
-    ----------
-    inputs : Inputs
-        Their settings say what an example is, and whether quasars are drawn from eigenspectra.
-    made_like : sequence of stages
-        Mocks go through their code: their revisions are causes.
+    Mocks go through the code of the stages `made_like`: their revisions are causes.
     """
 
     name = "simulate"

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from enum import IntFlag
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -29,11 +31,12 @@ from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import Batches, Columns, encode, map_batches, tally
+from nalspark.tables.changes import flat
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
 from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SCORES, SIGHTLINES, TARGETS, absorbers_table
-from nalspark.tables.store import Store, count_rows, spark_path
+from nalspark.tables.store import Store, spark_path
 from nalspark.tables.table import Column, Table
 from nalspark.tables.versions import keep_version
 from nalspark.version import VERSION
@@ -51,11 +54,16 @@ def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> Da
     )
 
 
+def _files(store: Store, table: Table) -> list[Path]:
+    """The files of a table that is to be published."""
+    return sorted(store.unpublished(f"{table.name}.parquet").glob("*.parquet"))
+
+
 def _write(store: Store, frame: DataFrame, table: Table) -> tuple[DataFrame, dict[str, int]]:
     """Write a table to be published beside the old one; it as read back, and the number of its rows under its name."""
     new = store.unpublished(f"{table.name}.parquet")
     frame.write.mode("overwrite").parquet(spark_path(new))
-    written = sum(count_rows(file)[0] for file in new.glob("*.parquet"))
+    written = sum(pq.read_metadata(file).num_rows for file in _files(store, table))
     return store.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
 
 
@@ -64,13 +72,7 @@ PUBLISHED = Table("published", "The files of the catalogue.", ())
 
 
 class Publish(Stage):
-    """Write the catalogue and the report. Files are replaced when all are whole.
-
-    Parameters
-    ----------
-    settings : Settings
-        The catalogue's columns are named after the species' lines.
-    """
+    """Write the catalogue and the report. Files are replaced when all are whole."""
 
     name, table, in_place, tolerant = "publish", PUBLISHED, True, True
     reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, NORMALIZED.name, CANDIDATES.name, SCORES.name, "measured")
@@ -87,7 +89,7 @@ class Publish(Stage):
 
     def compute(self, run: Run, parts: list[str]) -> dict[str, dict[str, Part]]:
         manifest = run.manifest
-        manifest.published = write_catalogue(run.spark, run.store, manifest, run.settings)
+        manifest.published = _write_catalogue(run.spark, run.store, manifest, run.settings)
         manifest.publication, manifest.published_on = manifest.publication + 1, now()
         return {PUBLISHED.name: {ALL: Part("", "absorbers.parquet", manifest.published["absorbers.parquet"])}}
 
@@ -98,19 +100,8 @@ class Publish(Stage):
         return narrow_reads(spark)
 
 
-def write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
-    """Write the catalogue and the report.
-
-    Returns
-    -------
-    dict
-        Published file → number of its rows.
-
-    Raises
-    ------
-    StoreError
-        Where the tables do not belong together.
-    """
+def _write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
+    """Published file → number of its rows."""
     found = together(**_chains(spark, store, manifest, settings))
     rows: dict[str, int] = {}
     for facts in found.values():
@@ -121,12 +112,8 @@ def write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, setti
             f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} files read: "
             "a stage was left out since the files changed. Run all stages."
         )
-    rows["absorbers.fits"] = write_fits(
-        store.unpublished("absorbers.parquet"),
-        absorbers_table(settings.line_species),
-        store.unpublished("absorbers.fits"),
-        {"flags": AbsorberFlag},
-    )
+    catalogue = absorbers_table(settings.line_species)
+    rows["absorbers.fits"] = write_fits(_files(store, catalogue), catalogue, store.unpublished("absorbers.fits"), {"flags": AbsorberFlag})
     report = render_report(_report_data(manifest, settings, rows, found))
     store.unpublished("report.html").write_text(report, encoding="utf-8")
     rows["report.html"] = 1
@@ -149,19 +136,18 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     def of_absorbers() -> dict[str, Any]:
         written, rows = _write(store, absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
         edges = _absorber_edges(species)
-        in_path = partial(_in_path, name="z_abs", edges=edges["z_abs"])
-        flags = partial(_with_bits, name="flags", enum=AbsorberFlag)
-        counters: _Counters = {**_histograms(edges), "in_path": in_path, "flags": flags}
-        counted = tally(written.select(*edges, "flags"), catalogue, counters)
+        counted = tally(_files(store, catalogue), catalogue.select(*edges, "flags"), partial(_absorber_counts, edges=edges))
         facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
-        return {"rows": rows, "histograms": _with_edges(edges, counted), "doublet_ratios": _ratios(written, species), **facts}
+        histograms = {name: (cuts, counted[name]) for name, cuts in edges.items()}
+        return {"rows": rows, "histograms": histograms, "doublet_ratios": _ratios(written, species), **facts}
 
     def of_sightlines() -> dict[str, Any]:
-        written, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
-        z = _path_redshifts(species)
-        counters: _Counters = {**_histograms(_SIGHTLINE_EDGES), "path": partial(_searched_at, z=z)}
-        counted = tally(written.select(*_SIGHTLINE_EDGES, "z_start", "z_stop"), SIGHTLINES, counters)
-        return {"rows": rows, "histograms": _with_edges(_SIGHTLINE_EDGES, counted), "path": (z, counted["path"])}
+        _, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
+        z = np.arange(*_redshifts(species), _PATH_STEP)
+        columns = SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop")
+        counted = tally(_files(store, SIGHTLINES), columns, partial(_sightline_counts, z=z))
+        histograms = {name: (cuts, counted[name]) for name, cuts in _SIGHTLINE_EDGES.items()}
+        return {"rows": rows, "histograms": histograms, "path": (z, counted["path"])}
 
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
@@ -181,35 +167,26 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 # ---- the report's numbers
 
 
-_Counters = dict[str, Callable[[Columns], NDArray[np.int64]]]
+def _absorber_counts(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
+    """Counts between edges, of the redshifts also without those outside the searched path, and how many rows have each flag."""
+    in_path = columns["z_abs"][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0]
+    flags = _with_bits(columns["flags"], AbsorberFlag)
+    return {**_in_bins(columns, edges), "in_path": np.histogram(in_path, edges["z_abs"])[0], "flags": flags}
 
 
-def _in_bins(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Counts between edges; values outside, and NaN, are left out."""
-    return np.histogram(columns[name], edges)[0]
+def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
+    """Counts between edges, and how many sightlines were searched at each of some ascending redshifts."""
+    path = count_in_path(z, *(np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop")))
+    return {**_in_bins(columns, _SIGHTLINE_EDGES), "path": path}
 
 
-def _in_path(columns: Columns, name: str, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The same of the absorbers within the searched redshifts: no path belongs to the others."""
-    return np.histogram(columns[name][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0], edges)[0]
+def _in_bins(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
+    """Values outside all edges, and NaN, are left out."""
+    return {name: np.histogram(columns[name], cuts)[0] for name, cuts in edges.items()}
 
 
-def _with_bits(columns: Columns, name: str, enum: type[IntFlag]) -> NDArray[np.int64]:
-    """How many rows have each bit of a column."""
-    return np.array([np.count_nonzero(columns[name] & int(bit)) for bit in enum.__members__.values()])
-
-
-def _searched_at(columns: Columns, z: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many sightlines were searched at each of some ascending redshifts."""
-    return count_in_path(z, *(np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop")))
-
-
-def _histograms(edges: dict[str, NDArray[np.float64]]) -> _Counters:
-    return {name: partial(_in_bins, name=name, edges=cuts) for name, cuts in edges.items()}
-
-
-def _with_edges(edges: dict[str, NDArray[np.float64]], counted: dict[str, NDArray[np.int64]]) -> dict[str, tuple[NDArray, NDArray]]:
-    return {name: (cuts, counted[name]) for name, cuts in edges.items()}
+def _with_bits(values: NDArray[np.integer], enum: type[IntFlag]) -> NDArray[np.int64]:
+    return np.array([np.count_nonzero(values & int(bit)) for bit in enum.__members__.values()])
 
 
 def _bit_counts(counts: NDArray[np.int64], enum: type[IntFlag]) -> list[BitCount]:
@@ -236,12 +213,8 @@ def _redshifts(species: LineSpecies) -> tuple[float, float]:
     return max(float(np.floor(ends[0] * 10) / 10), 0.0), float(np.ceil(ends[1] * 10) / 10)
 
 
+#: Between the redshifts at which the sightlines are counted.
 _PATH_STEP = 0.005
-
-
-def _path_redshifts(species: LineSpecies) -> NDArray[np.float64]:
-    """Redshifts at which the sightlines are counted."""
-    return np.arange(*_redshifts(species), _PATH_STEP)
 
 
 def _reasons(rejections: DataFrame) -> list[Rejected]:
@@ -302,7 +275,7 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
                 np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape),
                 geometry.fractions,
                 [str(line) for line in species.transitions],
-                [line.wavelength for line in species.transitions],
+                np.array([line.wavelength for line in species.transitions]),
                 (geometry.primary, geometry.secondary),
                 candidate["pixel"],
                 bit_words(absorber["flags"], AbsorberFlag),
@@ -345,13 +318,6 @@ def _ratios(absorbers: DataFrame, species: LineSpecies) -> RatioSample:
     return RatioSample(ew=ew, ratio=ratio, ratio_err=ratio_err, flagged=flags != 0, thin_ratio=species.optically_thin_ratio)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
-    return flat
-
-
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")
 
 
@@ -370,7 +336,7 @@ def _report_data(manifest: Manifest, settings: Settings, rows: dict[str, int], f
         title=f"{species.name} absorbers",
         species=species.name,
         version=manifest.version,
-        settings=_flat(manifest.settings),
+        settings={key: str(value) for key, value in flat(manifest.settings).items()},
         counts=counts,
         histograms=histograms,
         catalogue_matches=[CatalogueMatch(*(counted[name] for name in _COUNTED)) for counted in manifest.catalogues],

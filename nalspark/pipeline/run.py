@@ -33,13 +33,7 @@ class Declared(Protocol):
 
 
 class Run:
-    """What stages work with.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    settings : Settings
-    progress : Progress
+    """What stages work with: a session, settings, progress, and the result as it is.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Figures, text and page of an evaluation: numbers in, Figure or string out."""
+"""Figures and tables of an evaluation: numbers in, Figure or string out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from nalspark.plots.pages import render
+from nalspark.metrics import Reliability
 from nalspark.plots.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILLION, log_x, new_figure, nothing, styled
 
 #: One after the other where curves share a picture; the marks tell them apart without colour.
@@ -24,7 +24,6 @@ _GROUPS = {"found": (BLUE, "-", 0.22), "missed": (VERMILLION, (0, (4, 2)), 0.0),
 #: Where a bin has no upper end, it is drawn to this many times its lower one.
 _OPEN_END = 1.6
 _TEXT_WIDTH = 110
-_POINTS: dict[str, Any] = {"markersize": 3.5, "elinewidth": 0.9, "capsize": 0}
 
 
 # ---- figures
@@ -40,61 +39,42 @@ def fractions_figure(panels: Mapping[str, pd.DataFrame], ylabel: str) -> Figure:
         Axis label → result of :func:`nalspark.judging.evaluate.fractions`.
     ylabel : str
     """
-    figure = new_figure((2.6 * max(len(panels), 1) + 0.6, 2.9))
-    all_axes = np.atleast_1d(figure.subplots(1, max(len(panels), 1), sharey=True))
-    for axes, (label, table) in zip(all_axes, panels.items(), strict=False):
+    figure = new_figure((2.6 * len(panels) + 0.6, 2.9))
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (label, table) in zip(all_axes, panels.items(), strict=True):
         if table.empty:
             nothing(axes)
         else:
-            log = _is_log(table)
-            low, middle, high = _bins(table, log)
-            axes.errorbar(
-                middle,
-                table["fraction"],
-                yerr=_intervals(table),
-                xerr=np.stack([middle - low, high - middle]),
-                fmt="o",
-                color=BLUE,
-                **_POINTS,
-            )
+            low, high = table["low"], table["high"]
+            # A logarithmic axis where the bins span much, and widen.
+            log = low.min() >= 0 and high.max() > 6 * high.min() and (high - low).iloc[-1] > 1.5 * (high - low).iloc[0]
+            middle, limits = _points(axes, table, log, color=BLUE)
             for x, trials in zip(middle, table["trials"], strict=True):
                 axes.text(x, 1.04, f"{trials}", ha="center", fontsize=7, color=MUTED)
-            _fraction_axis(axes, log, (low.min(), high.max()))
+            axes.set_xlim(*limits)
         axes.set_xlabel(label)
     all_axes[0].set_ylabel(ylabel)
     return figure
 
 
-def _is_log(table: pd.DataFrame) -> bool:
-    """Whether the bins ask for a logarithmic axis: they span much, and widen."""
-    low, high = table["low"].to_numpy(dtype=float), table["high"].to_numpy(dtype=float)
-    return bool(low.min() >= 0 and high.max() > 6 * high.min() and (high - low)[-1] > 1.5 * (high - low)[0])
-
-
-def _bins(table: pd.DataFrame, log: bool) -> tuple[NDArray, NDArray, NDArray]:
-    """Lower end, middle and upper end of the bins, finite, and positive where the axis is logarithmic."""
+def _points(
+    axes: Axes, table: pd.DataFrame, log: bool, shift: float | None = None, **style: Any
+) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Draw fractions over their bins, or, shifted by a factor, without the bins' widths; give the points' places and the bins' ends."""
     low, high = table["low"].to_numpy(dtype=float), table["high"].to_numpy(dtype=float)
     high = np.where(np.isfinite(high), high, _OPEN_END * low)
     low = np.where(low > 0, low, 0.5 * high) if log else low
-    return low, np.sqrt(low * high) if log else 0.5 * (low + high), high
-
-
-def _intervals(table: pd.DataFrame) -> NDArray:
-    """Lengths of the error bars, shape (2, b)."""
-    return np.maximum([table["fraction"] - table["lower"], table["upper"] - table["fraction"]], 0.0)
-
-
-def _fraction_axis(axes: Axes, log: bool, limits: tuple[float, float]) -> None:
-    # A little room below 0, so that points there are seen whole.
-    axes.set_ylim(-0.03, 1.12)
-    axes.set_yticks(np.arange(0.0, 1.01, 0.2))
+    middle = (shift or 1.0) * (np.sqrt(low * high) if log else 0.5 * (low + high))
+    widths = np.stack([middle - low, high - middle]) if shift is None else None
+    intervals = np.maximum([table["fraction"] - table["lower"], table["upper"] - table["fraction"]], 0.0)
+    axes.errorbar(middle, table["fraction"], intervals, widths, markersize=3.5, elinewidth=0.9, capsize=0, **{"fmt": "o", **style})
     for level in (0.0, 1.0):
         axes.axhline(level, color=MUTED, linewidth=0.5, zorder=0)
+    # A little room below 0, so that points there are seen whole.
+    axes.set(ylim=(-0.03, 1.12), yticks=np.arange(0.0, 1.01, 0.2))
     if log:
         log_x(axes)
-    else:
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
-    axes.set_xlim(*limits)
+    return middle, (low.min(), high.max())
 
 
 @styled
@@ -113,15 +93,11 @@ def curves_figure(curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str) 
     ends: list[float] = []
     for number, (label, table) in enumerate(drawn.items()):
         colour, mark = _CURVES[number % len(_CURVES)]
-        low, middle, high = _bins(table, log=True)
         # Side by side, so that error bars do not cover each other.
-        x = middle * 1.025 ** (number - 0.5 * (len(drawn) - 1))
-        axes.errorbar(
-            x, table["fraction"], yerr=_intervals(table), fmt=mark, color=colour, label=label, linestyle="-", linewidth=0.8, **_POINTS
-        )
-        ends += [low.min(), high.max()]
-    if ends:
-        _fraction_axis(axes, True, (min(ends), max(ends)))
+        shift = 1.025 ** (number - 0.5 * (len(drawn) - 1))
+        ends += _points(axes, table, True, shift, fmt=mark, color=colour, label=label, linestyle="-", linewidth=0.8)[1]
+    if drawn:
+        axes.set_xlim(min(ends), max(ends))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     else:
         nothing(axes)
@@ -129,51 +105,35 @@ def curves_figure(curves: Mapping[str, pd.DataFrame], xlabel: str, ylabel: str) 
     return figure
 
 
-@dataclass(frozen=True)
-class ScoreCurves:
-    """What :func:`scores_figure` draws.
-
-    Attributes
-    ----------
-    false_rate, true_rate : array, shape (k,)
-        The ROC curve.
-    published : pair of float
-        False and true positive rate of the published decision.
-    auc : float
-    score, fraction, lower, upper : array, shape (b,)
-        The reliability curve.
-    """
-
-    false_rate: ArrayLike
-    true_rate: ArrayLike
-    published: tuple[float, float]
-    auc: float
-    score: ArrayLike
-    fraction: ArrayLike
-    lower: ArrayLike
-    upper: ArrayLike
-
-
 @styled
-def scores_figure(curves: ScoreCurves) -> Figure:
-    """Draw the ROC curve of the spectra, and the reliability curve of the absorbers' scores."""
+def scores_figure(roc: tuple[ArrayLike, ArrayLike], published: tuple[float, float], auc: float, curve: Reliability) -> Figure:
+    """Draw the ROC curve of the spectra, and the reliability curve of the absorbers' scores.
+
+    Parameters
+    ----------
+    roc : pair of arrays, shape (k,)
+        False and true positive rates.
+    published : pair of float
+        Those of the published decision.
+    auc : float
+    curve : Reliability
+    """
     figure = new_figure((7.2, 3.3))
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    if np.isfinite(np.asarray(curves.false_rate, dtype=float)).all() and np.isfinite(np.asarray(curves.true_rate, dtype=float)).all():
-        left.plot(curves.false_rate, curves.true_rate, color=BLUE, linewidth=1.4)
-        left.plot(*curves.published, "o", color=VERMILLION, markersize=5, label="published", clip_on=False)
-        left.text(0.97, 0.14, f"AUC {curves.auc:.3f}", ha="right", color=INK)
+    if np.isfinite(np.array(roc, dtype=float)).all():
+        left.plot(*roc, color=BLUE, linewidth=1.4)
+        left.plot(*published, "o", color=VERMILLION, markersize=5, label="published", clip_on=False)
+        left.text(0.97, 0.14, f"AUC {auc:.3f}", ha="right", color=INK)
         left.legend(loc="lower right")
     else:
         left.text(0.5, 0.5, "one label only", ha="center", va="center", color=MUTED)
     left.set(xlabel="spectra without a strong system\ncalled positive", ylabel="spectra with one, called positive")
-    score, fraction = np.asarray(curves.score, dtype=float), np.asarray(curves.fraction, dtype=float)
-    if score.size:
-        yerr = np.maximum([fraction - np.asarray(curves.lower), np.asarray(curves.upper) - fraction], 0.0)
-        right.errorbar(score, fraction, yerr=yerr, fmt="o-", color=BLUE, markersize=3.5, linewidth=0.8, elinewidth=0.9)
+    if len(curve.score):
+        yerr = np.maximum([curve.fraction - curve.lower, curve.upper - curve.fraction], 0.0)
+        right.errorbar(curve.score, curve.fraction, yerr=yerr, fmt="o-", color=BLUE, markersize=3.5, linewidth=0.8, elinewidth=0.9)
     else:
         right.text(0.5, 0.5, "no absorber", ha="center", va="center", color=MUTED)
     right.set(xlabel="mean score of the absorbers", ylabel="fraction that is true")
@@ -205,15 +165,14 @@ def distributions_figure(groups: Mapping[str, pd.DataFrame], panels: Mapping[str
         if top:
             axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.1 * top))
             axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
-            if len(axes.get_legend_handles_labels()[1]):
-                axes.legend(loc="upper right", handlelength=2.4)
+            axes.legend(loc="upper right", handlelength=2.4)
         else:
             nothing(axes)
         axes.set(xlabel=label, ylabel="systems")
     return figure
 
 
-# ---- text and page
+# ---- text
 
 
 @dataclass(frozen=True)
@@ -238,28 +197,10 @@ class Sheet:
 
 def as_text(sheet: Sheet) -> str:
     """Write the sheet in columns for a terminal."""
-    heads = [head.lstrip("#") for head in sheet.heads]
-    widths = [max(len(row[column]) for row in (heads, *sheet.rows)) for column in range(len(heads))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.rjust(width) if head.startswith("#") else cell.ljust(width)
-            for cell, width, head in zip(cells, widths, sheet.heads, strict=True)
-        ]
-        return "  " + "  ".join(padded).rstrip()
-
-    note = textwrap.wrap(sheet.note, _TEXT_WIDTH, initial_indent="  ", subsequent_indent="  ")
-    return "\n".join([sheet.title, line(heads), *(line(row) for row in sheet.rows), *note])
-
-
-def evaluation_page(title: str, sheets: Sequence[Sheet], pictures: Mapping[str, str]) -> str:
-    """Write the evaluation as HTML that shows pictures lying beside it.
-
-    Parameters
-    ----------
-    title : str
-    sheets : sequence of Sheet
-    pictures : mapping
-        File name → caption.
-    """
-    return render("evaluation.html", title=title, sheets=sheets, pictures=pictures)
+    columns = []
+    for head, *cells in zip(sheet.heads, *sheet.rows, strict=True):
+        name = head.removeprefix("#")
+        width = max(map(len, (name, *cells)))
+        columns.append([cell.rjust(width) if head.startswith("#") else cell.ljust(width) for cell in (name, *cells)])
+    lines = ["  " + "  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    return "\n".join([sheet.title, *lines, *textwrap.wrap(sheet.note, _TEXT_WIDTH, initial_indent="  ", subsequent_indent="  ")])

@@ -58,15 +58,15 @@ class GalleryItem:
     """
 
     absorber: Mapping[str, Any]
-    wavelength: ArrayLike
-    flux: ArrayLike
-    continuum: ArrayLike
-    error: ArrayLike
-    residual: ArrayLike
-    inverse_error: ArrayLike
-    fractions: ArrayLike
+    wavelength: Array
+    flux: Array
+    continuum: Array
+    error: Array
+    residual: Array
+    inverse_error: Array
+    fractions: Array
     lines: Sequence[str]
-    rest: ArrayLike
+    rest: Array
     doublet: tuple[int, int]
     pixel: int
     remarks: Sequence[str] = ()
@@ -74,21 +74,20 @@ class GalleryItem:
     instrument_sigma_kms: float = field(default=69.03, kw_only=True)
 
     def __post_init__(self) -> None:
-        pixels, image = np.shape(self.wavelength), np.shape(self.residual)
+        for name in ("wavelength", "flux", "continuum", "error", "residual", "inverse_error", "fractions", "rest"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=float))
+        pixels, image = self.wavelength.shape, self.residual.shape
         for name, expected in (("flux", pixels), ("continuum", pixels), ("error", pixels), ("inverse_error", image)):
-            if np.shape(getattr(self, name)) != expected:
-                raise ValueError(f"{name} has shape {np.shape(getattr(self, name))}, expected {expected}")
+            if getattr(self, name).shape != expected:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {expected}")
         for name in ("fractions", "lines", "rest"):
-            if len(np.atleast_1d(np.asarray(getattr(self, name), dtype=object))) != image[0]:
+            if len(getattr(self, name)) != image[0]:
                 raise ValueError(f"{name} must have one value for each of the image's {image[0]} rows")
 
     def value(self, column: str) -> float:
-        """Give a number of the absorber's row; NaN where it is missing, null or no number."""
+        """Give a number of the absorber's row; NaN where it is missing or null."""
         found = self.absorber.get(column)
-        try:
-            return math.nan if found is None else float(found)
-        except (TypeError, ValueError):
-            return math.nan
+        return math.nan if found is None else float(found)
 
     def label(self, row: int) -> str:
         """Give the label that the catalogue's columns use for a transition (``2796``)."""
@@ -276,14 +275,12 @@ def absorber_figure(item: GalleryItem) -> Figure:
     """
     # A fixed layout and one pair of axes for all transitions: finding a layout for nine panels takes longer than drawing them.
     figure = new_figure((10.4, 4.5), None)
-    rows = len(item.lines)
     grid = figure.add_gridspec(2, 1, height_ratios=(1.15, 1.0), left=0.06, right=0.99, top=0.86, bottom=0.11, hspace=0.62)
-    top = figure.add_subplot(grid[0])
+    top, panels = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
     _spectrum(top, item)
     _mark_lines(top, item)
     _title(top, item)
-    if rows:
-        _transitions(figure.add_subplot(grid[1]), item)
+    _transitions(panels, item)
     return figure
 
 
@@ -356,9 +353,7 @@ def _title(axes: Axes, item: GalleryItem, above: float = 1.20) -> None:
 
 
 def _spectrum(axes: Axes, item: GalleryItem) -> None:
-    wavelength, flux, continuum, error = (
-        np.asarray(values, dtype=float) for values in (item.wavelength, item.flux, item.continuum, item.error)
-    )
+    wavelength, flux, continuum, error = item.wavelength, item.flux, item.continuum, item.error
     good = np.isfinite(error) & (error > 0) & np.isfinite(flux)
     _shade(axes, item.searched, color=SHADE)
     axes.step(wavelength, np.where(good, flux, np.nan), where="mid", color=INK, linewidth=0.55, label="flux")
@@ -381,27 +376,18 @@ def _spectrum(axes: Axes, item: GalleryItem) -> None:
 
 
 def _mark_lines(axes: Axes, item: GalleryItem) -> None:
-    """A tick for every transition at the top of the panel; the doublet's are long and named."""
-    z, rest = item.value("z_abs"), np.asarray(item.rest, dtype=float)
-    if not math.isfinite(z):
-        return
-    low, high = axes.get_xlim()
-    for row, wavelength in enumerate(rest * (1.0 + z)):
-        if not low < wavelength < high:
-            continue
-        strong = row in item.doublet
-        span = (0.0, 1.0) if strong else (0.90, 1.0)
-        axes.axvline(wavelength, *span, color=VERMILLION if strong else BLUE, linewidth=0.8, alpha=0.55 if strong else 0.9, zorder=1)
-    _name_lines(axes, item, rest * (1.0 + z))
+    """A tick for every transition at the top of the panel; the doublet's are long.
 
-
-def _name_lines(axes: Axes, item: GalleryItem, places: Array) -> None:
-    """The ions' names beside their ticks: the doublet's on its left, the others' on their right, where they do not meet."""
+    The ions' names stand beside them: the doublet's on its left, the others' on their right, where they do not meet.
+    """
     low, high = axes.get_xlim()
     groups: dict[tuple[str, bool], list[float]] = {}
-    for row, place in enumerate(places):
+    for row, place in enumerate(item.rest * (1.0 + item.value("z_abs"))):
         if low < place < high:
-            groups.setdefault((" ".join(str(item.lines[row]).split()[:-1]), row in item.doublet), []).append(place)
+            strong = row in item.doublet
+            span = (0.0, 1.0) if strong else (0.90, 1.0)
+            axes.axvline(place, *span, color=VERMILLION if strong else BLUE, linewidth=0.8, alpha=0.55 if strong else 0.9, zorder=1)
+            groups.setdefault((str(item.lines[row]).rpartition(" ")[0], strong), []).append(place)
     for (ion, strong), group in groups.items():
         for cluster in _clusters(sorted(group), 0.05 * (high - low)):
             at, shift, side = (cluster[0], -3, "right") if strong else (cluster[-1], 3, "left")
@@ -424,23 +410,21 @@ def _clusters(places: Sequence[float], reach: float) -> list[list[float]]:
 
 
 def _pixel_kms(item: GalleryItem) -> float:
-    wavelength = np.asarray(item.wavelength, dtype=float)
-    return float(SPEED_OF_LIGHT_KMS * np.log(wavelength[-1] / wavelength[0]) / (len(wavelength) - 1))
+    return float(SPEED_OF_LIGHT_KMS * np.log(item.wavelength[-1] / item.wavelength[0]) / (len(item.wavelength) - 1))
 
 
 def _velocities(item: GalleryItem) -> Array:
     """Velocity of every image pixel from the line at z_abs, shape (t, c), km/s."""
-    t, c = np.shape(item.residual)
+    columns = item.residual.shape[1]
     pixel_kms, z = _pixel_kms(item), item.value("z_abs")
-    rest, centre = float(np.asarray(item.rest)[item.doublet[0]]), float(np.asarray(item.wavelength)[item.pixel])
     # The fit puts the line at a fraction of a pixel from the middle of the image.
-    shift = SPEED_OF_LIGHT_KMS * math.log(rest * (1.0 + z) / centre) / pixel_kms if math.isfinite(z) else 0.0
-    columns = np.arange(c) - c // 2
-    return np.asarray((columns - np.asarray(item.fractions, dtype=float)[:, None] - shift) * pixel_kms).reshape(t, c)
+    line = item.rest[item.doublet[0]] * (1.0 + z) / item.wavelength[item.pixel]
+    shift = SPEED_OF_LIGHT_KMS * math.log(line) / pixel_kms if math.isfinite(z) else 0.0
+    return (np.arange(columns) - columns // 2 - item.fractions[:, None] - shift) * pixel_kms
 
 
 def _panel_limits(item: GalleryItem) -> tuple[float, float]:
-    ratio = 1.0 - np.asarray(item.residual, dtype=float)[np.asarray(item.inverse_error) > 0]
+    ratio = 1.0 - item.residual[item.inverse_error > 0]
     if not ratio.size:
         return 0.0, 1.5
     return float(np.clip(np.percentile(ratio, 0.5) - 0.1, -0.5, 0.0)), float(np.clip(np.percentile(ratio, 99.5) + 0.15, 1.35, 2.5))
@@ -455,12 +439,11 @@ def _line_model(item: GalleryItem, row: int, velocity: Array) -> Array | None:
     width = item.value(f"ew_{item.label(row)}")
     if not (math.isfinite(sigma) and math.isfinite(width)):
         return None
-    rest = np.asarray(item.rest, dtype=float)
     model = np.ones_like(velocity)
     for other in {row, *(item.doublet if row in item.doublet else ())}:
         width = item.value(f"ew_{item.label(other)}")
-        amplitude = width * SPEED_OF_LIGHT_KMS / (rest[other] * sigma * math.sqrt(2.0 * math.pi))
-        centre = SPEED_OF_LIGHT_KMS * math.log(rest[other] / rest[row])
+        amplitude = width * SPEED_OF_LIGHT_KMS / (item.rest[other] * sigma * math.sqrt(2.0 * math.pi))
+        centre = SPEED_OF_LIGHT_KMS * math.log(item.rest[other] / item.rest[row])
         if math.isfinite(amplitude):
             model -= amplitude * np.exp(-0.5 * ((velocity - centre) / sigma) ** 2)
     return model
@@ -468,9 +451,9 @@ def _line_model(item: GalleryItem, row: int, velocity: Array) -> Array | None:
 
 def _transition(axes: Axes, item: GalleryItem, row: int, velocity: Array, middle: float) -> None:
     """One transition, its velocity 0 at `middle` of the axes that all share."""
-    inverse = np.asarray(item.inverse_error, dtype=float)[row]
+    inverse = item.inverse_error[row]
     good = inverse > 0
-    ratio = np.where(good, 1.0 - np.asarray(item.residual, dtype=float)[row], np.nan)
+    ratio = np.where(good, 1.0 - item.residual[row], np.nan)
     error = np.where(good, 1.0 / np.where(good, inverse, 1.0), np.nan)
     x, half = velocity + middle, 0.5 * (velocity[1] - velocity[0])
     _shade(axes, [(x[start] - half, x[stop - 1] + half) for start, stop in _runs(~good)], color=FAINT, alpha=0.55)

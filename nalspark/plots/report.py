@@ -137,15 +137,15 @@ _AXES = {
     "z_abs": ("absorption redshift", "absorbers", False),
     "z_qso": ("quasar redshift", "sightlines", False),
     "snr": ("median signal-to-noise ratio per pixel", "sightlines", False),
-    "redshift_path": ("searched redshift path Δz", "sightlines", False),
     "significance": ("significance of the detection (σ)", "absorbers", True),
-    "score": ("score", "absorbers", True),
-    "doublet_ratio": ("doublet ratio", "absorbers", False),
     "fwhm_kms": ("FWHM, instrument removed (km/s)", "absorbers", False),
-    "velocity_kms": ("velocity from the quasar (km/s)", "absorbers", False),
-    "chi2_reduced": ("reduced χ² of the fit", "absorbers", False),
 }
 
+#: Column → what the title of a card has no room for.
+_FACTS = {
+    "ra": "RA {:.4f}°", "dec": "Dec {:+.4f}°", "z_qso": "quasar at z = {:.4f}", "velocity_kms": "{:,.0f} km/s from it",
+    "fwhm_kms": "FWHM {:.0f} km/s", "significance": "significance {:.1f} σ", "chi2_reduced": "reduced χ² {:.2f}",
+}  # fmt: skip
 #: Cards beyond this number are drawn smaller, so that a gallery of a hundred does not make a page of 20 MB.
 _MANY_CARDS = 40
 #: Pixels in which a figure across the page is shown.
@@ -164,21 +164,21 @@ def render_report(data: ReportData) -> str:
     str
         HTML with embedded style and figures; the same data give the same text.
     """
-    z, sightlines = (np.asarray(values, dtype=float) for values in data.path)
+    species, (z, sightlines) = SPECIES[data.species], (np.asarray(values, dtype=float) for values in data.path)
     filled = {name: pair for name, pair in data.histograms.items() if np.nansum(np.asarray(pair[1], dtype=float)) > 0}
     return render(
         "report.html",
         title=data.title,
         data=data,
-        species=_spaced(data.species),
+        species=str(species.primary).rpartition(" ")[0],
         n_rejected=sum(row.n for row in data.rejections),
         n_faults=sum(row.n for row in data.rejections if row.reason == INTERNAL_ERROR),
-        window=SPECIES[data.species].window_rest,
+        window=species.window_rest,
         path=_path(z, sightlines),
         total_path=float(path_per_bin([z[0], z[-1]], z, sightlines)[0]) if z.size else 0.0,
         histograms=[_histogram(name, *pair) for name, pair in filled.items()],
         empty=[name for name in data.histograms if name not in filled],
-        incidence=_incidence(data),
+        incidence=_incidence(data, z, sightlines),
         ratios=_ratios(data.doublet_ratios),
     )
 
@@ -191,17 +191,17 @@ def _path(z: np.ndarray, sightlines: np.ndarray) -> Picture | None:
 
 
 def _histogram(name: str, edges: ArrayLike, counts: ArrayLike) -> Picture:
-    label, what, log_counts = _axis(name)
+    width = f"rest equivalent width W({name[3:]}) (Å)", "absorbers", True
+    label, what, log_counts = width if name.startswith("ew_") else _AXES.get(name, (name, "rows", False))
     total, low, high = np.nansum(np.asarray(counts, dtype=float)), np.asarray(edges)[0], np.asarray(edges)[-1]
     alt = f"Histogram of {total:,.0f} {what} against {label}, from {low:g} to {high:g}."
     return embed(png(histogram_figure(edges, counts, label, what, log_counts=log_counts)), alt)
 
 
-def _incidence(data: ReportData) -> Picture | None:
-    edges, _ = data.histograms.get("z_abs", ((), ()))
-    z, sightlines = data.path
-    if not np.size(data.in_path) or not np.nansum(np.asarray(sightlines, dtype=float)) > 0:
+def _incidence(data: ReportData, z: np.ndarray, sightlines: np.ndarray) -> Picture | None:
+    if not np.size(data.in_path) or not np.nansum(sightlines) > 0:
         return None
+    edges, _ = data.histograms.get("z_abs", ((), ()))
     figure = incidence_figure(edges, data.in_path, path_per_bin(edges, z, sightlines))
     return embed(png(figure), "Absorbers per unit searched path against absorption redshift, with Poisson errors.", _WIDE)
 
@@ -231,29 +231,8 @@ def card(item: GalleryItem, picture: bytes) -> Card:
     name = str(item.absorber.get("spectrum_id") or "an unnamed spectrum")
     remarks = f" Flags: {', '.join(item.remarks)}." if item.remarks else ""
     alt = f"Spectrum {name} with an absorber at redshift {item.value('z_abs'):.5f}, and its transitions in velocity.{remarks}"
-    return Card(embed(picture, alt), [text.format(f"{value:{form}}") for text, form, value in _facts(item) if math.isfinite(value)])
-
-
-def _facts(item: GalleryItem) -> list[tuple[str, str, float]]:
-    """Text, format and value of what the card's title has no room for."""
-    facts = (
-        ("ra", "RA {}°", ".4f"), ("dec", "Dec {}°", "+.4f"), ("z_qso", "quasar at z = {}", ".4f"),
-        ("velocity_kms", "{} km/s from it", ",.0f"), ("fwhm_kms", "FWHM {} km/s", ".0f"),
-        ("significance", "significance {} σ", ".1f"), ("chi2_reduced", "reduced χ² {}", ".2f"),
-    )  # fmt: skip
-    return [(text, form, item.value(column)) for column, text, form in facts]
-
-
-def _spaced(species: str) -> str:
-    """``MgII`` as the field writes it: ``Mg II``."""
-    stem = species.rstrip("IVX")
-    return f"{stem} {species[len(stem) :]}" if stem and stem != species else species
-
-
-def _axis(name: str) -> tuple[str, str, bool]:
-    if name.startswith("ew_"):
-        return f"rest equivalent width W({name[3:]}) (Å)", "absorbers", True
-    return _AXES.get(name, (name, "rows", False))
+    facts = [text.format(item.value(column)) for column, text in _FACTS.items() if math.isfinite(item.value(column))]
+    return Card(embed(picture, alt), facts)
 
 
 def png(figure: Figure, *, dpi: int = 150) -> bytes:

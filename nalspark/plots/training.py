@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from nalspark.metrics import binary_metrics, reliability, roc_curve
-from nalspark.plots.evaluation import ScoreCurves, scores_figure
+from nalspark.plots.evaluation import scores_figure
 from nalspark.plots.style import BLUE, VERMILLION, new_figure, styled
 
 
@@ -40,5 +40,4 @@ def training_figures(histories: Sequence[dict[str, list[float]]], labels: ArrayL
     """
     values, roc, curve = binary_metrics(labels, scores), roc_curve(labels, scores), reliability(labels, scores)
     published = (values["fp"] / max(values["fp"] + values["tn"], 1), values["recall"])
-    curves = ScoreCurves(*roc, published, values["auc"], curve.score, curve.fraction, curve.lower, curve.upper)
-    return {"curves": curves_figure(histories), "scores": scores_figure(curves)}
+    return {"curves": curves_figure(histories), "scores": scores_figure(roc, published, values["auc"], curve)}

@@ -11,7 +11,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -32,8 +32,8 @@ RawColumns = dict[str, pa.Array]
 ROWS_AT_ONCE = 65_536
 #: What reading a damaged gzip file raises.
 _UNPACKING = (EOFError, gzip.BadGzipFile, zlib.error)
-#: What reading a damaged npz file raises.
-_UNZIPPING = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError)
+#: What the libraries raise where a file, or its header, is damaged.
+_DAMAGED = (*_UNPACKING, zipfile.BadZipFile, pa.ArrowException, OSError, ValueError)
 _SHOWN_COLUMNS = 30
 
 
@@ -63,19 +63,33 @@ def open_file(path: Path) -> CatalogFile:
     CatalogError
         Where it is none of the formats, or damaged as far as its headers tell.
     """
-    try:
-        with _open_bytes(path) as file:
-            head = file.read(4096)
-    except _UNPACKING as error:
-        raise _damaged_gzip(path, error) from None
+    with _faults_told(path, "readable"), _open_bytes(path) as file:
+        head = file.read(4096)
     if not head:
         raise CatalogError(f"Catalogue '{path}' is empty (0 bytes).")
-    for start, look in _FORMATS.items():
-        if head.startswith(start):
-            return look(path)
-    if b"\x00" in head or head.startswith(b"\x89HDF"):
+    kind, look = next((known for start, known in _FORMATS.items() if head.startswith(start)), ("readable as CSV", _csv_file))
+    if look is _csv_file and (b"\x00" in head or head.startswith(b"\x89HDF")):
         raise CatalogError(f"Catalogue '{path}' is none of FITS, CSV, Parquet and npz. Convert it to one of these.")
-    return _csv_file(path)
+    with _faults_told(path, kind):
+        content = look(path)
+
+    def read(names: Sequence[str]) -> Iterator[RawColumns]:
+        with _faults_told(path, kind):
+            yield from content.read(names)
+
+    return CatalogFile(content.widths, content.n_rows, read)
+
+
+@contextmanager
+def _faults_told(path: Path, kind: str) -> Iterator[None]:
+    """Say of a damaged file that it is not what it looks like: a sentence instead of what the libraries raise."""
+    try:
+        yield
+    except _DAMAGED as error:
+        if isinstance(error, _UNPACKING) and _is_packed(path):
+            raise CatalogError(f"Catalogue '{path}' is a damaged gzip file: {error}. Download it again.") from None
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CatalogError(f"Catalogue '{path}' is not {kind}: {why}.") from None
 
 
 def _is_packed(path: Path) -> bool:
@@ -86,10 +100,6 @@ def _is_packed(path: Path) -> bool:
 def _open_bytes(path: Path) -> IO[bytes]:
     """The file's content, decompressed where it is gzip."""
     return cast(IO[bytes], gzip.open(path, "rb")) if _is_packed(path) else path.open("rb")
-
-
-def _damaged_gzip(path: Path, error: Exception) -> CatalogError:
-    return CatalogError(f"Catalogue '{path}' is a damaged gzip file: {error}. Download it again.")
 
 
 def _as_arrow(values: np.ndarray) -> pa.Array:
@@ -120,7 +130,7 @@ def _fits_tables(path: Path) -> Iterator[list[Any]]:
 
 
 def _fits_file(path: Path) -> CatalogFile:
-    packed, widths, n_rows, needed = _is_packed(path), dict[str, int](), 0, 0
+    widths, n_rows, needed = dict[str, int](), 0, 0
     try:
         with _fits_tables(path) as tables:
             for hdu in tables:
@@ -129,23 +139,16 @@ def _fits_file(path: Path) -> CatalogFile:
                 is_text = isinstance(hdu, fits.TableHDU)  # of ASCII: its numbers are text in the file, one in a field
                 here = {name: 1 if is_text else int(np.prod(hdu.columns.dtype[name].shape, dtype=int)) for name in hdu.columns.names}
                 widths = {**here, **widths}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, *_UNPACKING) as error:
-        raise CatalogError(f"Catalogue '{path}' is not a readable FITS file: {error}.") from None
+    except (LookupError, TypeError) as error:  # from astropy, of a header that makes no sense
+        raise ValueError(error) from None
     if not needed:
-        _check_gzip(path)  # of a damaged one astropy sees the beginning, and says nothing
-        raise CatalogError(f"Catalogue '{path}' is a FITS file without a table; a catalogue is a binary table.")
-    if not packed and (size := path.stat().st_size) < needed:
-        raise CatalogError(f"Catalogue '{path}' is truncated: its header promises {needed} bytes, it has {size}. Download it again.")
-    return CatalogFile(widths, n_rows, lambda names: _fits_rows(path, names))
-
-
-def _check_gzip(path: Path) -> None:
-    try:
-        with _open_bytes(path) as file:
+        with _open_bytes(path) as file:  # of a damaged gzip file astropy sees the beginning, and says nothing
             while file.read(4 << 20):
                 pass
-    except _UNPACKING as error:
-        raise _damaged_gzip(path, error) from None
+        raise CatalogError(f"Catalogue '{path}' is a FITS file without a table; a catalogue is a binary table.")
+    if not _is_packed(path) and (size := path.stat().st_size) < needed:
+        raise CatalogError(f"Catalogue '{path}' is truncated: its header promises {needed} bytes, it has {size}. Download it again.")
+    return CatalogFile(widths, n_rows, lambda names: _fits_rows(path, names))
 
 
 def _fits_rows(path: Path, names: Sequence[str]) -> Iterator[RawColumns]:
@@ -165,11 +168,10 @@ def _binary_rows(path: Path, hdu: Any, names: Sequence[str]) -> Iterator[RawColu
     with _open_bytes(path) as file:
         file.seek(hdu.fileinfo()["datLoc"])
         while left:
-            wanted, content = min(ROWS_AT_ONCE, left), b""
-            with suppress(*_UNPACKING):
-                content = file.read(wanted * dtype.itemsize)
+            wanted = min(ROWS_AT_ONCE, left)
+            content = file.read(wanted * dtype.itemsize)
             if len(content) < wanted * dtype.itemsize:
-                raise CatalogError(f"Catalogue '{path}' is truncated or damaged {left} rows before its end. Download it again.")
+                raise CatalogError(f"Catalogue '{path}' is truncated {left} rows before its end. Download it again.")
             left -= wanted
             rows = np.frombuffer(content, dtype)
             yield {name: _as_arrow(_scaled(rows[name], hdu.columns[name])) for name in names}
@@ -210,14 +212,11 @@ def _npz_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _npz_file(path: Path) -> CatalogFile:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            headers = {}
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    headers[member.removesuffix(".npy")] = _npz_header(file)
-    except _UNZIPPING as error:
-        raise CatalogError(f"Catalogue '{path}' is not a readable npz file: {error}.") from None
+    headers = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                headers[member.removesuffix(".npy")] = _npz_header(file)
     if pickled := [name for name, (_, dtype) in headers.items() if dtype.hasobject]:
         raise CatalogError(
             f"Catalogue '{path}' holds Python objects in {', '.join(pickled[:_SHOWN_COLUMNS])}. They are never loaded, because that "
@@ -234,39 +233,30 @@ def _npz_file(path: Path) -> CatalogFile:
 
 def _npz_rows(path: Path, names: Sequence[str]) -> Iterator[RawColumns]:
     """All columns side by side: numpy would read each whole."""
-    try:
-        with zipfile.ZipFile(path) as archive, ExitStack() as opened:
-            files = {name: opened.enter_context(archive.open(f"{name}.npy")) for name in names}
-            headers = {name: _npz_header(file) for name, file in files.items()}
-            for start in range(0, min(shape[0] for shape, _ in headers.values()), ROWS_AT_ONCE):
-                rows = {}
-                for name, ((n_rows,), dtype) in headers.items():
-                    content = files[name].read(min(ROWS_AT_ONCE, n_rows - start) * dtype.itemsize)
-                    rows[name] = _as_arrow(np.frombuffer(content, dtype))
-                yield rows
-    except _UNZIPPING as error:
-        raise CatalogError(f"Catalogue '{path}' is not a readable npz file: {error}.") from None
+    with zipfile.ZipFile(path) as archive, ExitStack() as opened:
+        files = {name: opened.enter_context(archive.open(f"{name}.npy")) for name in names}
+        headers = {name: _npz_header(file) for name, file in files.items()}
+        for start in range(0, min(shape[0] for shape, _ in headers.values()), ROWS_AT_ONCE):
+            rows = {}
+            for name, ((n_rows,), dtype) in headers.items():
+                content = files[name].read(min(ROWS_AT_ONCE, n_rows - start) * dtype.itemsize)
+                rows[name] = _as_arrow(np.frombuffer(content, dtype))
+            yield rows
 
 
 # --- Parquet -------------------------------------------------------------------------------------------------------------------------
 
 
 def _parquet_file(path: Path) -> CatalogFile:
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise CatalogError(f"Catalogue '{path}' is not a readable Parquet file: {error}.") from None
-    widths = {field.name: 0 if pa.types.is_nested(field.type) else 1 for field in file.schema_arrow}
-    return CatalogFile(widths, file.metadata.num_rows, lambda names: _parquet_rows(path, names))
+    with pq.ParquetFile(path) as file:
+        widths = {field.name: 0 if pa.types.is_nested(field.type) else 1 for field in file.schema_arrow}
+        return CatalogFile(widths, file.metadata.num_rows, lambda names: _parquet_rows(path, names))
 
 
 def _parquet_rows(path: Path, names: Sequence[str]) -> Iterator[RawColumns]:
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(names)):
-                yield {name: batch[name] for name in names}
-    except (pa.ArrowException, OSError) as error:
-        raise CatalogError(f"Catalogue '{path}' is not a readable Parquet file: {error}.") from None
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(names)):
+            yield {name: batch[name] for name in names}
 
 
 # --- CSV -----------------------------------------------------------------------------------------------------------------------------
@@ -278,14 +268,11 @@ def _csv_layout(path: Path) -> tuple[list[str], str, int]:
     The header is the first line; where lines start with ``#``, it is the last of these if it has as many fields as the line below.
     """
     lines: list[str] = []
-    try:
-        with _open_bytes(path) as file:
-            for line in file:
-                lines.append(line.decode("utf-8-sig" if not lines else "utf-8"))
-                if len([text for text in lines if text.strip() and not text.startswith("#")]) == 2 or len(lines) == 1000:
-                    break
-    except (UnicodeDecodeError, OSError, *_UNPACKING) as error:
-        raise CatalogError(f"Catalogue '{path}' is not readable as CSV: {error}.") from None
+    with _open_bytes(path) as file:
+        for line in file:
+            lines.append(line.decode("utf-8-sig" if not lines else "utf-8"))
+            if len([text for text in lines if text.strip() and not text.startswith("#")]) == 2 or len(lines) == 1000:
+                break
     plain = [index for index, text in enumerate(lines) if text.strip() and not text.startswith("#")]
     if not plain:
         raise CatalogError(f"Catalogue '{path}' has no header line; the first line of a CSV file names its columns.")
@@ -316,19 +303,21 @@ def _csv_rows(path: Path, layout: tuple[list[str], str, int], names: Sequence[st
     convert = pa_csv.ConvertOptions(
         column_types={name: pa.string() for name in names}, include_columns=list(names), strings_can_be_null=False
     )
-    try:
-        # Arrow's threads read ahead: of a file of Python's they would need the interpreter, and end a process that is about to end itself.
-        with pa.input_stream(str(path), compression="gzip" if _is_packed(path) else None) as file:
-            for batch in pa_csv.open_csv(file, read, pa_csv.ParseOptions(delimiter=delimiter), convert):
-                yield {name: batch[name] for name in names}
-    except (pa.ArrowException, OSError, *_UNPACKING) as error:
-        if "Empty CSV" not in str(error):
-            raise CatalogError(f"Catalogue '{path}' is not readable as CSV: {error}.") from None
+    # Arrow's threads read ahead: of a file of Python's they would need the interpreter, and end a process that is about to end itself.
+    with pa.input_stream(str(path), compression="gzip" if _is_packed(path) else None) as file:
+        try:
+            batches = pa_csv.open_csv(file, read, pa_csv.ParseOptions(delimiter=delimiter), convert)
+        except pa.ArrowInvalid as error:
+            if "Empty CSV" not in str(error):
+                raise
+            return
+        for batch in batches:
+            yield {name: batch[name] for name in names}
 
 
-#: How a file of a format begins → what looks at it. A file of text that begins with none of these is taken for CSV.
-_FORMATS: dict[bytes, Callable[[Path], CatalogFile]] = {
-    b"SIMPLE  =": _fits_file,
-    b"PAR1": _parquet_file,
-    b"PK\x03\x04": _npz_file,
+#: How a file of a format begins → what it then is, and what looks at it. A file of text that begins with none of these is taken for CSV.
+_FORMATS: dict[bytes, tuple[str, Callable[[Path], CatalogFile]]] = {
+    b"SIMPLE  =": ("a readable FITS file", _fits_file),
+    b"PAR1": ("a readable Parquet file", _parquet_file),
+    b"PK\x03\x04": ("a readable npz file", _npz_file),
 }

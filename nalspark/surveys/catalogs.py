@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nalspark.errors import CatalogError, did_you_mean
 from nalspark.surveys.catalog_files import open_file
@@ -31,6 +31,7 @@ from nalspark.tables import atomic
 
 Kind = Literal["quasars", "absorbers"]
 Rows = dict[str, np.ndarray]
+Facts = TypeVar("Facts", bound=BaseModel)
 
 ID_COLUMNS = ("plate", "mjd", "fiber")
 _POSITION_COLUMNS = ("ra", "dec")
@@ -50,15 +51,10 @@ _POPULATION_ROWS = 200_000
 _REVISION = 1
 
 
-def canonical_columns(kind: Kind) -> tuple[str, ...]:
-    """Name the columns that :func:`read_rows` gives for a kind of catalogue, ``row`` included."""
-    return ("row", *ID_COLUMNS, *_POSITION_COLUMNS, *_NUMBERS[kind])
-
-
 def canonical_schema(kind: Kind) -> pa.Schema:
-    """Give the columns and types of what :func:`write_parquet` writes."""
-    types = {"row": pa.int64(), **dict.fromkeys(ID_COLUMNS, pa.int32())}
-    return pa.schema([(name, types.get(name, pa.float64())) for name in canonical_columns(kind)])
+    """Give the columns that :func:`read_rows` gives for a kind of catalogue, and their types in what :func:`write_parquet` writes."""
+    numbers = dict.fromkeys((*_POSITION_COLUMNS, *_NUMBERS[kind]), pa.float64())
+    return pa.schema({"row": pa.int64(), **dict.fromkeys(ID_COLUMNS, pa.int32()), **numbers})
 
 
 # --- the maps: which column is which -------------------------------------------------------------------------------------------------
@@ -90,8 +86,8 @@ class CatalogMap(BaseModel):
     """Canonical name -> accepted spellings, the best first; upper and lower case are the same."""
     pmf: OneStringId | None = None
 
-    def faults(self) -> list[str]:
-        """Find what the types cannot express: canonical names, and an order that has plate, mjd and fiber once each."""
+    @model_validator(mode="after")
+    def _names_canonical_columns(self) -> CatalogMap:
         allowed = {*ID_COLUMNS, *_POSITION_COLUMNS, *_NUMBERS[self.kind], *(_SNR_COLUMNS if self.kind == "absorbers" else ())}
         faults = [
             f"columns.{name} is not a column of {self.kind}.{did_you_mean(name, allowed)}" for name in self.columns if name not in allowed
@@ -99,7 +95,9 @@ class CatalogMap(BaseModel):
         faults += [f"columns.{name} is required of {self.kind}." for name in _REQUIRED[self.kind] if not self.columns.get(name)]
         if self.pmf and sorted(self.pmf.order) != sorted(ID_COLUMNS):
             faults.append("pmf.order must name plate, mjd and fiber once each.")
-        return faults
+        if faults:
+            raise ValueError(" ".join(faults))
+        return self
 
 
 def conf_dir() -> Path:
@@ -108,14 +106,16 @@ def conf_dir() -> Path:
     return beside if (beside / "catalogs").is_dir() else Path(sys.prefix) / "share" / "nalspark" / "conf"
 
 
-def _load_map(path: Path) -> tuple[CatalogMap | None, list[str]]:
+def read_facts(path: Path, model: type[Facts]) -> tuple[Facts | None, list[str]]:
+    """Read a TOML file of ``conf/``; give what it says, or None and all its faults."""
     try:
-        loaded = CatalogMap.model_validate({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
+        return model.model_validate({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))}), []
+    except OSError as error:
+        return None, [f"it cannot be read: {error.strerror}."]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        return None, [f"{path}: not valid TOML: {error}"]
+        return None, [f"it is not valid TOML: {error}."]
     except ValidationError as error:
-        return None, [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-    return loaded, [f"{path}: {fault}" for fault in loaded.faults()]
+        return None, [": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"]))) for fault in error.errors()]
 
 
 @cache
@@ -133,13 +133,13 @@ def load_maps(folder: Path | None = None) -> tuple[CatalogMap, ...]:
         Naming every fault of every file at once, or that there are no files.
     """
     folder = folder or conf_dir() / "catalogs"
-    results = [_load_map(path) for path in sorted(folder.glob("*.toml"))]
-    faults = [fault for _, found in results for fault in found]
+    results = {path: read_facts(path, CatalogMap) for path in sorted(folder.glob("*.toml"))}
+    faults = [f"{path}: {fault}" for path, (_, found) in results.items() for fault in found]
     if faults:
         raise CatalogError(f"{len(faults)} fault(s) in the catalogue maps:\n  " + "\n  ".join(faults))
     if not results:
         raise CatalogError(f"There are no catalogue maps (*.toml) in {folder}: is nalspark installed completely?")
-    maps = [loaded for loaded, _ in results if loaded is not None]
+    maps = [loaded for loaded, _ in results.values() if loaded is not None]
     return tuple(sorted(maps, key=lambda loaded: (-len(loaded.signature), loaded.name)))
 
 
@@ -182,22 +182,22 @@ def _complain(path: Path, loaded: CatalogMap, missing: list[str], present: Mappi
     )
 
 
-def _forced_map(name: str, kind: Kind) -> CatalogMap:
+def _candidates(forced: str, kind: Kind) -> list[CatalogMap]:
+    """The maps of a kind, or that which the user named."""
     of_kind = {loaded.name: loaded for loaded in load_maps() if loaded.kind == kind}
-    found = of_kind.get(name) or of_kind.get(f"{name}_{kind}")
-    if found is None:
-        raise CatalogError(f"There is no map '{name}' of {kind}; there are {', '.join(sorted(of_kind))}.{did_you_mean(name, of_kind)}")
-    return found
+    if not forced:
+        return list(of_kind.values())
+    if named := of_kind.get(forced) or of_kind.get(f"{forced}_{kind}"):
+        return [named]
+    raise CatalogError(f"There is no map '{forced}' of {kind}; there are {', '.join(sorted(of_kind))}.{did_you_mean(forced, of_kind)}")
 
 
 def _choose(path: Path, forced: str, kind: Kind, present: Mapping[str, int]) -> tuple[CatalogMap, dict[str, str]]:
-    candidates = [_forced_map(forced, kind)] if forced else [loaded for loaded in load_maps() if loaded.kind == kind]
-    for loaded in candidates:
-        signed = forced or all(_spelled(present, [name]) for name in loaded.signature)
+    for loaded in _candidates(forced, kind):
         columns, missing = _resolve(loaded, present)
-        if signed and not missing:
+        if not missing and (forced or all(_spelled(present, [name]) for name in loaded.signature)):
             return loaded, columns
-    raise _complain(path, candidates[-1], _resolve(candidates[-1], present)[1], present)
+    raise _complain(path, loaded, missing, present)
 
 
 # --- catalogues ----------------------------------------------------------------------------------------------------------------------
@@ -238,12 +238,6 @@ class Catalog:
     pmf: tuple[str, tuple[str, ...]] | None = None
 
 
-def _digest(path: Path, loaded: CatalogMap) -> str:
-    digest = hashlib.blake2b(json.dumps(loaded.model_dump(), sort_keys=True).encode(), digest_size=16)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: digest).hexdigest()
-
-
 def _existing(text: str) -> Path:
     file = Path(text)
     if file.is_dir():
@@ -279,14 +273,13 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
         raise CatalogError(f"'{kind}' is no kind of catalogue; there are {' and '.join(_NUMBERS)}.{did_you_mean(kind, _NUMBERS)}")
     text, _, forced = str(path).partition("::")
     file = _existing(text)
-    try:
-        content = open_file(file)
-        if content.n_rows == 0:
-            raise CatalogError(f"Catalogue '{text}' has no rows.")
-        loaded, columns = _choose(file, forced, kind, content.widths)
-        digest = _digest(file, loaded)
-    except OSError as error:
-        raise CatalogError(f"Catalogue '{text}' cannot be read: {error.strerror or error}.") from None
+    content = open_file(file)
+    if content.n_rows == 0:
+        raise CatalogError(f"Catalogue '{text}' has no rows.")
+    loaded, columns = _choose(file, forced, kind, content.widths)
+    of_map = hashlib.blake2b(json.dumps(loaded.model_dump(), sort_keys=True).encode(), digest_size=16)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, lambda: of_map).hexdigest()
     if species and loaded.species and species != loaded.species:
         raise CatalogError(f"Catalogue '{text}' lists {loaded.species} absorbers (map '{loaded.name}'), but the run searches {species}.")
     one_string = (loaded.pmf.separator, tuple(loaded.pmf.order)) if loaded.pmf and "pmf" in columns else None
@@ -351,7 +344,7 @@ def _canonical(raw: Mapping[str, pa.Array], catalog: Catalog, start: int) -> Row
     out |= {name: numbers.get(name, nothing) for name in (*_POSITION_COLUMNS, *_NUMBERS[catalog.kind])}
     if catalog.kind == "absorbers":
         _clean_absorbers(out, numbers)
-    return {name: out[name] for name in canonical_columns(catalog.kind)}
+    return out
 
 
 def read_rows(catalog: Catalog) -> Iterator[Rows]:

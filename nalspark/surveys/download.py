@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,7 +114,8 @@ class _Fetcher:
 
     def __call__(self, wanted: SpectrumId) -> Outcome:
         path = self._out / self._release.local_path(*wanted)
-        if self._is_whole(path, wanted):
+        with suppress(UnusableSpectrum):
+            check_is(open_spectrum(path), wanted)
             return Outcome(wanted, "present")
         urls = [self.archive.url(remote) for remote in self._release.remote_paths(*wanted)]
         for url in urls:
@@ -124,35 +125,21 @@ class _Fetcher:
                 if fault.reason != "not_found":
                     return Outcome(wanted, fault.reason, fault.detail, url)
             else:
-                self._write(path, content)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_file(path, content)  # not synced to the disk: what a power cut damages, the next fetch finds damaged and gets again
                 return Outcome(wanted, "downloaded", url=url, n_bytes=len(content))
         return Outcome(wanted, "not_found", f"The archive has no such file, in none of {len(urls)} reductions.", urls[0])
-
-    @staticmethod
-    def _is_whole(path: Path, wanted: SpectrumId) -> bool:
-        try:
-            check_is(open_spectrum(path), wanted)
-        except UnusableSpectrum:
-            return False
-        return True
-
-    @staticmethod
-    def _write(path: Path, content: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not synced to the disk: what a power cut damages, the next fetch finds damaged and gets again.
-        write_file(path, content)
 
 
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
     """The output folder, for this process alone."""
     out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        try:
-            held.enter_context(hold(out / _LOCK))
-        except InUse as busy:
-            raise FetchError(f"Another fetch is writing into '{out}'. Wait until it ends, or give another --out.{busy.remedy}") from None
-        yield
+    try:
+        with hold(out / _LOCK):
+            yield
+    except InUse as busy:
+        raise FetchError(f"Another fetch is writing into '{out}'. Wait until it ends, or give another --out.{busy.remedy}") from None
 
 
 @contextmanager
@@ -191,6 +178,14 @@ def _wanted(catalog: Catalog, release: DataRelease, summary: FetchSummary) -> It
 def _outcomes(wanted: Iterator[SpectrumId | Outcome], fetcher: _Fetcher, workers: int) -> Generator[Outcome, None, None]:
     """Outcomes as they come, a few spectra for each worker under way."""
     pending: set[Future[Outcome]] = set()
+
+    def finished(at_most: int) -> Iterator[Outcome]:
+        """Wait until so many are under way at most."""
+        while len(pending) > at_most:
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            pending.difference_update(done)
+            yield from (future.result() for future in done)
+
     with ThreadPoolExecutor(workers) as pool:
         try:
             for spectrum in wanted:
@@ -198,12 +193,8 @@ def _outcomes(wanted: Iterator[SpectrumId | Outcome], fetcher: _Fetcher, workers
                     yield spectrum
                     continue
                 pending.add(pool.submit(fetcher, spectrum))
-                if len(pending) >= 4 * workers:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield from finished(4 * workers - 1)
+            yield from finished(0)
         finally:
             fetcher.archive.stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)

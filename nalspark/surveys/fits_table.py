@@ -31,8 +31,6 @@ CARD = 80
 MAX_HEADER_BYTES = 4 * 2**20
 #: Data that a header may promise before it is taken for nonsense; per-exposure SDSS files have some 10 MB.
 MAX_DATA_BYTES = 2**31
-#: HDUs that are looked at in one file.
-MAX_HDUS = 1000
 _HEADER_CHUNK = 6 * BLOCK
 _MAX_KEPT_HEADER = 40 * BLOCK
 
@@ -72,10 +70,11 @@ class Header:
             at = self.raw.find(card, at + 1)
         return at
 
-    def get(self, keyword: str) -> Value | None:
-        """Give the value of the first card of this keyword; None where there is none or it is blank."""
+    def get(self, keyword: str, default: Value | None = None) -> Value | None:
+        """Give the value of the first card of this keyword, or the default where there is none or it is blank."""
         at = self._find(keyword.encode("ascii").ljust(8) + b"=")
-        return None if at < 0 else self._value(at)
+        value = None if at < 0 else self._value(at)
+        return default if value is None else value
 
     def cards(self) -> dict[str, int]:
         """Give the position of the first card of every keyword: for those who need many of them."""
@@ -169,8 +168,9 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Hdu:
-    """One HDU of a file: its header, its layout, and the byte at which its data start."""
+    """One HDU of a file: its number, its header, its layout, and the byte at which its data start."""
 
+    number: int
     header: Header
     layout: Layout
     start: int
@@ -189,22 +189,18 @@ class FitsFile:
     Raises
     ------
     UnusableSpectrum
-        ``empty`` or ``not_fits``; from the methods ``truncated``, ``corrupt_header``, ``header_too_large``, ``missing_column``.
+        From the methods: ``empty``, ``not_fits``, ``truncated``, ``corrupt_header``, ``header_too_large``, ``missing_column``.
     """
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.stream = stream
         self.name = printable(os.path.basename(name), 120)
         self.size = stream.seek(0, io.SEEK_END)
-        self._hdus: list[Hdu] = []
-        stream.seek(0)
-        self._chunk = stream.read(_HEADER_CHUNK)
-        self._check_magic(self._chunk[:9])
 
     def _check_magic(self, head: bytes) -> None:
         if not head:
             raise UnusableSpectrum("empty", f"{self.name} has no bytes; expected a FITS file.")
-        if head == b"SIMPLE  =" or b"SIMPLE  =".startswith(head):
+        if b"SIMPLE  =".startswith(head):
             return
         kind = next((kind for magic, kind in _OTHER_FORMATS.items() if head.startswith(magic)), "")
         found = f"it looks like {kind}" if kind else f"it begins with {printable(head.decode('ascii', 'replace'))!r}"
@@ -212,42 +208,28 @@ class FitsFile:
         raise UnusableSpectrum("not_fits", f"{self.name} is not a FITS file: {found}; {expected}.")
 
     def hdus(self) -> Iterator[Hdu]:
-        """Read the HDUs in order; a header is read when its turn comes, data never."""
-        for index in range(MAX_HDUS):
-            hdu = self.hdu(index)
-            if hdu is None:
-                return
+        """Read the HDUs in order, the primary one first; a header is read when its turn comes, data never."""
+        number = start = 0
+        while (header := self._read_header(start)) is not None:
+            hdu = Hdu(number, header, _layout(header), start + len(header.raw))
             yield hdu
-
-    def hdu(self, index: int) -> Hdu | None:
-        """Give the HDU of this number, 0 for the primary one; None past the last."""
-        while len(self._hdus) <= index:
-            start = 0
-            if self._hdus:
-                last = self._hdus[-1]
-                self._require(last)
-                start = last.start + -(-last.layout.data_bytes // BLOCK) * BLOCK
-                if start == self.size:
-                    return None
-                if start > self.size:
-                    where = f"inside the last block of HDU {len(self._hdus) - 1}"
-                    raise UnusableSpectrum("truncated", f"{self.name} ends at byte {self.size}, {where}.")
-            header = self._read_header(start)
-            if header is None:
-                return None
-            layout = _primary_layout(header) if start == 0 else _extension_layout(header)
-            self._hdus.append(Hdu(header, layout, start + len(header.raw)))
-        return self._hdus[index]
+            self._require(hdu, hdu.layout.data_bytes)
+            start = hdu.start + -(-hdu.layout.data_bytes // BLOCK) * BLOCK
+            if start == self.size:
+                return
+            if start > self.size:
+                raise UnusableSpectrum("truncated", f"{self.name} ends at byte {self.size}, inside the last block of HDU {number}.")
+            number += 1
 
     def _read_header(self, start: int) -> Header | None:
-        raw = self._chunk
-        if start > 0:
-            self.stream.seek(start)
-            raw = self.stream.read(_HEADER_CHUNK)
-            if not b"XTENSION".startswith(raw[:8]):
-                if len(raw) < BLOCK:
-                    return None  # a few bytes after the last HDU, which some transfers add
-                raise _corrupt(f"{self.name}: a header is due at byte {start}, found {printable(raw[:8].decode('ascii', 'replace'))!r}")
+        self.stream.seek(start)
+        raw = self.stream.read(_HEADER_CHUNK)
+        if start == 0:
+            self._check_magic(raw[:9])
+        elif not b"XTENSION".startswith(raw[:8]):
+            if len(raw) < BLOCK:
+                return None  # a few bytes after the last HDU, which some transfers add
+            raise _corrupt(f"{self.name}: a header is due at byte {start}, found {printable(raw[:8].decode('ascii', 'replace'))!r}")
         searched = 0
         while (end := _end_of_header(raw, searched)) < 0:
             searched = len(raw) // BLOCK * BLOCK
@@ -266,12 +248,11 @@ class FitsFile:
             return UnusableSpectrum("header_too_large", f"{self.name}: the header at byte {start} has no END card in its first {limit} MB.")
         return UnusableSpectrum("truncated", f"{self.name} ends at byte {self.size}, inside the header that starts at byte {start}.")
 
-    def _require(self, hdu: Hdu, n_bytes: int | None = None) -> None:
+    def _require(self, hdu: Hdu, n_bytes: int) -> None:
         """Refuse data that end after the file does, before any memory is asked for."""
-        promised = hdu.layout.data_bytes if n_bytes is None else n_bytes
-        if hdu.start + promised > self.size:
-            which = f"HDU {self._hdus.index(hdu)}" + (f" ({hdu.layout.name})" if hdu.layout.name else "")
-            due = f"the data of {which} start at byte {hdu.start} and their header promises {promised} bytes"
+        if hdu.start + n_bytes > self.size:
+            which = f"HDU {hdu.number}" + (f" ({hdu.layout.name})" if hdu.layout.name else "")
+            due = f"the data of {which} start at byte {hdu.start} and their header promises {n_bytes} bytes"
             raise UnusableSpectrum("truncated", f"{self.name} ends at byte {self.size}; {due}.")
 
     def _read_data(self, hdu: Hdu, n_bytes: int) -> bytes:
@@ -348,7 +329,7 @@ class FitsFile:
         present = [column.name for column in known.values()]
         raise UnusableSpectrum(
             "missing_column",
-            f"{self.name}: HDU {self._hdus.index(hdu)} has no column '{name}'; it has {shown_list(present)}.{did_you_mean(name, present)}",
+            f"{self.name}: HDU {hdu.number} has no column '{name}'; it has {shown_list(present)}.{did_you_mean(name, present)}",
         )
 
 
@@ -375,9 +356,7 @@ def _end_of_header(raw: bytes, searched: int) -> int:
 
 
 def _integer(header: Header, keyword: str, low: int, high: int, default: int | None = None) -> int:
-    value = header.get(keyword)
-    if value is None and default is not None:
-        return default
+    value = header.get(keyword, default)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         found = "missing" if value is None else printable(str(value), 40)
         raise _corrupt(f"{keyword} is {found}; expected a whole number from {low} to {high}")
@@ -401,20 +380,17 @@ def _data_bytes(bitpix: int, shape: tuple[int, ...], extra: int = 0, groups: int
     return data_bytes
 
 
-def _primary_layout(header: Header) -> Layout:
-    # Not cached: no two files share a primary header, and the cache is for those that repeat.
-    bitpix, shape = _shape(header)
-    return Layout("", shape, bitpix, _data_bytes(bitpix, shape))
-
-
-def _extension_layout(header: Header) -> Layout:
-    # Long headers are not kept, so that no file can fill the memory with its own.
-    return _kept_layout(header) if len(header.raw) <= _MAX_KEPT_HEADER else _parsed_layout(header)
+def _layout(header: Header) -> Layout:
+    # No two files share a primary header; long ones are not kept, so that no file can fill the memory with its own.
+    keep = header.raw.startswith(b"XTENSION") and len(header.raw) <= _MAX_KEPT_HEADER
+    return _kept_layout(header) if keep else _parsed_layout(header)
 
 
 def _parsed_layout(header: Header) -> Layout:
-    name = printable(str(header.get("EXTNAME") or "").strip().upper(), 40)
     bitpix, shape = _shape(header)
+    if header.raw.startswith(b"SIMPLE"):
+        return Layout("", shape, bitpix, _data_bytes(bitpix, shape))
+    name = printable(str(header.get("EXTNAME", "")).strip().upper(), 40)
     extra = _integer(header, "PCOUNT", 0, 2**62, default=0)
     data_bytes = _data_bytes(bitpix, shape, extra, _integer(header, "GCOUNT", 0, 2**31, default=1))
     if header.get("XTENSION") not in ("BINTABLE", "A3DTABLE"):

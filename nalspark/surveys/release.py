@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import string
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nalspark.errors import SettingsError, did_you_mean
-from nalspark.surveys.catalogs import ID_COLUMNS, conf_dir
+from nalspark.surveys.catalogs import ID_COLUMNS, conf_dir, read_facts
 
 
 class _Facts(BaseModel):
@@ -118,12 +117,7 @@ def load_release(name: str) -> DataRelease:
     known = release_names()
     if not name.endswith(".toml") and name not in known:
         raise SettingsError(f"There is no release '{name}'; there are {', '.join(known)}.{did_you_mean(name, known)}")
-    try:
-        return DataRelease.model_validate({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
-    except OSError as error:
-        raise SettingsError(f"The release file '{path}' cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The release file '{path}' is not valid TOML: {error}.") from None
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise SettingsError(f"{len(faults)} fault(s) in the release file '{path}':\n  " + "\n  ".join(faults)) from None
+    release, faults = read_facts(path, DataRelease)
+    if release is None:
+        raise SettingsError(f"{len(faults)} fault(s) in the release file '{path}':\n  " + "\n  ".join(faults))
+    return release

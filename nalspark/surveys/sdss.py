@@ -11,6 +11,7 @@ What a file is follows from what it holds, never from its name. What the two for
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
@@ -30,7 +31,7 @@ _SKY_FIBER = 1  # bit 0 of ZWARNING
 
 _PIXEL_COLUMNS = ("flux", "loglam", "ivar")
 _IDENTITY = {"plate": "PLATEID", "mjd": "MJD", "fiberid": "FIBERID"}  # column of SPECOBJ or SPALL -> card of the primary header
-_MAX_PLATE, _MAX_MJD, _MAX_FIBER = 99_999, 99_999, 9_999
+_LARGEST = {"PLATEID": 99_999, "MJD": 99_999, "FIBERID": 9_999}
 
 #: SPEC_CLN of spectro1d: unknown, star, galaxy, quasar, quasar beyond z = 2.3, sky, late star, emission-line galaxy.
 _SPECTRO1D_CLASS = {0: "", 1: "STAR", 2: "GALAXY", 3: "QSO", 4: "QSO", 5: "SKY", 6: "STAR", 7: "GALAXY"}
@@ -108,6 +109,9 @@ class SurveySpectrum:
 def read_sdss(stream: BinaryIO, name: str) -> SurveySpectrum:
     """Read a spectrum from a file of either format.
 
+    Of a ``spec`` file the coadded spectrum is read, and redshift and class from SPECOBJ or SPALL. A file without these is used where its
+    primary header has plate, mjd and fiber; its redshift is nan then.
+
     Parameters
     ----------
     stream : binary file, seekable
@@ -117,91 +121,44 @@ def read_sdss(stream: BinaryIO, name: str) -> SurveySpectrum:
     Raises
     ------
     UnusableSpectrum
-        With the reasons of :mod:`nalspark.surveys.fits_table`, those of :func:`read_spec` and :func:`read_spspec`, and for FITS files that
-        are no SDSS spectra ``desi_coadd``, ``desi_redrock``, ``wrong_hdu`` or ``not_a_spectrum``.
+        With the reasons of :mod:`nalspark.surveys.fits_table`; for FITS files that are no SDSS spectra ``desi_coadd``, ``desi_redrock``,
+        ``wrong_hdu`` or ``not_a_spectrum``; for spectra ``missing_column``, ``bad_column_type``, ``bad_image``, ``missing_keyword``,
+        ``too_few_pixels``, ``wavelength_invalid``, ``wavelength_descending``, ``wavelength_not_monotonic``, ``flux_all_nan``,
+        ``ivar_all_zero``, ``missing_id``, ``bad_id``.
     """
     fits = FitsFile(stream, name)
-    return _spspec(fits) if _is_spspec(_primary(fits)) else _spec(fits)
-
-
-def read_spec(stream: BinaryIO, name: str) -> SurveySpectrum:
-    """Read a ``spec`` file: the coadded spectrum, and redshift and class from SPECOBJ or SPALL. Later HDUs are not read.
-
-    A file without SPECOBJ is used where its primary header has plate, mjd and fiber; its redshift is nan then.
-
-    Raises
-    ------
-    UnusableSpectrum
-        ``missing_column``, ``bad_column_type``, ``too_few_pixels``, ``wavelength_invalid``, ``wavelength_descending``,
-        ``wavelength_not_monotonic``, ``flux_all_nan``, ``ivar_all_zero``, ``missing_id``, ``bad_id``; see also :func:`read_sdss`.
-    """
-    return _spec(FitsFile(stream, name))
-
-
-def read_spspec(stream: BinaryIO, name: str) -> SurveySpectrum:
-    """Read an ``spSpec`` file: image rows flux, flux less continuum, error, mask.
-
-    Notes
-    -----
-    spectro1d's Z_WARNIN bits (1 no spectrum, 2 no blue side, 4 no red side, 16, 32, 64 class differs from the target's, 256, 512 redshifts
-    inconsistent, …) are not ZWARNING's: bit 0 would read as a sky fiber. None is carried over; sky fibers, known by SPEC_CLN and OBJTYPE,
-    get bit 0. Where Z_STATUS says that the redshift was not measured, or that this failed, it is nan.
-
-    Raises
-    ------
-    UnusableSpectrum
-        As :func:`read_spec`, with ``bad_image`` and ``missing_keyword`` in place of the columns' reasons.
-    """
-    return _spspec(FitsFile(stream, name))
-
-
-def _primary(fits: FitsFile) -> Hdu:
-    primary = fits.hdu(0)
-    assert primary is not None  # FitsFile refuses files that have none
-    return primary
+    hdus = fits.hdus()
+    primary = next(hdus)
+    return _spspec(fits, primary) if _is_spspec(primary) else _spec(fits, primary, hdus)
 
 
 # ---- spec ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _spec(fits: FitsFile) -> SurveySpectrum:
-    coadd, following = _find_coadd(fits)
-    first_pixel, loglam, flux, ivar, mask, resolution = _spec_pixels(fits, coadd)
+def _spec(fits: FitsFile, primary: Hdu, following: Iterator[Hdu]) -> SurveySpectrum:
+    pixels = _spec_pixels(fits, _find_coadd(fits, following))
     row = _object_row(fits, following)
-    header = _primary(fits).header
 
     def known(column: str, card: str) -> Any:
-        return row[column] if column in row else header.get(card)
+        return row[column] if column in row else primary.header.get(card)
 
-    plate, mjd, fiber = (_identity(fits, known(column, card), card) for column, card in _IDENTITY.items())
     return SurveySpectrum(
-        spectrum_id=_checked_id(fits, plate, mjd, fiber),
-        survey="sdss_spec",
-        plate=plate,
-        mjd=mjd,
-        fiber=fiber,
+        *_identity(fits, [known(column, card) for column, card in _IDENTITY.items()], "sdss_spec"),
         ra=_angle(known("plug_ra" if "plug_ra" in row else "ra", "PLUG_RA"), 0.0, 360.0),
         dec=_angle(known("plug_dec" if "plug_dec" in row else "dec", "PLUG_DEC"), -90.0, 90.0),
         z_pipeline=_real(row.get("z")),
         z_warning=_whole(row.get("zwarning")) & 0x7FFFFFFF,
         object_class=_text(row.get("class")),
-        first_pixel=first_pixel,
-        loglam=loglam,
-        flux=flux,
-        ivar=ivar,
-        mask=mask,
-        resolution=resolution,
+        **pixels,
     )
 
 
-def _find_coadd(fits: FitsFile) -> tuple[Hdu, int]:
-    """The table of the coadded spectrum, and the number of the HDU after it."""
-    for index, hdu in enumerate(fits.hdus()):
+def _find_coadd(fits: FitsFile, hdus: Iterator[Hdu]) -> Hdu:
+    """The table of the coadded spectrum."""
+    for hdu in hdus:
         columns = hdu.layout.columns
-        if columns is None:
-            continue
-        if hdu.layout.name == "COADD" or ("loglam" in columns and ("flux" in columns or "ivar" in columns)):
-            return hdu, index + 1
+        if columns is not None and (hdu.layout.name == "COADD" or ("loglam" in columns and ("flux" in columns or "ivar" in columns))):
+            return hdu
     _refuse(fits)
 
 
@@ -216,7 +173,7 @@ def _refuse(fits: FitsFile) -> NoReturn:
     header = hdus[0].header
     if len(hdus) == 1 and not hdus[0].layout.shape and header.get("EXTEND") is True:
         raise UnusableSpectrum("truncated", f"{fits.name} ends after its primary header, which says that extensions follow.")
-    found = "; ".join(_described(index, hdu) for index, hdu in enumerate(hdus[:5])) + ("; …" if len(hdus) > 5 else "")
+    found = "; ".join(map(_described, hdus[:5])) + ("; …" if len(hdus) > 5 else "")
     if names & {"SPECOBJ", "SPALL", "SPZLINE"} or (header.get("PLATEID") is not None and header.get("FIBERID") is not None):
         expected = "expected a COADD table with flux and loglam"
         raise UnusableSpectrum("wrong_hdu", f"{fits.name} looks like an SDSS spectrum, but {expected}; found {found}.")
@@ -224,18 +181,15 @@ def _refuse(fits: FitsFile) -> NoReturn:
     raise UnusableSpectrum("not_a_spectrum", f"{fits.name} is FITS but holds no spectrum: found {found}; {expected}.")
 
 
-def _described(index: int, hdu: Hdu) -> str:
-    title = f"HDU {index}" + (f" '{hdu.layout.name}'" if hdu.layout.name else "")
+def _described(hdu: Hdu) -> str:
+    title = f"HDU {hdu.number}" + (f" '{hdu.layout.name}'" if hdu.layout.name else "")
     if hdu.layout.columns is not None:
         return f"{title} with columns {shown_list([column.name for column in hdu.layout.columns.values()], 6)}"
     shape = " × ".join(str(length) for length in reversed(hdu.layout.shape[:4]))
     return f"{title} with an image of {shape} pixels" if shape else f"{title} without data"
 
 
-_Pixels = tuple[int | None, NDArray[np.float64] | None, NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]
-
-
-def _spec_pixels(fits: FitsFile, coadd: Hdu) -> tuple[*_Pixels, NDArray[np.float32] | None]:
+def _spec_pixels(fits: FitsFile, coadd: Hdu) -> dict[str, Any]:
     columns = coadd.layout.columns or {}
     for name in _PIXEL_COLUMNS:
         if name in columns and not columns[name].is_number:
@@ -246,8 +200,8 @@ def _spec_pixels(fits: FitsFile, coadd: Hdu) -> tuple[*_Pixels, NDArray[np.float
         if values[name].dtype.kind != "f":
             raise _bad_type(fits, name, columns[name].form)
     loglam = values["loglam"].astype(np.float64)
-    pixels = _clean(fits, loglam, values["flux"], values["ivar"])
-    return *pixels, sample_resolution(values["wdisp"], loglam, LATTICE) if has_resolution else None
+    known = {"resolution": sample_resolution(values["wdisp"], loglam, LATTICE) if has_resolution else None}
+    return _clean(fits, loglam, values["flux"], values["ivar"]) | known
 
 
 def _bad_type(fits: FitsFile, name: str, form: str) -> UnusableSpectrum:
@@ -258,9 +212,9 @@ def _bad_type(fits: FitsFile, name: str, form: str) -> UnusableSpectrum:
 _ROW_COLUMNS = (*_IDENTITY, "plug_ra", "plug_dec", "ra", "dec", "z", "zwarning", "class")
 
 
-def _object_row(fits: FitsFile, index: int) -> dict[str, Any]:
+def _object_row(fits: FitsFile, hdus: Iterator[Hdu]) -> dict[str, Any]:
     """What SPECOBJ or SPALL knows of the object, by lower-case column; empty where there is no such table."""
-    while (hdu := fits.hdu(index)) is not None:
+    for hdu in hdus:
         columns = hdu.layout.columns or {}
         named = hdu.layout.name in ("SPECOBJ", "SPALL")
         if (named or {"z", "class", "fiberid"} <= columns.keys()) and hdu.layout.shape[0] > 0:
@@ -269,7 +223,6 @@ def _object_row(fits: FitsFile, index: int) -> dict[str, Any]:
                 if not (columns[name].code == "A" if name == "class" else columns[name].is_number):
                     raise _bad_type(fits, name, columns[name].form)
             return {name: values[0].item() for name, values in fits.columns(hdu, present, rows=1).items()}
-        index += 1
     return {}
 
 
@@ -283,35 +236,27 @@ def _is_spspec(primary: Hdu) -> bool:
     return header.get("SPEC_CLN") is not None or (header.get("COEFF0") is not None and header.get("FIBERID") is not None)
 
 
-def _spspec(fits: FitsFile) -> SurveySpectrum:
-    primary = _primary(fits)
+def _spspec(fits: FitsFile, primary: Hdu) -> SurveySpectrum:
     header = primary.header
-    first_pixel, loglam, flux, ivar, mask = _spspec_pixels(fits, primary)
-    plate, mjd, fiber = (_identity(fits, header.get(card), card) for card in _IDENTITY.values())
+    pixels = _spspec_pixels(fits, primary)
     object_class = _SPECTRO1D_CLASS.get(_whole(header.get("SPEC_CLN")), "")
     is_sky = object_class == "SKY" or _text(header.get("OBJTYPE")) == "SKY"
+    # 0: the redshift was not measured, 1: this failed.
     measured = _whole(header.get("Z_STATUS"), default=-1) not in (0, 1)
     return SurveySpectrum(
-        spectrum_id=_checked_id(fits, plate, mjd, fiber),
-        survey="sdss_spspec",
-        plate=plate,
-        mjd=mjd,
-        fiber=fiber,
+        *_identity(fits, [header.get(card) for card in _IDENTITY.values()], "sdss_spspec"),
         ra=_angle(header.get("RAOBJ"), 0.0, 360.0),
         dec=_angle(header.get("DECOBJ"), -90.0, 90.0),
         z_pipeline=_real(header.get("Z")) if measured else math.nan,
+        # Of spectro1d's Z_WARNIN none is carried over: its bit 0 says that there is no spectrum, that of ZWARNING a sky fiber.
         z_warning=_SKY_FIBER if is_sky else 0,
         object_class=object_class,
-        first_pixel=first_pixel,
-        loglam=loglam,
-        flux=flux,
-        ivar=ivar,
-        mask=mask,
+        **pixels,
         resolution=None,
     )
 
 
-def _spspec_pixels(fits: FitsFile, primary: Hdu) -> _Pixels:
+def _spspec_pixels(fits: FitsFile, primary: Hdu) -> dict[str, Any]:
     shape = primary.layout.shape
     if len(shape) != 2 or not 4 <= shape[0] <= 6:
         found = " × ".join(str(length) for length in shape[:4])
@@ -337,14 +282,7 @@ def _either(header: Header, card: str, other: str) -> object:
 
 
 def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> NDArray[np.int64] | None:
-    """Where the pixels lie on the lattice; None where they are off it.
-
-    Parameters
-    ----------
-    fits : FitsFile
-        For its name.
-    loglam : ndarray, shape (p,), log10 of Å
-    """
+    """Where the pixels, log10 of Å, lie on the lattice; None where they are off it."""
     if len(loglam) < MIN_PIXELS:
         raise UnusableSpectrum("too_few_pixels", f"{fits.name} has {len(loglam)} pixels; expected at least {MIN_PIXELS}.")
     low, high = np.log10(WAVELENGTH_RANGE)
@@ -367,7 +305,7 @@ def _lattice(fits: FitsFile, loglam: NDArray[np.float64]) -> NDArray[np.int64] |
     return None
 
 
-def _clean(fits: FitsFile, loglam: NDArray[np.float64], flux: NDArray[Any], ivar: NDArray[Any]) -> _Pixels:
+def _clean(fits: FitsFile, loglam: NDArray[np.float64], flux: NDArray[Any], ivar: NDArray[Any]) -> dict[str, Any]:
     """The pixels as nalspark keeps them: 0 where there is no data, pixels that the file left out among them."""
     pixels = _lattice(fits, loglam)
     if pixels is not None:
@@ -384,7 +322,8 @@ def _clean(fits: FitsFile, loglam: NDArray[np.float64], flux: NDArray[Any], ivar
         mask[bad] = np.uint8(PixelFlag.NO_DATA)
         flux[bad] = 0
         ivar[bad] = 0
-    return (None, loglam, flux, ivar, mask) if pixels is None else (int(pixels[0]), None, flux, ivar, mask)
+    first, off = (None, loglam) if pixels is None else (int(pixels[0]), None)
+    return {"first_pixel": first, "loglam": off, "flux": flux, "ivar": ivar, "mask": mask}
 
 
 def _refuse_pixels(fits: FitsFile, flux: NDArray[np.float32], ivar: NDArray[np.float32]) -> NoReturn:
@@ -395,21 +334,20 @@ def _refuse_pixels(fits: FitsFile, flux: NDArray[np.float32], ivar: NDArray[np.f
     raise UnusableSpectrum("ivar_all_zero", f"{fits.name}: no pixel of {len(flux)} can be used; {found}.")
 
 
-def _identity(fits: FitsFile, value: object, card: str) -> int:
-    if value is None:
-        needed = "PLATE, MJD and FIBERID in SPECOBJ, or PLATEID, MJD and FIBERID in the primary header"
-        raise UnusableSpectrum("missing_id", f"{fits.name} does not say its {card}; expected {needed}.")
-    number = _whole(value, default=-1)
-    if number < 0:
-        raise UnusableSpectrum("bad_id", f"{fits.name}: {card} is {printable(str(value), 40)}; expected a whole number above 0.")
-    return number
-
-
-def _checked_id(fits: FitsFile, plate: int, mjd: int, fiber: int) -> str:
-    if not (0 < plate <= _MAX_PLATE and 0 < mjd <= _MAX_MJD and 0 < fiber <= _MAX_FIBER):
-        limits = f"1 to {_MAX_PLATE}, {_MAX_MJD} and {_MAX_FIBER}"
-        raise UnusableSpectrum("bad_id", f"{fits.name} says plate {plate}, mjd {mjd}, fiber {fiber}; expected numbers from {limits}.")
-    return f"{plate:04d}-{mjd}-{fiber:04d}"
+def _identity(fits: FitsFile, values: list[object], survey: str) -> tuple[str, str, int, int, int]:
+    """The spectrum's name, the survey, plate, mjd and fiber."""
+    numbers = []
+    for value, (card, largest) in zip(values, _LARGEST.items(), strict=True):
+        if value is None:
+            needed = "PLATE, MJD and FIBERID in SPECOBJ, or PLATEID, MJD and FIBERID in the primary header"
+            raise UnusableSpectrum("missing_id", f"{fits.name} does not say its {card}; expected {needed}.")
+        number = _whole(value)
+        if not 0 < number <= largest:
+            shown = printable(str(value), 40)
+            raise UnusableSpectrum("bad_id", f"{fits.name}: {card} is {shown}; expected a whole number from 1 to {largest}.")
+        numbers.append(number)
+    plate, mjd, fiber = numbers
+    return f"{plate:04d}-{mjd}-{fiber:04d}", survey, plate, mjd, fiber
 
 
 def _whole(value: object, default: int = 0) -> int:

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from nalspark.errors import SettingsError, did_you_mean
 
@@ -211,10 +212,9 @@ def walk(root: str) -> Iterator[FoundFile]:
     Hidden files and folders are passed over. Linked folders are followed, except where a link leads back to a folder that holds it. The
     files of a folder come before those of its subfolders, each sorted by name.
     """
-    todo = [(root, _ancestors(root))]
+    todo = [root]
     while todo:
-        folder, above = todo.pop()
-        folders, files = _scan(folder, above)
+        folders, files = _scan(todo.pop())
         yield from files
         todo += reversed(folders)
 
@@ -223,59 +223,41 @@ def subfolders(root: str) -> list[str]:
     """List the folders in a folder: with :func:`own_files`, what several walkers share. Files are not looked at: there may be millions."""
     try:
         with os.scandir(root) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+            return sorted(entry.path for entry in entries if not entry.name.startswith(".") and _is_folder(entry) and _leads_on(entry))
     except OSError:
         return []
-    above = _ancestors(root) | {os.path.realpath(root)}
-    return sorted(entry.path for entry in found if not entry.is_symlink() or os.path.realpath(entry.path) not in above)
 
 
 def own_files(root: str) -> list[FoundFile]:
     """List the spectrum files of a folder itself, or the folder where it cannot be listed."""
-    return _scan(root, _ancestors(root))[1]
+    return _scan(root)[1]
 
 
-def _parents(path: str) -> set[str]:
-    """All folders above this path, by name."""
-    found = set()
-    while (parent := os.path.dirname(path)) != path:
-        found.add(parent)
-        path = parent
-    return found
+def _leads_on(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder is no link back to one that holds it, by the path walked or in truth: links on the way make these differ."""
+    if not entry.is_symlink():
+        return True
+    walked = Path(os.path.abspath(entry.path)).parents
+    real = {Path(os.path.realpath(folder)) for folder in walked}
+    return Path(os.path.realpath(entry.path)) not in real.union(*(folder.parents for folder in real))
 
 
-def _ancestors(folder: str) -> frozenset[str]:
-    """The real paths of the folders that hold this one, by the path given and in truth: links on the way make these differ.
-
-    A walk that starts half-way down so knows the same circles as one from the top.
-    """
-    path = os.path.abspath(folder)
-    found = _parents(os.path.realpath(path))
-    for above in _parents(path):
-        real = os.path.realpath(above)
-        found |= {real} | _parents(real)
-    return frozenset(found)
-
-
-def _scan(folder: str, above: frozenset[str]) -> tuple[list[tuple[str, frozenset[str]]], list[FoundFile]]:
-    """Subfolders (with the real paths of the folders above them) and spectrum files of one folder, both sorted."""
+def _scan(folder: str) -> tuple[list[str], list[FoundFile]]:
+    """Subfolders and spectrum files of one folder, both sorted."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return [], [FoundFile(_text(folder)[0], NOT_EXAMINED, 0)]
-    above = above | {os.path.realpath(folder)}
     folders, files = [], []
     for entry in names:
         if entry.name.startswith("."):
             continue
-        if not _is_folder(entry):
-            if _is_spectrum_name(entry.name):
-                files.append(describe(entry.path))
-        elif not entry.is_symlink():
-            folders.append((entry.path, above))
-        elif (target := os.path.realpath(entry.path)) not in above:
-            folders.append((entry.path, above | _parents(target)))
+        if _is_folder(entry):
+            if _leads_on(entry):
+                folders.append(entry.path)
+        elif _is_spectrum_name(entry.name):
+            files.append(describe(entry.path))
     return folders, files
 
 

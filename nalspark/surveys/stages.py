@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import partial, reduce
 
 import numpy as np
@@ -23,10 +24,7 @@ from nalspark.tables.store import not_a_glob
 SPECTRA_READ = SPECTRA.rejectable()
 #: Threads of a task that have the next files fetched while one is read: of a far disk every file is waited for.
 _THREADS_AHEAD = 4
-_FIELDS = (
-    "spectrum_id", "survey", "plate", "mjd", "fiber", "ra", "dec", "z_pipeline", "z_warning", "object_class", "first_pixel", "loglam",
-    "flux", "ivar", "mask", "resolution",
-)  # fmt: skip
+_FIELDS = [field.name for field in fields(SurveySpectrum)]
 
 
 def _files_of(kind: str, place: str) -> Iterable[FoundFile]:
@@ -111,9 +109,7 @@ def read_files(columns: Columns) -> Columns:
                 ahead.submit(fetch_ahead, path)
         results = [_read_one(path, content) for path, content in zip(columns["path"], contents, strict=True)]
     rows: Columns = {"path": columns["path"], "part": columns["part"]}
-    for name in _FIELDS:
-        rows[name] = [getattr(result, name, None) for result in results]
-    for name in ("reason", "detail"):
+    for name in (*_FIELDS, "reason", "detail"):
         rows[name] = [getattr(result, name, None) for result in results]
     return rows
 

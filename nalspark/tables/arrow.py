@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nalspark.tables.table import Column, Table
 from nalspark.worker import idle_cleanup
@@ -19,6 +21,17 @@ if TYPE_CHECKING:  # a table's bytes are read without Spark too
 Columns = dict[str, Any]
 Batches = Iterator[pa.RecordBatch]
 
+#: Rows of Parquet files that are held in memory at a time.
+_BATCH_ROWS = 32_768
+
+
+def objects(cells: Sequence[Any]) -> np.ndarray:
+    """Give an array of objects, one a cell; numpy would make a rectangle of arrays that are equally long."""
+    result = np.empty(len(cells), dtype=object)
+    for row, cell in enumerate(cells):
+        result[row] = cell
+    return result
+
 
 def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
     """Binary cells to an array of shape (n, p) where all cells are equally long, else to an object array of n arrays."""
@@ -26,17 +39,7 @@ def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
         offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
         if len(set(np.diff(offsets))) == 1:  # the cells lie one behind the other: nothing is copied
             return np.frombuffer(array.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].view(dtype).reshape(len(array), -1)
-    cells = [None if cell is None else np.frombuffer(cell, dtype=dtype) for cell in array.to_pylist()]
-    ragged = np.empty(len(cells), dtype=object)
-    for row, cell in enumerate(cells):
-        ragged[row] = cell
-    return ragged
-
-
-def _decode_column(array: pa.Array, column: Column | None) -> np.ndarray:
-    if column is not None and column.pixel_dtype:
-        return _decode_pixels(array, column.pixel_dtype)
-    return array.to_numpy(zero_copy_only=False)
+    return objects([None if cell is None else np.frombuffer(cell, dtype=dtype) for cell in array.to_pylist()])
 
 
 def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
@@ -45,30 +48,24 @@ def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
     Nulls become NaN in floating columns, and in lists of numbers, and None in the others (an integer column with nulls comes as float, as
     pyarrow does it).
     """
-    return {name: _decode_column(array, declared.get(name)) for name, array in zip(batch.schema.names, batch.columns, strict=True)}
-
-
-def _encode_pixels(values: np.ndarray, dtype: str) -> pa.Array:
-    """An array of shape (n, …) as n binary cells that lie one behind the other."""
-    pixels = np.ascontiguousarray(values, dtype=dtype)
-    ends = np.arange(len(pixels) + 1, dtype=np.int64) * (pixels.nbytes // len(pixels))
-    return pa.Array.from_buffers(pa.binary(), len(pixels), [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(pixels)])
+    pixels = {name: column.pixel_dtype for name, column in declared.items() if column.pixel_dtype}
+    return {
+        name: _decode_pixels(array, pixels[name]) if name in pixels else array.to_numpy(zero_copy_only=False)
+        for name, array in zip(batch.schema.names, batch.columns, strict=True)
+    }
 
 
 def _encode_column(values: Any, column: Column) -> pa.Array:
     if isinstance(values, pa.Array):
         return values
     if column.pixel_dtype:
-        if isinstance(values, np.ndarray) and values.ndim > 1 and 0 < values.nbytes < 2**31:
-            return _encode_pixels(values, column.pixel_dtype)
         cells = [None if cell is None else np.ascontiguousarray(cell, dtype=column.pixel_dtype).tobytes() for cell in values]
         return pa.array(cells, type=pa.binary())
     if column.kind.startswith("list<"):
         return pa.array([None if cell is None else list(cell) for cell in values], type=column.arrow_type)
-    if not isinstance(values, np.ndarray) or values.dtype.kind in "OUS":
-        return pa.array(list(values), type=column.arrow_type, from_pandas=True)
+    plain = isinstance(values, np.ndarray) and values.dtype.kind not in "OUS"
     # NaN in a floating column means "not measured": null on disk, as every reader of Parquet understands it.
-    return pa.array(values, type=column.arrow_type, from_pandas=True)
+    return pa.array(values if plain else list(values), type=column.arrow_type, from_pandas=True)
 
 
 def encode(columns: Mapping[str, Any], table: Table) -> pa.RecordBatch:
@@ -98,54 +95,31 @@ def _settled(batches: Batches, function: Callable[[Batches], Batches]) -> Batche
 
 
 def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema: StructType) -> DataFrame:
-    """Apply ``frame.mapInArrow``, for workers that go on to further tasks.
-
-    Parameters
-    ----------
-    frame : DataFrame
-    function : callable
-        ``iterator of batches -> iterator of batches``.
-    schema : StructType
-        Of the result.
-    """
+    """Apply ``frame.mapInArrow``, for workers that go on to further tasks."""
     return frame.mapInArrow(partial(_settled, function=function), schema)
 
 
-def _tally_partition(
-    batches: Batches, counters: Mapping[str, Callable[[Columns], np.ndarray]], declared: Mapping[str, Column], target: Table
-) -> Batches:
-    totals: dict[str, np.ndarray] = {}
-    for batch in batches:
-        columns = decode(batch, declared)
-        totals = {name: totals.get(name, 0) + counter(columns) for name, counter in counters.items()}
-    if totals:
-        yield encode({name: total[None] for name, total in totals.items()}, target)
+def read_batches(files: Iterable[str | Path], columns: Sequence[Column]) -> Batches:
+    """Read some columns of Parquet files, batch after batch, with the types that their table declares."""
+    names = [column.name for column in columns]
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
+                yield pa.RecordBatch.from_arrays([batch.column(column.name).cast(column.arrow_type) for column in columns], names=names)
 
 
-def tally(frame: DataFrame, source: Table, counters: Mapping[str, Callable[[Columns], np.ndarray]]) -> dict[str, np.ndarray]:
-    """Count the rows of a frame in several ways, in one pass; what reaches the driver is one row a task.
+def tally(
+    files: Iterable[str | Path], columns: Sequence[Column], count: Callable[[Columns], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Sum up what `count` gives of some columns of Parquet files, in one pass and in memory that does not grow with their rows.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        With the columns that are counted.
-    source : Table
-        Declares the frame's columns.
-    counters : mapping
-        Name → ``dict of arrays -> array of integers``, whose shape (k,) depends on the counter alone.
-
-    Returns
-    -------
-    dict of ndarray, shape (k,)
-        Name → sum over all rows.
+    `count` takes a dictionary of arrays, and gives counts of the same names and shapes for any number of rows, none included.
     """
-    declared = {column.name: column for column in source.columns}
-    target = Table("tally", "Counts of a task.", tuple(Column(name, "pixels<i8>", "Counts") for name in counters))
-    work = partial(_tally_partition, counters=counters, declared=declared, target=target)
-    of_nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([(name, declared[name].arrow_type) for name in frame.columns]))
-    totals = {name: counter(decode(of_nothing, declared)) for name, counter in counters.items()}
-    for row in map_batches(frame, work, target.spark_schema).collect():
-        totals = {name: total + np.frombuffer(row[name], "<i8") for name, total in totals.items()}
+    declared = {column.name: column for column in columns}
+    nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([(column.name, column.arrow_type) for column in columns]))
+    totals = dict(count(decode(nothing, declared)))
+    for batch in read_batches(files, columns):
+        totals = {name: totals[name] + counts for name, counts in count(decode(batch, declared)).items()}
     return totals
 
 

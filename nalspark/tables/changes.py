@@ -24,22 +24,11 @@ class FileChanges:
 
 
 def file_changes(before: DataFrame, now: DataFrame, same: int = 0) -> FileChanges:
-    """Compare two listings of files.
-
-    Parameters
-    ----------
-    before, now : DataFrame of FILES
-    same : int
-        Files beside these, of which it is known that they are as they were.
-    """
+    """Compare two listings of files, frames of FILES; `same` files beside these are known to be as they were."""
     from pyspark.sql import functions as F
 
-    stamp, none = F.struct("size", "modified_ns"), F.lit(None).cast("struct<size: bigint, modified_ns: bigint>")
-    listed = before.select("path", stamp.alias("old"), none.alias("new")).unionByName(
-        now.select("path", none.alias("old"), stamp.alias("new"))
-    )
-    # A path is in either listing once: to group is one shuffle, to join two and a sort.
-    pairs = listed.groupBy("path").agg(F.max("old").alias("old"), F.max("new").alias("new"))
+    stamp = F.struct("size", "modified_ns")
+    pairs = before.select("path", stamp.alias("old")).join(now.select("path", stamp.alias("new")), "path", "full")
     kind = (
         F.when(F.col("old").isNull(), "new")
         .when(F.col("new").isNull(), "removed")

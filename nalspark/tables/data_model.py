@@ -36,10 +36,6 @@ def bit_meanings(enum: type[IntFlag]) -> dict[str, str]:
     The meanings are the ``#:`` comments beside the members, read from the source as pydantic reads the docstrings of
     :mod:`nalspark.settings`, so that a bit is described in one place only.
 
-    Parameters
-    ----------
-    enum : type of IntFlag
-
     Returns
     -------
     dict
@@ -63,20 +59,7 @@ def bit_words(value: int, enum: type[IntFlag]) -> tuple[str, ...]:
 
 
 def data_model_page(tables: Sequence[Table], enums: Mapping[str, type[IntFlag]]) -> str:
-    """Write the data model as a Markdown page.
-
-    Parameters
-    ----------
-    tables : sequence of Table
-        In the order in which the page shows them.
-    enums : mapping
-        Column name → the IntFlag that documents its bits.
-
-    Returns
-    -------
-    str
-        Ends with a newline. Depends on its arguments only, so that a committed copy can be compared with it.
-    """
+    """Write the data model as a Markdown page: the tables in their order, then the bits of the columns that `enums` names."""
     lines = [
         "# Data model",
         "",
@@ -88,7 +71,7 @@ def data_model_page(tables: Sequence[Table], enums: Mapping[str, type[IntFlag]])
         "",
         "| table | a row is |",
         "|---|---|",
-        *(f"| [{table.name}](#{_anchor(table.name)}) | {_cell(table.description)} |" for table in tables),
+        *(f"| [{table.name}](#{table.name}) | {_cell(table.description)} |" for table in tables),
     ]
     for table in tables:
         lines += ["", *_table_section(table, enums)]
@@ -102,12 +85,12 @@ def _table_section(table: Table, enums: Mapping[str, type[IntFlag]]) -> Iterable
     for column in table.columns:
         meaning = _cell(column.description)
         if column.name in enums:
-            meaning += f" ([bits](#{_anchor(_bits_title(column.name))}))"
+            meaning += f" ([bits](#bits-of-{column.name}))"
         yield f"| `{column.name}` | {_kind(column)} | {_cell(column.unit)} | {_cell(column.ucd)} | {meaning} |"
 
 
 def _bits_section(column: str, enum: type[IntFlag]) -> Iterable[str]:
-    yield from (f"## {_bits_title(column)}", "")
+    yield from (f"## Bits of {column}", "")
     yield from (" ".join((enum.__doc__ or "").split("\n\n")[0].split()), "", "| bit | value | name | meaning |", "|---|---|---|---|")
     meanings = bit_meanings(enum)
     for name, bit in enum.__members__.items():
@@ -120,15 +103,6 @@ def _kind(column: Column) -> str:
     if column.kind.startswith("list<"):
         return f"list of {_KINDS[column.kind[5:-1]]}"
     return _KINDS[column.kind]
-
-
-def _bits_title(column: str) -> str:
-    return f"Bits of {column}"
-
-
-def _anchor(title: str) -> str:
-    """The fragment under which GitHub and Sphinx (MyST) show a heading."""
-    return title.lower().replace(" ", "-")
 
 
 def _cell(text: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import tempfile
 import unicodedata
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
@@ -21,16 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from astropy import units as u
 from astropy.io import fits
 
 from nalspark.errors import StoreError
-from nalspark.tables.atomic import replacing
+from nalspark.tables.arrow import read_batches
 from nalspark.tables.data_model import bit_meanings
+from nalspark.tables.quantities import unit_of
 from nalspark.tables.table import Column, Table
 
-#: Rows held in memory at a time.
-_BATCH_ROWS = 32_768
 #: Parquet kind → TFORM code; a string's width comes from the data.
 _FORMS = {"int": "J", "long": "K", "float": "E", "double": "D", "bool": "L"}
 #: Comment of the cards CHECKSUM and DATASUM, in which astropy would note the time.
@@ -51,20 +48,18 @@ class _Layout:
     with_nulls: frozenset[str]
 
 
-def write_fits(parquet_dir: Path, table: Table, path: Path, enums: Mapping[str, type[IntFlag]] | None = None) -> int:
-    """Write a Parquet table as a FITS binary table, in memory that does not grow with the number of rows.
+def write_fits(files: Sequence[Path], table: Table, path: Path, enums: Mapping[str, type[IntFlag]] | None = None) -> int:
+    """Write Parquet files as a FITS binary table, in memory that does not grow with the number of rows.
 
-    The rows come in the order of the files' names and, within a file, as stored. Null becomes NaN in floating columns, the empty string in
-    text, a zero byte in logical columns, and in integers the smallest value of the type, declared as ``TNULLn``. Characters outside ASCII
-    become backslash escapes.
-    The file appears under its name only when it is complete.
+    Null becomes NaN in floating columns, the empty string in text, a zero byte in logical columns, and in integers the smallest value of
+    the type, declared as ``TNULLn``. Characters outside ASCII become backslash escapes.
 
     Parameters
     ----------
-    parquet_dir : Path
-        One file, or a folder with files at any depth; names that begin with ``_`` or ``.`` are not read.
+    files : sequence of Path
+        Their rows come in this order.
     table : Table
-        Its declaration: names, types, units, UCDs, descriptions.
+        Its declaration: names, types, units, UCDs, descriptions. No lists, no pixels: a cell holds one value.
     path : Path
         The FITS file; replaced where it exists.
     enums : mapping, optional
@@ -78,54 +73,18 @@ def write_fits(parquet_dir: Path, table: Table, path: Path, enums: Mapping[str, 
     Raises
     ------
     StoreError
-        Where a column is a list or pixels, a unit is unknown, there is no Parquet file, or a file lacks a column.
+        Where a column of integers has nulls, and the value that stands for them.
     """
-    _check_columns(table)
-    files = _parquet_files(parquet_dir, table)
     layout = _survey(files, table)
-    with replacing(path) as new, tempfile.TemporaryDirectory(prefix="nalspark-fits-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="nalspark-fits-") as scratch:
         draft = Path(scratch) / "draft.fits"
         _write_rows(draft, files, table, _empty_hdu(table, layout, enums or {}))
         with fits.open(draft, memmap=True) as hdus:
             for hdu in hdus:
                 hdu.add_datasum(_SUMS)
                 hdu.add_checksum(_SUMS, override_datasum=True)
-            hdus.writeto(new)
+            hdus.writeto(path, overwrite=True)
     return layout.rows
-
-
-def _check_columns(table: Table) -> None:
-    for column in table.columns:
-        if column.kind.startswith("list<") or column.pixel_dtype:
-            raise StoreError(
-                f"Column '{column.name}' of table '{table.name}' is of kind {column.kind}: a FITS table here holds one value per cell. "
-                "Publish this table as Parquet, or leave the column out."
-            )
-
-
-def _parquet_files(folder: Path, table: Table) -> list[Path]:
-    if folder.is_file():
-        files = [folder]
-    else:
-        found = sorted(file for file in folder.rglob("*.parquet") if file.is_file())
-        files = [file for file in found if not any(piece.startswith(("_", ".")) for piece in file.relative_to(folder).parts)]
-    if not files:
-        raise StoreError(f"There is no Parquet file of table '{table.name}' in '{folder}'. Was the stage that writes it run?")
-    for file in files:
-        missing = [name for name in table.names if name not in pq.read_schema(file).names]
-        if missing:
-            raise StoreError(f"'{file}' lacks the column '{missing[0]}' of table '{table.name}'. Was it written by another version?")
-    return files
-
-
-def _batches(files: Sequence[Path], columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-    """All rows, in batches with the declared types."""
-    names = [column.name for column in columns]
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=names):
-                arrays = [batch.column(batch.schema.get_field_index(column.name)).cast(column.arrow_type) for column in columns]
-                yield pa.RecordBatch.from_arrays(arrays, names=names)
 
 
 # ---- first pass
@@ -137,7 +96,7 @@ def _survey(files: Sequence[Path], table: Table) -> _Layout:
     integers = [column for column in table.columns if column.kind in ("int", "long")]
     widths = dict.fromkeys((column.name for column in texts), 1)
     nulls, taken = set(), set()
-    for batch in _batches(files, texts + integers):
+    for batch in read_batches(files, texts + integers):
         for column, array in zip(texts + integers, batch.columns, strict=True):
             if column.kind == "string":
                 widths[column.name] = max(widths[column.name], _encoded(array).dtype.itemsize)
@@ -187,7 +146,7 @@ def _empty_hdu(table: Table, layout: _Layout, enums: Mapping[str, type[IntFlag]]
 def _fits_column(column: Column, layout: _Layout) -> fits.Column:
     form = f"{layout.widths[column.name]}A" if column.kind == "string" else _FORMS[column.kind]
     null = _null_value(column) if column.name in layout.with_nulls else None
-    return fits.Column(column.name, form, unit=_fits_unit(column) if column.unit else None, null=null)
+    return fits.Column(column.name, form, unit=str(unit_of(column).to_string("fits")) if column.unit else None, null=null)
 
 
 def _bit_cards(column: str, enum: type[IntFlag]) -> Iterator[tuple[str, object, str]]:
@@ -199,16 +158,6 @@ def _bit_cards(column: str, enum: type[IntFlag]) -> Iterator[tuple[str, object, 
         yield f"{stem}{bit}", name, f"{column}: bit {bit}, value {value}"
         if meaning:
             yield f"{stem}C{bit}", _ascii(meaning), ""
-
-
-def _fits_unit(column: Column) -> str:
-    try:
-        with warnings.catch_warnings():
-            # ``erg/s/cm^2/Angstrom`` is understood; astropy only advises against several slashes.
-            warnings.simplefilter("ignore", u.UnitsWarning)
-            return str(u.Unit(column.unit).to_string("fits"))
-    except ValueError as error:
-        raise StoreError(f"Column '{column.name}': '{column.unit}' is not a unit that FITS can express ({error}).") from None
 
 
 def _ascii(text: str) -> str:
@@ -232,17 +181,11 @@ def _values(array: pa.Array, column: Column) -> np.ndarray:
 
 def _write_rows(path: Path, files: Sequence[Path], table: Table, hdu: fits.BinTableHDU) -> None:
     """Write the table behind an empty primary unit, a batch of rows at a time."""
-    dtype, due = hdu.columns.dtype.newbyteorder(">"), hdu.header["NAXIS2"]
-    written = 0
+    dtype = hdu.columns.dtype.newbyteorder(">")
     with fits.StreamingHDU(path, hdu.header) as stream:
-        for batch in _batches(files, table.columns):
+        for batch in read_batches(files, table.columns):
             rows = np.zeros(batch.num_rows, dtype=dtype)
             for column, array in zip(table.columns, batch.columns, strict=True):
                 rows[column.name] = _values(array, column)
-            written += batch.num_rows
-            if len(rows) and written <= due:
+            if len(rows):
                 stream.write(rows.view(np.uint8))
-    if written != due:
-        raise StoreError(
-            f"Table '{table.name}': {written} rows were read where its Parquet files declare {due}. Is another run writing them?"
-        )

@@ -22,14 +22,9 @@ _PATIENCE = 0.5
 
 
 class InUse(Exception):
-    """Another process holds the lock.
+    """Another process holds the lock: `holder` is ``process 12 on host``.
 
-    Attributes
-    ----------
-    holder : str
-        ``process 12 on host``.
-    remedy : str
-        What to do where that process is gone, as a sentence with a space before it; empty where the system lets go by itself.
+    `remedy` says what to do where that process is gone, with a space before it; it is empty where the system lets go by itself.
     """
 
     def __init__(self, holder: str, remedy: str = "") -> None:
@@ -116,5 +111,5 @@ def _is_gone(marker: Path) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:  # of another user
-        return False
+        pass
     return False

@@ -12,7 +12,7 @@ from astropy import units as u
 from astropy.table import Column, MaskedColumn, QTable
 from astropy.units import Quantity
 
-from nalspark.tables.arrow import decode
+from nalspark.tables.arrow import decode, objects
 from nalspark.tables.table import Column as Declared
 from nalspark.tables.table import Table
 
@@ -57,25 +57,17 @@ def _filled(values: Any, column: Declared) -> Column | MaskedColumn | Quantity:
     array = np.asarray(values)
     if column.kind in ("float", "double"):
         plain = array.astype(column.arrow_type.to_pandas_dtype(), copy=False)
-        return Quantity(plain, _unit(column), dtype=plain.dtype) if column.unit else Column(plain)
+        return Quantity(plain, unit_of(column), dtype=plain.dtype) if column.unit else Column(plain)
     if column.kind.startswith(("list<", "pixels<")):
-        return Column(_objects(values))
+        return Column(objects(values))
     missing = np.array([value is None or value != value for value in array.tolist()], dtype=bool)
-    if column.kind == "string":
-        texts = np.where(missing, "", array).astype(str)
-        return MaskedColumn(texts, mask=missing) if missing.any() else Column(texts)
-    whole = np.where(missing, 0, array).astype(column.arrow_type.to_pandas_dtype())
-    return MaskedColumn(whole, mask=missing) if missing.any() else Column(whole)
+    nothing, kind = ("", str) if column.kind == "string" else (0, column.arrow_type.to_pandas_dtype())
+    filled = np.where(missing, nothing, array).astype(kind)
+    return MaskedColumn(filled, mask=missing) if missing.any() else Column(filled)
 
 
-def _objects(values: Any) -> np.ndarray:
-    cells = np.empty(len(values), dtype=object)
-    for row, cell in enumerate(values):
-        cells[row] = cell
-    return cells
-
-
-def _unit(column: Declared) -> u.UnitBase:
+def unit_of(column: Declared) -> u.UnitBase:
+    """Give the unit that a column is declared with."""
     with warnings.catch_warnings():
         # ``erg/s/cm^2/Angstrom`` is understood; astropy only advises against several slashes.
         warnings.simplefilter("ignore", u.UnitsWarning)

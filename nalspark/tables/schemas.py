@@ -19,6 +19,8 @@ _POSITION = (
     Column("ra", "double", "Right ascension, ICRS", "deg", "pos.eq.ra;meta.main"),
     Column("dec", "double", "Declination, ICRS", "deg", "pos.eq.dec;meta.main"),
 )
+#: What a spectrum is called, where it lies in the tables, on disk and on the sky.
+_SPECTRUM = (_SPECTRUM_ID, PART, _PATH, Column("survey", "string", "The reader that understood the file", ucd="meta.id"), *_IDS, *_POSITION)
 _Z_QSO = Column("z_qso", "double", "Redshift of the quasar", ucd="src.redshift")
 
 FILES = Table(
@@ -42,12 +44,7 @@ SPECTRA = Table(
     "spectra",
     "One row per spectrum as the survey published it, on its own pixels.",
     (
-        _SPECTRUM_ID,
-        PART,
-        _PATH,
-        Column("survey", "string", "The reader that understood the file", ucd="meta.id"),
-        *_IDS,
-        *_POSITION,
+        *_SPECTRUM,
         Column("z_pipeline", "double", "Redshift from the survey's own pipeline, stored in the file", ucd="src.redshift"),
         Column("z_warning", "int", "ZWARNING bits of the survey's pipeline; bit 0 is a sky fiber", ucd="meta.code.qual"),
         Column("object_class", "string", "Class from the survey's pipeline: QSO, GALAXY, STAR, SKY or empty", ucd="src.class"),
@@ -102,12 +99,7 @@ TARGETS = Table(
     "targets",
     "One row per spectrum that will be searched: whose it is, at which redshift, and what is known of it.",
     (
-        _SPECTRUM_ID,
-        PART,
-        _PATH,
-        Column("survey", "string", "The reader that understood the file", ucd="meta.id"),
-        *_IDS,
-        *_POSITION,
+        *_SPECTRUM,
         _Z_QSO,
         Column("z_source", "string", "Where z_qso comes from: 'pipeline' or the name of the quasar catalogue", ucd="meta.ref"),
         Column("z_match", "string", "How the quasar catalogue was matched: 'id', 'sky' or null", ucd="meta.code"),

@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nalspark.errors import StoreError
+from nalspark.errors import INTERNAL_ERROR, StoreError
 from nalspark.tables import atomic, lock
 from nalspark.tables.manifest import Manifest, Part, digest, read_manifest, write_manifest
 from nalspark.tables.table import Table
@@ -44,16 +45,13 @@ def spark_path(path: str | Path) -> str:
 _THREADS = 8
 
 
-def count_rows(file: str | Path) -> tuple[int, int]:
-    """Count the rows of a Parquet file, and those that have a ``reason``, from its footer: no Spark job for a number."""
+def count_rows(file: str | Path) -> tuple[int, int, int]:
+    """Count the rows of a Parquet file, those that have a ``reason``, and of these those at a fault of nalspark itself, without Spark."""
     about = pq.read_metadata(file)
     if "reason" not in about.schema.names:
-        return about.num_rows, 0
-    column = about.schema.names.index("reason")
-    chunks = [about.row_group(group).column(column) for group in range(about.num_row_groups)]
-    if any(chunk.statistics is None or not chunk.statistics.has_null_count for chunk in chunks):
-        return about.num_rows, about.num_rows - pq.read_table(file, columns=["reason"])["reason"].null_count
-    return about.num_rows, about.num_rows - sum(chunk.statistics.null_count for chunk in chunks)
+        return about.num_rows, 0, 0
+    reason = pq.ParquetFile(file).read(columns=["reason"])["reason"]
+    return len(reason), len(reason) - reason.null_count, pc.sum(pc.equal(reason, INTERNAL_ERROR)).as_py() or 0
 
 
 #: A name of our own: a folder that has it was made by nalspark.
@@ -61,13 +59,7 @@ _LOCK = ".nalspark.lock"
 
 
 class Store:
-    """An output directory.
-
-    Parameters
-    ----------
-    root : path
-        A directory that the driver and all executors see under this path.
-    """
+    """An output directory, which the driver and all executors see under the same path."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -161,11 +153,6 @@ class Store:
         """Sum up the bytes of the Parquet files of some parts."""
         return sum(os.path.getsize(file) for part in parts if part.path for file in self.files(part))
 
-    def published_size(self, names: Iterable[str]) -> int:
-        """Sum up the bytes of published files."""
-        places = [self.published(name) for name in names]
-        return sum(path.stat().st_size for place in places for path in (place, *place.rglob("*")) if path.is_file())
-
     def write(self, frame: DataFrame, table: Table, run: str, keys: Mapping[str, str]) -> dict[str, Part]:
         """Write the parts of a table in `keys` and describe them; the manifest is not touched.
 
@@ -186,9 +173,9 @@ class Store:
                 part = folder.name.removeprefix("in_part=")
                 if part not in keys:
                     raise StoreError(f"Table {table.name} was written with a part that nobody asked for: {part}.")
-                counts = list(pool.map(count_rows, folder.glob("*.parquet")))
-                rows, rejected = sum(n for n, _ in counts), sum(n for _, n in counts)
-                parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected)
+                counts = zip(*pool.map(count_rows, folder.glob("*.parquet")), strict=True)
+                rows, rejected, faults = map(sum, counts)
+                parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected, faults)
         return parts
 
     @staticmethod

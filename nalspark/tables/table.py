@@ -10,15 +10,15 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from pyspark.sql import types as T
 
-#: Kind of a column → Arrow's type, and the name of Spark's: who only reads a result does not load Spark.
-_SIMPLE: dict[str, tuple[pa.DataType, str]] = {
-    "string": (pa.string(), "StringType"),
-    "int": (pa.int32(), "IntegerType"),
-    "long": (pa.int64(), "LongType"),
-    "float": (pa.float32(), "FloatType"),
-    "double": (pa.float64(), "DoubleType"),
-    "bool": (pa.bool_(), "BooleanType"),
-    "binary": (pa.binary(), "BinaryType"),
+#: Kind of a column → Arrow's type.
+_SIMPLE = {
+    "string": pa.string(),
+    "int": pa.int32(),
+    "long": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+    "binary": pa.binary(),
 }
 
 
@@ -53,16 +53,14 @@ class Column:
     @property
     def arrow_type(self) -> pa.DataType:
         if self.kind.startswith("list<"):
-            return pa.list_(_SIMPLE[self.kind[5:-1]][0])
-        return _SIMPLE["binary" if self.pixel_dtype else self.kind][0]
+            return pa.list_(_SIMPLE[self.kind[5:-1]])
+        return _SIMPLE["binary" if self.pixel_dtype else self.kind]
 
     @property
     def spark_type(self) -> T.DataType:
-        from pyspark.sql import types as T
+        from pyspark.sql.pandas.types import from_arrow_type  # who only reads a result does not load Spark
 
-        if self.kind.startswith("list<"):
-            return T.ArrayType(getattr(T, _SIMPLE[self.kind[5:-1]][1])())
-        return getattr(T, _SIMPLE["binary" if self.pixel_dtype else self.kind][1])()  # type: ignore[no-any-return]
+        return from_arrow_type(self.arrow_type)
 
 
 #: A row that could not be used carries these two; usable rows have null in both.

@@ -20,10 +20,6 @@ from nalspark.tables.store import Store
 KEPT = ("scores", "measured")
 
 
-def _place(store: Store, number: int) -> Path:
-    return store.root / "versions" / f"{number:04d}"
-
-
 def _link(source: str | Path, target: str | Path) -> None:
     """A second name for a file; a copy where the file system knows no such thing."""
     try:
@@ -51,16 +47,10 @@ def keep_version(store: Store, manifest: Manifest, kept: int) -> None:
 
     A version appears whole under its name. One of the same number, left by a run that ended between publishing and saying so, is replaced.
 
-    Parameters
-    ----------
-    store : Store
-    manifest : Manifest
-        As it will be committed.
-    kept : int
-        0 keeps none.
+    The manifest is the one that will be committed.
     """
     if kept:
-        target = _place(store, manifest.publication)
+        target = store.root / "versions" / f"{manifest.publication:04d}"
         target.parent.mkdir(exist_ok=True)
         with replacing(target) as new:
             new.mkdir()

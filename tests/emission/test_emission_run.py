@@ -12,7 +12,7 @@ from astropy.io import fits
 from nalspark.cli import main
 from nalspark.emission import stages
 from nalspark.emission.frames import CUTOUT_SHAPE
-from nalspark.emission.inputs import read_selection
+from nalspark.emission.inputs import Inputs, read_selection
 from nalspark.emission.pipeline import finding_stages, training_stages
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS
@@ -72,7 +72,7 @@ def out(trained):
     return trained.parent / "out"
 
 
-def test_a_training_leaves_both_rounds_their_pictures_and_the_table(out):
+def test_a_training_leaves_both_stages_their_pictures_and_the_table(out):
     selection = read_selection(out)
     assert selection.packed.card.network == "cutout_cnn" and "emission" in selection.packed.card.settings
     assert all((out / "second_stage" / name).is_file() for name in ("scores.png", "map.png"))
@@ -121,9 +121,8 @@ def test_a_selection_is_the_same_at_one_three_and_seven_partitions(spark, traine
         pd.testing.assert_frame_equal(other, found[0], check_exact=True)
     written = store.read(spark, store.manifest(), CLASSIFIED).toPandas().sort_values("detection_id", ignore_index=True)
     pd.testing.assert_frame_equal(written[CLASSIFIED.names], found[0], check_exact=True)
-    columns = stages.simulate_columns(
-        {"detection_id": found[0]["detection_id"].to_numpy()[:5], "part": found[0]["part"].to_numpy()[:5]}, stages.read_frames(settings), 1
-    )
+    names = {name: found[0][name].to_numpy()[:5] for name in ("detection_id", "part")}
+    columns = stages.simulate_columns(names, Inputs(settings, out).frames, 1)
     np.testing.assert_array_equal(columns["snr"], found[0]["snr"].to_numpy()[:5])  # Spark made what numpy makes
 
 

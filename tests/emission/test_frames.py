@@ -74,7 +74,7 @@ def test_the_grid_keeps_a_constant_flux_and_knows_dead_pixels():
     wave = 3500.0 + 1.9 * np.arange(1054)
     error = np.full((1, 1054), 2.0, np.float32)
     error[0, 100:110] = 0.0
-    new = on_grid(Frame("f", np.where(error > 0, 7.0, 0.0).astype(np.float32), error, wave))
+    new = on_grid(Frame(np.where(error > 0, 7.0, 0.0).astype(np.float32), error, wave))
     good = new.error[0] > 0
     assert len(new.wavelength) == 1001 and new.flux[0, good] == pytest.approx(7.0)
     assert not good[(new.wavelength > 3692) & (new.wavelength < 3706)].any() and good.sum() >= 985
@@ -83,7 +83,7 @@ def test_the_grid_keeps_a_constant_flux_and_knows_dead_pixels():
 
 def test_without_its_sky_a_frame_is_noise_in_which_lines_have_their_significance():
     flux, error = sky_and_noise()
-    residual = subtract_sky(on_grid(Frame("f", flux.astype(np.float32), error.astype(np.float32), 3500.0 + 1.9 * np.arange(1054))))
+    residual = subtract_sky(on_grid(Frame(flux.astype(np.float32), error.astype(np.float32), 3500.0 + 1.9 * np.arange(1054))))
     significance = residual.flux / residual.error
     assert abs(np.median(significance)) < 0.02
     sky_line = np.abs(residual.wavelength - (3500 + 1.9 * 400)) < 6
@@ -140,9 +140,9 @@ def write_cutouts(path, images, classes, names):
 def test_ready_cutouts_in_three_formats(tmp_path, kind):
     images = np.random.default_rng(2).normal(size=(3, 5, *CUTOUT_SHAPE)).astype(np.float32)
     write_cutouts(tmp_path / f"c.{kind}", images, [5, 0, 9], ["a", "b", "c"])
-    read = read_cutouts(tmp_path / f"c.{kind}")
-    np.testing.assert_array_equal(read.images, images)
-    assert read.names == ["a", "b", "c"] and read.classes.tolist() == [5.0, 0.0, 9.0]
+    names, read, classes = read_cutouts(tmp_path / f"c.{kind}")
+    np.testing.assert_array_equal(read, images)
+    assert names == ["a", "b", "c"] and classes.tolist() == [5.0, 0.0, 9.0]
 
 
 def test_cutouts_of_another_shape_are_refused(tmp_path):

@@ -27,18 +27,18 @@ def test_classes_are_as_frequent_as_in_the_slides():
 
 def test_a_real_lines_signal_is_its_classes(simulated):
     """Measured in the noise, with a filter that is not quite the line's: within its scatter."""
-    snr = simulated.cutouts.snr
+    snr = simulated.snr
     for value, (low, high) in {3: (4.0, 7.0), 4: (4.4, 8.0)}.items():
         assert low <= np.median(snr[simulated.classes == value]) <= high
     assert np.median(snr[simulated.classes == 5]) > np.median(snr[simulated.classes == 4]) + 1
 
 
 def test_what_the_search_would_not_list_is_drawn_again(simulated):
-    assert (simulated.cutouts.snr >= DETECTED_SNR).mean() > 0.97
+    assert (simulated.snr >= DETECTED_SNR).mean() > 0.97
 
 
 def test_every_kind_is_there_and_looks_as_it_should(simulated):
-    kinds, images = simulated.kinds, simulated.cutouts.images
+    kinds, images = simulated.kinds, simulated.images
     assert {"line", "bad amplifier", "bad pixel", "cosmic ray", "sky residual", "continuum edge", "noise peak"} == set(kinds)
     outside = images[:, 1, [0, 1, 7, 8], 13:20].mean(axis=(1, 2))
     assert outside[kinds == "sky residual"].mean() > 5 * abs(outside[kinds == "line"].mean())
@@ -49,17 +49,17 @@ def test_every_kind_is_there_and_looks_as_it_should(simulated):
 
 
 def test_dead_rows_are_flagged(simulated):
-    dead = (simulated.cutouts.flags & CutoutFlag.DEAD_PIXELS) > 0
+    dead = (simulated.flags & CutoutFlag.DEAD_PIXELS) > 0
     assert 0.01 < dead.mean() < 0.06
 
 
 def test_a_detection_depends_on_its_name_alone(simulated):
     again = simulate(["d7", "d3", "d1200"], parametric_frame(90, 300), "judge")
     for row, name in enumerate((7, 3, 1200)):
-        np.testing.assert_array_equal(again.cutouts.images[row], simulated.cutouts.images[name])
+        np.testing.assert_array_equal(again.images[row], simulated.images[name])
         assert again.kinds[row] == simulated.kinds[name]
     other = simulate(["d7"], parametric_frame(90, 300), "judge", seed=2)
-    assert not np.array_equal(other.cutouts.images[0], simulated.cutouts.images[7])
+    assert not np.array_equal(other.images[0], simulated.images[7])
 
 
 def test_no_fiber_lends_its_noise_to_two_splits():

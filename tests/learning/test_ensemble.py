@@ -147,7 +147,7 @@ def spoil_card(folder, **changes):
     [
         (lambda folder: (folder / CARD).unlink(), "There is no second-stage classifier"),
         (lambda folder: (folder / CARD).write_text("{"), "not valid JSON"),
-        (lambda folder: spoil_card(folder, format=2), "format 2, and this nalspark reads format 1"),
+        (lambda folder: spoil_card(folder, format=2), "format 2, and this nalspark reads up to 1"),
         (lambda folder: spoil_card(folder, gamma=-1.0), "not the card of a second-stage classifier"),
         (lambda folder: (folder / ARRAYS).write_bytes(b"spoiled"), "SHA-256 differs"),
     ],

@@ -76,15 +76,6 @@ def test_the_digest_is_of_what_decides_a_score(trained, folder):
     assert len({digest(**change) for change in changes} | {packed.digest}) == 4
 
 
-def test_half_precision_halves_the_files(tmp_path):
-    card = make_card(options={})
-    models = make_models(card, 1)
-    whole, half = save_model(tmp_path / "32", card, models), save_model(tmp_path / "16", card, models, dtype="float16")
-    assert len(half.weights[0]) < 0.6 * len(whole.weights[0])
-    examples = make_examples(100)
-    np.testing.assert_allclose(half.load().predict(examples), whole.load().predict(examples), atol=5e-3)
-
-
 def test_a_model_is_replaced_whole_and_nothing_is_left_behind(trained, folder):
     card, models = trained
     save_model(folder, card.model_copy(update={"name": "newer"}), models[:1])
@@ -290,13 +281,6 @@ def test_calibration_recovers_what_distorted_the_logits():
     found = fit_calibration((logit + 0.5) * 3.0, label)
     np.testing.assert_allclose([found.slope, found.intercept], [1 / 3, -0.5], rtol=0.05)
     np.testing.assert_allclose(found.score((logit + 0.5) * 3.0).mean(), label.mean(), atol=1e-3)
-
-
-def test_calibration_counts_weights_as_copies():
-    logit, label, weight = np.array([-2.0, -1.0, 0.5, 0.0, 1.0, 3.0]), np.array([0, 0, 0, 1, 1, 1]), np.array([3, 1, 2, 1, 4, 2])
-    weighted = fit_calibration(logit, label, weight)
-    copied = fit_calibration(np.repeat(logit, weight), np.repeat(label, weight))
-    np.testing.assert_allclose([weighted.slope, weighted.intercept], [copied.slope, copied.intercept], rtol=1e-4)
 
 
 def test_calibration_of_separable_labels_is_finite():

@@ -1,5 +1,6 @@
 """The networks: shapes, the pixel counts that the paper prints, cost, and logits that stay finite whatever the input."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from nalspark.errors import ModelError
 from nalspark.learning import networks
 
-NETWORKS, build, multiply_adds, working_channels = networks.NETWORKS, networks.build, networks.multiply_adds, networks.working_channels
+NETWORKS, build, working_channels = networks.NETWORKS, networks.build, networks.working_channels
 
 IMAGE, CUTOUT, SPECTRUM = (8, 49, 2), (9, 32, 5), (3841, 1)
 #: (width: multiply-adds, weights) that each network may cost with its default options, for the shapes above.
@@ -27,6 +28,12 @@ def by_default(name):
 
 def numbers(tensor):
     return networks.ops.convert_to_numpy(tensor)
+
+
+def multiply_adds(model):
+    """Multiplications with a weight that one example costs, in convolutions and dense layers."""
+    kinds = networks.layers.Conv1D | networks.layers.Conv2D | networks.layers.Dense
+    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in model.layers if isinstance(layer, kinds))
 
 
 def lengths(model):

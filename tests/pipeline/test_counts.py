@@ -1,34 +1,34 @@
 """What the report counts: against counting by hand, in one batch or several."""
 
-from functools import partial
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.pipeline import publish as stages
-from nalspark.tables.arrow import tally
+from nalspark.tables.arrow import Columns, encode, tally
 from nalspark.tables.table import Column, Table
 
-EDGES = np.array([0.5, 1.0, 2.0])
+EDGES = {"z_abs": np.array([0.5, 1.0, 2.0])}
 Z = np.arange(0.4, 2.3, 0.005)
-KINDS = {"value": "double", "flags": "int", "z_start": "list<double>", "z_stop": "list<double>"}
+KINDS = {"z_abs": "double", "flags": "int", "z_qso": "double", "snr": "float", "z_start": "list<double>", "z_stop": "list<double>"}
 TABLE = Table("counted", "Rows to count.", tuple(Column(name, kind, name) for name, kind in KINDS.items()))
-COUNTERS = {
-    "value": partial(stages._in_bins, name="value", edges=EDGES),
-    "in_path": partial(stages._in_path, name="value", edges=EDGES),
-    "flags": partial(stages._with_bits, name="flags", enum=AbsorberFlag),
-    "path": partial(stages._searched_at, z=Z),
-}
 OFF, EDGE = int(AbsorberFlag.OFF_PATH), int(AbsorberFlag.EDGE)
 
 
+def count(columns: Columns) -> dict[str, np.ndarray]:
+    return {**stages._absorber_counts(columns, EDGES), **stages._sightline_counts(columns, Z)}
+
+
 def test_bins_leave_out_what_is_outside_and_what_is_not_known() -> None:
-    columns = {"value": np.array([0.4, 0.5, 0.99, 1.0, 1.5, 3.0, np.nan]), "flags": np.array([0, OFF, 0, EDGE, OFF | EDGE, 0, 0])}
-    assert COUNTERS["value"](columns).tolist() == [2, 2]
-    assert COUNTERS["in_path"](columns).tolist() == [1, 1]
-    bits = dict(zip(AbsorberFlag.__members__, COUNTERS["flags"](columns).tolist(), strict=True))
+    columns = {"z_abs": np.array([0.4, 0.5, 0.99, 1.0, 1.5, 3.0, np.nan]), "flags": np.array([0, OFF, 0, EDGE, OFF | EDGE, 0, 0])}
+    counted = stages._absorber_counts(columns, EDGES)
+    assert counted["z_abs"].tolist() == [2, 2]
+    assert counted["in_path"].tolist() == [1, 1]
+    bits = dict(zip(AbsorberFlag.__members__, counted["flags"].tolist(), strict=True))
     assert {name: n for name, n in bits.items() if n} == {"OFF_PATH": 2, "EDGE": 2}
 
 
@@ -37,19 +37,21 @@ def test_the_path_is_the_number_of_intervals_that_hold_a_redshift() -> None:
     ends = [np.sort(rng.uniform(0.2, 2.6, 2 * k)) for k in rng.integers(0, 4, 300)]
     columns = {"z_start": [list(one[::2]) for one in ends], "z_stop": [list(one[1::2]) for one in ends]}
     by_hand = sum(((one[::2, None] <= Z) & (one[1::2, None] >= Z)).sum(axis=0) for one in ends)
-    np.testing.assert_array_equal(COUNTERS["path"](columns), by_hand)
+    known = {"z_qso": np.ones(300), "snr": np.ones(300)}
+    np.testing.assert_array_equal(stages._sightline_counts(columns | known, Z)["path"], by_hand)
 
 
-@pytest.mark.spark
-@pytest.mark.parametrize("partitions", [1, 3, 7])
-def test_a_tally_is_the_sum_over_all_rows_however_they_are_cut(spark: Any, partitions: int) -> None:
+@pytest.mark.parametrize("pieces", [1, 3, 7])
+def test_a_tally_is_the_sum_over_all_rows_however_they_are_cut(tmp_path: Path, pieces: int) -> None:
     rng = np.random.default_rng(6)
-    rows = [(float(value), int(flags), [float(value)], [float(value) + 0.3]) for value, flags in
-            zip(rng.uniform(0, 2.5, 50), rng.choice([0, OFF, EDGE, OFF | EDGE], 50), strict=True)]  # fmt: skip
-    frame = spark.createDataFrame(rows, TABLE.spark_schema)
-    columns = {name: np.array([row[k] for row in rows]) for k, name in enumerate(TABLE.names)}
-    for counted, expected in ((frame, columns), (frame.where("value < 0"), {name: values[:0] for name, values in columns.items()})):
-        found = tally(counted.repartition(partitions), TABLE, COUNTERS)
-        assert set(found) == set(COUNTERS)
-        for name, counter in COUNTERS.items():
-            np.testing.assert_array_equal(found[name], counter(expected), err_msg=name)
+    value, flags = rng.uniform(0, 2.5, 50), rng.choice([0, OFF, EDGE, OFF | EDGE], 50)
+    columns = {"z_abs": value, "flags": flags, "z_qso": value, "snr": value, "z_start": value[:, None], "z_stop": value[:, None] + 0.3}
+    files = []
+    for number, rows in enumerate(np.array_split(np.arange(50), pieces)):
+        files.append(tmp_path / f"{number}.parquet")
+        pq.write_table(pa.Table.from_batches([encode({name: values[rows] for name, values in columns.items()}, TABLE)]), files[-1])
+    for some, expected in ((files, columns), ([], {name: values[:0] for name, values in columns.items()})):
+        found, by_hand = tally(some, TABLE.columns, count), count(expected)
+        assert set(found) == set(by_hand) == {"z_abs", "in_path", "flags", "z_qso", "snr", "path"}
+        for name in found:
+            np.testing.assert_array_equal(found[name], by_hand[name], err_msg=name)

@@ -181,7 +181,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def any_species(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network is of one species, and refused for another: that is not what is asked here."""
-    monkeypatch.setattr(inputs, "chosen_model", lambda settings: read_model(settings.infer.model))
+    monkeypatch.setattr(inputs.PackedModel, "check", lambda *_: None)
 
 
 def settings_with(files: Path, out: Path, *values: tuple[str, Any]) -> Settings:

@@ -17,7 +17,6 @@ import pytest
 from pyspark.sql import functions as F
 from runs import add_part, make_survey, published, run, settings_of
 
-from nalspark.absorption.measure import Veto
 from nalspark.cli import main
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.diff import compare_catalogues, open_side
@@ -126,7 +125,7 @@ def test_the_last_versions_are_kept_whole(told: dict[str, Any]) -> None:
 
 def test_every_absorber_that_differs_is_listed_with_its_reason(spark: Any, told: dict[str, Any]) -> None:
     kept = versions(Store(told["survey"] / "out"))
-    comparison = compare_catalogues(spark, open_side(kept[2]), open_side(told["survey"] / "out"), Veto)
+    comparison = compare_catalogues(spark, open_side(kept[2]), open_side(told["survey"] / "out"))
     rows = [row.asDict() for row in comparison.changes.collect()]
     before, after = (set(published(folder)["absorbers"]["absorber_id"]) for folder in (kept[2], kept[3]))
     assert {row["absorber_id_before"] for row in rows} == before - after and after < before
@@ -134,7 +133,7 @@ def test_every_absorber_that_differs_is_listed_with_its_reason(spark: Any, told:
     assert all(0.6 <= row["score_before"] < 0.999 for row in rows)
     assert comparison.causes == ["infer.min_score: 0.6 -> 0.999"]
     assert f"{len(rows)} its score is too low now; for one " in comparison.text()
-    back = compare_catalogues(spark, open_side(told["survey"] / "out"), open_side(kept[2]), Veto)
+    back = compare_catalogues(spark, open_side(told["survey"] / "out"), open_side(kept[2]))
     assert {(row["change"], row["reason"]) for row in back.changes.collect()} == {("gained", "low_score")}
 
 

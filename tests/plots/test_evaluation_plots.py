@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 
 from nalspark.judging.evaluate import fractions
+from nalspark.metrics import Reliability
 from nalspark.plots.evaluation import (
-    ScoreCurves,
     Sheet,
     as_text,
     curves_figure,
     distributions_figure,
-    evaluation_page,
     fractions_figure,
     scores_figure,
 )
+from nalspark.plots.pages import render
 
 WIDTHS = np.array([0.0, 0.4, 0.7, 0.8, 1.2, 2.5, 5.0])
 TABLE = fractions(WIDTHS, WIDTHS > 0.6, [0.0, 0.3, 0.6, 1.0, 2.0, 3.0, np.inf])
@@ -62,13 +62,13 @@ def test_curves_stand_side_by_side():
 
 
 def test_scores():
-    drawn = ScoreCurves([0, 0.1, 1], [0, 0.9, 1], (0.1, 0.9), 0.93, [0.2, 0.8], [0.1, 0.9], [0.05, 0.8], [0.2, 1.0])
-    figure = scores_figure(drawn)
+    curve = Reliability(*np.array([[0.2, 0.8], [0.1, 0.9], [0.05, 0.8], [0.2, 1.0], [5, 5]]))
+    figure = scores_figure(([0, 0.1, 1], [0, 0.9, 1]), (0.1, 0.9), 0.93, curve)
     pixels(figure)
     left, right = figure.axes
     assert any("AUC 0.930" in text.get_text() for text in left.texts)
     np.testing.assert_allclose(right.containers[0].lines[0].get_ydata(), [0.1, 0.9])
-    nothing = scores_figure(ScoreCurves([0, np.nan], [0, 1], (np.nan, 1.0), np.nan, [], [], [], []))
+    nothing = scores_figure(([0, np.nan], [0, 1]), (np.nan, 1.0), np.nan, Reliability(*np.zeros((5, 0))))
     pixels(nothing)
     assert [axes.texts[0].get_text() for axes in nothing.axes] == ["one label only", "no absorber"]
 
@@ -120,7 +120,7 @@ class Tags(HTMLParser):
 
 def test_the_page_shows_tables_and_pictures_and_runs_nothing():
     sheet = Sheet(EVIL, ["species", "#n"], [[EVIL, "3"]], EVIL)
-    page = Tags(evaluation_page(EVIL, [sheet], {"purity.png": EVIL}))
+    page = Tags(render("evaluation.html", title=EVIL, sheets=[sheet], pictures={"purity.png": EVIL}))
     tags = [tag for tag, _ in page.seen]
     assert "script" not in tags and tags.count("table") == 1
     assert [attributes["src"] for tag, attributes in page.seen if tag == "img"] == ["purity.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -285,12 +286,14 @@ OTHERS = [(0, 1, 50_000, 18, None, None, 2.0, 0.7, 0.5, 0.1, 0.4, 0.1)]
 
 
 def matched_tables(spectra: Any, quasars: Any, absorbers: Any, **choices: Any) -> tuple[Any, Any]:
-    """Targets and matches."""
+    """Targets and matches, from hits that are found once for both, as the stage has it."""
     from nalspark.surveys.crossmatch.stages import crossmatch, find_sightlines, mark_duplicates
 
-    marked, settings = mark_duplicates(spectra), nalspark_settings.load(crossmatch=choices)
+    settings = nalspark_settings.load(crossmatch=choices)
+    marked = mark_duplicates(spectra).persist()
+    hits = find_sightlines(marked, quasars, absorbers, settings).persist()
     names = [[name for name, _ in catalogues] for catalogues in (quasars, absorbers)]
-    return crossmatch(marked, find_sightlines(marked, quasars, absorbers, settings), *names, settings)
+    return crossmatch(marked, hits, *names, settings)
 
 
 def staged(spark: Any, partitions: int, absorbers: bool = True, **choices: Any) -> tuple[Any, Any]:
@@ -310,6 +313,14 @@ def gathered(targets: Any, matches: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
         targets.toPandas().sort_values(["spectrum_id", "path"]).reset_index(drop=True),
         matches.toPandas().sort_values(["spectrum_id", "catalogue"]).reset_index(drop=True),
     )
+
+
+@pytest.fixture(autouse=True)
+def forgotten(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test had Spark keep is not kept for the next."""
+    yield
+    if "spark" in request.fixturenames:
+        request.getfixturevalue("spark").catalog.clearCache()
 
 
 @pytest.fixture(scope="module")

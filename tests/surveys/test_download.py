@@ -78,6 +78,14 @@ def name(spectrum: SpectrumId) -> str:
     return f"spec-{spectrum}.fits"
 
 
+def let_settle(archive: FaultyArchive) -> None:
+    """Wait until all that was asked for is answered."""
+    answered = -1
+    while archive.at_a_time or len(archive.log) != answered:
+        answered = len(archive.log)
+        time.sleep(0.2)
+
+
 def test_of_500_files_all_that_exist_arrive_whole_and_the_rest_are_listed_with_reasons(tmp_path: Path) -> None:
     ids = spectra(500)
     kinds = [*REASONS, *[""] * (25 - len(REASONS))]
@@ -106,7 +114,7 @@ def test_a_killed_fetch_goes_on_without_fetching_anything_twice(tmp_path: Path) 
             time.sleep(0.005)
         running.send_signal(signal.SIGKILL)
         assert running.wait(20) == -signal.SIGKILL
-        time.sleep(0.3)  # what it had asked for is answered
+        let_settle(archive)
         assert archive.most_at_a_time <= 4
         kept, before = files(out), len(archive.log)
         assert 30 <= len(kept) < len(ids)

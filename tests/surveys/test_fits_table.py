@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from astropy.io import fits
 from surveys.make_files import table
 
 from nalspark.errors import UnusableSpectrum
-from nalspark.surveys.fits_table import FitsFile, Header, printable
+from nalspark.surveys.fits_table import FitsFile, Hdu, Header, printable
 
 
 def content(*hdus: fits.BinTableHDU | fits.ImageHDU, primary: fits.PrimaryHDU | None = None) -> bytes:
@@ -21,6 +22,10 @@ def content(*hdus: fits.BinTableHDU | fits.ImageHDU, primary: fits.PrimaryHDU | 
 
 def opened(raw: bytes) -> FitsFile:
     return FitsFile(io.BytesIO(raw), "folder/some.fits")
+
+
+def hdu_of(file: FitsFile, number: int) -> Hdu:
+    return next(islice(file.hdus(), number, None))
 
 
 def every_format(n_rows: int = 7) -> fits.BinTableHDU:
@@ -53,7 +58,7 @@ def equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
 def test_every_simple_format_equals_astropy(name: str) -> None:
     hdu = every_format()
     file = opened(content(hdu))
-    ours = file.columns(file.hdu(1), [name])[name]
+    ours = file.columns(hdu_of(file, 1), [name])[name]
     assert equal(ours, hdu.data[name])
 
 
@@ -65,12 +70,12 @@ def test_unusual_columns_are_left_to_astropy() -> None:
     bits = fits.Column("bits", "3X", array=np.ones((3, 3), bool))
     hdu = fits.BinTableHDU.from_columns([plain, unsigned, ragged, shaped, bits], name="ODD")
     file = opened(content(hdu))
-    found = file.columns(file.hdu(1), ["unsigned", "shaped", "plain", "bits"])
+    found = file.columns(hdu_of(file, 1), ["unsigned", "shaped", "plain", "bits"])
     assert found["unsigned"].tolist() == [1, 2**31 + 1, 5]
     assert found["shaped"].shape == (3, 2, 2)
     assert found["plain"].tolist() == [1, 2, 3] and found["plain"].dtype.isnative
     # One odd column does not slow the others down: plain ones beside it are read directly.
-    assert file.hdu(1).layout.columns["plain"].simple and not file.hdu(1).layout.columns["ragged"].simple
+    assert hdu_of(file, 1).layout.columns["plain"].simple and not hdu_of(file, 1).layout.columns["ragged"].simple
 
 
 def test_scaled_columns_come_as_what_they_mean() -> None:
@@ -81,15 +86,15 @@ def test_scaled_columns_come_as_what_they_mean() -> None:
     end = raw.index(b" " * 160, start) // 80 * 80 + 80
     raw = raw[:start] + scale + raw[start:end] + raw[end + 160 :]
     file = opened(raw)
-    found = file.columns(file.hdu(1), ["scaled", "plain"])
+    found = file.columns(hdu_of(file, 1), ["scaled", "plain"])
     assert found["scaled"].tolist() == [1.0, 2.5, 10.0] and found["plain"].tolist() == [1, 2, 3]
 
 
 def test_only_the_rows_asked_for_are_read() -> None:
     hdu = every_format(50)
     file = opened(content(hdu))
-    assert equal(file.columns(file.hdu(1), ["real"], rows=3)["real"], hdu.data["real"][:3])
-    assert len(file.columns(file.hdu(1), ["real"], rows=99)["real"]) == 50
+    assert equal(file.columns(hdu_of(file, 1), ["real"], rows=3)["real"], hdu.data["real"][:3])
+    assert len(file.columns(hdu_of(file, 1), ["real"], rows=99)["real"]) == 50
 
 
 def test_later_hdus_are_not_looked_at() -> None:
@@ -102,7 +107,7 @@ def test_later_hdus_are_not_looked_at() -> None:
             return super().read(size)
 
     file = FitsFile(Watched(raw + b"\xff" * 5000), "x")
-    second = file.hdu(1)
+    second = hdu_of(file, 1)
     file.columns(second, ["real"])
     assert max(reads) == second.start
 
@@ -116,7 +121,7 @@ def test_images_equal_astropy(kind: str) -> None:
     if kind == "scaled":
         primary.scale("int16", bscale=0.5, bzero=3.0)
     file = opened(content(primary=primary))
-    found = file.image(file.hdu(0))
+    found = file.image(hdu_of(file, 0))
     assert found.shape == (3, 5) and found.dtype.isnative and np.array_equal(found, np.arange(15.0).reshape(3, 5))
 
 
@@ -143,7 +148,7 @@ def test_a_keyword_inside_a_comment_is_no_card() -> None:
 def test_an_unknown_column_is_named_with_its_nearest() -> None:
     file = opened(content(every_format()))
     with pytest.raises(UnusableSpectrum, match="Did you mean 'double'") as caught:
-        file.columns(file.hdu(1), ["duble"])
+        file.columns(hdu_of(file, 1), ["duble"])
     assert caught.value.reason == "missing_column" and "some.fits" in caught.value.detail and "folder/" not in caught.value.detail
 
 
@@ -153,13 +158,13 @@ def test_sizes_are_checked_before_memory_is_asked_for() -> None:
     for rows, reason in ((10**6, "truncated"), (10**12, "corrupt_header"), (10**30, "corrupt_header"), (-7, "corrupt_header")):
         file = opened(raw.replace(n_rows, b"NAXIS2  =".ljust(10) + str(rows).encode().rjust(max(20, len(str(rows))))[-31:], 1))
         with pytest.raises(UnusableSpectrum) as caught:
-            file.columns(file.hdu(1), ["real"])
+            file.columns(hdu_of(file, 1), ["real"])
         assert caught.value.reason == reason, rows
 
 
 def test_layouts_are_remembered() -> None:
     raw = content(every_format())
-    first, second = opened(raw).hdu(1), opened(raw).hdu(1)
+    first, second = hdu_of(opened(raw), 1), hdu_of(opened(raw), 1)
     assert first.layout is second.layout
 
 

@@ -8,6 +8,7 @@ within the radius of it. So each bucket knows all that it needs, and the answer 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from astropy import units as u
 from astropy_healpix import HEALPix
 from scipy.spatial import KDTree
@@ -119,25 +120,17 @@ def buckets_with_margin(pixels: np.ndarray, order: int) -> tuple[np.ndarray, np.
     return np.concatenate([everyone, pairs[:, 0]]), np.concatenate([own, pairs[:, 1].astype(np.int32)])
 
 
-def _in_sky_order(ra: np.ndarray, dec: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An order in which neighbours on the sky are neighbours in memory, and which of its entries begin a new position.
+def _in_sky_order(ra: np.ndarray, dec: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors and rows of the distinct positions, of equal ones with the smallest row; neighbours on the sky are such in memory.
 
-    A tree of points in such an order is built and searched several times faster. Equal positions follow each other by rising row.
+    A tree of points in such an order is built and searched several times faster.
     """
     pixels = fine_pixels(ra, dec, _MAX_ORDER)
-    order = np.argsort(pixels, kind="stable")
-    shared = pixels[order[1:]] == pixels[order[:-1]]
-    if not shared.any():
-        return order, np.ones(len(order), bool)
-    # Only positions that share a pixel can be equal; these few are sorted in full.
-    crowded = np.zeros(len(order), bool)
-    crowded[1:] |= shared
-    crowded[:-1] |= shared
-    some = order[crowded]
-    order[crowded] = some[np.lexsort((rows[some], *vectors[some].T, pixels[some]))]
-    new = np.ones(len(order), bool)
-    new[1:] = ~shared | (vectors[order[1:]] != vectors[order[:-1]]).any(axis=1)
-    return order, new
+    order = np.lexsort((rows, pixels))
+    vectors = unit_vectors(ra[order], dec[order])
+    # With the pixel: a pole lies in several, and the smallest row need not be in the first.
+    new = ~pd.DataFrame(vectors).assign(pixel=pixels[order]).duplicated().to_numpy()
+    return vectors[new], rows[order[new]]
 
 
 def _settle(left: np.ndarray, tree: KDTree, rows: np.ndarray, chord2: float) -> tuple[int, float]:
@@ -183,9 +176,7 @@ def nearest(
     rows, chord2 = np.full(len(left[0]), _NO_ROW, np.int64), np.full(len(left[0]), np.nan)
     if len(rows) == 0 or len(right_rows) == 0:
         return rows, chord2
-    vectors, all_rows = unit_vectors(*right), np.asarray(right_rows, np.int64)
-    order, new = _in_sky_order(*right, vectors, all_rows)
-    points, point_rows = vectors[order[new]], all_rows[order[new]]
+    points, point_rows = _in_sky_order(*right, np.asarray(right_rows, np.int64))
     tree = KDTree(points)
     seen, two = _two_nearest(left, tree, radius_arcsec)
     found, rivals = np.flatnonzero(two[:, 0] < len(points)), np.flatnonzero(two[:, 1] < len(points))

@@ -32,8 +32,6 @@ Named = Sequence[tuple[str, DataFrame]]
 _SYSTEM = "struct<z_abs: double, ew_primary: double, row: bigint, strong: boolean>"
 #: What a crossmatch needs of a spectrum: all but the pixels.
 _METADATA = [column.name for column in SPECTRA.columns if not column.pixel_dtype and column.name != "first_pixel"]
-#: Rows that are worked on at once: batches come in hundreds, which numpy is too fast for.
-_ROWS_AT_ONCE = 65_536
 #: Stands for "no catalogue: a row to be matched".
 _OURS = -1
 
@@ -89,23 +87,11 @@ def match_by_id(left: DataFrame, right: DataFrame) -> DataFrame:
     return left.select("left_id", *ID_COLUMNS).join(known, list(ID_COLUMNS)).select("left_id", "catalogue", "right_row")
 
 
-def _gather(batches: Batches) -> Batches:
-    """The same rows in batches that are worth a call of numpy."""
-    kept: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        kept.append(batch)
-        rows += batch.num_rows
-        if rows >= _ROWS_AT_ONCE:
-            yield _joined(kept)
-            kept, rows = [], 0
-    if kept:
-        yield _joined(kept)
-
-
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    table = pa.Table.from_batches(batches).combine_chunks()
-    return table.to_batches()[0] if table.num_rows else batches[0]
+def _whole(batches: Batches) -> pa.RecordBatch | None:
+    """All rows of a partition in one batch, or None: batches come in hundreds of rows, which numpy is too fast for."""
+    kept = list(batches)
+    whole = pa.Table.from_batches(kept).combine_chunks().to_batches() if kept else []
+    return whole[0] if whole else None
 
 
 def _positions(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -114,23 +100,21 @@ def _positions(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
 
 def _put_in_buckets(batches: Batches, order: int) -> Batches:
     """Add the bucket of every row to be matched, and copies of every catalogue row for all the buckets that it may be needed in."""
-    for batch in _gather(batches):
-        ra, dec = _positions(batch)
-        pixels = sky.fine_pixels(ra, dec, order)
-        catalogue = batch["right_row"].is_valid().to_numpy(zero_copy_only=False)
-        ours, theirs = np.flatnonzero(~catalogue), np.flatnonzero(catalogue)
-        copies, touched = sky.buckets_with_margin(pixels[theirs], order)
-        chosen = batch.take(pa.array(np.concatenate([ours, theirs[copies]])))
-        bucket = np.concatenate([sky.buckets(pixels[ours], order), touched])
-        yield pa.RecordBatch.from_arrays([*chosen.columns, pa.array(bucket, pa.int32())], [*chosen.schema.names, "bucket"])
+    if (whole := _whole(batches)) is None:
+        return
+    pixels = sky.fine_pixels(*_positions(whole), order)
+    catalogue = whole["right_row"].is_valid().to_numpy(zero_copy_only=False)
+    ours, theirs = np.flatnonzero(~catalogue), np.flatnonzero(catalogue)
+    copies, touched = sky.buckets_with_margin(pixels[theirs], order)
+    chosen = whole.take(pa.array(np.concatenate([ours, theirs[copies]])))
+    bucket = np.concatenate([sky.buckets(pixels[ours], order), touched])
+    yield pa.RecordBatch.from_arrays([*chosen.columns, pa.array(bucket, pa.int32())], [*chosen.schema.names, "bucket"])
 
 
 def _match_buckets(batches: Batches, radius_arcsec: float) -> Batches:
     """Match what is in one partition: whole buckets, so whatever is near a row is here too."""
-    kept = list(batches)
-    if not kept:
+    if (whole := _whole(batches)) is None:
         return
-    whole = _joined(kept)
     ra, dec = _positions(whole)
     catalogue = whole["catalogue"].fill_null(_OURS).to_numpy()
     ours = np.flatnonzero(catalogue == _OURS)
@@ -141,9 +125,7 @@ def _match_buckets(batches: Batches, radius_arcsec: float) -> Batches:
         matched = np.flatnonzero(rows >= 0)
         left_ids = whole["left_id"].take(pa.array(ours[matched]))
         arrays = [left_ids, pa.array(np.full(len(matched), number, np.int32)), pa.array(rows[matched]), pa.array(separations[matched])]
-        result = pa.RecordBatch.from_arrays(arrays, ["left_id", "catalogue", "right_row", "separation_arcsec"])
-        for first in range(0, result.num_rows, _ROWS_AT_ONCE):
-            yield result.slice(first, _ROWS_AT_ONCE)
+        yield pa.RecordBatch.from_arrays(arrays, ["left_id", "catalogue", "right_row", "separation_arcsec"])
 
 
 def _is_position() -> Column:

@@ -50,7 +50,7 @@ def examples_of_class(value: int, number: int, frame: NDArray[np.float32], block
     if value not in ALL_CLASSES:
         raise ValueError(f"class {value} is none of {ALL_CLASSES}")
     names = [f"lae-{block}-{value}-{k}" for k in range(number)]
-    return simulate(names, frame, block, (value,), seed).cutouts.images
+    return simulate(names, frame, block, (value,), seed).images
 
 
 def write_examples(folder: Path, frame: NDArray[np.float32], seed: int = 1) -> tuple[Feed, Feed]:
