@@ -42,6 +42,8 @@ def normalize_columns(columns: Columns, settings: Settings) -> Columns:
     spectra = place_on_grid(columns["flux"], columns["ivar"], columns["mask"], origin, LATTICE, columns["resolution"])
     ready = chain.prepare(spectra, columns["z_qso"].astype(float), settings)
     usable = [reason is None for reason in ready.reason]
+    resolution = ready.spectra.resolution
+    assert resolution is not None  # `place_on_grid` gives it
 
     def pixels(values: np.ndarray) -> np.ndarray | list:
         """Only a usable spectrum keeps its pixels."""
@@ -58,7 +60,7 @@ def normalize_columns(columns: Columns, settings: Settings) -> Columns:
         "ivar": pixels(ready.spectra.ivar),
         "continuum": pixels(ready.continuum),
         "mask": pixels(ready.spectra.mask),
-        "resolution": pixels(ready.spectra.resolution),
+        "resolution": pixels(resolution),
         "reason": ready.reason,
         "detail": ready.detail,
     }

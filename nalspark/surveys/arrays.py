@@ -121,8 +121,9 @@ def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: An
         raise SettingsError(f"wave has shape {axis.shape}; expected ({pixels},), or that of flux, {flux.shape}.")
     places = [_places(axis, loglam)] * n if axis.ndim == 1 else [_places(row, None) for row in axis]
     rows = [_placed(place, *columns) for place, *columns in zip(places, *map(np.atleast_2d, (flux, ivar, masked)), strict=True)]
-    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
-    return GivenSpectra(*columns, resolution=[resolution] * n, z=_redshifts(z, n))
+    names = ("origin", "flux", "ivar", "mask")
+    placed: dict[str, list[Any]] = {name: [row[column] for row in rows] for column, name in enumerate(names)}
+    return GivenSpectra(**placed, resolution=[resolution] * n, z=_redshifts(z, n))
 
 
 def _placed(place: NDArray[Any], *columns: NDArray[Any]) -> tuple[Any, ...]:
