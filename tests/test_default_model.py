@@ -7,6 +7,7 @@ import numpy as np
 from nalspark.absorption.chain import IMAGE_COLUMNS
 from nalspark.learning.models import DEFAULT_MODEL, read_model
 from nalspark.learning.networks import resolved_options
+from nalspark.pipeline.catalogue import stages_of
 from nalspark.settings import load
 from nalspark.spectra.grid import ZHAO_GRID
 
@@ -18,10 +19,16 @@ def test_the_card_says_what_the_run_file_asks_for():
     assert (card.network, card.options) == (RUN.train.network, resolved_options(RUN.train.network, RUN.train.options))
     assert len(card.members) == RUN.train.members
     assert (card.inputs, card.species, card.grid) == (IMAGE_COLUMNS, RUN.species, ZHAO_GRID.fingerprint)
-    for section in ("simulate", "train"):
+    for section in ("preprocess", "search", "simulate", "train"):
         asked = RUN.model_dump(mode="json")[section]
         assert card.settings[section] == asked, section
     assert card.metrics["auc"] > 0.97 and card.metrics["calibration_error"] < 0.02
+
+
+def test_its_examples_went_through_the_stages_as_they_are():
+    """What the search or the mocks have changed since asks for a model that is made anew: raise no revision without one."""
+    made_by = {stage.name: stage.revision for stage in stages_of(RUN) if stage.name in ("preprocess", "search", "simulate")}
+    assert read_model().card.data["revisions"] == made_by
 
 
 def test_it_is_small():

@@ -58,13 +58,13 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
         grid=examples.grid,
         species=examples.species,
     )
-    detector = Detector(card, models)
+    detector, rows = Detector(card, models), {split: feed.rows() for split, feed in feeds.items()}
     calibration = fit_calibration(*_outputs(detector, calibrating))
     logits, labels = _outputs(detector, testing)
     scores = calibration.score(mean_logit(logits))
     learned = {
         "calibration": calibration,
-        "data": {"table": examples.digest, "examples": {split: feed.rows() for split, feed in feeds.items()}},
+        "data": {"table": examples.digest, "examples": rows, "revisions": dict(examples.revisions)},
         "settings": settings.model_dump(mode="json", include=set(examples.sections)),
         "metrics": metrics(labels, scores),
         "versions": package_versions(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Examples:
         What the examples are on, and of; a model is refused for anything else.
     digest : str
         Of the table.
+    revisions : mapping
+        Stage → its revision, of every stage that the examples went through.
     sections : tuple of str
         Settings that the examples and the model come from: what its card says of them.
     """
@@ -32,4 +34,5 @@ class Examples:
     grid: str
     species: str
     digest: str
+    revisions: Mapping[str, int] = field(default_factory=dict)
     sections: tuple[str, ...] = ("simulate", "train", "search", "preprocess")

@@ -53,6 +53,7 @@ def draws(names: list[str]) -> NDArray[np.float64]:
 def candidate_examples(names: list[str], recipe: Recipe, settings: Settings) -> dict[str, NDArray]:
     """Make the candidates of the named mock spectra with their labels: columns of TRAINING but for ``part`` and ``split``."""
     mocks = make_mocks(names, recipe)
+    settings = settings.model_copy(update={"preprocess": recipe.window})
     ready = prepare(mocks.spectra, mocks.z_qso, settings)
     candidates = propose(Searchable.of(ready, mocks.z_qso), settings)
     label, number = label_candidates(mocks, candidates.row, candidates.pixel, settings)

@@ -41,7 +41,8 @@ def recipes(
 ) -> dict[str, Recipe]:
     """Tell how the spectra of each split are made: those for training, and those for calibration and test.
 
-    The latter have absorbers as they are, unless the population is the paper's.
+    The latter have absorbers as they are, unless the population is the paper's, and are searched in the species' own window: a probability
+    says how often candidates of a survey are absorbers.
     """
     chosen, species = settings.simulate, settings.line_species
     kinds = tuple(kind for kind in KINDS if kind != species.name)
@@ -59,7 +60,8 @@ def recipes(
         window=settings.preprocess,
     )
     real = learn.populations if chosen.population == "zhao2019" else (REALISTIC,)
-    judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic, kinds=kinds, sky=fibers[1])
+    window = settings.preprocess.model_copy(update={"window_rest_blue": 0.0})
+    judge = replace(learn, populations=real, contaminated=chosen.contaminated_realistic, kinds=kinds, sky=fibers[1], window=window)
     return {"train": learn, "validation": learn, "calibration": judge, "test": judge}
 
 

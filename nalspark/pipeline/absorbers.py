@@ -31,7 +31,7 @@ class Preprocess(Stage):
     name, table = "preprocess", NORMALIZED
     reads = (SPECTRA_READ.name, TARGETS.name)
     sections = ("preprocess", "species")
-    revision = 4
+    revision = 5
 
     def due(self, run: Run, parts: list[str]) -> int:
         return run.rows(TARGETS.name, parts)
@@ -45,8 +45,8 @@ class Search(Stage):
 
     name, table = "search", CANDIDATES
     reads = (NORMALIZED.name,)
-    sections = ("search", "preprocess.window_blue_z", "species")
-    revision = 5
+    sections = ("search", *(f"preprocess.window_{name}" for name in ("blue_z", "rest_blue", "beyond_kms")), "species")
+    revision = 6
 
     def compute(self, run: Run, parts: list[str]) -> DataFrame:
         return absorption.search(run.usable(NORMALIZED, parts), run.settings)
@@ -94,7 +94,8 @@ class Measure(Stage):
 
     name = "measure"
     reads = (CANDIDATES.name, SCORES.name)
-    sections = ("measure", "infer.min_score", "infer.measure_score", "species")
+    sections = ("measure", "infer.min_score", "infer.measure_score", "preprocess.window_blue_z", "species")
+    revision = 2
 
     def __init__(self, settings: Settings) -> None:
         self.table = absorption.measured_table(settings)

@@ -24,9 +24,10 @@ ALL_STAGES = (*CATALOGUE, LearnEigenspectra.name, *LEARNING)
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
     """Give the stages of a run in their order."""
     inputs, preprocess, search = Inputs(settings), Preprocess(), Search()
+    simulate = Simulate(inputs, (preprocess, search))
     return (
         Ingest(settings), Crossmatch(inputs), preprocess, search, Infer(inputs), Measure(settings), Publish(settings),
-        LearnEigenspectra(), Simulate(inputs, (preprocess, search)), Train(settings),
+        LearnEigenspectra(), simulate, Train(settings, (preprocess, search, simulate)),
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ class Simulate(Stage):
         )),
         "preprocess", "species",
     )  # fmt: skip
-    revision = 5
+    revision = 6
 
     def __init__(self, inputs: Inputs, made_like: tuple[Stage, ...]) -> None:
         self.inputs, settings = inputs, inputs.settings
@@ -115,8 +115,8 @@ class Train(Stage):
     reads = (TRAINING.name,)
     sections: tuple[str, ...] = ("train", "species")
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, made_by: tuple[Stage, ...]) -> None:
+        self.settings, self.made_by = settings, made_by
 
     def examples(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Give the columns of an example, one a channel of the network, and the shape of one."""
@@ -140,7 +140,9 @@ class Train(Stage):
     def compute(self, run: Run, parts: list[str]) -> Mapping[str, Mapping[str, Part]]:
         columns, shape = self.examples()
         keys = run.manifest.contents(TRAINING.name)
-        examples = Examples(split_files(run, TRAINING.name), columns, shape, ZHAO_GRID.fingerprint, run.settings.species, digest(keys))
+        revisions = {stage.name: stage.revision for stage in self.made_by}
+        files, species = split_files(run, TRAINING.name), run.settings.species
+        examples = Examples(files, columns, shape, ZHAO_GRID.fingerprint, species, digest(keys), revisions)
         return {MODEL.name: {ALL: Part("", MODEL.name, fit_model(run, examples))}}
 
     def finish(self, run: Run) -> None:
