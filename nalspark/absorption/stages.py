@@ -151,7 +151,7 @@ def measure_columns(columns: Columns, settings: Settings) -> Columns:
 
 
 def measure(candidates: DataFrame, scores: DataFrame, settings: Settings) -> DataFrame:
-    """Fit every candidate that the network does not rule out; ``veto`` tells which are absorbers.
+    """Fit every candidate that the network does not rule out; ``accepted`` tells which are absorbers.
 
     Parameters
     ----------

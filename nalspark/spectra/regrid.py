@@ -113,11 +113,14 @@ def resample(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
     """Average a spectrum over the grid's pixels, each old pixel weighted with its overlap; flux is conserved where nothing is masked.
 
-    Where pixels are missing between two of a spectrum there is no data. The variance is that of the weighted mean. Correlations between
-    neighbouring new pixels, which any resampling makes, are not kept.
+    Where pixels are missing between two of a spectrum there is no data. A pixel that is not good is as one that is missing. The variance is
+    that of the weighted mean. Correlations between neighbouring new pixels, which any resampling makes, are not kept.
     """
     good = (mask == 0) & (ivar > 0)
-    old = _edges(loglam)
+    if np.count_nonzero(good) < 2:  # a pixel alone has no width
+        nothing = np.zeros(grid.n_pixels, np.float32)
+        return nothing, nothing.copy(), np.full(grid.n_pixels, PixelFlag.NO_DATA, np.uint8)
+    old = _edges(loglam[good])
     width = old[1::2] - old[::2]
     new = (grid.first + np.arange(grid.n_pixels + 1) - 0.5) * grid.step
 
@@ -126,12 +129,12 @@ def resample(
         integral = np.concatenate([[0.0], np.cumsum(values * width)])
         return np.diff(np.interp(new, old, np.stack([integral[:-1], integral[1:]], axis=1).ravel()))
 
-    covered = overlap_sum(good.astype(float))
+    covered = overlap_sum(np.ones(len(width)))
     total = np.maximum(covered, 1e-30)
-    average = overlap_sum(np.where(good, flux, 0.0)) / total
+    average = overlap_sum(flux[good].astype(float)) / total
     # Σ overlap² σ² / (Σ overlap)²; overlap² is taken as overlap times the narrower of the two pixels.
     narrower = np.minimum(width, grid.step)
-    variance = overlap_sum(np.where(good, narrower / np.where(good, ivar, 1.0), 0.0)) / total**2
+    variance = overlap_sum(narrower / ivar[good]) / total**2
     usable = covered > 0.5 * grid.step
     bits = np.where(usable, 0, PixelFlag.NO_DATA).astype(np.uint8)
     new_ivar = np.where(usable, 1.0 / np.maximum(variance, 1e-30), 0.0)

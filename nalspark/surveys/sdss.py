@@ -177,7 +177,7 @@ def _refuse(fits: FitsFile) -> NoReturn:
     if names & {"SPECOBJ", "SPALL", "SPZLINE"} or (header.get("PLATEID") is not None and header.get("FIBERID") is not None):
         expected = "expected a COADD table with flux and loglam"
         raise UnusableSpectrum("wrong_hdu", f"{fits.name} looks like an SDSS spectrum, but {expected}; found {found}.")
-    expected = "expected an SDSS spec file (COADD table with flux, loglam, ivar, and_mask) or spSpec file (image with COEFF0)"
+    expected = "expected an SDSS spec file (COADD table with flux, loglam, ivar) or spSpec file (image with COEFF0)"
     raise UnusableSpectrum("not_a_spectrum", f"{fits.name} is FITS but holds no spectrum: found {found}; {expected}.")
 
 
@@ -200,8 +200,8 @@ def _spec_pixels(fits: FitsFile, coadd: Hdu) -> dict[str, Any]:
         if values[name].dtype.kind != "f":
             raise _bad_type(fits, name, columns[name].form)
     loglam = values["loglam"].astype(np.float64)
-    known = {"resolution": sample_resolution(values["wdisp"], loglam, LATTICE) if has_resolution else None}
-    return _clean(fits, loglam, values["flux"], values["ivar"]) | known
+    pixels, used = _clean(fits, loglam, values["flux"], values["ivar"]), values["ivar"] > 0
+    return pixels | {"resolution": sample_resolution(values["wdisp"][used], loglam[used], LATTICE) if has_resolution else None}
 
 
 def _bad_type(fits: FitsFile, name: str, form: str) -> UnusableSpectrum:

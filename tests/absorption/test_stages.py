@@ -161,9 +161,8 @@ def test_what_is_measured_has_the_score_and_some_are_absorbers(
     possible = {name: value for name, value in given.items() if value >= settings.infer.measure_score}
     assert dict(zip(measured["absorber_id"].to_pylist(), measured["score"].to_pylist(), strict=True)) == possible
     assert 5 < len(possible) < len(given)
-    vetoed = np.array(measured["veto"].to_pylist()) != 0
-    assert 5 < (~vetoed).sum() < len(vetoed)
-    assert all(value >= settings.infer.min_score for value in measured.filter(pa.array(~vetoed))["score"].to_pylist())
+    accepted = [value >= settings.infer.min_score for value in measured["score"].to_pylist()]
+    assert measured["accepted"].to_pylist() == accepted and 5 < sum(accepted) < len(accepted)
 
 
 def test_a_candidate_without_a_score_is_not_measured(spark: Any, settings: Settings, candidates: Any, scores: Any) -> None:

@@ -1,14 +1,14 @@
-"""Where the doublet can be seen: window, masks, redshift path."""
+"""Where the doublet can be seen: window, redshift path."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nalspark.absorption.windows import interval_around, observed_mask, redshift_path, search_window, searchable
-from nalspark.lines import C_IV, MG_II
-from nalspark.spectra.batch import PixelFlag
-from nalspark.spectra.grid import LATTICE, WavelengthGrid
+from nalspark.absorption.windows import interval_around, redshift_path, search_window, searchable, zhao_window
+from nalspark.lines import C_IV, MG_II, SPEED_OF_LIGHT_KMS
+from nalspark.settings import Preprocess
+from nalspark.spectra.grid import LATTICE, ZHAO_GRID, WavelengthGrid
 
 SMALL = WavelengthGrid(first=36000, n_pixels=60)
 
@@ -16,27 +16,44 @@ SMALL = WavelengthGrid(first=36000, n_pixels=60)
 @pytest.mark.parametrize("species", [MG_II, C_IV], ids=lambda species: species.name)
 @pytest.mark.parametrize("z", [0.4, 1.0, 2.2, 3.9])
 def test_window_ends(species, z):
-    window = search_window(LATTICE, species, np.array([z]), 0.02)[0]
-    blue, red = species.window_rest[0] * (1 + z + 0.02), species.window_rest[1] * (1 + z)
+    """From the species' own blue end, for z_qso + 0.02, to a line that falls in with 3000 km/s."""
+    window = search_window(LATTICE, species, np.array([z]), Preprocess())[0]
+    blue, red = species.window_rest[0] * (1 + z + 0.02), species.primary.wavelength * (1 + z) * (1 + 3000 / SPEED_OF_LIGHT_KMS)
     np.testing.assert_array_equal(window, [blue < wavelength < red for wavelength in LATTICE.wavelength])
 
 
-def test_window_of_the_paper():
-    """Rest 1550-2800 Å: at z_qso = 1 the doublet is searched from 3800 Å (3100 Å is off the grid) to 5600 Å: z_abs = 0.359 to 1.003."""
-    window = search_window(LATTICE, MG_II, np.array([1.0]), 0.02)
-    _, stop, _ = redshift_path(LATTICE, MG_II, window)
+@pytest.mark.parametrize("beyond", [0.0, 3000.0, 10_000.0])
+def test_the_red_end_is_a_velocity_beyond_the_quasar(beyond):
+    """c (z_abs - z_qso) / (1 + z_qso) of the last searched pixel is the setting, to a pixel of 69 km/s."""
+    z = np.array([0.9, 1.6])
+    window = search_window(LATTICE, MG_II, z, Preprocess(window_beyond_kms=beyond))
+    for row in range(2):
+        z_last = LATTICE.wavelength[np.flatnonzero(window[row])[-1]] / MG_II.primary.wavelength - 1
+        assert SPEED_OF_LIGHT_KMS * (z_last - z[row]) / (1 + z[row]) == pytest.approx(beyond, abs=70)
+
+
+def test_the_blue_end_can_be_set():
+    """1216 Å in the quasar's rest frame: nothing else of the window changes."""
+    z = np.array([2.2])
+    own, wide = (search_window(LATTICE, MG_II, z, Preprocess(window_rest_blue=blue))[0] for blue in (0.0, 1216.0))
+    added = LATTICE.wavelength[wide & ~own]
+    assert added[0] == pytest.approx(1216 * 3.22, rel=2.3e-4) and added[-1] == pytest.approx(1550 * 3.22, rel=2.3e-4)
+    assert not (own & ~wide).any() and len(added) == pytest.approx(np.log10(1550 / 1216) / 1e-4, abs=1)
+
+
+def test_what_surveys_record_and_no_more_is_searched():
+    """At z_qso = 1 from 3560 Å on (3100 Å is off the lattice); not at all where no part of the window is recorded."""
+    assert search_window(LATTICE, MG_II, np.array([1.0]), Preprocess())[0, 0]
+    assert not search_window(LATTICE, MG_II, np.array([0.2, 6.0]), Preprocess()).any()
+
+
+@pytest.mark.parametrize("settings", [Preprocess(), Preprocess(window_rest_blue=1216, window_beyond_kms=0)], ids=["usual", "other window"])
+def test_window_of_the_paper(settings):
+    """Rest 1550-2800 Å, whatever is searched: at z_qso = 1 the network sees 3800 Å (3100 Å is off its grid) to 5600 Å."""
+    window = zhao_window(ZHAO_GRID, MG_II, np.array([1.0]), settings)
+    _, stop, _ = redshift_path(ZHAO_GRID, MG_II, window)
     assert window[0, 0] and stop[0][0] == pytest.approx(2800 * 2 / 2796.3543 - 1, abs=3e-4)
-    assert not search_window(LATTICE, MG_II, np.array([0.2, 6.0]), 0.02).any()
-
-
-def test_observed_mask_marks_sky_and_milky_way():
-    mask = observed_mask(LATTICE)
-    flags = {wavelength: mask[int(np.rint(LATTICE.pixel(wavelength)))] for wavelength in (5577, 6300, 3934.8, 3969.6, 5891.6, 5897.6, 5000)}
-    assert flags[5577] == flags[6300] == PixelFlag.SKY_LINE
-    assert flags[3934.8] == flags[3969.6] == flags[5891.6] == flags[5897.6] == PixelFlag.GALACTIC
-    assert flags[5000] == 0
-    # 20 and 10 Å of sky are 15.6 and 6.9 pixels; 12, 12 and 18 Å of the Milky Way 13.2, 13.1 and 13.2: no more of the spectrum is lost.
-    assert (mask > 0).sum() == pytest.approx(62, abs=5)
+    assert not zhao_window(ZHAO_GRID, MG_II, np.array([0.2, 6.0]), settings).any()
 
 
 def test_searchable_needs_both_lines():

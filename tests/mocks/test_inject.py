@@ -171,6 +171,14 @@ def test_redshift_limits_stay_in_window_and_spectrum():
     assert (1 + high[3]) * MG_II.secondary.wavelength < 9200
 
 
+def test_a_negative_margin_reaches_beyond_the_quasar():
+    low, high = redshift_limits(MG_II, np.array([1.6, 2.6]), (3560.0, 10400.0), Population(red_margin_z=-0.015))
+    assert high == pytest.approx([1.615, 2.615]) and (low < high).all()
+    # Where the spectrum ends before, its end is the limit: the second line stays inside.
+    _, high = redshift_limits(MG_II, np.array([2.6]), (3560.0, 9200.0), Population(red_margin_z=-0.015))
+    assert (1 + high[0]) * MG_II.secondary.wavelength == pytest.approx(9200 / 1.002)
+
+
 def test_another_species_needs_no_code():
     absorbers = draw_one_each(20, species=C_IV)
     seen = transmission(absorbers, C_IV, LATTICE, 20)

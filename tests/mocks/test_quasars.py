@@ -50,7 +50,7 @@ def test_errors_are_underrated_on_airglow_only():
     scale = (seen.sigma * np.sqrt(seen.ivar))[used]
     blue = grid.wavelength[used] < 7200
     np.testing.assert_allclose(scale[blue], 1.0, rtol=1e-5)
-    assert 1.0 < scale[~blue].max() <= 1.3 + 1e-5
+    assert 1.0 < scale[~blue].max() <= 1.6 + 1e-5
 
 
 def test_sky_lines_are_flagged_and_noisy():

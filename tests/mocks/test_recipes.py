@@ -7,10 +7,12 @@ from nalspark.lines import MG_II
 from nalspark.mocks import inject
 from nalspark.mocks.examples import candidate_examples, draws, label_candidates, spectrum_examples, strong
 from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES, make_interlopers
-from nalspark.mocks.recipes import Recipe, SkyNoise, make_mocks
+from nalspark.mocks.quasars import BOSS, SDSS
+from nalspark.mocks.recipes import INSTRUMENT_SIGMAS, Recipe, SkyNoise, make_mocks
 from nalspark.mocks.stages import recipes
 from nalspark.settings import load
-from nalspark.spectra.grid import LATTICE
+from nalspark.spectra.batch import PixelFlag
+from nalspark.spectra.grid import LATTICE, ZHAO_GRID
 
 SETTINGS = load()
 LEARN = recipes(SETTINGS)["train"]
@@ -41,6 +43,43 @@ def test_flux_is_expected_times_transmission_plus_noise(mocks):
     pull = ((mocks.spectra.flux - mocks.expected) / mocks.sigma)[quiet][clear[quiet]]
     assert abs(np.median(pull)) < 0.02
     assert 0.95 < np.percentile(np.abs(pull), 68.27) < 1.05
+
+
+def test_nothing_is_recorded_beyond_a_spectrographs_ends(mocks):
+    """SDSS ends at 9200 Å, BOSS at 10400 Å: each spectrum is one of the two, and beyond its end it has no data at all."""
+    ends = [grid.wavelength_at(grid.n_pixels - 1) for grid in (SDSS.grid, BOSS.grid)]
+    assert ends == pytest.approx([9200, 10400], rel=0.01)
+    last = np.array([LATTICE.wavelength[np.flatnonzero(row > 0)[-1]] for row in mocks.spectra.ivar])
+    by_end = [np.abs(last / end - 1) < 0.005 for end in ends]
+    assert (by_end[0] ^ by_end[1]).all() and by_end[0].any() and by_end[1].any()
+    beyond = mocks.spectra.ivar == 0
+    assert (mocks.spectra.flux[beyond] == 0).all() and (mocks.spectra.mask[beyond] == PixelFlag.NO_DATA).all()
+    assert (mocks.spectra.mask[~beyond] == 0).all()
+
+
+def test_a_line_that_is_not_recorded_has_no_signal(mocks):
+    centre = np.rint(LATTICE.pixel(MG_II.primary.wavelength * (1 + mocks.z_abs))).astype(int)
+    around = np.clip(centre[:, None] + np.arange(-25, 26), 0, LATTICE.n_pixels - 1)
+    unseen = (mocks.spectra.ivar[mocks.row[:, None], around] == 0).all(axis=1)
+    assert (mocks.line_snr[unseen, 0] == 0).all() and (mocks.line_snr[~unseen, 0] > 0).any()
+
+
+def test_every_spectrum_says_its_resolution(mocks):
+    known = mocks.spectra.resolution
+    assert known.shape == (len(NAMES), len(LATTICE.resolution_pixels)) and (np.ptp(known, axis=1) == 0).all()
+    used = set(np.round(known[:, 0] * LATTICE.pixel_kms, 2))
+    assert used <= set(np.round(INSTRUMENT_SIGMAS, 2)) and len(used) > 1
+
+
+def test_absorbers_lie_where_the_species_is_searched():
+    """To a little beyond the quasar, and no farther than is searched; with a wider window, bluewards of C IV as well."""
+    names = [f"window-{number}" for number in range(60)]
+    usual = make_mocks(names, LEARN)
+    velocity = 299792.458 * (usual.z_abs - usual.z_qso[usual.row]) / (1 + usual.z_qso[usual.row])
+    assert all(population.red_margin_z < 0 for population in LEARN.populations) and velocity.max() < 3000
+    wide = make_mocks(names, recipes(load(None, ["preprocess.window_rest_blue=1216"]))["train"])
+    rest = [MG_II.primary.wavelength * (1 + made.z_abs) / (1 + made.z_qso[made.row]) for made in (usual, wide)]
+    assert rest[0].min() > 1550 and 1216 < rest[1].min() < 1450
 
 
 def test_line_snr_is_the_width_over_the_error_of_a_fit():
@@ -78,6 +117,26 @@ def test_every_interloper_leaves_a_mark_where_it_says(kind):
             assert made.transmission[row, int(made.pixel[row] + offset + 0.5)] > made.transmission[row].min()
 
 
+def test_a_host_has_the_lines_of_stars():
+    """Ca II K and H, Mg b and Na D of one redshift, within 0.8: for every star or galaxy there is one at which all of them absorb."""
+    rngs = [inject.seeded_generator("host", row) for row in range(30)]
+    made = make_interlopers(["host"] * 30, rngs, np.ones((30, LATTICE.n_pixels), bool), MG_II, LATTICE)
+    lines = np.array([3934.8, 3969.6, 5168.8, 5174.1, 5185.0, 5893.6])  # vacuum
+    shift = np.arange(-8, round(np.log10(1.8) / LATTICE.step))
+    pixel = np.rint(LATTICE.pixel(lines)).astype(int)[None] + shift[:, None]
+    inside = (pixel < LATTICE.n_pixels).all(axis=1)
+    weakest = (1 - made.transmission[:, pixel[inside]]).min(axis=2)
+    best = shift[inside][weakest.argmax(axis=1)]
+    assert np.median(weakest.max(axis=1)) > 0.05
+    assert 8 <= (np.abs(best) <= 8).sum() <= 22  # one in two is a star
+    # Laid upon each other at these redshifts they are a galaxy of old stars: the Mg b lines, between two stretches without strong lines.
+    stacked = {}
+    for wave in (5100.0, 5168.8, 5174.1, 5185.0, 5230.0):
+        stacked[wave] = np.mean([1 - made.transmission[row, round(LATTICE.pixel(wave)) + move] for row, move in enumerate(best)])
+    assert min(stacked[5168.8], stacked[5174.1], stacked[5185.0]) > 2 * max(stacked[5100.0], stacked[5230.0], 0.01)
+    assert (made.transmission > 1.05).any(axis=1).sum() >= 3  # galaxies that form stars have emission lines
+
+
 def test_labels_follow_the_distance(mocks):
     row = np.array([mocks.row[0]] * 4)
     centre = LATTICE.pixel(2796.3543 * (1 + mocks.z_abs[0]))
@@ -101,7 +160,7 @@ def test_whole_spectra_are_labelled_by_strong_absorbers(mocks):
     made = spectrum_examples(NAMES, LEARN, SETTINGS)
     strong_rows = {NAMES[row] for row in mocks.row[strong(mocks)]}
     assert {name for name, label in zip(made["example_id"], made["label"], strict=True) if label == 1} <= strong_rows
-    assert made["flux"].shape == (len(made["label"]), LATTICE.n_pixels) and np.isfinite(made["flux"]).all()
+    assert made["flux"].shape == (len(made["label"]), ZHAO_GRID.n_pixels) and np.isfinite(made["flux"]).all()
     assert ((made["flux"] == 0).mean(axis=1) > 0.05).all()  # outside the window there is nothing
 
 

@@ -92,9 +92,12 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     **rows(
         "preprocess", "preprocess", "simulate", why="artificial spectra are prepared like real ones",
         min_good_pixels=300, min_snr=1.0, continuum_scale_pixels=20.0, continuum_scale_between=40.0, continuum_iterations=4,
-        clip_significance=4.0, noise_window_pixels=301,
+        clip_significance=4.0, noise_window_pixels=301, noise_model="none",
     ),
-    "preprocess.window_blue_z": (Row(0.03, ("preprocess", "search", "simulate"), "the search takes its window anew"),),
+    **rows(
+        "preprocess", "preprocess", "search", "simulate", why="the search takes its window anew",
+        window_blue_z=0.03, window_rest_blue=1216.0, window_beyond_kms=0.0,
+    ),
     **rows(
         "search", "search", "simulate", why=_THROUGH_THE_SEARCH,
         widths_pixels=[2.0], min_snr_primary=2.0, min_snr_secondary=2.0, max_per_spectrum=5, min_separation_pixels=9.0,
@@ -111,8 +114,8 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     **rows("infer", "measure", why="scores are kept whatever is believed of them", min_score=0.9, measure_score=0.1),
     **rows(
         "measure", "measure",
-        min_snr_primary=3.0, min_snr_secondary=2.0, instrument_sigma_kms=50.0, max_fwhm_kms=200.0, max_contamination=5.0, crowding=5.0,
-        crowded_significance=20.0, crowded_score=0.9, near_quasar_kms=3000.0,
+        min_snr_primary=3.0, min_snr_secondary=2.0, instrument_sigma_kms=50.0, max_fwhm_kms=200.0, crowding=5.0,
+        near_quasar_kms=3000.0,
     ),
     **rows("publish", "publish", gallery=2),
     **rows(

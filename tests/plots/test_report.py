@@ -59,7 +59,6 @@ def make_report(**changes: object) -> ReportData:
         counts={"files": 1200, "sightlines": 1100, "absorbers": 321},
         rejections=[Rejected("ingest", "truncated", 100, f"{EVIL}.fits ends early")],
         flags=[BitCount("NEAR_QUASAR", 32, f"within `near_quasar_kms` of z_qso {EVIL}")],
-        vetoes=[BitCount("WEAK", 7, "a line is too weak")],
         histograms={
             "z_abs": (np.linspace(0.4, 2.2, 19), np.arange(18)),
             "ew_2796": (np.geomspace(0.1, 8, 15), np.arange(14) * 30),

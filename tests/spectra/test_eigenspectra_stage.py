@@ -33,7 +33,7 @@ def normalized() -> pa.RecordBatch:
     z[-1] = 2.5
     flux = np.array([quasars.quasar_flux(LATTICE, redshift, rng) for redshift, rng in zip(z, rngs, strict=True)], dtype=np.float32)
     mask = np.zeros(flux.shape, dtype=np.uint8)
-    mask[:, 500:510] = PixelFlag.SKY_LINE
+    mask[:, 500:510] = PixelFlag.ABSURD
     mask[::3, :300] = PixelFlag.NO_DATA
     ra = np.array([rng.uniform(0, 360) for rng in rngs])
     columns = {

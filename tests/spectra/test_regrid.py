@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.grid import LATTICE, WavelengthGrid
-from nalspark.spectra.regrid import place_on_grid, resample
+from nalspark.spectra.regrid import fill_gaps, place_on_grid, resample, sample_resolution
 
 GRID = WavelengthGrid(first=36000, n_pixels=400)
 #: log10 of the edges of the grid's pixels.
@@ -28,7 +28,7 @@ def arrays(n, seed=0):
 def test_on_the_lattice_it_is_padding_and_cropping(shift, length):
     """Pixel by pixel: what lies on the grid is the same to the last bit, all else is NO_DATA."""
     flux, ivar, mask = arrays(length)
-    mask[::7] = PixelFlag.BRIGHT_SKY
+    mask[::7] = PixelFlag.ABSURD
     result = place_on_grid([flux], [ivar], [mask], [GRID.first + shift], GRID)
     for pixel in range(GRID.n_pixels):
         source = pixel - shift
@@ -95,7 +95,7 @@ def test_errors_hold_in_sums_over_lines(spacing, region):
     which is lines of several pixels. 60 spectra of 40 boxes give the scatter to 1/√(2·2400) = 1.5 %; 5 % allows for boxes that share pixels
     at their ends.
     """
-    old = lattice(LATTICE.first - 5, 3851) + 0.5e-4 if spacing == "half" else np.log10(np.arange(3790, 9210, spacing))
+    old = lattice(LATTICE.first - 5, 4666) + 0.5e-4 if spacing == "half" else np.log10(np.arange(3550, 10410, spacing))
     sigma = 0.1 * (1 + 0.3 * np.sin(np.arange(len(old)) / 300))
     rng = np.random.default_rng(5)
     pixels, boxes = [], []
@@ -112,7 +112,7 @@ def test_errors_hold_in_sums_over_lines(spacing, region):
 
 def test_a_masked_pixel_spoils_what_it_covers_and_no_more():
     flux, ivar, mask = arrays(402)
-    flux[200], mask[200] = 1e6, PixelFlag.BRIGHT_SKY
+    flux[200], mask[200] = 1e6, PixelFlag.ABSURD
     flux[300], ivar[300] = np.nan, 0.0
     # Old pixel k lies a quarter of a pixel redwards of grid pixel k - 1: three quarters of it there, one quarter in the next.
     new_flux, new_ivar, bits = resample(flux, ivar, mask, lattice(GRID.first - 1, 402) + 0.25e-4, GRID)
@@ -137,3 +137,80 @@ def test_a_fully_masked_spectrum_has_no_data():
     flux, ivar, mask = arrays(400)
     result = resample(flux, np.zeros_like(ivar), mask, lattice(GRID.first, 400) + 0.5e-4, GRID)
     assert (result[2] == PixelFlag.NO_DATA).all() and not result[1].any()
+
+
+def test_a_pixel_alone_has_no_width():
+    flux, ivar, mask = arrays(400)
+    ivar[np.arange(400) != 200] = 0.0
+    result = resample(flux, ivar, mask, lattice(GRID.first, 400) + 0.2e-4, GRID)
+    assert (result[2] == PixelFlag.NO_DATA).all() and not result[0].any() and not result[1].any()
+
+
+# ---- rows that are missing
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.sets(st.integers(0, 399), min_size=100, max_size=399), st.sampled_from(["shifted", "linear", "finer", "coarser"]))
+def test_a_row_cut_out_is_a_row_without_weight(kept, spacing):
+    """Off the lattice, to the last bit: how a file says that a pixel has no data makes no difference."""
+    steps = {"linear": 0.8, "finer": 0.3, "coarser": 2.5}
+    old = lattice(GRID.first, 400) + 0.3e-4 if spacing == "shifted" else np.log10(10**3.6 + steps[spacing] * np.arange(400))
+    flux, ivar, mask = arrays(400)
+    rows = np.array(sorted(kept))
+    without = np.where(np.isin(np.arange(400), rows), ivar, np.float32(0))
+    cut = resample(flux[rows], ivar[rows], mask[rows], old[rows], GRID)
+    for one, other in zip(cut, resample(flux, without, mask, old, GRID), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("spacing", ["shifted", "linear"])
+def test_pixels_are_not_stretched_over_a_gap(spacing):
+    """40 rows are missing: the grid pixels there have no data, to within one, and what lies beside them is as it was."""
+    old = lattice(GRID.first - 1, 402) + 0.5e-4 if spacing == "shifted" else np.log10(10**3.599 + 0.9166 * np.arange(402))
+    flux, ivar, mask = arrays(402)
+    there = (np.arange(402) < 180) | (np.arange(402) >= 220)
+    whole, cut = resample(flux, ivar, mask, old, GRID), resample(flux[there], ivar[there], mask[there], old[there], GRID)
+    bad = np.flatnonzero((cut[2] != 0) & (whole[2] == 0))
+    missing = 0.5 * (old[219] + old[220] - old[179] - old[180]) / GRID.step
+    assert abs(len(bad) - missing) <= 1 and (np.diff(bad) == 1).all()
+    far = (np.arange(400) < bad[0] - 1) | (np.arange(400) > bad[-1] + 1)
+    for one, other in zip(cut[:2], whole[:2], strict=True):
+        np.testing.assert_allclose(one[far], other[far], rtol=1e-3)  # the usual step of 11 is not quite that of the next
+    assert (cut[1][bad] == 0).all()
+
+
+def test_gaps_are_filled_with_nothing():
+    pixels, flux = np.array([7, 8, 11, 12]), np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+    filled, bits = fill_gaps(pixels, flux, np.ones(4, bool))
+    assert filled.tolist() == [1, 2, 0, 0, 3, 4] and filled.dtype == np.float32
+    assert bits.tolist() == [True, True, False, False, True, True]
+    assert fill_gaps(pixels[:2], flux[:2])[0].tolist() == [1, 2]
+
+
+# ---- resolution
+
+
+def test_resolution_is_sampled_at_its_places():
+    """A straight line in pixels is itself inside the spectrum, and stays at its ends beyond."""
+    pixel = np.arange(500, 3500)
+    sampled = sample_resolution(0.9 + pixel / 1e4, (LATTICE.first + pixel) * 1e-4, LATTICE)
+    expected = 0.9 + np.clip(np.arange(0, 4800, 100), 500, 3499) / 1e4
+    assert sampled.dtype == np.float32
+    np.testing.assert_allclose(sampled, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("nothing", [0.0, np.nan, np.inf, -1.0, 0.1, 40.0])
+def test_a_resolution_that_no_spectrograph_has_says_nothing(nothing):
+    loglam = lattice(LATTICE.first, 3000)
+    assert np.isnan(sample_resolution(np.full(3000, nothing), loglam, LATTICE)).all()
+    mixed = np.where(np.arange(3000) % 3 == 0, nothing, 1.1)
+    np.testing.assert_allclose(sample_resolution(mixed, loglam, LATTICE), 1.1, rtol=1e-6)
+
+
+def test_spectra_on_the_grid_keep_the_resolution_that_they_have():
+    rows = [arrays(400, k) for k in range(2)]
+    known = np.linspace(0.8, 1.2, len(GRID.resolution_pixels), dtype=np.float32)
+    placed = place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID, [known, None])
+    np.testing.assert_array_equal(placed.resolution[0], known)
+    assert np.isnan(placed.resolution[1]).all()
+    assert np.isnan(place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID).resolution).all()

@@ -52,7 +52,7 @@ def test_masked_pixels_do_not_count():
     spectra = make_spectra(1)
     inside = np.flatnonzero((LATTICE.wavelength >= 4150) & (LATTICE.wavelength <= 4250))
     spectra.flux[0, inside[::3]] = 1e6
-    spectra.mask[0, inside[::3]] = PixelFlag.SKY_LINE
+    spectra.mask[0, inside[::3]] = PixelFlag.ABSURD
     spectra.flux[0, inside[1::3]] = np.nan
     spectra.ivar[0, inside[1::3]] = 0.0
     assert rescale_factor(spectra, np.array([0.7]))[0] == 2.0

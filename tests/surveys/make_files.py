@@ -41,6 +41,7 @@ def spec_hdus(
     ra: float = 150.25,
     dec: float = -1.5,
     object_table: str = "SPECOBJ",
+    wdisp: np.ndarray | None = None,
 ) -> fits.HDUList:
     """The HDUs of a lite spec file: primary, COADD, SPECOBJ (or SPALL), SPZLINE. Pixels that are not given are :func:`default_pixels`."""
     given = next((pixels for pixels in (flux, ivar, and_mask, loglam) if pixels is not None), None)
@@ -48,13 +49,14 @@ def spec_hdus(
     pixels = default_pixels(n_pixels, seed=fiber)
     flux = pixels["flux"] if flux is None else flux
     loglam = (first_pixel + np.arange(n_pixels)) * 1e-4 if loglam is None else loglam
+    wdisp = np.ones(n_pixels) if wdisp is None else wdisp
     coadd: dict[str, tuple[str, Any]] = {
         "flux": ("E", flux),
         "loglam": ("E", loglam),
         "ivar": ("E", pixels["ivar"] if ivar is None else ivar),
         "and_mask": ("J", pixels["and_mask"] if and_mask is None else and_mask),
         "or_mask": ("J", np.zeros(n_pixels, np.int32)),
-        "wdisp": ("E", np.ones(n_pixels)),
+        "wdisp": ("E", wdisp),
         "sky": ("E", np.full(n_pixels, 5.0)),
         "model": ("E", np.asarray(flux)),
     }

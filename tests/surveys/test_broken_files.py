@@ -171,11 +171,9 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "no flux column": ("missing_column", lambda: with_columns(lambda columns: columns[1:])),
     "no loglam column": ("missing_column", lambda: with_columns(lambda columns: [c for c in columns if c.name != "loglam"])),
     "no ivar column": ("missing_column", lambda: with_columns(lambda columns: [c for c in columns if c.name != "ivar"])),
-    "no and_mask column": ("missing_column", lambda: with_columns(lambda columns: [c for c in columns if c.name != "and_mask"])),
     "flux as text": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "flux", "8A", ["1.0"] * 400))),
     "flux as integers": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "flux", "J", np.ones(400)))),
     "two fluxes per row": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "flux", "2E", np.ones((400, 2))))),
-    "and_mask as reals": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "and_mask", "E", np.ones(400)))),
     "redshift as text": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "Z", "8A", ["1.5"]), hdu=2)),
     "class as a number": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "CLASS", "J", [3]), hdu=2)),
     # pixels

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
-from surveys.make_files import FIRST_PIXEL, default_pixels, spec_hdus, write_spec, write_spspec
+from surveys.make_files import BRIGHT_SKY, FIRST_PIXEL, default_pixels, spec_hdus, write_spec, write_spspec
 
 from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.batch import PixelFlag
+from nalspark.spectra.grid import LATTICE
+from nalspark.spectra.regrid import place_on_grid
 from nalspark.surveys.reader import open_spectrum, parse_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
 
@@ -46,8 +48,9 @@ def test_spec_file(tmp_path: Path) -> None:
     assert np.array_equal(spectrum.flux, np.where(good, pixels["flux"], 0).astype("f4"))
     assert np.array_equal(spectrum.ivar, pixels["ivar"].astype("f4"))
     expected = np.where(good, 0, PixelFlag.NO_DATA)
-    expected[10] |= PixelFlag.BRIGHT_SKY
+    assert pixels["and_mask"][10] == BRIGHT_SKY and expected[10] == 0  # noisier, as its error says, and used
     assert np.array_equal(spectrum.mask, expected)
+    assert spectrum.resolution.shape == (48,) and (spectrum.resolution == 1.0).all()
     assert [array.dtype.str for array in (spectrum.flux, spectrum.ivar, spectrum.mask)] == ["<f4", "<f4", "|u1"]
     assert all(array.flags.writeable and array.flags.c_contiguous for array in (spectrum.flux, spectrum.ivar, spectrum.mask))
 
@@ -59,8 +62,8 @@ def test_spspec_file(tmp_path: Path) -> None:
     assert (spectrum.spectrum_id, spectrum.survey, spectrum.object_class) == ("0266-51630-0053", "sdss_spspec", "QSO")
     assert (spectrum.ra, spectrum.dec, spectrum.z_pipeline, spectrum.first_pixel) == (150.25, -1.5, 0.75, FIRST_PIXEL)
     assert np.allclose(spectrum.ivar, pixels["ivar"], rtol=1e-6)
-    assert spectrum.mask[[3, 4]].tolist() == [PixelFlag.NO_DATA] * 2 and spectrum.mask[10] == PixelFlag.BRIGHT_SKY
-    assert np.count_nonzero(spectrum.mask) == 3
+    assert np.flatnonzero(spectrum.mask).tolist() == [3, 4] and (spectrum.mask[3:5] == PixelFlag.NO_DATA).all()
+    assert spectrum.resolution is None
 
 
 def test_four_rows_are_enough_for_an_old_spspec_file(tmp_path: Path) -> None:
@@ -148,6 +151,82 @@ def test_pixels_that_are_no_numbers_are_without_data(tmp_path: Path) -> None:
     assert np.isfinite(spectrum.flux).all() and (spectrum.ivar >= 0).all()
 
 
+@pytest.mark.parametrize("change", ["no and_mask", "and_mask of reals", "all pixels marked"])
+def test_masks_are_not_looked_at(tmp_path: Path, change: str) -> None:
+    """Neither is a file refused for them: a pixel counts by its inverse variance alone."""
+    hdus = spec_hdus(and_mask=np.full(400, -1, np.int32)) if change == "all pixels marked" else spec_hdus()
+    if change != "all pixels marked":
+        kept = [column for column in hdus[1].columns if column.name != "and_mask"]
+        reals = [fits.Column("and_mask", "E", array=np.ones(400))] if change == "and_mask of reals" else []
+        hdus[1] = fits.BinTableHDU.from_columns([*kept, *reals], name="COADD")
+    hdus.writeto(tmp_path / "x.fits")
+    assert same(open_spectrum(tmp_path / "x.fits"), open_spectrum(write_spec(tmp_path / "y.fits")))
+
+
+# ---- rows that a file leaves out
+
+
+def rows_of(kept: np.ndarray, off: float = 0.0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two files' columns of 600 pixels: one without the rows that are not kept, one with inverse variance 0 there."""
+    pixels, loglam = default_pixels(600), (FIRST_PIXEL + np.arange(600)) * 1e-4 + off
+    wdisp = 0.9 + np.arange(600) / 3000
+    whole = pixels | {"loglam": loglam, "wdisp": wdisp, "ivar": np.where(kept, pixels["ivar"], 0)}
+    return {name: values[kept] for name, values in whole.items()}, whole
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_cut_out_are_pixels_without_data(tmp_path: Path, seed: int) -> None:
+    """Bit for bit the same spectrum, as long as its ends are kept: gaps of 1 to 60 rows."""
+    rng = np.random.default_rng(seed)
+    kept = np.ones(600, bool)
+    for length in (1, 2, 7, 30, 60):
+        start = rng.integers(1, 535)
+        kept[start : start + length] = False
+    cut, whole = (open_spectrum(write_spec(tmp_path / f"{n}.fits", **columns)) for n, columns in enumerate(rows_of(kept)))
+    assert same(cut, whole)
+    assert cut.first_pixel == FIRST_PIXEL and len(cut.flux) == 600 and (cut.mask[~kept] == PixelFlag.NO_DATA).all()
+
+
+def test_rows_cut_out_off_the_lattice_stay_out(tmp_path: Path) -> None:
+    kept = np.arange(600) % 97 > 5
+    cut, whole = (open_spectrum(write_spec(tmp_path / f"{n}.fits", **columns)) for n, columns in enumerate(rows_of(kept, 0.4e-4)))
+    assert cut.first_pixel is None and len(cut.loglam) == kept.sum() and cut.resolution.tobytes() == whole.resolution.tobytes()
+    placed = [place_on_grid([one.flux], [one.ivar], [one.mask], [one.loglam], LATTICE) for one in (cut, whole)]
+    for name in ("flux", "ivar", "mask"):
+        np.testing.assert_array_equal(*(getattr(spectra, name) for spectra in placed))
+
+
+# ---- resolution
+
+
+def test_the_resolution_is_sampled_from_wdisp(tmp_path: Path) -> None:
+    line = 0.9 + np.arange(600) / 3000
+    resolution = open_spectrum(write_spec(tmp_path / "x.fits", n_pixels=600, wdisp=line)).resolution
+    place = np.clip(LATTICE.resolution_pixels - FIRST_PIXEL, 0, 599)
+    np.testing.assert_allclose(resolution, line[place], rtol=1e-5)
+
+
+@pytest.mark.parametrize("values", [0.0, -1.0, math.nan, math.inf, 77.0, 1e-3], ids=str)
+def test_a_resolution_that_says_nothing_is_not_known(tmp_path: Path, values: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spectrum = open_spectrum(write_spec(tmp_path / "x.fits", wdisp=np.full(400, values)))
+    assert np.isnan(spectrum.resolution).all() and (spectrum.mask == 0).sum() == 398
+
+
+@pytest.mark.parametrize("form", [None, "8A", "3E"])
+def test_a_file_without_a_resolution_is_read(tmp_path: Path, form: str | None) -> None:
+    """No column, or one of another kind: the spectrum is as it would be, and its resolution nobody's."""
+    hdus = spec_hdus()
+    kept = [column for column in hdus[1].columns if column.name != "wdisp"]
+    values = {"8A": ["wide"] * 400, "3E": np.ones((400, 3)), None: None}[form]
+    hdus[1] = fits.BinTableHDU.from_columns([*kept, *([fits.Column("wdisp", form, array=values)] if form else [])], name="COADD")
+    hdus.writeto(tmp_path / "x.fits")
+    spectrum, usual = open_spectrum(tmp_path / "x.fits"), open_spectrum(write_spec(tmp_path / "y.fits"))
+    assert spectrum.resolution is None
+    assert all(getattr(spectrum, name).tobytes() == getattr(usual, name).tobytes() for name in ("flux", "ivar", "mask"))
+
+
 def test_double_precision_columns(tmp_path: Path) -> None:
     hdus = spec_hdus()
     columns = [fits.Column(c.name, "D" if c.format == "E" else c.format, array=hdus[1].data[c.name]) for c in hdus[1].columns]
@@ -194,7 +273,7 @@ def by_astropy(path: Path) -> dict[str, Any]:
     with fits.open(path, memmap=False) as hdus:
         header = hdus[0].header
         if hdus[0].data is not None:
-            flux, _, error, mask = hdus[0].data[:4]
+            flux, _, error = hdus[0].data[:3]
             with np.errstate(divide="ignore"):
                 ivar = np.where(error > 0, 1 / error.astype("f8") ** 2, 0).astype("f4")
             ids = header["PLATEID"], header["MJD"], header["FIBERID"]
@@ -202,11 +281,11 @@ def by_astropy(path: Path) -> dict[str, Any]:
             loglam = header["COEFF0"] + header["COEFF1"] * np.arange(len(flux))
         else:
             data, row = hdus[1].data, first_row(hdus[2])
-            flux, ivar, mask, loglam = data["flux"], data["ivar"], data["and_mask"], data["loglam"].astype("f8")
+            flux, ivar, loglam = data["flux"], data["ivar"], data["loglam"].astype("f8")
             ids = row["PLATE"], row["MJD"], row["FIBERID"]
             objects = row["Z"], row["CLASS"].decode(), row["ZWARNING"], row["PLUG_RA"], row["PLUG_DEC"]
-        flags = np.where(mask.astype("i8") & 1 << 23, int(PixelFlag.BRIGHT_SKY), 0) | np.where(ivar > 0, 0, int(PixelFlag.NO_DATA))
         kept = ivar > 0
+        flags = np.where(kept, 0, int(PixelFlag.NO_DATA))
         arrays = [np.where(kept, flux, 0).astype("<f4"), np.where(kept, ivar, 0).astype("<f4"), flags.astype("u1")]
         return {"ids": ids, "objects": objects, "loglam": loglam, "arrays": arrays}
 
