@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nalspark.absorption.chain import Scorer, Searchable, detect, input_shapes, prepare, propose, scorer
+from nalspark.absorption.chain import Scorer, Searchable, detect, input_shapes, instrument_kms, prepare, propose, scorer
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.normalize import Normalized
@@ -276,7 +276,6 @@ def _drawn(found: Found, row: int) -> list[Any]:
         "fractions": geometry.fractions, "lines": [str(line) for line in species.transitions],
         "rest": [line.wavelength for line in species.transitions], "doublet": (geometry.primary, geometry.secondary),
         "searched": [(rest * (1.0 + a), rest * (1.0 + b)) for a, b in zip(ready.z_start[0], ready.z_stop[0], strict=True)],
-        "instrument_sigma_kms": settings.measure.instrument_sigma_kms,
     }  # fmt: skip
     nothing = np.zeros(geometry.shape)
     items = [GalleryItem(absorber={}, residual=nothing, inverse_error=nothing, pixel=0, **common)]
@@ -288,6 +287,7 @@ def _drawn(found: Found, row: int) -> list[Any]:
         absorber = {name: values[k] for name, values in measured.items()} | {"spectrum_id": f"absorber {len(items)}"}
         at = image_of[int(absorber["pixel"])]
         images: dict[str, Any] = {"residual": candidates.image_residual[at], "inverse_error": candidates.image_inverse_error[at]}
+        seen: dict[str, Any] = {"instrument_sigma_kms": float(instrument_kms(candidates.instrument_pixels[at], settings))}
         remarks = bit_words(int(absorber["flags"]), AbsorberFlag)
-        items.append(GalleryItem(absorber=absorber, **images, pixel=int(absorber["pixel"]), remarks=remarks, **common))
+        items.append(GalleryItem(absorber=absorber, **images, **seen, pixel=int(absorber["pixel"]), remarks=remarks, **common))
     return items

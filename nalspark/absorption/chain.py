@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nalspark.absorption import measure as measuring
 from nalspark.absorption.images import ImageGeometry, cut_images
@@ -23,7 +23,7 @@ from nalspark.absorption.windows import interval_around, zhao_window
 from nalspark.lines import LineSpecies
 from nalspark.settings import Settings
 from nalspark.spectra.batch import Spectra
-from nalspark.spectra.grid import ZHAO_GRID, WavelengthGrid
+from nalspark.spectra.grid import LATTICE, ZHAO_GRID, WavelengthGrid
 
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
@@ -268,6 +268,12 @@ def scorer(predict: Callable[[NDArray[np.float32]], NDArray[np.float32]], inputs
 # ---- measure
 
 
+def instrument_kms(pixels: ArrayLike, settings: Settings) -> NDArray[np.float64]:
+    """Give the Gaussian σ of the line-spread function in km/s of what is known in lattice pixels; the setting's where it is not (NaN)."""
+    known = np.asarray(pixels, dtype=float) * LATTICE.pixel_kms
+    return np.where(np.isfinite(known), known, settings.measure.instrument_sigma_kms)
+
+
 def measure(candidates: Candidates, score: NDArray[np.floating] | None, settings: Settings) -> dict[str, NDArray[Any]]:
     """Fit candidates, and tell which of them the network accepts: nothing else decides.
 
@@ -283,11 +289,10 @@ def measure(candidates: Candidates, score: NDArray[np.floating] | None, settings
     dict of ndarray, shape (m,)
         ``row`` and ``pixel`` of the candidates, and the columns of the measured table that are not names of the spectrum.
     """
-    species, limits, grid = settings.line_species, settings.measure, candidates.grid
+    species, grid = settings.line_species, candidates.grid
     images = candidates.image_residual, candidates.image_inverse_error
     measured = measuring.measure_candidates(*images, candidates.columns, species, grid)
-    known = candidates.instrument_pixels * grid.pixel_kms
-    instrument = np.where(np.isfinite(known), known, limits.instrument_sigma_kms)
+    instrument = instrument_kms(candidates.instrument_pixels, settings)
     measured["fwhm_kms"], measured["fwhm_kms_err"] = measuring.intrinsic_fwhm(
         measured["sigma_pixels"] * grid.pixel_kms, measured["sigma_pixels_err"] * grid.pixel_kms, instrument
     )

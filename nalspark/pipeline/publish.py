@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import measured_table, sightlines
@@ -263,7 +264,7 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
             )
         flux, ivar, continuum = (np.frombuffer(spectrum[name], "<f4") for name in ("flux", "ivar", "continuum"))
         good = (np.frombuffer(spectrum["mask"], "u1") == 0) & (ivar > 0)
-        rest = species.primary.wavelength
+        rest, width = species.primary.wavelength, candidate["instrument_pixels"]
         items.append(
             GalleryItem(
                 absorber,
@@ -280,7 +281,7 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
                 candidate["pixel"],
                 bit_words(absorber["flags"], AbsorberFlag),
                 [(rest * (1 + a), rest * (1 + b)) for a, b in zip(spectrum["z_start"], spectrum["z_stop"], strict=True)],
-                instrument_sigma_kms=settings.measure.instrument_sigma_kms,
+                instrument_sigma_kms=float(instrument_kms(np.nan if width is None else width, settings)),
             )  # fmt: skip
         )
     return items

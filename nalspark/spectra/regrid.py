@@ -43,7 +43,7 @@ def place_on_grid(
     """
     shape = (len(flux), grid.n_pixels)
     known = np.full((len(flux), len(grid.resolution_pixels)), np.nan, np.float32)
-    for row, values in enumerate(resolution or ()):
+    for row, values in enumerate(() if resolution is None else resolution):
         if values is not None:
             known[row] = values
     empty = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.full(shape, PixelFlag.NO_DATA, np.uint8)

@@ -27,7 +27,7 @@ from nalspark.mocks import stages as mocks
 from nalspark.mocks.survey import simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING
 from nalspark.settings import Settings, load
-from nalspark.spectra.grid import LATTICE
+from nalspark.spectra.grid import ZHAO_GRID
 from nalspark.spectra.stages import eigenspectra_of
 from nalspark.tables.arrow import to_arrow
 from nalspark.tables.manifest import read_manifest
@@ -121,7 +121,7 @@ def test_a_model_comes_with_its_card_and_pictures(trained: Path, settings: Setti
         Image.open(picture).verify()
     card = read_model(model).card
     assert (card.network, card.inputs, card.shape) == ("candidate_cnn", IMAGE_COLUMNS, (8, 49))
-    assert (card.grid, card.species, len(card.members)) == (LATTICE.fingerprint, "MgII", 1)
+    assert (card.grid, card.species, len(card.members)) == (ZHAO_GRID.fingerprint, "MgII", 1)
     assert {"filters": [4, 8, 8], "dense": 8}.items() <= card.options.items() and card.settings["simulate"]["n"] == 300
     manifest = read_manifest(Path(settings.out) / "manifest.json")
     assert sorted(manifest.parts("training")) == PARTS
@@ -358,7 +358,7 @@ def test_a_whole_spectrum_network_is_trained_and_used(
     assert run(spark, settings, *LEARNING) == {"simulate": 0, "train": 0}
     model = Path(settings.out) / "model"
     packed = read_model(model)
-    assert (packed.card.inputs, packed.card.shape) == (("flux",), (LATTICE.n_pixels,))
+    assert (packed.card.inputs, packed.card.shape) == (("flux",), (ZHAO_GRID.n_pixels,))
     out = Path(shutil.copytree(found, tmp_path / "out"))
     assert run(spark, settings_of(survey, out, f"infer.model={model}")) == NOTHING | {"infer": 1, "measure": 1, "publish": 1}
     scores = rows_of(spark, out, SCORES).to_pandas()

@@ -213,4 +213,6 @@ def test_spectra_on_the_grid_keep_the_resolution_that_they_have():
     placed = place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID, [known, None])
     np.testing.assert_array_equal(placed.resolution[0], known)
     assert np.isnan(placed.resolution[1]).all()
+    both = np.stack([known, 2 * known])  # as columns of a table come
+    np.testing.assert_array_equal(place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID, both).resolution, both)
     assert np.isnan(place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID).resolution).all()
