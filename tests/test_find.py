@@ -24,7 +24,7 @@ from nalspark.absorption.measure import AbsorberFlag
 from nalspark.errors import ModelError, NalsparkError, SettingsError
 from nalspark.mocks.survey import simulate_survey
 from nalspark.settings import load
-from nalspark.spectra.grid import LATTICE, lattice_pixels
+from nalspark.spectra.grid import LATTICE, ZHAO_GRID, lattice_pixels
 
 WAVE = LATTICE.wavelength
 N, Z = 6, 1.6
@@ -377,6 +377,9 @@ def test_all_candidates_of_a_spectrum_have_the_score_of_a_whole_spectrum_network
     searchable = Searchable.of(ready, z)
     candidates = propose(searchable, settings)
     inputs = spectrum_inputs(searchable.spectra, searchable.z_qso, settings)
+    crop = slice(ZHAO_GRID.first - LATTICE.first, ZHAO_GRID.first - LATTICE.first + ZHAO_GRID.n_pixels)
+    seen = (ZHAO_GRID.wavelength > 1550 * (1 + Z + 0.02)) & (ZHAO_GRID.wavelength < 2800 * (1 + Z))
+    np.testing.assert_array_equal(inputs, np.where(seen, searchable.spectra.flux[:, crop] - 1, 0).astype(np.float32))
     score = scorer(lambda examples: examples[..., 0].sum(axis=1), SPECTRUM_COLUMNS, settings)(searchable, candidates)
     sums = dict(zip(searchable.row.tolist(), inputs.sum(axis=1), strict=True))
     assert 2 not in candidates.row and len(set(candidates.row)) > 3
