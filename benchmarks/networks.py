@@ -35,14 +35,14 @@ from detector import best_threshold, in_path, usable
 
 from nalspark.absorption.chain import Searchable, prepare, propose, spectrum_inputs
 from nalspark.absorption.normalize import residuals
-from nalspark.absorption.windows import search_window
+from nalspark.absorption.windows import zhao_window
 from nalspark.lines import MG_II
 from nalspark.metrics import binary_metrics, bootstrap_errors
 from nalspark.mocks import inject
 from nalspark.mocks.examples import label_candidates, strong
 from nalspark.mocks.recipes import Recipe, make_mocks
 from nalspark.settings import load
-from nalspark.spectra.grid import LATTICE
+from nalspark.spectra.grid import LATTICE, ZHAO_GRID
 
 #: Spectra that are made together and kept in one file; a training set of n spectra is the first n / PART files.
 PART = 1000
@@ -100,12 +100,13 @@ def drawn(recipe: Recipe, prefix: str, value: int, n: int) -> dict[str, np.ndarr
         rows = np.flatnonzero(good)[: n - done]
         candidates = propose(searchable.take(np.isin(searchable.row, rows)), settings)
         residual, weight = residuals(ready.spectra.flux, ready.spectra.ivar, ready.continuum, ready.spectra.mask)
-        window = search_window(LATTICE, MG_II, mocks.z_qso, settings.preprocess.window_blue_z)
+        window = zhao_window(ZHAO_GRID, MG_II, mocks.z_qso, settings.preprocess)
+        first = ZHAO_GRID.first - LATTICE.first
         made.append({
             "label": np.full(len(rows), value, dtype=np.float32),
             "weakest": weakest[rows],
             "flux": spectrum_inputs(ready.spectra, mocks.z_qso, settings)[rows],
-            "residual": np.where(window, residual, 0.0).astype(np.float32)[rows],
+            "residual": np.where(window, residual[:, first : first + ZHAO_GRID.n_pixels], 0.0).astype(np.float32)[rows],
             "row": done + np.searchsorted(rows, candidates.row),
             "candidate": label_candidates(mocks, candidates.row, candidates.pixel, settings)[0].astype(np.float32),
             "image": candidates.images,
