@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from runs import add_part, assert_same_catalogue, make_survey, published, run, settings_of, tree
 
 from nalspark.absorption import stages as absorption
+from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.lines import MG_II
@@ -151,7 +152,10 @@ def test_a_changed_threshold_redoes_its_stage_and_those_after_it(spark: Any, sur
     assert len(after) < len(before) and (after["significance"] >= 9).all()
     done = run(spark, settings_of(survey, result, "search.min_significance=9", "measure.min_snr_primary=8"))
     assert done == NOTHING | {"measure": 5, "publish": 1}
-    assert (published(result)["absorbers"]["snr_2796"] >= 8).all()
+    weaker = published(result)["absorbers"]
+    assert len(weaker) == len(after), "a flag takes no row away"
+    is_weak = (weaker["snr_2796"] < 8) | (weaker["snr_2803"] < settings_of(survey, result).measure.min_snr_secondary)
+    assert ((weaker["flags"] & AbsorberFlag.WEAK) > 0).tolist() == is_weak.tolist() and 0 < is_weak.sum() < len(weaker)
 
 
 def test_new_changed_and_removed_files_redo_their_part_only(spark: Any, survey: Path, finished: Path, tmp_path: Path) -> None:
