@@ -96,8 +96,9 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     ),
     **rows(
         "preprocess", "preprocess", "search", "simulate", why="the search takes its window anew",
-        window_blue_z=0.03, window_rest_blue=1216.0, window_beyond_kms=0.0,
+        window_rest_blue=1216.0, window_beyond_kms=0.0,
     ),
+    "preprocess.window_blue_z": (Row(0.03, ("preprocess", "search", "measure", "simulate"), "a flag says what lies bluewards of it"),),
     **rows(
         "search", "search", "simulate", why=_THROUGH_THE_SEARCH,
         widths_pixels=[2.0], min_snr_primary=2.0, min_snr_secondary=2.0, max_per_spectrum=5, min_separation_pixels=9.0,
