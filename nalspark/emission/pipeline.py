@@ -102,7 +102,7 @@ class TrainNetwork(Train):
     sections = ("train",)
 
     def __init__(self, inputs: Inputs) -> None:
-        super().__init__(inputs.settings)
+        super().__init__(inputs.settings, ())
         self.inputs = inputs
 
     def examples(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -113,7 +113,8 @@ class TrainNetwork(Train):
 
     def compute(self, run: Run, parts: list[str]) -> Records:
         made_from = digest(_causes(run, DETECTIONS, LEARN))
-        examples = Examples(split_files(run, DETECTIONS.name), PLANES, CUTOUT_SHAPE, GRID, SPECIES, made_from, ("emission", "train"))
+        files, sections = split_files(run, DETECTIONS.name), ("emission", "train")
+        examples = Examples(files, PLANES, CUTOUT_SHAPE, GRID, SPECIES, made_from, sections=sections)
         n_train = fit_model(run, examples)
         return {MODEL.name: {ALL: Part("", MODEL.name, n_train, content=read_network(self.inputs.folder).digest)}}
 
