@@ -155,7 +155,7 @@ def test_a_changed_threshold_redoes_its_stage_and_those_after_it(spark: Any, sur
     weaker = published(result)["absorbers"]
     assert len(weaker) == len(after), "a flag takes no row away"
     is_weak = (weaker["snr_2796"] < 8) | (weaker["snr_2803"] < settings_of(survey, result).measure.min_snr_secondary)
-    assert ((weaker["flags"] & AbsorberFlag.WEAK) > 0).tolist() == is_weak.tolist() and 0 < is_weak.sum() < len(weaker)
+    assert ((weaker["flags"] & int(AbsorberFlag.WEAK)) > 0).tolist() == is_weak.tolist() and 0 < is_weak.sum() < len(weaker)
 
 
 def test_new_changed_and_removed_files_redo_their_part_only(spark: Any, survey: Path, finished: Path, tmp_path: Path) -> None:
