@@ -74,7 +74,9 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["nalspark", "nalspark.*"]),
-    package_data={"nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "learning/default/*", "plots/templates/*", "py.typed"]},
+    package_data={
+        "nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "learning/default/*", "plots/templates/*", "py.typed", "spectra/*.csv"]
+    },
     data_files=conf_files(),
     entry_points={"console_scripts": ["nalspark = nalspark.cli:main"]},
     install_requires=BASE,

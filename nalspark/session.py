@@ -29,7 +29,7 @@ _LOG = logging.getLogger("nalspark")
 
 #: What every nalspark job needs of Spark, wherever it runs.
 REQUIRED_CONF = {
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "256",  # 256 spectra of 3841 float64 work arrays stay in cache and memory
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "256",  # 256 spectra of 4656 float64 work arrays stay in cache and memory
     # Pixels hardly compress: zstd saves a ninth of the disk, and costs a fifth of the time to read.
     "spark.sql.parquet.compression.codec": "snappy",
     # Row groups of some two hundred spectra: one file feeds many tasks, and what a task holds at a time is small; the garbage collector

@@ -67,7 +67,7 @@ class Crossmatch(Section):
 
 
 class Preprocess(Section):
-    """Grid, masks, rescaling, continuum, errors, search window."""
+    """Grid, rescaling, continuum, errors, search window."""
 
     min_good_pixels: Annotated[int, Field(ge=20)] = 200
     """Fewest usable pixels in the search window."""
@@ -85,7 +85,8 @@ class Preprocess(Section):
     noise_window_pixels: Annotated[int, Field(ge=51)] = 201
     """Window in which the errors are scaled to the scatter of the residuals. They are reduced by 15 % at most."""
     noise_model: Literal["none", "sdss"] = "sdss"
-    """Factors by which errors are multiplied where a survey's spectra scatter more than they claim: on night-sky lines."""
+    """Factors by which errors are multiplied where a survey's spectra scatter more than they claim: on night-sky lines and at the ends.
+    That of SDSS serves other spectra from the ground too; ``none`` for spectra whose errors are right."""
     window_blue_z: float = 0.02
     """Added to z_qso for the blue end of the search window, so that residuals of emission lines stay outside (Zhu & Ménard 2013)."""
     window_rest_blue: Annotated[float, Field(ge=0, le=5000)] = 0.0

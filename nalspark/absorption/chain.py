@@ -310,7 +310,7 @@ def measure(candidates: Candidates, score: NDArray[np.floating] | None, settings
         "velocity_kms": velocity,
         "score": scores,
         "flags": measuring.flag_absorbers(measured, context, species, settings),
-        "accepted": np.isnan(scores) | (scores >= settings.infer.min_score),
+        "accepted": np.full(len(candidates), score is None) | (scores >= settings.infer.min_score),
     }
 
 

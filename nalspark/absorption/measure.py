@@ -36,7 +36,7 @@ class AbsorberFlag(IntFlag):
     SKY_LINE = 4  #: a line lies on a strong night-sky line
     BAD_RATIO = 8  #: doublet ratio more than 2 σ outside what atomic physics allows
     BLENDED = 16  #: another candidate within 25 pixels, or strong unexplained absorption beside the lines
-    EDGE = 32  #: part of the doublet is masked or beyond the spectrum
+    EDGE = 32  #: part of the doublet has no data
     UNRESOLVED = 64  #: not wider than the instrument: fwhm_kms is 0
     POOR_FIT = 128  #: reduced χ² above 2
     MISALIGNED = 256  #: the two lines do not lie at one redshift, or differ in width
@@ -224,7 +224,7 @@ def flag_absorbers(measured: dict[str, Array], context: dict[str, Array], specie
             AbsorberFlag.EDGE: measured["coverage"] < 0.8,
             AbsorberFlag.UNRESOLVED: fwhm == 0.0,
             AbsorberFlag.POOR_FIT: measured["chi2_reduced"] > 2.0,
-            # 3e-4 in Δλ/λ: the shape veto of the Zhu & Ménard (2013) pipeline.
+            # 3e-4 in Δλ/λ: the shape cut of the Zhu & Ménard (2013) pipeline.
             AbsorberFlag.MISALIGNED: (np.abs(measured["split_kms"]) > 90.0) & (measured["split_significance"] > 2.0),
             AbsorberFlag.CROWDED: context["crowding"] > limits.crowding,
             AbsorberFlag.OFF_PATH: ~in_path(measured["z_abs"], context["z_start"][:, None], context["z_stop"][:, None]),

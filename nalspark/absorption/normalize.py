@@ -134,7 +134,7 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     snr = masked_median(np.sqrt(ready.ivar) * continuum, ready.good & window)
     searched = searched_pixels(ready, continuum, z_qso, species, settings) & usable[:, None]
     start, stop, delta = redshift_path(grid, species, searched)
-    reason, detail = _verdicts(window.sum(axis=1), in_window, factor, snr, z_qso, species, settings)
+    reason, detail = _verdicts(window.sum(axis=1), in_window, factor, snr, z_qso, grid.wavelength[[0, -1]], species, settings)
     nowhere = (reason == None) & ~(delta > 0)  # noqa: E711 - an element-wise comparison
     reason[nowhere], detail[nowhere] = "no_search_path", "No pixel of the search window has usable neighbours at both lines of the doublet."
     return Normalized(ready, continuum, factor, snr, start, stop, delta, reason, detail)
@@ -157,6 +157,7 @@ def _verdicts(
     factor: NDArray[np.floating],
     snr: NDArray[np.floating],
     z_qso: NDArray[np.float64],
+    ends: NDArray[np.float64],
     species: LineSpecies,
     settings: Preprocess,
 ) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
@@ -165,7 +166,9 @@ def _verdicts(
     for row in range(len(z_qso)):
         if window[row] == 0:
             reason[row] = "no_search_path"
-            detail[row] = f"At z_qso = {z_qso[row]:.4f} {species.name} can be searched at no wavelength between 3560 and 10400 Å."
+            detail[row] = (
+                f"At z_qso = {z_qso[row]:.4f} {species.name} can be searched at no wavelength between {ends[0]:.0f} and {ends[1]:.0f} Å."
+            )
         elif in_window[row] < settings.min_good_pixels:
             reason[row] = "too_few_good_pixels"
             detail[row] = f"{in_window[row]} usable pixels in the search window; {settings.min_good_pixels} are needed."

@@ -220,7 +220,7 @@ def _unpaired(spark: SparkSession, rows: DataFrame, change: str, other: Result) 
 def _verdicts(spark: SparkSession, rows: DataFrame, other: Result) -> DataFrame:
     """``id`` → ``verdict``: ``low_score`` where the other result had a candidate there that it did not publish."""
     store = Store(other.root)
-    measured = store.read(spark, other.manifest, measured_table(other.species)).where(~F.col("accepted"))
+    measured = store.read(spark, other.manifest, measured_table(other.species)).where(~F.coalesce("accepted", F.lit(False)))
     there = measured.select("spectrum_id", F.col("z_abs").alias("z_there"))
     here = rows.select("spectrum_id", F.struct(*rows.columns).alias("row"))
     near = _one_system(here.join(there, "spectrum_id"), "row", "z_there").select(F.col("row.id").alias("id"))

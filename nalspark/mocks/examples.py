@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from nalspark.absorption.chain import Searchable, prepare, propose, spectrum_inputs
 from nalspark.absorption.measure import STRONG_EW, STRONG_SIGNIFICANCE
 from nalspark.absorption.systems import match_radius
+from nalspark.absorption.windows import zhao_window
 from nalspark.mocks.inject import seeded_generator
 from nalspark.mocks.recipes import Mocks, Recipe, make_mocks
 from nalspark.settings import Settings
+from nalspark.spectra.grid import ZHAO_GRID
 
 #: Nearer than this, and not one system with it, a candidate is neither: the flank of an absorber.
 FLANK_PIXELS = 8.0
@@ -80,15 +82,21 @@ def candidate_examples(names: list[str], recipe: Recipe, settings: Settings) -> 
 def spectrum_examples(names: list[str], recipe: Recipe, settings: Settings) -> dict[str, NDArray]:
     """Make the named mock spectra as a whole: columns of TRAINING_SPECTRA but for ``part`` and ``split``.
 
-    A spectrum with a strong absorber is positive. One whose absorbers are all weaker is left out: it is neither.
+    A spectrum with a strong absorber is positive. One whose absorbers are all weaker is left out: it is neither. Absorbers that the
+    network cannot see, outside the paper's window, do not count.
     """
     mocks = make_mocks(names, recipe)
+    settings = settings.model_copy(update={"preprocess": recipe.window})
     ready = prepare(mocks.spectra, mocks.z_qso, settings)
     inputs = spectrum_inputs(ready.spectra, mocks.z_qso, settings)
-    n_absorbers, n_strong = (np.bincount(mocks.row[which], minlength=len(names)) for which in (slice(None), strong(mocks)))
+    place = np.rint(ZHAO_GRID.pixel(settings.line_species.primary.wavelength * (1.0 + mocks.z_abs))).astype(np.int64)
+    window = zhao_window(ZHAO_GRID, settings.line_species, mocks.z_qso, settings.preprocess)
+    seen = (place >= 0) & (place < ZHAO_GRID.n_pixels)
+    seen &= window[mocks.row, np.clip(place, 0, ZHAO_GRID.n_pixels - 1)]
+    n_absorbers, n_strong = (np.bincount(mocks.row[which], minlength=len(names)) for which in (seen, seen & strong(mocks)))
     searched = np.array([reason is None for reason in ready.reason])
     rows = np.flatnonzero(searched & ((n_absorbers == 0) | (n_strong > 0)))
-    nearest = np.array([np.flatnonzero(mocks.row == row)[0] if n_absorbers[row] else -1 for row in rows], dtype=np.int64)
+    nearest = np.array([np.flatnonzero(seen & (mocks.row == row))[0] if n_absorbers[row] else -1 for row in rows], dtype=np.int64)
     has = nearest >= 0
     kept = [names[row] for row in rows]
     return {

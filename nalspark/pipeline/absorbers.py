@@ -26,7 +26,7 @@ _WORTH_LOADING = 20_000
 
 
 class Preprocess(Stage):
-    """Bring every target's spectrum to the grid, mask, rescale, and fit its continuum."""
+    """Bring every target's spectrum to the grid, rescale it, and fit its continuum."""
 
     name, table = "preprocess", NORMALIZED
     reads = (SPECTRA_READ.name, TARGETS.name)

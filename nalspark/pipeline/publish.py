@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.absorption.chain import instrument_kms
@@ -123,6 +123,11 @@ def _write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, sett
     return rows
 
 
+def _accepted(settings: Settings) -> Column:
+    """What `measured` says; a table of an earlier version of nalspark does not say it, and has null."""
+    return F.coalesce("accepted", F.col("score") >= settings.infer.min_score)
+
+
 def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
     """What can be done at the same time: a table is written, then looked at. Each chain gives `rows` and fields of ReportData."""
     species = settings.line_species
@@ -130,7 +135,7 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     targets, normalized = (store.read(spark, manifest, table) for table in (TARGETS, NORMALIZED))
     measured = store.read(spark, manifest, measured_table(settings))
     usable = [frame.where(F.col("reason").isNull()) for frame in (targets, normalized)]
-    absorbers = measured.where("accepted").select(*catalogue.names)
+    absorbers = measured.where(_accepted(settings)).select(*catalogue.names)
     searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
     rejected = _all_rejections(spark, store, manifest)
 

@@ -1,4 +1,4 @@
-"""How much more a survey's spectra scatter at a wavelength than their errors say: on night-sky lines, above all.
+"""How much more a survey's spectra scatter at a wavelength than their errors say: on night-sky lines and at the ends, above all.
 
 What :func:`nalspark.spectra.continuum.error_inflation` measures in each spectrum is a mean over 201 pixels; a sky line is four wide. The
 factors are data in the package, one file per model, made from a survey's own spectra by ``python benchmarks/noise_model.py``.
@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 
 from nalspark.spectra.grid import WavelengthGrid
 
-#: Models that ship with nalspark.
-NOISE_MODELS = ("none", "sdss")
-
 
 @lru_cache(maxsize=8)
 def noise_factor(model: str, grid: WavelengthGrid) -> NDArray[np.float64]:
@@ -25,7 +22,7 @@ def noise_factor(model: str, grid: WavelengthGrid) -> NDArray[np.float64]:
     Parameters
     ----------
     model : str
-        One of :data:`NOISE_MODELS`.
+        ``none``, or a model that ships with nalspark as ``noise_<model>.csv``.
     grid : WavelengthGrid
     """
     factor = np.ones(grid.n_pixels)

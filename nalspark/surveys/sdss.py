@@ -201,7 +201,8 @@ def _spec_pixels(fits: FitsFile, coadd: Hdu) -> dict[str, Any]:
             raise _bad_type(fits, name, columns[name].form)
     loglam = values["loglam"].astype(np.float64)
     pixels, used = _clean(fits, loglam, values["flux"], values["ivar"]), values["ivar"] > 0
-    return pixels | {"resolution": sample_resolution(values["wdisp"][used], loglam[used], LATTICE) if has_resolution else None}
+    on_lattice = has_resolution and pixels["first_pixel"] is not None  # else `wdisp` counts other pixels
+    return pixels | {"resolution": sample_resolution(values["wdisp"][used], loglam[used], LATTICE) if on_lattice else None}
 
 
 def _bad_type(fits: FitsFile, name: str, form: str) -> UnusableSpectrum:
