@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column as Expression
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.absorption.chain import instrument_kms
@@ -123,7 +124,7 @@ def _write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, sett
     return rows
 
 
-def _accepted(settings: Settings) -> Column:
+def _accepted(settings: Settings) -> Expression:
     """What `measured` says; a table of an earlier version of nalspark does not say it, and has null."""
     return F.coalesce("accepted", F.col("score") >= settings.infer.min_score)
 
