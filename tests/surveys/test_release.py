@@ -63,7 +63,7 @@ def test_the_files_at_hand_are_looked_for_where_they_came_from(real_data: Path) 
         ("{plate:04d}/1d", "{plate.__class__}/1d", "may be made of plate, mjd, fiber only"),
         ("1d_26/{plate", "../{plate", "may be made of plate, mjd, fiber only"),
         ('survey = "SDSS"', 'survey = "2dF"', "survey: Input should be 'SDSS' or 'DESI'"),
-        ("z_min = 0.27", "z_min = -1", "selection.z_min: .*greater than or equal to 0"),
+        ("z_min = 0.36", "z_min = -1", "selection.z_min: .*greater than or equal to 0"),
         ("native_id", "native_ids", "native_ids: Extra inputs"),
         ("[selection]", "[selection", "is not valid TOML"),
     ],
