@@ -248,6 +248,15 @@ def _existing(text: str) -> Path:
     return file
 
 
+def _digest(path: Path, loaded: CatalogMap) -> str:
+    of_map = hashlib.blake2b(json.dumps(loaded.model_dump(), sort_keys=True).encode(), digest_size=16)
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: of_map).hexdigest()
+    except OSError as error:
+        raise CatalogError(f"Catalogue '{path}' cannot be read: {error.strerror}.") from None
+
+
 def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
     """Recognise a catalogue; its rows are only counted.
 
@@ -277,9 +286,7 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
     if content.n_rows == 0:
         raise CatalogError(f"Catalogue '{text}' has no rows.")
     loaded, columns = _choose(file, forced, kind, content.widths)
-    of_map = hashlib.blake2b(json.dumps(loaded.model_dump(), sort_keys=True).encode(), digest_size=16)
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, lambda: of_map).hexdigest()
+    digest = _digest(file, loaded)
     if species and loaded.species and species != loaded.species:
         raise CatalogError(f"Catalogue '{text}' lists {loaded.species} absorbers (map '{loaded.name}'), but the run searches {species}.")
     one_string = (loaded.pmf.separator, tuple(loaded.pmf.order)) if loaded.pmf and "pmf" in columns else None

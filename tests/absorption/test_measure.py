@@ -372,9 +372,9 @@ def test_the_score_is_the_networks_and_min_score_is_its_limit():
         assert row["score"].tolist() == [score] and row["accepted"].tolist() == [accepted]
 
 
-@pytest.mark.parametrize("score, accepted", [(1.0, True), (0.0, False), (np.nan, True)])
+@pytest.mark.parametrize("score, accepted", [(1.0, True), (0.0, False), (np.nan, False)])
 def test_nothing_but_the_score_decides(score, accepted):
-    """Whatever is to be remarked about a candidate, all flags one by one; without a score all are accepted."""
+    """Whatever is to be remarked about a candidate, all flags one by one. A network that gives no number accepts nothing."""
     for images, context in [({}, {}), *FLAG_CASES.values(), *((i, c) for _, i, c in MORE_FLAG_CASES)]:
         row = catalogue(clean_images(**images), **{**context, "score": score})
         assert row["accepted"].dtype == bool and row["accepted"].tolist() == [accepted]

@@ -54,7 +54,7 @@ def test_everything_is_divided_by_the_clean_region():
 
 #: What makes a spectrum unusable: the reason, the quasar's redshift, the spectrum, and a piece of the sentence.
 REASONS = [
-    ("no_search_path", 0.2, one(0.2), "At z_qso = 0.2000 MgII can be searched at no wavelength between 3560 and 10400 Å."),
+    ("no_search_path", 0.2, one(0.2), "At z_qso = 0.2000 MgII can be searched at no wavelength between 3560 and 10399 Å."),
     ("no_search_path", 5.8, one(5.8), "can be searched at no wavelength"),
     ("too_few_good_pixels", 1.6, one(ivar=lambda v, w: np.where(w < 4100, v, 0)), "200 are needed"),
     (

@@ -190,7 +190,8 @@ def test_rows_cut_out_are_pixels_without_data(tmp_path: Path, seed: int) -> None
 def test_rows_cut_out_off_the_lattice_stay_out(tmp_path: Path) -> None:
     kept = np.arange(600) % 97 > 5
     cut, whole = (open_spectrum(write_spec(tmp_path / f"{n}.fits", **columns)) for n, columns in enumerate(rows_of(kept, 0.4e-4)))
-    assert cut.first_pixel is None and len(cut.loglam) == kept.sum() and cut.resolution.tobytes() == whole.resolution.tobytes()
+    assert cut.first_pixel is None and len(cut.loglam) == kept.sum()
+    assert (cut.resolution, whole.resolution) == (None, None)  # `wdisp` counts pixels that are not the lattice's
     placed = [place_on_grid([one.flux], [one.ivar], [one.mask], [one.loglam], LATTICE) for one in (cut, whole)]
     for name in ("flux", "ivar", "mask"):
         np.testing.assert_array_equal(*(getattr(spectra, name) for spectra in placed))
