@@ -429,9 +429,8 @@ def main() -> None:
     parser.add_argument("--snr-min", type=float, default=0.0)
     options = parser.parse_args()
     detector, settings = read_model(options.model).load(), load()
-    {"artificial": artificial, "interlopers": interlopers, "purity": purity, "real": real, "forged": forged, "separation": separation}[
-        options.what
-    ](options, detector, settings)
+    measurements = (artificial, interlopers, purity, real, forged, separation)
+    {measurement.__name__: measurement for measurement in measurements}[options.what](options, detector, settings)
 
 
 if __name__ == "__main__":

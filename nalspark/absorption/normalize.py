@@ -1,4 +1,4 @@
-"""A spectrum made ready for the search: common grid, masks, rescaling, continuum, honest errors, searched redshifts."""
+"""A spectrum made ready for the search: rescaling, continuum, honest errors, searched redshifts."""
 
 from __future__ import annotations
 
@@ -113,13 +113,13 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     mask |= np.where(grid.wavelength < LYMAN_ALPHA * (1.0 + z_qso[:, None]), PixelFlag.FOREST, 0).astype(np.uint8)
     masked = replace(spectra, mask=mask)
     factor = rescale_factor(masked, z_qso)
-    claimed = noise_factor(settings.noise_model, grid)
+    underrated = noise_factor(settings.noise_model, grid)
     window = search_window(grid, species, z_qso, settings)
     in_window = (masked.good & window).sum(axis=1)
     # A spectrum without a scale or without pixels is carried through as ones, so that a batch stays one array; its reason tells.
     usable = np.isfinite(factor) & (in_window >= settings.min_good_pixels)
     scaled, weight, absurd = _rescaled(masked, np.where(usable, factor, 1.0)[:, None])
-    weight = weight / claimed**2
+    weight = weight / underrated**2
     mask |= np.where(absurd, PixelFlag.ABSURD, 0).astype(np.uint8)
     flux = np.where(usable[:, None], scaled, 1.0).astype(np.float32)
     ivar = np.where(usable[:, None], weight, 1.0).astype(np.float32)

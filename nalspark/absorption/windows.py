@@ -15,23 +15,25 @@ _REACH = 2
 
 
 def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.bool_]:
-    """Mark the pixels at which the first line is searched, shape (n, p), masks not regarded.
+    """Mark the pixels at which the first line is searched, with or without data, shape (n, p).
 
     From the red side of the blue emission line, computed for ``z_qso + window_blue_z``, or from ``window_rest_blue``, to absorption
     redshifts of ``window_beyond_kms`` above the quasar's.
     """
-    wavelength = grid.wavelength
-    z_qso = np.asarray(z_qso, dtype=float)[:, None]
     blue = settings.window_rest_blue or species.window_rest[0]
     red = species.primary.wavelength * (1.0 + settings.window_beyond_kms / SPEED_OF_LIGHT_KMS)
-    return (wavelength > blue * (1.0 + z_qso + settings.window_blue_z)) & (wavelength < red * (1.0 + z_qso))
+    return _between(grid, z_qso, blue, red, settings.window_blue_z)
 
 
 def zhao_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.bool_]:
     """Mark the pixels that a whole-spectrum network sees (Zhao et al. 2019, §2.1: rest 1550–2800 Å for Mg II), shape (n, p)."""
-    wavelength, z_qso = grid.wavelength, np.asarray(z_qso, dtype=float)[:, None]
-    blue, red = species.window_rest
-    return (wavelength > blue * (1.0 + z_qso + settings.window_blue_z)) & (wavelength < red * (1.0 + z_qso))
+    return _between(grid, z_qso, *species.window_rest, settings.window_blue_z)
+
+
+def _between(grid: WavelengthGrid, z_qso: NDArray[np.float64], blue: float, red: float, blue_z: float) -> NDArray[np.bool_]:
+    """Mark the pixels between two wavelengths of the quasar's rest frame, the blue one computed for ``z_qso + blue_z``."""
+    wavelength, z = grid.wavelength, np.asarray(z_qso, dtype=float)[:, None]
+    return (wavelength > blue * (1.0 + z + blue_z)) & (wavelength < red * (1.0 + z))
 
 
 def searchable(window: NDArray[np.bool_], good: NDArray[np.bool_], offset: int) -> NDArray[np.bool_]:

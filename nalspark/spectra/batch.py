@@ -30,7 +30,7 @@ class Spectra:
     ivar : ndarray, shape (n, p), inverse variance in the inverse square of flux's unit; 0 where there is no data
     mask : ndarray of uint8, shape (n, p), bits of :class:`PixelFlag`
     grid : WavelengthGrid
-    resolution : ndarray, shape (n, r), lattice pixels
+    resolution : ndarray, shape (n, r), lattice pixels, or None
         Gaussian σ of the line-spread function at the grid's ``resolution_pixels``; NaN where it is not known.
     """
 
