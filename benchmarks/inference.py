@@ -92,9 +92,9 @@ def search_and_score(
     candidates, total, seconds = 0, 0.0, np.zeros(3)
     for batch in batches:
         ticks = [time.process_time()]
-        candidates = propose(batch, settings)
+        found = propose(batch, settings)
         ticks.append(time.process_time())
-        examples = candidates.images
+        examples = found.images
         ticks.append(time.process_time())
         scores = predict(examples)
         seconds += np.diff([*ticks, time.process_time()])

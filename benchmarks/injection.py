@@ -69,7 +69,10 @@ def main() -> None:
     strong = comparison.truth[comparison.truth["found"] & (comparison.truth["measured_snr_2796"] > 5)]
     describe(strong, "S/N(2796) > 5, as measured")
     true_snr = comparison.truth["ew_primary"] / comparison.truth["measured_ew_2796_err"]
-    describe(comparison.truth[comparison.truth["found"] & (true_snr > 5)], "true W over its error > 5 (no selection by the noise)")
+    fair = comparison.truth[comparison.truth["found"] & (true_snr > 5)]
+    describe(fair, "true W over its error > 5 (no selection by the noise)")
+    describe(fair[2796.354 * (1 + fair["z_abs"]) > 7200], "  of these above 7200 Å")
+    describe(fair[fair["ew_primary"] > 2], "  of these W > 2 Å")
     describe(strong[(strong["measured_flags"].astype(int) & int(AbsorberFlag.BLENDED)) == 0], "  of these not blended")
     describe(strong[strong["measured_flags"] == 0], "  of these without flags")
     print("completeness by S/N per pixel and W (Å)")
