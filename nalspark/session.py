@@ -292,8 +292,10 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
     """Give a session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was."""
     given = active_session()
     session = given or spark_session(master, conf=conf)
+    # A Databricks cluster has a session before any Python: who stops it, stops the cluster's work.
+    ours = given is None and "DATABRICKS_RUNTIME_VERSION" not in os.environ
     try:
-        with lent(session) if given is not None else nullcontext():
+        with nullcontext() if ours else lent(session):
             yield session
     except PythonException as error:
         # A user's mistake that a worker found first, such as text where a catalogue should have numbers.
@@ -309,7 +311,7 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
             "What was finished is kept: give fewer cores (--master 'local[2]') or more memory, and run again; it goes on from there."
         ) from None
     finally:
-        if given is None:
+        if ours:
             session.stop()
 
 

