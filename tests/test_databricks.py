@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import builtins
+import errno
+import fcntl
+import io
+import os
 import re
 import runpy
 from contextlib import nullcontext
@@ -15,8 +20,12 @@ import yaml
 
 from nalspark import session
 from nalspark.cli import _parser
+from nalspark.errors import StoreError
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING
 from nalspark.settings import load
+from nalspark.tables.manifest import Manifest, read_manifest
+from nalspark.tables.store import Store
+from nalspark.tables.versions import keep_version, versions
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "conf" / "databricks"
@@ -201,6 +210,43 @@ def test_the_schedule_can_be_read() -> None:
     scheduled = {name: job["schedule"] for name, (job, _) in JOBS.items() if "schedule" in job}
     assert set(scheduled) == {"reprocess"}
     assert is_quartz(scheduled["reprocess"]["quartz_cron_expression"]) and scheduled["reprocess"]["timezone_id"] == "UTC"
+
+
+@pytest.fixture
+def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that can what a volume can: no locks, no hard links, no appending and no writing in the middle of a file."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    def opened(file: Any, mode: str = "r", *more: Any, **how: Any) -> Any:
+        return refuse() if set(mode) & set("a+") else plain(file, mode, *more, **how)
+
+    plain = io.open
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(io, "open", opened)
+    monkeypatch.setattr(builtins, "open", opened)
+    return tmp_path
+
+
+def test_a_result_is_locked_published_and_kept_on_a_volume(volume: Path) -> None:
+    with pytest.raises(OSError, match="Operation not supported"), open(volume / "x", "a", encoding="utf-8"):
+        pass
+    store = Store(volume / "result")
+    for number in (1, 2, 3):
+        with store.lock():
+            with pytest.raises(StoreError, match=rf"in use by process {os.getpid()}.* remove .*\.held"), Store(store.root).lock():
+                pass
+            store.unpublished("absorbers.parquet").mkdir()
+            (store.unpublished("absorbers.parquet") / "part-0.parquet").write_text(f"version {number}", encoding="utf-8")
+            store.replace("absorbers.parquet")
+            manifest = Manifest(version="1", published={"absorbers.parquet": number}, publication=number)
+            keep_version(store, manifest, 2)
+            store.commit(manifest)
+    assert store.holder() == "" and read_manifest(store.manifest_path).publication == 3
+    kept = {number: (path / "absorbers.parquet" / "part-0.parquet").read_text() for number, path in versions(store).items()}
+    assert kept == {2: "version 2", 3: "version 3"}
 
 
 @pytest.mark.parametrize(

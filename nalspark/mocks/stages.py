@@ -96,8 +96,7 @@ def mock_names(spark: SparkSession, parts: list[str], settings: Settings) -> Dat
     for part in parts:
         split, _, block = part.rpartition("-")
         blocks[part] = range(numbers[split])[int(block) * size : (int(block) + 1) * size]
-    split = F.regexp_extract("part", "(.*)-", 1)
-    names = numbered(spark, blocks, _SPECTRA_PER_TASK).withColumn("split", split)
+    names = numbered(spark, blocks, _SPECTRA_PER_TASK).withColumn("split", F.regexp_extract("part", "(.*)-", 1))
     return names.select(F.concat_ws("-", "split", "number").alias("quasar_id"), "part", "split")
 
 

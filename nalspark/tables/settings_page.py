@@ -77,7 +77,7 @@ def _row(name: str, field: FieldInfo) -> str:
     return f"| `{name}` | `{default}` | {unit} | {_values(field)} | {meaning} |"
 
 
-_KINDS = {str: "text", bool: "true, false", int: "whole number", float: "number", tuple: "list", dict: "table"}
+_KINDS: dict[object, str] = {str: "text", bool: "true, false", int: "whole number", float: "number", tuple: "list", dict: "table"}
 _LIMITS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
 
