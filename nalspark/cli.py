@@ -165,6 +165,9 @@ def _add_looks(commands: Any) -> None:
     state = commands.add_parser("status", help="show what a result holds, what the last runs did, and who writes to it now")
     state.add_argument("result", metavar="DIR")
 
+    settings = commands.add_parser("settings", help="print every setting with its default, unit and meaning, as Markdown")
+    settings.add_argument("section", nargs="?", default="", metavar="SECTION", help="only this section, or this setting")
+
     evaluate = commands.add_parser("evaluate", help="judge a catalogue against known absorbers and other catalogues")
     evaluate.add_argument("--catalogue", required=True, metavar="DIR", help="a result of `nalspark find`, or the run file that names it")
     evaluate.add_argument("--truth", metavar="FILE", help="known absorbers: truth.parquet of a simulated survey, or an absorber catalogue")
@@ -179,9 +182,6 @@ def _add_looks(commands: Any) -> None:
     evaluate.add_argument("--out", metavar="DIR", help="folder for numbers and pictures (default DIR/evaluation)")
 
     commands.add_parser("data-model", help="print the columns of every table, as Markdown")
-
-    settings = commands.add_parser("settings", help="print every setting with its default, unit and meaning, as Markdown")
-    settings.add_argument("section", nargs="?", default="", metavar="SECTION", help="only this section, or this setting")
 
 
 def _add_spectra(commands: Any) -> None:
@@ -396,6 +396,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
     "reprocess": _run_file,
+    "settings": lambda options: print(settings_text(options.section), end=""),
     "diff": _diff,
     "status": lambda options: print("\n".join(status(options.result))),
     "train": _train,
@@ -403,7 +404,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "simulate": _simulate,
     "evaluate": _evaluate,
     "data-model": lambda _: print(data_model(), end=""),
-    "settings": lambda options: print(settings_text(options.section), end=""),
     "demo": _demo,
 }
 

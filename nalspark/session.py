@@ -147,7 +147,9 @@ def active_session() -> SparkSession | None:
     try:
         session = SparkSession.active()
     except PySparkRuntimeError:
-        return None
+        if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+            return None
+        session = SparkSession.builder.getOrCreate()  # its clusters have one before any Python asks, and end where it is stopped
     # A session whose context was stopped beside it is still known.
     return None if is_classic(session) and session.sparkContext._jsc is None else session
 
@@ -292,10 +294,8 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
     """Give a session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was."""
     given = active_session()
     session = given or spark_session(master, conf=conf)
-    # A Databricks cluster has a session before any Python: who stops it, stops the cluster's work.
-    ours = given is None and "DATABRICKS_RUNTIME_VERSION" not in os.environ
     try:
-        with nullcontext() if ours else lent(session):
+        with lent(session) if given is not None else nullcontext():
             yield session
     except PythonException as error:
         # A user's mistake that a worker found first, such as text where a catalogue should have numbers.
@@ -311,7 +311,7 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
             "What was finished is kept: give fewer cores (--master 'local[2]') or more memory, and run again; it goes on from there."
         ) from None
     finally:
-        if ours:
+        if given is None:
             session.stop()
 
 

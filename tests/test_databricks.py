@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import setuptools
 import yaml
+from pyspark.errors import PySparkRuntimeError
+from pyspark.sql import SparkSession
 
 from nalspark import session
 from nalspark.cli import _parser
@@ -180,30 +182,31 @@ def test_the_wheel_replaces_neither_spark_nor_java_nor_tensorflow_of_a_platform(
     assert not set(extras["gpu"]) & {*extras["standard"], *extras["train"]}
 
 
-class Stopped(Exception):
-    pass
+class ClusterSession(SparkSession):
+    """A session that was there before any Python, of which Python does not know until it asks."""
 
-
-class Session:
-    """As a session: it only tells that it was stopped."""
+    def __init__(self) -> None:
+        pass
 
     def stop(self) -> None:
-        raise Stopped
+        raise AssertionError("the session of a job cluster is stopped")
 
 
-@pytest.mark.parametrize("runtime", ["", "17.3"])
-def test_the_session_of_a_job_cluster_is_never_stopped(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where Python does not know of it before it asks for one."""
-    lent = []
-    monkeypatch.setattr(session, "active_session", lambda: None)
-    monkeypatch.setattr(session, "spark_session", lambda *_, **__: Session())
+def test_the_session_of_a_job_cluster_is_found_and_never_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> None:
+        raise PySparkRuntimeError(errorClass="NO_ACTIVE_OR_DEFAULT_SESSION", messageParameters={})
+
+    there, lent = ClusterSession(), []
+    monkeypatch.setattr(SparkSession, "active", unknown)
+    monkeypatch.setattr(SparkSession.builder, "getOrCreate", lambda: there, raising=False)
+    monkeypatch.setattr(session, "is_classic", lambda _: False)
     monkeypatch.setattr(session, "lent", lambda given: lent.append(given) or nullcontext())
     monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
-    if runtime:
-        monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", runtime)
-    with nullcontext() if runtime else pytest.raises(Stopped), session.running_session() as given:
-        assert isinstance(given, Session)
-    assert len(lent) == bool(runtime)
+    assert session.active_session() is None
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+    with session.running_session() as given:
+        assert given is there
+    assert lent == [there]
 
 
 def test_the_schedule_can_be_read() -> None:
