@@ -19,12 +19,12 @@ from nalspark.lines import SPECIES, LineSpecies
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Unit(str):
-    """The unit of a setting, among its annotations."""
-
-
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Unit(str):
+    """The unit of a setting, among its annotations."""
 
 
 class Fetch(Section):
