@@ -365,6 +365,11 @@ def completeness_table(out: Path, truth: Path) -> str:
     return "\n".join([*lines, f"{rows}, {spurious} spurious; purity {comparison.purity:.1%}"])
 
 
+def settings_text(section: str = "") -> str:
+    """Write the page of all settings, or one section of it, as text."""
+    return settings_page([Settings, *(programme.SETTINGS for programme in _siblings())], section)
+
+
 def data_model() -> str:
     """Write the data-model page, for the default species, as text."""
     settings = Settings()
@@ -372,11 +377,6 @@ def data_model() -> str:
     tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
     tables += [table for programme in _siblings() for table in programme.TABLES]
     return data_model_page(tables, {"flags": AbsorberFlag})
-
-
-def settings_text(section: str = "") -> str:
-    """Write the page of all settings, or one section of it, as text."""
-    return settings_page([Settings, *(programme.SETTINGS for programme in _siblings())], section)
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -198,7 +198,7 @@ def test_the_session_of_a_job_cluster_is_found_and_never_stopped(monkeypatch: py
 
     there, lent = ClusterSession(), []
     monkeypatch.setattr(SparkSession, "active", unknown)
-    monkeypatch.setattr(SparkSession.builder, "getOrCreate", lambda: there, raising=False)
+    monkeypatch.setattr(SparkSession.Builder, "getOrCreate", lambda self: there)
     monkeypatch.setattr(session, "is_classic", lambda _: False)
     monkeypatch.setattr(session, "lent", lambda given: lent.append(given) or nullcontext())
     monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
