@@ -87,7 +87,7 @@ setup(
         "cpu": CPU,
         "gpu": GPU,
         "standard": [*SPARK, *CPU],
-        "train": TRAIN,
+        "train": [*SPARK, *CPU, *TRAIN],
         "emission": EMISSION,
         "connect": CONNECT,
         "dev": [*SPARK, *CPU, *TESTS, *EMISSION, *CONNECT],
