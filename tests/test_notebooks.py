@@ -85,7 +85,7 @@ def test_training_makes_a_model(petastorm: Any, spark: Any, folder: Path, monkey
     assert [str(text).split()[0] for text in shown[:2]] == ["simulate", "train"]
     assert 0 <= shown[2].loc["accuracy", "candidate_cnn"] <= 1
     assert (folder / "model-run" / "model" / "card.json").is_file()
-    assert shown[3] == f"infer.model={folder / 'model-run' / 'model'}"
+    assert shown[-1] == f"infer.model={folder / 'model-run' / 'model'}"
 
 
 class Widgets:

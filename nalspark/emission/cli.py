@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nalspark.emission.inputs import SECOND_STAGE
@@ -13,7 +14,7 @@ from nalspark.emission.labels import agreement, consensus, read_labels
 from nalspark.emission.pipeline import PICTURES, RESULT, finding_stages, training_stages
 from nalspark.emission.report import found_text
 from nalspark.emission.settings import EmissionSettings, load_run
-from nalspark.emission.tables import CLASSIFIED, DETECTIONS
+from nalspark.emission.tables import CLASSIFIED, DETECTIONS, REJECTED
 from nalspark.errors import NalsparkError
 from nalspark.pipeline.door import check_whole
 from nalspark.pipeline.engine import Engine, check_stages
@@ -24,23 +25,26 @@ from nalspark.tables.store import Store
 
 _SHOWN = 20
 #: What the data model's page says of the programme.
-TABLES = (DETECTIONS, CLASSIFIED)
+TABLES = (DETECTIONS, CLASSIFIED, REJECTED)
+#: What the settings' page says of it.
+SETTINGS = EmissionSettings
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hang ``emission`` and its own commands under the command line's."""
-    parser = commands.add_parser("emission", help="tell real emission-line detections (HETDEX) from fakes")
+    example = "example: nalspark emission demo --out nalspark-emission"
+    parser = commands.add_parser("emission", help="tell real emission-line detections (HETDEX) from fakes", epilog=example)
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     texts = {
-        "train": "simulate detections, train both stages of the selection, judge them",
-        "run": "classify the detections that a TOML file names",
-        "labels": "how far reviewers agree, and what they say together",
+        "train": ("simulate detections, train both stages of the selection, judge them", "conf/runs/hetdex_demo.toml"),
+        "run": ("classify the detections that a TOML file names, and publish what came of it", "RUN.toml --dry-run"),
+        "labels": ("how far reviewers agree, and what they say together", "RUN.toml --set emission.labels=labels.csv"),
     }
-    for name, text in texts.items():
-        kind = kinds.add_parser(name, help=text)
+    for name, (text, arguments) in texts.items():
+        kind = kinds.add_parser(name, help=text, epilog=f"example: nalspark emission {name} {arguments}")
         kind.add_argument("run", metavar="RUN.toml")
         _common(kind, in_stages=name != "labels")
-    demo = kinds.add_parser("demo", help="a small selection from nothing, with its table and pictures")
+    demo = kinds.add_parser("demo", help="a small selection from nothing, with its table and pictures", epilog=example)
     demo.add_argument("--out", default="nalspark-emission", metavar="DIR")
     demo.add_argument("--frames", nargs="+", default=[], metavar="FILE", help="VIRUS frames whose noise is used; parametric by default")
     _common(demo)
@@ -95,7 +99,7 @@ def _run(
     if options.dry_run:
         return
     print(result_of(Store(settings.out)))
-    check_whole(summaries, settings.out, "table 'detections' has the reason of each.")
+    check_whole(summaries, settings.out, f"{Path(settings.out) / 'rejected_detections.parquet'} has the reason of each.")
 
 
 def _trained_text(store: Store) -> str:

@@ -15,27 +15,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nalspark.emission import stages
+from nalspark.emission.cutouts import CutoutFlag
 from nalspark.emission.figures import along_boundary, map_figure, score_figure
 from nalspark.emission.frames import CUTOUT_SHAPE, PLANES, error_frame_of
 from nalspark.emission.inputs import GRID, SECOND_STAGE, SPECIES, Inputs, read_network
 from nalspark.emission.report import result_text
 from nalspark.emission.settings import EmissionSettings
 from nalspark.emission.stages import FOUND, split_of
-from nalspark.emission.tables import CLASSIFIED, DETECTIONS
-from nalspark.errors import NalsparkError
+from nalspark.emission.tables import CLASSIFIED, DETECTIONS, REJECTED
+from nalspark.errors import NalsparkError, StoreError
 from nalspark.learning.ensemble import ARRAYS, CARD, best_threshold, fit_second_stage, require_umap, save_second_stage
 from nalspark.learning.examples import Examples
 from nalspark.learning.inference import decode_examples, features, load_keras
 from nalspark.pipeline.learning import MODEL, Train, fit_model, split_files
 from nalspark.pipeline.run import ALL, Run
 from nalspark.pipeline.stage import Made, Stage
+from nalspark.progress import now
 from nalspark.tables.atomic import write_file
+from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Part, digest
 from nalspark.tables.table import Table
+from nalspark.tables.versions import keep_version
 from nalspark.version import VERSION
 
 #: Splits that the network is made with; what the second-stage classifier is fitted to; what judges both.
 LEARN, REFERENCE, HELD_OUT = ("train", "validation", "calibration", "test"), "reference", "held_out"
+PUBLISHED = Table("published", "The files of what was found.", ())
 JUDGEMENT = Table("judgement", "The table of the result and its pictures, beside the second-stage classifier.", ())
 #: The table of the result, and its pictures.
 RESULT, PICTURES = "result.txt", ("scores.png", "map.png")
@@ -225,6 +230,37 @@ class ClassifyFound(Classify):
         return self.inputs.selection.digest
 
 
+class Publish(_WithInputs):
+    """Publish what was classified, and what could not be, as a catalogue is published. Files are replaced when all are whole."""
+
+    name, table, in_place = "publish", PUBLISHED, True
+    reads = (DETECTIONS.name, CLASSIFIED.name)
+
+    def wanted(self, run: Run) -> dict[str, str]:
+        return {FOUND: run.key(self, FOUND, VERSION)}
+
+    def present(self, run: Run, part: str) -> bool:
+        return all(run.store.published(name).exists() for name in run.manifest.published)
+
+    def compute(self, run: Run, parts: list[str]) -> Records:
+        store, manifest, rows = run.store, run.manifest, dict[str, int]()
+        rejected = store.read(run.spark, manifest, DETECTIONS, parts).where("reason IS NOT NULL")
+        for table, frame in ((CLASSIFIED, store.read(run.spark, manifest, CLASSIFIED, parts)), (REJECTED, rejected)):
+            _, written = store.write_unpublished(frame.select(*table.names).orderBy("frame", "detection_id"), table)
+            rows |= written
+        if sum(rows.values()) != run.rows(DETECTIONS.name, parts, usable=False):
+            raise StoreError("What was classified and what was rejected do not add up to the detections. Run again with --force.")
+        files = store.unpublished_files(CLASSIFIED)
+        rows["classified.fits"] = write_fits(files, CLASSIFIED, store.unpublished("classified.fits"), {"cutout_flags": CutoutFlag})
+        for name in rows:
+            store.replace(name)
+        manifest.published, manifest.publication, manifest.published_on = rows, manifest.publication + 1, now()
+        return {PUBLISHED.name: {FOUND: Part("", "classified.parquet", rows["classified.parquet"])}}
+
+    def finish(self, run: Run) -> None:
+        keep_version(run.store, run.manifest, run.settings.pipeline.versions_kept)
+
+
 class Judge(_WithInputs):
     """Compare what was classified with what it is: the table of the result, and its pictures."""
 
@@ -268,6 +304,6 @@ def training_stages(settings: EmissionSettings) -> tuple[Stage, ...]:
 
 
 def finding_stages(settings: EmissionSettings) -> tuple[Stage, ...]:
-    """Give the stages that classify the detections which a run names, in their order."""
+    """Give the stages that classify the detections which a run names, and publish them, in their order."""
     inputs = Inputs(settings, settings.emission.model or settings.out)
-    return CutOut(inputs), ClassifyFound(inputs)
+    return CutOut(inputs), ClassifyFound(inputs), Publish(inputs)

@@ -99,7 +99,8 @@ def found_text(store: Store) -> str:
             f"{counts.total()} detections: " + ", ".join(f"{count} {band}" for band, count in bands.items()),
             f"{accepted} accepted; {detections.rejected} rejected:",
             *(f"  {count} {reason}" for (reason,), count in sorted(reasons.items(), key=str) if reason),
-            f"classified  {store.root / classified.path}",
+            f"catalogue   {store.published('classified.fits')}",
+            f"rejected    {store.published('rejected_detections.parquet')}, with reasons",
         ]
     )
 

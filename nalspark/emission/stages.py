@@ -30,14 +30,15 @@ from nalspark.errors import UnusableSpectrum, internal_error
 from nalspark.learning.ensemble import FittedSecondStage
 from nalspark.learning.inference import score, second_stage_columns
 from nalspark.learning.models import PackedModel
-from nalspark.session import parallelism
-from nalspark.tables.arrow import Columns, map_arrays
+from nalspark.tables.arrow import Columns, map_arrays, numbered
 from nalspark.tables.table import Column, Table
 
 Frames = Mapping[str, np.ndarray]
 #: Reason and sentence; None for a usable row.
 Fault = tuple[str, str] | None
 
+#: Detections that a task simulates.
+_ROWS_PER_TASK = 1000
 #: What a simulated detection is made from.
 _NAMES = Table("detection_names", "Names of simulated detections.", DETECTIONS.select("detection_id", "part"))
 #: What is looked for in a frame.
@@ -108,10 +109,7 @@ def simulate_columns(columns: Columns, frames: Frames, seed: int) -> Columns:
 
 def simulate(spark: SparkSession, parts: Mapping[str, int], frames: Frames, seed: int) -> DataFrame:
     """Simulate detections: part → how many; rows of DETECTIONS."""
-    rows = spark.createDataFrame(list(parts.items()), "part string, n long")
-    names = rows.select("part", F.explode(F.sequence(F.lit(0), F.col("n") - 1)).alias("number"))
-    tasks = max(parallelism(spark), sum(parts.values()) // 2000)
-    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
+    names = numbered(spark, {part: range(n) for part, n in parts.items()}, _ROWS_PER_TASK)
     names = names.select(F.concat_ws("-", "part", "number").alias("detection_id"), "part")
     return map_arrays(names, partial(simulate_columns, frames=frames, seed=seed), _NAMES, DETECTIONS)
 

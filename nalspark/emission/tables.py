@@ -29,6 +29,12 @@ DETECTIONS = Table(
     ),
 ).rejectable()
 
+REJECTED = Table(
+    "rejected_detections",
+    "One row per detection that could not be classified, with the reason.",
+    DETECTIONS.select("detection_id", "frame", "fiber", "wavelength", "reason", "detail"),
+)
+
 CLASSIFIED = Table(
     "classified",
     "One row per detection of an emission line: what both stages of the selection say of it.",

@@ -113,6 +113,8 @@ def fit_member(
 def train_members(train: Feed, validation: Feed, settings: Train, *, checkpoints: str | Path, progress: Say | None = None) -> list[Fitted]:
     """Fit the members 0 … ``settings.members`` - 1, one after the other, here. Parameters as for :func:`fit_member`."""
     strategy = strategy_here()
+    if progress:
+        progress(f"train       on {devices_here()}")
     return [
         fit_member(train, validation, settings, checkpoints=checkpoints, member=member, progress=progress, strategy=strategy)
         for member in range(settings.members)
@@ -133,6 +135,13 @@ def strategy_here() -> tf.distribute.Strategy:
             "trained models run on any backend."
         )
     return _strategy()
+
+
+def devices_here() -> str:
+    """Name what this process trains on: its GPUs, or the processor's cores."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    return ", ".join(names) or f"{len(os.sched_getaffinity(0))} cores of the processor: TensorFlow finds no GPU"
 
 
 @cache
@@ -353,16 +362,26 @@ def fit_on_spark(
     Raises
     ------
     TrainingError
-        Where Spark has fewer slots than workers, or keeps Python workers from one task to the next: a process can join one cluster only.
+        Where Spark has fewer slots than workers, or the tables fewer row groups, or Spark keeps Python workers from one task to the next:
+        a process can join one cluster only.
     """
     slots = parallelism(spark)
     if slots < settings.workers:
         raise TrainingError(
             f"train.workers = {settings.workers}, and Spark runs {slots} tasks at a time. Set train.workers to {slots} or less."
         )
+    for feed, split in ((train, "train"), (validation, "validation")):
+        if not feed.rows(settings.workers - 1, settings.workers):
+            raise TrainingError(
+                f"train.workers = {settings.workers}: the workers share out the row groups of the training table, and split '{split}' has "
+                "fewer than there are workers. Every part has at least one: set simulate.spectra_per_part (emission.rows_per_part) lower, "
+                "simulate more (simulate.n, emission.n_train), or set train.workers to 1."
+            )
     if spark.conf.get("spark.python.worker.reuse", "true") != "false":
         raise TrainingError("Training by several workers needs fresh Python workers: start Spark with spark.python.worker.reuse=false.")
     checkpoints = Path(checkpoints).absolute()
+    if progress:
+        progress(f"train       on {settings.workers} Spark workers together; each on the GPU that Spark gave it, else on the processor")
     places = [checkpoint_path(train, validation, settings, checkpoints, member) for member in range(settings.members)]
     tasks = spark.range(0, settings.workers, 1, settings.workers)
     work = tasks.mapInArrow(_worker(train, validation, settings, str(checkpoints)), tasks.schema, barrier=True)

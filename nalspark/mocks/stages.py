@@ -13,9 +13,8 @@ from nalspark.mocks.examples import candidate_examples, spectrum_examples
 from nalspark.mocks.inject import ZHAO_2019, Population
 from nalspark.mocks.interlopers import KINDS
 from nalspark.mocks.recipes import Continuum, Recipe, SkyNoise
-from nalspark.session import parallelism
 from nalspark.settings import Settings
-from nalspark.tables.arrow import Columns, map_arrays
+from nalspark.tables.arrow import Columns, map_arrays, numbered
 from nalspark.tables.schemas import TRAINING, TRAINING_SPECTRA
 from nalspark.tables.table import Table
 
@@ -27,6 +26,8 @@ _BROAD = Population(counts=(0.2, 0.6, 0.2), ew_law="log-uniform", ew_min=0.2, ew
 #: Share of its neighbour's noise in a pixel of spectra to calibrate with: they then propose as many false candidates as real sky fibers do,
 #: 1.3 a spectrum. What is learned from has up to a quarter.
 _CORRELATED = 0.0
+#: Each task makes some seconds of work, and a file of a few row groups at most.
+_SPECTRA_PER_TASK = 500
 #: What an artificial spectrum is made from: its name, the part and the split that its examples belong to.
 MOCK_NAMES = Table("mock_names", "Names of artificial spectra.", TRAINING.select("quasar_id", "part", "split"))
 
@@ -91,16 +92,11 @@ def example_parts(settings: Settings) -> list[str]:
 def mock_names(spark: SparkSession, parts: list[str], settings: Settings) -> DataFrame:
     """Name the artificial spectra of some parts: a frame of MOCK_NAMES. No name is in two parts."""
     size, numbers = settings.simulate.spectra_per_part, _spectra_of_splits(settings)
-    blocks = []
+    blocks = {}
     for part in parts:
         split, _, block = part.rpartition("-")
-        blocks.append((part, split, int(block) * size, min((int(block) + 1) * size, numbers[split]) - 1))
-    ranges = spark.createDataFrame(blocks, "part string, split string, first long, last long")
-    number = F.explode(F.sequence("first", "last"))
-    names = ranges.select("part", "split", number.alias("number"))
-    tasks = max(parallelism(spark), sum(last - first for _, _, first, last in blocks) // 1000)
-    # Neighbours in one task: it writes few parts.
-    names = names.repartitionByRange(tasks, "part", "number").sortWithinPartitions("part", "number")
+        blocks[part] = range(numbers[split])[int(block) * size : (int(block) + 1) * size]
+    names = numbered(spark, blocks, _SPECTRA_PER_TASK).withColumn("split", F.regexp_extract("part", "(.*)-", 1))
     return names.select(F.concat_ws("-", "split", "number").alias("quasar_id"), "part", "split")
 
 

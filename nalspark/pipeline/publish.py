@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from enum import IntFlag
 from functools import partial, reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.sql import Column as Expression
 from pyspark.sql import DataFrame, SparkSession
@@ -38,7 +36,7 @@ from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
 from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SCORES, SIGHTLINES, TARGETS, absorbers_table
-from nalspark.tables.store import Store, spark_path
+from nalspark.tables.store import Store
 from nalspark.tables.table import Column, Table
 from nalspark.tables.versions import keep_version
 from nalspark.version import VERSION
@@ -54,19 +52,6 @@ def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> Da
     return reduce(
         DataFrame.unionByName, [frame.withColumn("stage", F.lit(stage)).select(*REJECTIONS.names) for stage, frame in rejected.items()]
     )
-
-
-def _files(store: Store, table: Table) -> list[Path]:
-    """The files of a table that is to be published."""
-    return sorted(store.unpublished(f"{table.name}.parquet").glob("*.parquet"))
-
-
-def _write(store: Store, frame: DataFrame, table: Table) -> tuple[DataFrame, dict[str, int]]:
-    """Write a table to be published beside the old one; it as read back, and the number of its rows under its name."""
-    new = store.unpublished(f"{table.name}.parquet")
-    frame.write.mode("overwrite").parquet(spark_path(new))
-    written = sum(pq.read_metadata(file).num_rows for file in _files(store, table))
-    return store.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
 
 
 #: The published files, beside the tables.
@@ -115,7 +100,8 @@ def _write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, sett
             "a stage was left out since the files changed. Run all stages."
         )
     catalogue = absorbers_table(settings.line_species)
-    rows["absorbers.fits"] = write_fits(_files(store, catalogue), catalogue, store.unpublished("absorbers.fits"), {"flags": AbsorberFlag})
+    files = store.unpublished_files(catalogue)
+    rows["absorbers.fits"] = write_fits(files, catalogue, store.unpublished("absorbers.fits"), {"flags": AbsorberFlag})
     report = render_report(_report_data(manifest, settings, rows, found))
     store.unpublished("report.html").write_text(report, encoding="utf-8")
     rows["report.html"] = 1
@@ -141,24 +127,24 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
-        written, rows = _write(store, absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
+        written, rows = store.write_unpublished(absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
         edges = _absorber_edges(species)
-        counted = tally(_files(store, catalogue), catalogue.select(*edges, "flags"), partial(_absorber_counts, edges=edges))
+        counted = tally(store.unpublished_files(catalogue), catalogue.select(*edges, "flags"), partial(_absorber_counts, edges=edges))
         facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
         histograms = {name: (cuts, counted[name]) for name, cuts in edges.items()}
         return {"rows": rows, "histograms": histograms, "doublet_ratios": _ratios(written, species), **facts}
 
     def of_sightlines() -> dict[str, Any]:
-        _, rows = _write(store, searched.orderBy("spectrum_id"), SIGHTLINES)
+        _, rows = store.write_unpublished(searched.orderBy("spectrum_id"), SIGHTLINES)
         z = np.arange(*_redshifts(species), _PATH_STEP)
         columns = SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop")
-        counted = tally(_files(store, SIGHTLINES), columns, partial(_sightline_counts, z=z))
+        counted = tally(store.unpublished_files(SIGHTLINES), columns, partial(_sightline_counts, z=z))
         histograms = {name: (cuts, counted[name]) for name, cuts in _SIGHTLINE_EDGES.items()}
         return {"rows": rows, "histograms": histograms, "path": (z, counted["path"])}
 
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
-        written, rows = _write(store, rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
+        written, rows = store.write_unpublished(rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
         return {"rows": rows, "rejections": _reasons(written)}
 
     def of_pictures() -> dict[str, Any]:

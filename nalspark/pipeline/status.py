@@ -47,6 +47,11 @@ def _row(stage: str, summary: Mapping[str, Any]) -> str:
     return f"{stage:<12} {began or '':<25} {parts:>12} {numbers}"
 
 
+def _published(manifest: Manifest) -> str:
+    tables = {name.removesuffix(".parquet"): rows for name, rows in manifest.published.items() if name.endswith(".parquet")}
+    return ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in tables.items())
+
+
 def status(folder: str) -> Iterator[str]:
     """Lines about a result directory.
 
@@ -63,13 +68,12 @@ def status(folder: str) -> Iterator[str]:
     yield f"{store.root}, nalspark {manifest.version or 'has not finished a stage here'}"
     yield f"in use by {holder}" if holder else "nobody writes here now"
     if manifest.parts("published"):
-        rows = ", ".join(f"{manifest.published[f'{name}.parquet']} {name}" for name in ("absorbers", "sightlines", "rejections"))
-        yield f"published    version {manifest.publication}, {manifest.published_on}: {rows}"
+        yield f"published    version {manifest.publication}, {manifest.published_on}: {_published(manifest)}"
     elif manifest.published:
         yield "published    nothing whole: the last publication was cut short; run it again"
     for number, path in versions(store).items():
         kept = Store(path).manifest()
-        yield f"kept         version {number}, {kept.published_on}: {kept.published.get('absorbers.parquet', 0)} absorbers"
+        yield f"kept         version {number}, {kept.published_on}: {_published(kept)}"
     yield ""
     yield _HEADING
     order = {name: number for number, name in enumerate(ALL_STAGES)}  # of stages that began in the same second

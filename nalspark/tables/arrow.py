@@ -15,7 +15,7 @@ from nalspark.tables.table import Column, Table
 from nalspark.worker import idle_cleanup
 
 if TYPE_CHECKING:  # a table's bytes are read without Spark too
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 Columns = dict[str, Any]
@@ -121,6 +121,21 @@ def tally(
     for batch in read_batches(files, columns):
         totals = {name: totals[name] + counts for name, counts in count(decode(batch, declared)).items()}
     return totals
+
+
+def numbered(spark: SparkSession, ranges: Mapping[str, range], per_task: int) -> DataFrame:
+    """List the numbers of some parts for what is made from a number: columns ``part`` and ``number``.
+
+    A task has at most `per_task` numbers, in their order and of one part, however many cores there are: so the files that are written of
+    it, and the order of the rows in them, are the same everywhere.
+    """
+    from pyspark.sql import functions as F  # who only reads a table does not load Spark
+
+    pieces = [(part, numbers[at : at + per_task]) for part, numbers in ranges.items() for at in range(0, len(numbers), per_task)]
+    listed = [(task, part, numbers[0], numbers[-1]) for task, (part, numbers) in enumerate(pieces)]
+    firsts = F.broadcast(spark.createDataFrame(listed, "id long, part string, first long, last long"))
+    tasks = spark.range(0, len(listed), 1, len(listed)).join(firsts, "id")
+    return tasks.select("part", F.explode(F.sequence("first", "last")).alias("number"))
 
 
 def map_arrays(frame: DataFrame, function: Callable[[Columns], Columns], source: Table, target: Table) -> DataFrame:

@@ -206,6 +206,17 @@ class Store:
         """Tell where what will be published as `name` is made."""
         return atomic.beside(self.published(name))
 
+    def unpublished_files(self, table: Table) -> list[Path]:
+        """List the files of a table that is to be published."""
+        return sorted(self.unpublished(f"{table.name}.parquet").glob("*.parquet"))
+
+    def write_unpublished(self, frame: DataFrame, table: Table) -> tuple[DataFrame, dict[str, int]]:
+        """Write a table to be published beside the old one; give it as read back, and the number of its rows under its name."""
+        new = self.unpublished(f"{table.name}.parquet")
+        frame.write.mode("overwrite").parquet(spark_path(new))
+        written = sum(pq.read_metadata(file).num_rows for file in self.unpublished_files(table))
+        return self.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
+
     def replace(self, name: str) -> None:
         """Put what was made to be published as `name` in the place of what was."""
         atomic.put(self.unpublished(name), self.published(name))

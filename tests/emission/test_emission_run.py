@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
 
-from nalspark.cli import main
+from nalspark.cli import main, settings_text
 from nalspark.emission import stages
 from nalspark.emission.frames import CUTOUT_SHAPE
 from nalspark.emission.inputs import Inputs, read_selection
@@ -24,6 +25,7 @@ from nalspark.tables.store import Store
 
 pytestmark = [pytest.mark.spark, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
 
+HETDEX = Path(__file__).parents[2] / "conf" / "runs" / "hetdex_demo.toml"
 TINY = """
 [emission]
 n_train = 400
@@ -105,7 +107,7 @@ def test_what_changes_no_result_makes_nothing_anew(spark, trained, out, tmp_path
         settings = load(trained, model=EmissionSettings, **{"emission.cutouts": ["x.fits"], "emission.model": str(model)})
         run = Run(spark, settings, Progress(None))
         run.manifest.parts("detections")["found"] = Part("key", "", 0)
-        keys.append(finding_stages(settings)[-1].wanted(run))
+        keys.append(finding_stages(settings)[1].wanted(run))
     assert keys[0] == keys[1] and list(keys[0]) == ["found"]
 
 
@@ -155,6 +157,24 @@ def test_detections_and_cutouts_are_classified_or_have_a_reason(spark, trained, 
     assert "4 detections" in told and "5 rejected" in told and "1 no_error_frame" in told
     classified = store.read(spark, store.manifest(), CLASSIFIED, ["found"]).toPandas()
     assert len(classified) == 4 and classified["score"].notna().all()
+    # What came of it is published as a catalogue is.
+    with fits.open(tmp_path / "out" / "classified.fits", checksum=True) as hdus:
+        assert list(hdus[1].columns.names) == CLASSIFIED.names
+        assert sorted(hdus[1].data["detection_id"]) == sorted(classified["detection_id"])
+        assert hdus[1].header["CUTOU0"] == "EDGE_OF_WAVELENGTHS"
+    rejected = pd.read_parquet(tmp_path / "out" / "rejected_detections.parquet").set_index("detection_id")
+    assert rejected["reason"].to_dict() == rows["reason"].dropna().to_dict() and rejected["detail"].notna().all()
+    assert read_manifest(tmp_path / "out" / "manifest.json").published == {
+        "classified.parquet": 4, "rejected_detections.parquet": 5, "classified.fits": 4,
+    }  # fmt: skip
+    assert (tmp_path / "out" / "versions" / "0001" / "classified.fits").is_file()
+    assert str(tmp_path / "out" / "classified.fits") in told
+    assert main(["status", str(tmp_path / "out")]) == 0
+    assert "version 1, " in (said := capsys.readouterr().out) and "4 classified, 5 rejected detections" in said
+    before = (tmp_path / "out" / "classified.fits").stat().st_mtime_ns
+    assert main(["emission", "run", str(trained), "--set", *where, *(f"{key}={names}" for key, names in values.items())]) == 0
+    assert capsys.readouterr().err.count("up to date") == 3
+    assert (tmp_path / "out" / "classified.fits").stat().st_mtime_ns == before
     # What was simulated lies in the same tables, and is left as it was; so is what was found by those who train.
     assert main(["emission", "train", str(trained), "--dry-run", "--set", *where]) == 0
     assert capsys.readouterr().err.count("up to date") == 5
@@ -166,7 +186,11 @@ def test_a_run_that_can_use_nothing_is_no_good_one(spark, trained, out, tmp_path
     assert main(["emission", "run", str(trained), "--set", *chosen]) == 3
     said = capsys.readouterr()
     assert "0 detections" in said.out and "1 frame_unknown" in said.out
-    assert "Of the 1 rows of table 'detections' none can be used" in said.err and "publish" not in said.err
+    assert (
+        "Of the 1 rows of table 'detections' none can be used" in said.err
+        and "rejected_detections.parquet has the reason of each" in said.err
+    )
+    assert pd.read_parquet(tmp_path / "found" / "rejected_detections.parquet")["reason"].tolist() == ["frame_unknown"]
 
 
 def refusal(arguments, capsys):
@@ -210,6 +234,20 @@ def test_a_detection_is_made_again_when_its_causes_changed_and_only_then(tmp_pat
     more = keys("emission.n_held_out=300")
     assert {part for part in more if more[part] != before.get(part)} == {"held_out-00001"}
     assert not set(keys("emission.seed=2").values()) & set(before.values())
+
+
+def test_the_run_file_of_the_demonstration_works_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nalspark.learning.feed._NO_PETASTORM", "")
+    monkeypatch.setattr("nalspark.learning.ensemble.find_spec", lambda name: name)
+    settings = load(HETDEX, model=EmissionSettings)
+    for stage in training_stages(settings):
+        stage.check()
+    assert list(Inputs(settings, settings.out).frames) == ["parametric"]
+
+
+def test_its_settings_are_on_the_page():
+    assert "| `emission.n_train` | `24000` |" in settings_text("emission")
 
 
 def test_labels_are_compared_from_the_command_line(tmp_path, capsys, no_spark):

@@ -240,6 +240,21 @@ def test_scores_are_calibrated_means_of_the_members_logits(trained):
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-(0.7 * logits.astype(float).mean(axis=1) - 0.2))), rtol=1e-6)
 
 
+def test_a_model_that_finds_little_says_so(trained):
+    card, _ = trained
+    assert card.model_copy(update={"metrics": {"recall": 0.9, "precision": 0.9, "auc": 0.3}}).doubt == ""
+    assert card.model_copy(update={"metrics": {}}).doubt == "", "a card that does not say"
+    poor = card.model_copy(update={"metrics": {"recall": 0.08, "precision": 0.6}}).doubt
+    assert poor.startswith("on its own test it reached only recall 0.08 and precision 0.60.") and "train.epochs" in poor
+    assert read_model().card.doubt == "", "the one that ships"
+
+
+def test_what_scores_is_asked_for_where_it_is_not_installed(folder, monkeypatch):
+    monkeypatch.setattr("nalspark.learning.models.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"needs TensorFlow, .*'nalspark\[standard\]'"):
+        read_model(folder).load()
+
+
 def test_extremes(trained):
     detector = Detector(*trained)
     assert detector.predict(np.zeros((0, 8, 49, 2))).shape == (0,)

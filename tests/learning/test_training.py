@@ -139,8 +139,31 @@ def test_a_repeated_fit_is_the_same_bit_for_bit_and_members_differ(tmp_path, sha
     lines = []
     members = training.train_members(train, validation, settings, checkpoints=tmp_path, progress=lines.append)
     assert same(members[0], unbroken) and not same(members[1], unbroken)
-    assert len(lines) == 8 and lines[0].startswith("member 1/2, epoch 1/4: loss ") and "rows/s, at most" in lines[0]
-    assert lines[7].startswith("member 2/2, epoch 4/4: loss ") and "best epoch" in lines[7]
+    assert lines[0] == f"train       on {training.devices_here()}"
+    assert len(lines) == 9 and lines[1].startswith("member 1/2, epoch 1/4: loss ") and "rows/s, at most" in lines[1]
+    assert lines[8].startswith("member 2/2, epoch 4/4: loss ") and "best epoch" in lines[8]
+
+
+def test_what_trains_is_named(monkeypatch):
+    tf = training.tf
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5})
+    assert training.devices_here() == "2 cores of the processor: TensorFlow finds no GPU"
+    devices = [tf.config.PhysicalDevice(f"/physical_device:GPU:{number}", "GPU") for number in (0, 1)]
+    details = [{"device_name": "NVIDIA H200"}, {}]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda device: details[devices.index(device)])
+    assert training.devices_here() == "NVIDIA H200, /physical_device:GPU:1"
+
+
+def test_more_workers_than_row_groups_are_refused_with_the_settings_that_make_them(tmp_path, shared, monkeypatch):
+    monkeypatch.setattr(training, "parallelism", lambda spark: 4)
+    train, validation, _ = shared
+    few = feed_module.Feed(validation.files[:1], COLUMNS, SHAPE)  # 50 rows in groups of 30
+    with pytest.raises(TrainingError) as told:
+        training.fit_on_spark(None, train, few, changed(workers=3), checkpoints=tmp_path)
+    for words in ("train.workers = 3", "split 'validation' has fewer", "simulate.spectra_per_part", "simulate.n", "set train.workers to 1"):
+        assert words in str(told.value)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "sgd", "schedule": "constant"}])
@@ -332,4 +355,5 @@ if __name__ == "__main__":
     assert told["model"] == pytest.approx(min(told["2 workers"]), rel=1e-4)
     assert told["1 device"][-1] < 0.99 * told["1 device"][0]  # the steps did something
     assert told["shards"] == [240, 210]
-    assert len(told["lines"]) == 4 and told["lines"][0].startswith("member 1/1, epoch 1/4: loss ")
+    assert told["lines"][0].startswith("train       on 2 Spark workers together; ")
+    assert len(told["lines"]) == 5 and told["lines"][1].startswith("member 1/1, epoch 1/4: loss ")

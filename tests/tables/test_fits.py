@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import keyword
+import re
 import warnings
 from enum import IntFlag
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -181,6 +184,15 @@ def test_page_names_every_column_and_bit() -> None:
         assert f"| `{column.name}` |" in page
     assert "| 1 | 2 | `SKY_LINE` | on a sky line |" in page
     assert "[bits](#bits-of-flags)" in page and "## Bits of flags" in page
+
+
+def test_the_page_names_the_columns_that_are_no_attributes_of_a_pandas_frame() -> None:
+    introduction, _, tables = data_model().partition("| table | a row is |")
+    names = re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE)
+    taken = {name for name in names if hasattr(pd.DataFrame, name) or keyword.iskeyword(name)}
+    assert "flags" in taken and all(f"`df.{name}`" in introduction or f"`{name}`" in introduction for name in taken)
+    frame = pd.DataFrame({"flags": [0, 4]})
+    assert frame["flags"].tolist() == [0, 4] and not isinstance(frame.flags, pd.Series)
 
 
 def test_committed_page_is_the_generated_one() -> None:
