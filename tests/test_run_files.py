@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nalspark import cli
+from nalspark.errors import ModelError
 from nalspark.learning.models import CARD, DEFAULT_MODEL, ModelCard
 from nalspark.pipeline.learning import Train
 from nalspark.settings import load
@@ -36,6 +37,18 @@ def test_the_network_of_the_paper_has_a_run_file() -> None:
     settings = load(RUNS / "zhao2019.toml")
     assert (settings.train.network, settings.simulate.examples) == ("zhao2019", "spectra")
     assert settings.simulate.n * 4 // 5 == 80_000, "as many spectra to learn from as in the paper"
+
+
+@pytest.mark.parametrize("overrides, remedy", [(("train.network=zhao2019",), "spectra"), (("simulate.examples=spectra",), "candidates")])
+def test_a_network_names_the_setting_that_makes_what_it_reads(
+    overrides: tuple[str, ...], remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nalspark.learning.feed._NO_PETASTORM", "")
+    with pytest.raises(ModelError, match=rf"reads examples of shape .* Set simulate\.examples={remedy}\.$"):
+        Train(load(None, overrides), ()).check()
+    with pytest.raises(ModelError) as told:
+        Train(load(None, ["train.options.x=1"]), ()).check()
+    assert "has no option 'x'" in str(told.value) and "simulate.examples" not in str(told.value)
 
 
 @pytest.mark.parametrize("recall", [0.08, 0.9])

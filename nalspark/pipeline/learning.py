@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from pyspark.sql import DataFrame
 
-from nalspark.errors import NalsparkError
+from nalspark.errors import ModelError, NalsparkError
 from nalspark.learning.examples import Examples
 from nalspark.mocks import stages as mocks
 from nalspark.pipeline.inputs import Inputs, example_inputs
@@ -114,6 +115,8 @@ class Train(Stage):
     name, table, in_place = "train", MODEL, True
     reads = (TRAINING.name,)
     sections: tuple[str, ...] = ("train", "species")
+    #: Axes of the examples that a network reads → the setting that makes such examples.
+    remedies: ClassVar[Mapping[int, str]] = {2: "simulate.examples=spectra", 3: "simulate.examples=candidates"}
 
     def __init__(self, settings: Settings, made_by: tuple[Stage, ...]) -> None:
         self.settings, self.made_by = settings, made_by
@@ -125,10 +128,16 @@ class Train(Stage):
     def check(self) -> None:
         """Build the network, and look for what reads its examples: these may take hours, and this seconds."""
         from nalspark.learning.feed import require_petastorm
-        from nalspark.learning.networks import build
+        from nalspark.learning.networks import NETWORKS, build
 
         columns, shape = self.examples()
-        build(self.settings.train.network, (*shape, len(columns)), self.settings.train.options)
+        network = self.settings.train.network
+        try:
+            build(network, (*shape, len(columns)), self.settings.train.options)
+        except ModelError as error:
+            axes = len(NETWORKS[network][1]) if network in NETWORKS else 0
+            remedy = self.remedies.get(axes) if axes != len(shape) + 1 else None
+            raise ModelError(f"{error}{f' Set {remedy}.' if remedy else ''}") from None
         require_petastorm()
 
     def wanted(self, run: Run) -> dict[str, str]:
