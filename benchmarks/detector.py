@@ -222,7 +222,7 @@ def templates_of(population: inject.Population, n: int, seed: int):
 
 def observe_ideally(mocks: Mocks, ready: Normalized, rows: np.ndarray, templates, settings: Settings) -> np.ndarray:
     """The ideal observer knows what the spectrum would be without the absorber."""
-    good = mocks.spectra.good[rows]
+    good = mocks.spectra.good[rows] & (mocks.expected[rows] > 1e-3 * mocks.sigma[rows])  # nothing can be absorbed elsewhere
     residual = np.where(good, 1.0 - mocks.spectra.flux[rows] / mocks.expected[rows], 0.0)
     weight = np.where(good, (mocks.expected[rows] / mocks.sigma[rows]) ** 2, 0.0)
     spectra = Spectra(*(getattr(ready.spectra, name)[rows] for name in ("flux", "ivar", "mask")), LATTICE)
