@@ -345,7 +345,7 @@ class Engine:
         run, count = self._run, self._run.settings.pipeline.partitions
         place = run.store.new_run(run.manifest, table.name, digest(stage.name, keys))
         made = run.store.write(frame.repartition(count) if count else frame, table, place, keys)
-        return {part: replace(record, key=_at_fault(record.key)) if record.faults else record for part, record in made.items()}
+        return {part: replace(record, key=_key_when_made(record.key, record)) for part, record in made.items()}
 
     def _with_content(self, stage: Stage, made: dict[str, Part]) -> dict[str, Part]:
         """Note of each part a digest of the columns of its rows that matter to those who read them."""
@@ -405,8 +405,8 @@ class Engine:
             if earlier.outside or not _tables(earlier).keys() & stage.reads:
                 continue
             wanted, have = earlier.wanted(run), run.manifest.parts(earlier.table.name)
-            # What met a fault of our own is as good as this run can have it.
-            wanted = {part: _at_fault(key) if part in have and have[part].faults else key for part, key in wanted.items()}
+            # What met a fault that may pass is as good as this run can have it.
+            wanted = {part: _key_when_made(key, have[part]) if part in have else key for part, key in wanted.items()}
             some = self.only_parts if not stage.tolerant else ()
             behind = {part for part in wanted if not self._is_fresh(earlier, part, wanted[part], have.get(part))}
             behind = behind & set(some) if some else behind | self._gone(earlier, wanted)
@@ -469,6 +469,6 @@ class Engine:
         return plan
 
 
-def _at_fault(key: str) -> str:
-    """Give the key of a part that met a fault of our own: never the one that is wanted, so it is made again."""
-    return digest(key, INTERNAL_ERROR)
+def _key_when_made(key: str, made: Part) -> str:
+    """Give the key of a part as it was made: where it met a fault that may pass never the one that is wanted, so it is made again."""
+    return digest(key, INTERNAL_ERROR, *([made.passing] if made.passing else [])) if made.faults or made.passing else key

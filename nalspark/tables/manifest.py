@@ -34,6 +34,8 @@ class Part:
         Rows in all, of these rejections, and of these by a fault of nalspark itself.
     content : str
         Digest of what matters of it to those who read it, where its causes do not say enough.
+    passing : int
+        Checksum of the rejections that may be gone the next time, and of what they befell; 0 where there are none.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Part:
     rejected: int = 0
     faults: int = 0
     content: str = ""
+    passing: int = 0
 
     @property
     def cause(self) -> str:
