@@ -33,6 +33,8 @@ _FEW_CORES = 4
 #: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files; the last where Parquet's
 #: compression finds no room to unpack its library in.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no snappyjava in java.library.path")
+#: What the system, and Java, say of a disk that fails or may not be written.
+_FAILED = ("Input/output error", "Stale file handle", "Read-only file system", "Permission denied")
 
 
 @dataclass
@@ -205,7 +207,7 @@ class Engine:
 
     def _bring_up(self, *, explain: bool) -> list[StageSummary]:
         run = self._run
-        with run.store.lock(), self._sentence_where_full():
+        with run.store.lock(), self._sentence_where_disk_fails():
             run.manifest = run.store.manifest()
             self._load_ahead()
             run.store.prune(run.manifest)  # room, where the last run ended in the middle
@@ -225,12 +227,18 @@ class Engine:
         return [stage for stage in self.stages if stage.name in self.chosen]
 
     @contextmanager
-    def _sentence_where_full(self) -> Iterator[None]:
-        """Say the same of a full disk, whether the driver or an executor met it; what lay half written is removed."""
+    def _sentence_where_disk_fails(self) -> Iterator[None]:
+        """Say the same of a disk that is full or fails, whether the driver or an executor met it; what lay half written is removed."""
         store = self._run.store
         try:
             yield
         except Exception as error:
+            fault = next((word for word in _FAILED if word in str(error)), "")
+            if fault and not isinstance(error, NalsparkError):
+                raise StoreError(
+                    f"The disk of {store.root}, or that of Spark's or Java's temporary files, fails ({fault}). What was finished is kept: "
+                    "run again when it can be written and read; it goes on from there."
+                ) from None
             if not any(word in str(error) for word in _FULL):
                 raise
             store.prune(store.manifest())

@@ -263,7 +263,10 @@ class FitsFile:
             # No two files share a primary header; long ones are not kept, so that no file can fill the memory with its own.
             return _kept_layout(header) if number and len(header.raw) <= _MAX_KEPT_HEADER else _parsed_layout(header)
         except UnusableSpectrum as fault:
-            raise UnusableSpectrum(fault.reason, f"{self.name}, HDU {number}: {fault.detail}") from None
+            raise self._named(fault, number) from None
+
+    def _named(self, fault: UnusableSpectrum, number: int) -> UnusableSpectrum:
+        return UnusableSpectrum(fault.reason, f"{self.name}, HDU {number}: {fault.detail}")
 
     def _read_header(self, start: int) -> Header | None:
         self.stream.seek(start)
@@ -371,7 +374,10 @@ class FitsFile:
         n_rows, row_bytes = hdu.layout.shape
         n_rows = max(n_rows - start, 0) if rows is None else max(min(n_rows - start, rows), 0)
         data = self._read_data(hdu, n_rows * row_bytes, start * row_bytes)
-        values = {name: _cut(column, data, n_rows, row_bytes) for name, column in wanted.items()}
+        try:
+            values = {name: _cut(column, data, n_rows, row_bytes) for name, column in wanted.items()}
+        except UnusableSpectrum as fault:
+            raise self._named(fault, hdu.number) from None
         return {
             name: self._from_heap(hdu, column.element, values[name]) if column.element else values[name] for name, column in wanted.items()
         }
@@ -578,7 +584,8 @@ def _meaning(column: Column, stored: NDArray[Any]) -> NDArray[Any]:
 def _from_text(column: Column, stored: NDArray[Any]) -> NDArray[Any]:
     text = np.char.strip(stored)
     missing = (text == b"") | (text == column.null)
-    digits = np.where(missing, b"0", np.char.replace(np.char.upper(text), b"D", b"E"))
+    upper: Any = np.char.upper(text)
+    digits = np.where(missing, b"0", np.char.replace(upper, b"D", b"E"))
     try:
         return _scaled(column, digits.astype(np.int64 if column.code == "I" else np.float64), missing)
     except (ValueError, OverflowError) as error:
