@@ -144,7 +144,7 @@ def _spec(fits: FitsFile, primary: Hdu, following: Iterator[Hdu]) -> SurveySpect
     row = _object_row(fits, primary.header, objects) if objects else {}
 
     def known(column: str, card: str) -> Any:
-        return row[column] if column in row else primary.header.get(card)
+        return primary.header.get(card) if row.get(column) is None else row[column]
 
     return SurveySpectrum(
         *_identity(fits, [known(column, card) for column, card in _IDENTITY.items()], "sdss_spec"),
