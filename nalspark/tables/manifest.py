@@ -126,7 +126,9 @@ def read_manifest(path: Path) -> Manifest:
         if published := tree.pop("keys", {}).get("publish"):  # of the first edition, which kept this key apart
             tables["published"] = {"all": Part(published, "absorbers.parquet", tree["published"]["absorbers.parquet"])}
         return Manifest(tables=tables, **tree)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}. Nothing was changed: run again when it can.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path} is not a manifest of nalspark ({error}). Use another output directory, or remove it to start anew."
         ) from None
