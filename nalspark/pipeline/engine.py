@@ -34,7 +34,7 @@ _FEW_CORES = 4
 #: compression finds no room to unpack its library in.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no snappyjava in java.library.path")
 #: What the system, and Java, say of a disk that fails or may not be written.
-_FAILED = ("Input/output error", "Stale file handle", "Read-only file system", "Permission denied")
+_FAILED = ("Input/output error", "Stale file handle", "Read-only file system", "Permission denied", "Mkdirs failed to create")
 
 
 @dataclass
