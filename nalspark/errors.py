@@ -10,6 +10,8 @@ from pathlib import Path
 
 #: The reason of a row that a fault of nalspark's own left without a result: no property of the data.
 INTERNAL_ERROR = "internal_error"
+#: Reasons that may be gone the next time, though nothing else has changed: what they befell is tried again by the next run.
+MAY_PASS = (INTERNAL_ERROR, "io_error", "permission_denied", "file_missing", "changed_while_read")
 #: Innermost frames of the traceback that go into `detail`, and characters at most.
 _FRAMES, _CHARACTERS = 4, 700
 

@@ -33,6 +33,8 @@ _FEW_CORES = 4
 #: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files; the last where Parquet's
 #: compression finds no room to unpack its library in.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no snappyjava in java.library.path")
+#: What the system, and Java, say of a disk that fails or may not be written.
+_FAILED = ("Input/output error", "Stale file handle", "Read-only file system", "Permission denied", "Mkdirs failed to create")
 
 
 @dataclass
@@ -205,7 +207,7 @@ class Engine:
 
     def _bring_up(self, *, explain: bool) -> list[StageSummary]:
         run = self._run
-        with run.store.lock(), self._sentence_where_full():
+        with run.store.lock(), self._sentence_where_disk_fails():
             run.manifest = run.store.manifest()
             self._load_ahead()
             run.store.prune(run.manifest)  # room, where the last run ended in the middle
@@ -225,12 +227,18 @@ class Engine:
         return [stage for stage in self.stages if stage.name in self.chosen]
 
     @contextmanager
-    def _sentence_where_full(self) -> Iterator[None]:
-        """Say the same of a full disk, whether the driver or an executor met it; what lay half written is removed."""
+    def _sentence_where_disk_fails(self) -> Iterator[None]:
+        """Say the same of a disk that is full or fails, whether the driver or an executor met it; what lay half written is removed."""
         store = self._run.store
         try:
             yield
         except Exception as error:
+            fault = next((word for word in _FAILED if word in str(error)), "")
+            if fault and not isinstance(error, NalsparkError):
+                raise StoreError(
+                    f"The disk of {store.root}, or that of Spark's or Java's temporary files, fails ({fault}). What was finished is kept: "
+                    "run again when it can be written and read; it goes on from there."
+                ) from None
             if not any(word in str(error) for word in _FULL):
                 raise
             store.prune(store.manifest())
@@ -345,7 +353,7 @@ class Engine:
         run, count = self._run, self._run.settings.pipeline.partitions
         place = run.store.new_run(run.manifest, table.name, digest(stage.name, keys))
         made = run.store.write(frame.repartition(count) if count else frame, table, place, keys)
-        return {part: replace(record, key=_at_fault(record.key)) if record.faults else record for part, record in made.items()}
+        return {part: replace(record, key=_key_when_made(record.key, record)) for part, record in made.items()}
 
     def _with_content(self, stage: Stage, made: dict[str, Part]) -> dict[str, Part]:
         """Note of each part a digest of the columns of its rows that matter to those who read them."""
@@ -405,8 +413,8 @@ class Engine:
             if earlier.outside or not _tables(earlier).keys() & stage.reads:
                 continue
             wanted, have = earlier.wanted(run), run.manifest.parts(earlier.table.name)
-            # What met a fault of our own is as good as this run can have it.
-            wanted = {part: _at_fault(key) if part in have and have[part].faults else key for part, key in wanted.items()}
+            # What met a fault that may pass is as good as this run can have it.
+            wanted = {part: _key_when_made(key, have[part]) if part in have else key for part, key in wanted.items()}
             some = self.only_parts if not stage.tolerant else ()
             behind = {part for part in wanted if not self._is_fresh(earlier, part, wanted[part], have.get(part))}
             behind = behind & set(some) if some else behind | self._gone(earlier, wanted)
@@ -469,6 +477,6 @@ class Engine:
         return plan
 
 
-def _at_fault(key: str) -> str:
-    """Give the key of a part that met a fault of our own: never the one that is wanted, so it is made again."""
-    return digest(key, INTERNAL_ERROR)
+def _key_when_made(key: str, made: Part) -> str:
+    """Give the key of a part as it was made: where it met a fault that may pass never the one that is wanted, so it is made again."""
+    return digest(key, INTERNAL_ERROR, *([made.passing] if made.passing else [])) if made.faults or made.passing else key

@@ -34,7 +34,10 @@ class Ingest(Stage):
         return {part: run.key(self, part, *found) for part, found in self.files.parts(run.spark).items()}
 
     def news(self, run: Run) -> list[str]:
-        return [f"files       {self.files.changes(run, self.wanted(run))}"]
+        lines = [f"files       {self.files.changes(run, self.wanted(run))}"]
+        if again := sum(record.passing > 0 for record in run.manifest.parts(self.table.name).values()):
+            lines.append(f"            {again} part(s) hold files that could not be opened or read at the last run; they are tried again")
+        return lines
 
     def due(self, run: Run, parts: list[str]) -> int:
         return self.files.count(parts)

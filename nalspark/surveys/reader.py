@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 from nalspark.errors import NalsparkError, UnusableSpectrum, internal_error
 from nalspark.surveys.fits_table import printable
 from nalspark.surveys.sdss import SurveySpectrum, read_sdss
+from nalspark.surveys.sources import NOT_FROM_THE_WEB, is_web
 
 #: Largest file after decompression: the longest per-exposure SDSS files have some 20 MB.
 MAX_DECOMPRESSED_BYTES = 256 * 2**20
@@ -38,15 +39,19 @@ def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
     Raises
     ------
     UnusableSpectrum
-        Whatever is wrong. Of the file: ``file_missing``, ``permission_denied``, ``is_a_directory``, ``not_a_regular_file``, ``io_error``.
-        Of its content: see :func:`parse_spectrum`.
+        Whatever is wrong. Of the file: ``file_missing``, ``permission_denied``, ``is_a_directory``, ``not_a_regular_file``, ``io_error``,
+        ``changed_while_read``, ``behind_http``. Of its content: see :func:`parse_spectrum`.
     """
     text = os.fspath(path)
     with _faults_accounted(text):
         _check_kind(text)
         # Unbuffered: the reader asks for whole headers and whole tables, a buffer would only copy them once more.
         with open(text, "rb", buffering=0) as stream:
-            return _read(cast(BinaryIO, stream), text)
+            before = os.fstat(stream.fileno())
+            try:
+                return read_sdss(decompressed(cast(BinaryIO, stream), text), text)
+            finally:
+                _check_unchanged(text, before, os.fstat(stream.fileno()))
 
 
 def read_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
@@ -107,18 +112,34 @@ def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
         ``internal_error`` for what nobody foresaw.
     """
     with _faults_accounted(name):
-        return _read(io.BytesIO(content), name)
+        return read_sdss(decompressed(io.BytesIO(content), name), name)
 
 
-def _read(stream: BinaryIO, name: str) -> SurveySpectrum:
-    if stream.read(2) == _GZIP:
-        stream.seek(0)
-        stream = _gunzip(stream, name)
-    return read_sdss(stream, name)
+def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
+    """Give the content of a stream, decompressed where it is gzip, whatever its name says.
+
+    Parameters
+    ----------
+    stream : binary file, seekable
+        Read from its first byte.
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    UnusableSpectrum
+        ``corrupt_gzip``, ``truncated_gzip``, ``too_large``.
+    """
+    head = stream.read(2)
+    head += stream.read(1) if len(head) == 1 else b""  # an unbuffered stream may give less than asked for
+    stream.seek(0)
+    return _gunzip(stream, name) if head == _GZIP else stream
 
 
 def _check_kind(path: str) -> None:
     """Refuse what is no file before it is opened: opening a named pipe would wait for ever."""
+    if is_web(path):
+        raise UnusableSpectrum("behind_http", f"{printable(path, 200)} {NOT_FROM_THE_WEB}.")
     try:
         mode = os.stat(path).st_mode
     except ValueError:
@@ -129,6 +150,12 @@ def _check_kind(path: str) -> None:
         raise UnusableSpectrum("is_a_directory", f"{_shown(path)} is a folder; expected a FITS file.")
     if not stat.S_ISREG(mode):
         raise UnusableSpectrum("not_a_regular_file", f"{_shown(path)} is a pipe, socket or device; expected a FITS file.")
+
+
+def _check_unchanged(path: str, before: os.stat_result, after: os.stat_result) -> None:
+    """Refuse a file that somebody wrote to meanwhile: what was read may be half of the one and half of the other."""
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise UnusableSpectrum("changed_while_read", f"{_shown(path)} changed while it was read. Run again when it is complete.") from None
 
 
 def _gunzip(stream: BinaryIO, name: str) -> BinaryIO:

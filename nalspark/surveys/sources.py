@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from nalspark.errors import SettingsError, did_you_mean
+from nalspark.surveys.fits_table import printable
 
 #: Size of a file or folder that could not be examined: it vanished, may not be read, or is a broken link.
 NOT_EXAMINED = -1
@@ -33,6 +34,12 @@ _PLATE = re.compile(r"(?:spec-(\d{1,6})-\d+-|spSpec-\d+-(\d{1,6})-)", re.IGNOREC
 _FITS_OR_GZIP = (b"SIMPLE  =", b"\x1f\x8b")
 _LIST_ENTRIES_TRIED = 100
 _OTHER_PARTS = 16
+#: Behind HTTP nothing can be listed, and Spark's file systems do not read it.
+_WEB = re.compile(r"https?:/", re.IGNORECASE)
+NOT_FROM_THE_WEB = (
+    "is behind HTTP, from which spectra are not read: get them into a folder first, with `nalspark fetch RELEASE --quasars CATALOGUE --out "
+    "FOLDER`, curl or wget, and give that folder"
+)
 _EXPECTED = "expected a folder, a glob, a FITS file, a text file that lists paths, or a URL such as s3a://bucket/folder"
 
 
@@ -95,6 +102,8 @@ def classify(sources: Iterable[str]) -> Listing:
 def _classify_one(source: str) -> Iterator[tuple[str, str]]:
     if not source.strip() or "\0" in source:
         raise SettingsError(f"A source of spectra is empty or holds a NUL character: {_EXPECTED}.")
+    if is_web(source):
+        raise SettingsError(f"'{source}' {NOT_FROM_THE_WEB}.")
     if _URL.match(source):
         yield "remote", source
         return
@@ -148,6 +157,11 @@ def _check_listable(source: str, path: str) -> None:
         raise SettingsError(f"The folder '{source}' cannot be listed: {error.strerror}.") from None
 
 
+def is_web(path: str) -> bool:
+    """Tell whether a path is an address of a web server."""
+    return _WEB.match(path) is not None
+
+
 def _kind_of_file(source: str, path: str) -> str:
     """``files`` or ``lists``, from the name where it is a spectrum's, else from the content."""
     if _is_spectrum_name(os.path.basename(path)):
@@ -164,6 +178,8 @@ def _kind_of_file(source: str, path: str) -> str:
     entries = list(islice(read_list(path), _LIST_ENTRIES_TRIED))
     if not entries:
         raise SettingsError(f"'{source}' lists no paths; expected one path a line, lines that begin with # are comments.")
+    if web := next(filter(is_web, entries), ""):
+        raise SettingsError(f"'{source}' lists '{printable(web, 200)}', which {NOT_FROM_THE_WEB}.")
     if not any(_URL.match(entry) or os.path.lexists(entry) for entry in entries):
         first = _text(entries[0])[0]
         raise SettingsError(f"'{source}' was taken for a list of paths, but its first line names no file: there is no '{first}'.")

@@ -16,7 +16,7 @@ from nalspark.session import SPARK_ERRORS, parallelism, spark_says
 from nalspark.settings import Settings
 from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
-from nalspark.surveys.sources import FoundFile, Listing, describe, own_files, part_of, read_list, subfolders, walk
+from nalspark.surveys.sources import FoundFile, Listing, describe, is_web, own_files, part_of, read_list, subfolders, walk
 from nalspark.tables.arrow import Batches, Columns, encode, map_arrays, map_batches
 from nalspark.tables.schemas import FILES, SPECTRA
 from nalspark.tables.store import not_a_glob
@@ -131,7 +131,7 @@ def ingest(files: DataFrame) -> DataFrame:
 
 def remote_contents(files: DataFrame) -> DataFrame:
     """Read files behind a URL scheme as bytes, with Spark's own file systems."""
-    paths = [row["path"] for row in files.select("path").collect()]  # one wave of parts
+    paths = [row["path"] for row in files.select("path").collect() if not is_web(row["path"])]  # one wave of parts
     if not paths:
         return files.withColumn("content", F.lit(None).cast("binary"))
     contents = _binary_files(files.sparkSession, map(not_a_glob, paths)).select("path", "content")

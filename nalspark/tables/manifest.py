@@ -34,6 +34,8 @@ class Part:
         Rows in all, of these rejections, and of these by a fault of nalspark itself.
     content : str
         Digest of what matters of it to those who read it, where its causes do not say enough.
+    passing : int
+        Checksum of the rejections that may be gone the next time, and of what they befell; 0 where there are none.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Part:
     rejected: int = 0
     faults: int = 0
     content: str = ""
+    passing: int = 0
 
     @property
     def cause(self) -> str:
@@ -123,7 +126,9 @@ def read_manifest(path: Path) -> Manifest:
         if published := tree.pop("keys", {}).get("publish"):  # of the first edition, which kept this key apart
             tables["published"] = {"all": Part(published, "absorbers.parquet", tree["published"]["absorbers.parquet"])}
         return Manifest(tables=tables, **tree)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}. Nothing was changed: run again when it can.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path} is not a manifest of nalspark ({error}). Use another output directory, or remove it to start anew."
         ) from None

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nalspark.errors import INTERNAL_ERROR, StoreError
+from nalspark.errors import INTERNAL_ERROR, MAY_PASS, StoreError
 from nalspark.tables import atomic, lock
 from nalspark.tables.manifest import Manifest, Part, digest, read_manifest, write_manifest
 from nalspark.tables.table import Table
@@ -45,13 +47,22 @@ def spark_path(path: str | Path) -> str:
 _THREADS = 8
 
 
-def count_rows(file: str | Path) -> tuple[int, int, int]:
-    """Count the rows of a Parquet file, those that have a ``reason``, and of these those at a fault of nalspark itself, without Spark."""
+def count_rows(file: str | Path) -> tuple[int, int, int, int]:
+    """Count the rows of a Parquet file, those that have a ``reason``, and of these those at a fault of nalspark itself, without Spark.
+
+    The fourth number is a checksum of the rows whose reason may pass, with their ``path``.
+    """
     about = pq.read_metadata(file)
     if "reason" not in about.schema.names:
-        return about.num_rows, 0, 0
+        return about.num_rows, 0, 0, 0
     reason = pq.ParquetFile(file).read(columns=["reason"])["reason"]
-    return len(reason), len(reason) - reason.null_count, pc.sum(pc.equal(reason, INTERNAL_ERROR)).as_py() or 0
+    faults = pc.sum(pc.equal(reason, INTERNAL_ERROR)).as_py() or 0
+    may_pass = pc.is_in(reason, value_set=pa.array(MAY_PASS))
+    passing = 0
+    if pc.any(may_pass).as_py():
+        rows = pq.ParquetFile(file).read(columns=[name for name in ("reason", "path") if name in about.schema.names])
+        passing = sum(zlib.crc32("\0".join(map(str, row.values())).encode()) for row in rows.filter(may_pass).to_pylist())
+    return len(reason), len(reason) - reason.null_count, faults, passing
 
 
 #: A name of our own: a folder that has it was made by nalspark.
@@ -174,8 +185,8 @@ class Store:
                 if part not in keys:
                     raise StoreError(f"Table {table.name} was written with a part that nobody asked for: {part}.")
                 counts = zip(*pool.map(count_rows, folder.glob("*.parquet")), strict=True)
-                rows, rejected, faults = map(sum, counts)
-                parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected, faults)
+                rows, rejected, faults, passing = map(sum, counts)
+                parts[part] = Part(keys[part], self.place(table, run, part), rows, rejected, faults, passing=passing)
         return parts
 
     @staticmethod

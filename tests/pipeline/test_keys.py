@@ -19,6 +19,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 from astropy.table import Table as AstropyTable
+from pyspark.sql import DataFrame
 from surveys.make_files import write_spec
 
 import nalspark.pipeline
@@ -358,6 +359,28 @@ def test_what_met_a_fault_is_worked_on_as_far_as_it_goes_and_made_again_by_the_n
     store.commit(manifest)
     with pytest.raises(NalsparkError, match="reads table 'of_inner', of which 1 part"):
         engine.run(["last"])
+
+
+def test_what_met_a_fault_that_may_pass_is_made_again_and_another_such_fault_is_news_to_those_after_it(tmp_path: Path) -> None:
+    """A disk that failed for one file, then for another: the result of the second run is not taken for that of the first."""
+    made = list[str]()
+    stages = (Fixed("first", (), made), Fixed("last", ("of_first",), made))
+    engine = Engine(MagicMock(), Settings(out=str(tmp_path / "out")), Progress(None), stages, ("first", "last"))
+    checksums = [7, 7, 9, 0]
+
+    def write(frame: Any, table: Any, run: str, keys: dict[str, str]) -> dict[str, Part]:
+        return {part: Part(key, "", 3, 1, passing=checksums.pop(0)) for part, key in keys.items()}
+
+    engine._run.store.write = write  # type: ignore[method-assign]
+    frame = MagicMock(spec=DataFrame)
+    stages[0].compute = lambda run, parts: made.append("first") or frame  # type: ignore[method-assign]
+    made_by_run = []
+    for _ in range(5):
+        made.clear()
+        engine.run()
+        made_by_run.append(list(made))
+    assert made_by_run == [["first", "last"], ["first"], ["first", "last"], ["first", "last"], []]
+    assert Store(tmp_path / "out").manifest().parts("of_first")["a"].passing == 0
 
 
 def tables(**usable_and_rejected: tuple[int, int]) -> Manifest:

@@ -241,3 +241,14 @@ def test_other_names_are_spread_and_stay_where_they_are() -> None:
 def test_the_number_of_plates_in_a_part() -> None:
     assert [part_of(f"spec-{plate:04d}-1-1.fits", 1) for plate in (7, 8)] == ["plate00007", "plate00008"]
     assert [part_of(f"spec-{plate:04d}-1-1.fits", 1000) for plate in (999, 1000)] == ["plate00000", "plate01000"]
+
+
+@pytest.mark.parametrize("address", ["https://data.sdss.org/spec-0752-52251-0044.fits", "HTTP://mirror/folder/", "https:/one.slash/x"])
+def test_addresses_of_web_servers_are_refused_with_what_to_do(tmp_path: Path, address: str) -> None:
+    """As a source, and in a list."""
+    names = tmp_path / "names.txt"
+    names.write_text(f"# two\ns3a://bucket/x.fits\n{address}\n")
+    for source in (address, str(names)):
+        with pytest.raises(SettingsError, match="is behind HTTP, .* `nalspark fetch RELEASE --quasars CATALOGUE --out FOLDER`") as caught:
+            classify([source])
+        assert source in str(caught.value) and address in str(caught.value) and "\n" not in str(caught.value)

@@ -139,3 +139,15 @@ def test_converted_catalogues_that_the_manifest_does_not_name_are_removed(tmp_pa
     assert [path.name for path in store.catalogues.iterdir()] == ["abc-1.parquet"]
     store.prune(Manifest())
     assert not list(store.catalogues.iterdir())
+
+
+def test_a_manifest_that_cannot_be_read_now_is_not_taken_for_something_else(tmp_path, monkeypatch):
+    """To remove it, as is advised for what is no manifest, would be wrong."""
+    write_manifest(Manifest(), tmp_path / "manifest.json")
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(type(tmp_path), "read_text", fail)
+    with pytest.raises(StoreError, match="cannot be read: Input/output error. Nothing was changed"):
+        read_manifest(tmp_path / "manifest.json")
