@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from nalspark.errors import SettingsError
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.grid import WavelengthGrid, lattice_pixels
 from nalspark.spectra.regrid import fill_gaps, place_on_grid
-from nalspark.surveys.sdss import WAVELENGTH_RANGE
+from nalspark.surveys.sdss import WAVELENGTH_RANGE, times_power, unit_power
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,10 @@ def _in_single_precision(
     flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
     """Bring pixels to a unit in which float32 holds them, by a power of two, which changes no digit of a result; 0 where there are none."""
-    wide, weight = np.asarray(flux, dtype=float), np.asarray(ivar, dtype=float)
+    flux, ivar = np.asarray(flux, dtype=float), np.asarray(ivar, dtype=float)
+    wide, weight = times_power(flux, ivar, -unit_power(flux, np.where(mask, 0.0, ivar)))
     with np.errstate(all="ignore"):
-        known = np.isfinite(wide) & (weight > 0) & ~mask
-        typical = float(np.median(np.abs(wide[known]))) if known.any() else 0.0
-        power = round(math.log2(typical)) if 0.0 < typical < math.inf else 0
-        single, single_weight = np.ldexp(wide, -power).astype(np.float32), np.ldexp(weight, 2 * power).astype(np.float32)
+        single, single_weight = wide.astype(np.float32), weight.astype(np.float32)
         good = np.isfinite(single) & (single_weight > 0) & (single_weight < np.inf)
     bits = np.where(good & ~mask, 0, PixelFlag.NO_DATA).astype(np.uint8)
     return np.where(good, single, np.float32(0)), np.where(good, single_weight, np.float32(0)), bits

@@ -1,8 +1,8 @@
-"""A small FITS reader for survey spectra: what the file is asked for, and nothing else of it.
+"""A small reader of FITS tables, for spectra and for catalogues: what a file is asked for, and nothing else of it.
 
 astropy builds an object for every HDU, header card and column. A survey has millions of files that differ in their numbers only, so here a
 table's layout is worked out once per distinct header and kept, HDUs are visited one at a time and only as far as asked, and columns are cut
-straight out of the rows. Columns that are scaled, of variable length or otherwise unusual are handed to ``astropy.io.fits``.
+straight out of the rows. A row is as long as NAXIS1 says: astropy takes its length from TDIM, and reads garbage where that is too small.
 
 A file is never believed: sizes are compared with the stream before anything is allocated, and every fault is an
 :class:`~nalspark.errors.UnusableSpectrum` that says where.
@@ -14,9 +14,8 @@ import io
 import math
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -29,17 +28,26 @@ BLOCK = 2880
 CARD = 80
 #: A header of 50,000 cards; the longest of SDSS has some 700.
 MAX_HEADER_BYTES = 4 * 2**20
-#: Data that a header may promise before it is taken for nonsense; per-exposure SDSS files have some 10 MB.
-MAX_DATA_BYTES = 2**31
+#: Data that a header may promise before it is taken for nonsense; the largest catalogues have some 10 GB.
+MAX_DATA_BYTES = 2**40
+#: Data that are read at once; per-exposure SDSS files have some 10 MB.
+MAX_READ_BYTES = 2**31
 _HEADER_CHUNK = 6 * BLOCK
+#: As much of what follows the last HDU is looked at.
+_MOST_ADDED = 2**25
 _MAX_KEPT_HEADER = 40 * BLOCK
 
 Value = bool | int | float | str
 
 _STRING = re.compile(r"'((?:[^']|'')*)'")
 _FORMAT = re.compile(r"(\d*)([LXBIJKAEDCMPQ])(.*)", re.DOTALL)
-_WIDTHS = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
-_DTYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+_ASCII_FORMAT = re.compile(r"([AIFED])(\d+)(?:\.\d+)?")
+_DTYPES = {
+    "L": "u1", "X": "u1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8",
+    "C": ">c8", "M": ">c16", "A": "S1", "P": ">i4", "Q": ">i8",
+}  # fmt: skip
+#: TZERO by which a column of signed integers stands for unsigned ones (FITS 4.0, table 19).
+_UNSIGNED = {"I": 2**15, "J": 2**31, "K": 2**63}
 _BITPIX = (8, 16, 32, 64, -32, -64)
 _PRINTABLE = bytes(range(32, 127)) + b"\t\r\n"
 _OTHER_FORMATS = {
@@ -113,33 +121,64 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a binary table.
+    """One column of a table.
 
     Attributes
     ----------
     name, form : str
         TTYPE and TFORM as written.
     code : str
-        The letter of the format: L, B, I, J, K, E, D, A, or one that only astropy reads.
-    repeat : int
-        Elements per row; of an A column: characters.
+        The letter of the format: L, X, B, I, J, K, E, D, C, M, A; P and Q where rows differ in length.
     offset : int
         Byte of the row at which the column begins.
-    simple : bool
-        Whether the bytes are the values: not scaled, not of variable length.
+    kind : dtype
+        Of one stored value, or one text; of ASCII text that of the field.
+    shape : tuple of int
+        Of what a row stores, in numpy's order; empty where that is one number or one text.
+    bits : int
+        Of an X column, in a row.
+    element : Column, optional
+        Describes the values, where rows differ in length.
+    ascii : bool
+        Whether numbers are written as text.
+    scale, zero : float
+        TSCAL and TZERO.
+    null : int or bytes, optional
+        TNULL: what is stored where a row has no value.
     """
 
     name: str
     form: str
     code: str
-    repeat: int
     offset: int
-    simple: bool
+    kind: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+    bits: int = 0
+    element: Column | None = None
+    ascii: bool = False
+    scale: float = 1.0
+    zero: float = 0.0
+    null: int | bytes | None = None
 
     @property
     def is_number(self) -> bool:
         """One number per row; scaled integers become real numbers when they are read."""
-        return self.code in "BIJKED" and self.repeat == 1
+        return self.code in "BIJKED" and not self.shape
+
+    @property
+    def is_text(self) -> bool:
+        """One text per row."""
+        return self.code == "A" and not self.shape
+
+    @property
+    def width(self) -> int:
+        """Values per row; 0 where rows differ."""
+        return 0 if self.element else self.bits or math.prod(self.shape)
+
+    @property
+    def plain(self) -> bool:
+        """Whether numbers are what is stored."""
+        return self.null is None and self.scale == 1 and self.zero == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +195,7 @@ class Layout:
     data_bytes : int
         Length of the data, without the padding to whole blocks.
     columns : mapping of str to Column, or None
-        By lower-case name, in the order of the table; None where the HDU is no binary table.
+        By lower-case name, in the order of the table; None where the HDU is no table.
     """
 
     name: str
@@ -211,15 +250,20 @@ class FitsFile:
         """Read the HDUs in order, the primary one first; a header is read when its turn comes, data never."""
         number = start = 0
         while (header := self._read_header(start)) is not None:
-            hdu = Hdu(number, header, _layout(header), start + len(header.raw))
+            hdu = Hdu(number, header, self._layout(header, number), start + len(header.raw))
             yield hdu
             self._require(hdu, hdu.layout.data_bytes)
             start = hdu.start + -(-hdu.layout.data_bytes // BLOCK) * BLOCK
-            if start == self.size:
+            if start >= self.size:  # some leave out the padding of the last block
                 return
-            if start > self.size:
-                raise UnusableSpectrum("truncated", f"{self.name} ends at byte {self.size}, inside the last block of HDU {number}.")
             number += 1
+
+    def _layout(self, header: Header, number: int) -> Layout:
+        try:
+            # No two files share a primary header; long ones are not kept, so that no file can fill the memory with its own.
+            return _kept_layout(header) if number and len(header.raw) <= _MAX_KEPT_HEADER else _parsed_layout(header)
+        except UnusableSpectrum as fault:
+            raise UnusableSpectrum(fault.reason, f"{self.name}, HDU {number}: {fault.detail}") from None
 
     def _read_header(self, start: int) -> Header | None:
         self.stream.seek(start)
@@ -227,17 +271,27 @@ class FitsFile:
         if start == 0:
             self._check_magic(raw[:9])
         elif not b"XTENSION".startswith(raw[:8]):
-            if len(raw) < BLOCK:
-                return None  # a few bytes after the last HDU, which some transfers add
-            raise _corrupt(f"{self.name}: a header is due at byte {start}, found {printable(raw[:8].decode('ascii', 'replace'))!r}")
+            if self._more_headers(start):
+                raise _corrupt(f"{self.name}: a header is due at byte {start}, found {printable(raw[:8].decode('ascii', 'replace'))!r}")
+            return None  # what some transfers and writers add after the last HDU
         searched = 0
-        while (end := _end_of_header(raw, searched)) < 0:
+        while (end := _end_card(raw, searched, self.name)) < 0:
             searched = len(raw) // BLOCK * BLOCK
             more = self.stream.read(_HEADER_CHUNK) if len(raw) <= MAX_HEADER_BYTES else b""
             if not more:
                 raise self._endless_header(start, raw)
             raw += more
-        return Header(raw[:end])
+        whole = (end // BLOCK + 1) * BLOCK
+        # What stands behind END, which some editors leave there, is none of the header.
+        return Header(raw[:end].ljust(whole) if raw[end + 3 : whole].strip(b" \0") else raw[:whole])
+
+    def _more_headers(self, start: int) -> bool:
+        """Whether a header begins at a later block: then what lies before it is no mere addition, but lengths are wrong."""
+        for at in range(start + BLOCK, min(self.size, start + _MOST_ADDED), BLOCK):
+            self.stream.seek(at)
+            if self.stream.read(8) == b"XTENSION":
+                return True
+        return False
 
     def _endless_header(self, start: int, raw: bytes) -> UnusableSpectrum:
         # Where the END card is missing the data are read as cards: binary numbers are not text.
@@ -255,14 +309,17 @@ class FitsFile:
             due = f"the data of {which} start at byte {hdu.start} and their header promises {n_bytes} bytes"
             raise UnusableSpectrum("truncated", f"{self.name} ends at byte {self.size}; {due}.")
 
-    def _read_data(self, hdu: Hdu, n_bytes: int) -> bytes:
-        self._require(hdu, n_bytes)
-        self.stream.seek(hdu.start)
+    def _read_data(self, hdu: Hdu, n_bytes: int, start: int = 0) -> bytes:
+        """Read some of the data of an HDU, `start` bytes after their beginning."""
+        self._require(hdu, start + n_bytes)
+        if n_bytes > MAX_READ_BYTES:
+            raise _corrupt(f"{self.name}: HDU {hdu.number} has {n_bytes} bytes of data, more than any spectrum file has")
+        self.stream.seek(hdu.start + start)
         data = self.stream.read(n_bytes)
         while len(data) < n_bytes:  # an unbuffered stream may give less than asked for
             more = self.stream.read(n_bytes - len(data))
             if not more:
-                raise UnusableSpectrum("truncated", f"{self.name} gave {len(data)} of {n_bytes} bytes at byte {hdu.start}.")
+                raise UnusableSpectrum("truncated", f"{self.name} gave {len(data)} of {n_bytes} bytes at byte {hdu.start + start}.")
             data += more
         return data
 
@@ -274,53 +331,62 @@ class FitsFile:
         ndarray, shape hdu.layout.shape
             float32 or float64; integer images come scaled by BSCALE and BZERO.
         """
-        data = self._read_data(hdu, hdu.layout.data_bytes)
-        scaled = hdu.header.get("BSCALE") is not None or hdu.header.get("BZERO") is not None
-        if hdu.layout.bitpix > 0 or scaled:
-            return _native(_astropy_data("PrimaryHDU", hdu, data, self.name))
-        kind = f">f{-hdu.layout.bitpix // 8}"
-        return _native(np.frombuffer(data, kind).reshape(hdu.layout.shape))
+        bitpix, scale, zero = hdu.layout.bitpix, hdu.header.get("BSCALE"), hdu.header.get("BZERO")
+        kind = f">f{-bitpix // 8}" if bitpix < 0 else ">u1" if bitpix == 8 else f">i{bitpix // 8}"
+        stored = _native(np.frombuffer(self._read_data(hdu, hdu.layout.data_bytes), kind).reshape(hdu.layout.shape))
+        if bitpix < 0 and scale is None and zero is None:
+            return stored
+        with np.errstate(all="ignore"):
+            values = stored * _number(scale, 1.0, "BSCALE") + _number(zero, 0.0, "BZERO")
+        return np.where(stored == _number(hdu.header.get("BLANK"), np.nan, "BLANK"), np.nan, values) if bitpix > 0 else values
 
-    def columns(self, hdu: Hdu, names: Iterable[str], rows: int | None = None) -> dict[str, NDArray[Any]]:
-        """Read columns of a binary table.
+    def columns(self, hdu: Hdu, names: Iterable[str], rows: int | None = None, start: int = 0) -> dict[str, NDArray[Any]]:
+        """Read columns of a table.
 
         Parameters
         ----------
         hdu : Hdu
-            Of a binary table.
+            Of a table, binary or of ASCII text.
         names : iterable of str
             In any case.
         rows : int, optional
             Read this many rows at most; default all.
+        start : int
+            The first row that is read.
 
         Returns
         -------
-        dict of str to ndarray, shape (rows,) or (rows, repeat)
-            By the names asked for. Numbers are in the machine's byte order; text is bytes of fixed width.
+        dict of str to ndarray, shape (rows, ...)
+            By the names asked for, in the machine's byte order; text is bytes of fixed width. Scaled numbers come as what they stand for
+            (FITS 4.0, §7.3.2): unsigned integers, or float64. A column that declares a null (TNULL), or is of ASCII text, comes as a masked
+            array where a row has none; one of variable length as an array of arrays.
 
         Raises
         ------
         UnusableSpectrum
-            ``missing_column`` or ``truncated``.
+            ``missing_column``, ``truncated`` or ``corrupt_header``.
         """
         known = hdu.layout.columns or {}
         wanted = {name: self._column(known, name, hdu) for name in names}
         n_rows, row_bytes = hdu.layout.shape
-        n_rows = n_rows if rows is None else min(n_rows, rows)
-        if all(column.simple for column in wanted.values()):
-            data = self._read_data(hdu, n_rows * row_bytes)
-            return {name: _cut(column, data, n_rows, row_bytes) for name, column in wanted.items()}
-        data = self._read_data(hdu, hdu.layout.data_bytes)
-        table = _astropy_data("BinTableHDU", hdu, data, self.name, [column.name for column in wanted.values()])
-        return {name: _native(self._one_a_row(column, table[column.name][:n_rows])) for name, column in wanted.items()}
+        n_rows = max(n_rows - start, 0) if rows is None else max(min(n_rows - start, rows), 0)
+        data = self._read_data(hdu, n_rows * row_bytes, start * row_bytes)
+        values = {name: _cut(column, data, n_rows, row_bytes) for name, column in wanted.items()}
+        return {
+            name: self._from_heap(hdu, column.element, values[name]) if column.element else values[name] for name, column in wanted.items()
+        }
 
-    def _one_a_row(self, column: Column, values: NDArray[Any]) -> NDArray[Any]:
-        """What astropy reads of a column, in which TDIM may have folded the one number, or the one string, of a row."""
-        values = np.asarray(values)
-        if values.ndim > 1 and (column.is_number or column.code == "A"):
-            if values.size != len(values):
-                raise _corrupt(f"{self.name}: TDIM makes a row of column '{column.name}' {values.shape[1:]} values; expected one")
-            values = values.reshape(len(values))
+    def _from_heap(self, hdu: Hdu, element: Column, places: NDArray[Any]) -> NDArray[Any]:
+        """Values of rows that differ in length, from their numbers and places, shape (n, 2), in what follows the rows."""
+        after_rows = math.prod(hdu.layout.shape)
+        start = _integer(hdu.header, "THEAP", after_rows, 2**62, default=after_rows)
+        heap = self._read_data(hdu, max(hdu.layout.data_bytes - start, 0), start)
+        values = np.empty(len(places), dtype=object)
+        for row, (length, place) in enumerate(places.tolist()):
+            count = -(-length // 8) if element.code == "X" else length
+            if min(count, place) < 0 or place + count * element.kind.itemsize > len(heap):
+                raise _corrupt(f"{self.name}: row {row} of column '{element.name}' lies outside the heap of HDU {hdu.number}")
+            values[row] = _meaning(replace(element, bits=length), np.frombuffer(heap, element.kind, count, place if count else 0))
         return values
 
     def _column(self, known: Mapping[str, Column], name: str, hdu: Hdu) -> Column:
@@ -343,16 +409,29 @@ def _corrupt(what: str) -> UnusableSpectrum:
     return UnusableSpectrum("corrupt_header", what + ".")
 
 
-def _end_of_header(raw: bytes, searched: int) -> int:
-    """Length of the header in whole blocks, or -1 where the block with its END card has not come yet."""
-    for start in range(searched, len(raw) - BLOCK + 1, BLOCK):
-        # Nothing follows END but padding: looking at the end of each block is many times faster than searching for the word.
-        text = raw[start : start + BLOCK].rstrip(b" \0")
-        if start and text.startswith(b"XTENSION"):
-            raise _corrupt("a header has no END card before the next one begins")
-        if text.endswith(b"END") and len(text) % CARD == 3:
-            return start + BLOCK
-    return -1
+def _end_card(raw: bytes, searched: int, name: str) -> int:
+    """Byte at which the END card begins, or -1 where the block that has it has not come yet."""
+    whole = len(raw) // BLOCK * BLOCK
+    firsts = raw[searched:whole:CARD]  # first letters of the cards: many times faster than to search the text
+    card = firsts.find(b"E")
+    while card >= 0 and not _is_end(raw, searched + card * CARD):
+        card = firsts.find(b"E", card + 1)
+    end = searched + card * CARD if card >= 0 else -1
+    if any(raw.startswith(b"XTENSION", start) for start in range(max(searched, BLOCK), end if card >= 0 else whole, BLOCK)):
+        raise _corrupt(f"{name}: a header has no END card before the next one begins")
+    return end
+
+
+def _is_end(raw: bytes, at: int) -> bool:
+    return raw[at : at + 3] == b"END" and raw[at + 3] in b" \0"
+
+
+def _number(value: Value | None, default: float, keyword: str) -> float:
+    if value is None:
+        return default
+    if isinstance(value, (bool, str)):
+        raise _corrupt(f"{keyword} is {printable(str(value), 40)!r}; expected a number")
+    return float(value)
 
 
 def _integer(header: Header, keyword: str, low: int, high: int, default: int | None = None) -> int:
@@ -373,17 +452,11 @@ def _shape(header: Header) -> tuple[int, tuple[int, ...]]:
 
 
 def _data_bytes(bitpix: int, shape: tuple[int, ...], extra: int = 0, groups: int = 1) -> int:
-    """Length of the data (FITS 4.0, equations 1 and 2); a length that no spectrum file has is refused."""
+    """Length of the data (FITS 4.0, equations 1 and 2); a length that no file has is refused."""
     data_bytes = abs(bitpix) // 8 * groups * (extra + (math.prod(shape) if shape else 0))
     if data_bytes > MAX_DATA_BYTES:
-        raise _corrupt(f"a header promises {data_bytes} bytes of data (axes {shape[::-1]}), more than any spectrum file has")
+        raise _corrupt(f"a header promises {data_bytes} bytes of data (axes {shape[::-1]}), more than any file has")
     return data_bytes
-
-
-def _layout(header: Header) -> Layout:
-    # No two files share a primary header; long ones are not kept, so that no file can fill the memory with its own.
-    keep = header.raw.startswith(b"XTENSION") and len(header.raw) <= _MAX_KEPT_HEADER
-    return _kept_layout(header) if keep else _parsed_layout(header)
 
 
 def _parsed_layout(header: Header) -> Layout:
@@ -393,72 +466,135 @@ def _parsed_layout(header: Header) -> Layout:
     name = printable(str(header.get("EXTNAME", "")).strip().upper(), 40)
     extra = _integer(header, "PCOUNT", 0, 2**62, default=0)
     data_bytes = _data_bytes(bitpix, shape, extra, _integer(header, "GCOUNT", 0, 2**31, default=1))
-    if header.get("XTENSION") not in ("BINTABLE", "A3DTABLE"):
+    kind = str(header.get("XTENSION")).strip()
+    if kind not in ("BINTABLE", "A3DTABLE", "TABLE"):
         return Layout(name, shape, bitpix, data_bytes)
     if len(shape) != 2 or bitpix != 8:
-        raise _corrupt(f"a binary table has NAXIS = {len(shape)} and BITPIX = {bitpix}; expected 2 and 8")
-    if shape[1] > MAX_DATA_BYTES:
-        raise _corrupt(f"a table has rows of {shape[1]} bytes, more than any spectrum file has")
+        raise _corrupt(f"a table has NAXIS = {len(shape)} and BITPIX = {bitpix}; expected 2 and 8")
+    if shape[1] > MAX_READ_BYTES:
+        raise _corrupt(f"a table has rows of {shape[1]} bytes, more than any file has")
     if shape[0] > 0 and shape[1] == 0:
         raise _corrupt(f"a table has {shape[0]} rows of no bytes")
-    return Layout(name, shape, bitpix, data_bytes, _columns(header, row_bytes=shape[1]))
+    return Layout(name, shape, bitpix, data_bytes, _columns(header, shape[1], ascii=kind == "TABLE"))
 
 
 _kept_layout = lru_cache(maxsize=512)(_parsed_layout)
 
 
-def _columns(header: Header, row_bytes: int) -> dict[str, Column]:
-    """The columns of a binary table by lower-case name; of two with the same name the first."""
+def _columns(header: Header, row_bytes: int, *, ascii: bool) -> dict[str, Column]:
+    """The columns of a table by lower-case name; of two with the same name the first."""
     cards = header.cards()
 
-    def value(keyword: str) -> str:
+    def value(keyword: str) -> Value | None:
         at = cards.get(keyword)
-        return "" if at is None else printable(str(header._value(at) or "").strip(), 80)
+        return None if at is None else header._value(at)
+
+    def text(keyword: str) -> str:
+        return printable(str(value(keyword) or "").strip(), 80)
 
     columns: dict[str, Column] = {}
-    offset = 0
+    used = 0
     for n in range(1, _integer(header, "TFIELDS", 0, 999) + 1):
-        name, form = value(f"TTYPE{n}"), value(f"TFORM{n}")
-        match = _FORMAT.fullmatch(form)
-        if match is None:
-            raise _corrupt(f"TFORM{n} is '{form}', which is no format of a FITS table")
-        repeat, code = int(match[1] or 1), match[2]
-        plain = code in "LBIJKED" or (code == "A" and not match[3])
-        simple = plain and repeat > 0 and not any(f"{keyword}{n}" in cards for keyword in ("TSCAL", "TZERO", "TDIM"))
-        columns.setdefault(name.lower(), Column(name, form, code, repeat, offset, simple))
-        offset += (repeat + 7) // 8 if code == "X" else repeat * _WIDTHS[code]
-    if offset != row_bytes:
-        raise _corrupt(f"the columns of a table take {offset} bytes per row, but NAXIS1 is {row_bytes}")
+        name, form, null = text(f"TTYPE{n}"), text(f"TFORM{n}"), value(f"TNULL{n}")
+        if ascii:
+            start = _integer(header, f"TBCOL{n}", 1, row_bytes) - 1
+            column = _text_column(name, form, start, null)
+            if start + column.kind.itemsize > row_bytes:
+                raise _corrupt(f"column '{name}' ends behind the {row_bytes} bytes of a row")
+        else:
+            column = _binary_column(name, form, used, text(f"TDIM{n}"))
+            used += column.kind.itemsize * math.prod(column.shape)
+        columns.setdefault(name.lower(), _with_scale(column, *(value(f"{keyword}{n}") for keyword in ("TSCAL", "TZERO", "TNULL"))))
+    if not ascii and used != row_bytes:
+        raise _corrupt(f"the columns of a table take {used} bytes per row, but NAXIS1 is {row_bytes}")
     return columns
 
 
+def _with_scale(column: Column, scale: Value | None, zero: Value | None, null: Value | None) -> Column:
+    """The column with its TSCAL, TZERO and TNULL, or the same of its elements."""
+    if column.element:
+        return replace(column, element=_with_scale(column.element, scale, zero, null))
+    if column.code not in "BIJKED":
+        return column
+    scaled = replace(column, scale=_number(scale, 1.0, "TSCAL"), zero=_number(zero, 0.0, "TZERO"))
+    return replace(scaled, null=null) if column.code in "BIJK" and type(null) is int and not column.ascii else scaled
+
+
+def _text_column(name: str, form: str, offset: int, null: Value | None) -> Column:
+    """A column of a table of ASCII text (FITS 4.0, table 15)."""
+    match = _ASCII_FORMAT.fullmatch(form)
+    if match is None or not 0 < int(match[2]) < MAX_READ_BYTES:
+        raise _corrupt(f"the format of column '{name}' is '{form}', which is none of a table of text")
+    kind, absent = np.dtype(f"S{int(match[2])}"), str("" if null is None else null).strip().encode("ascii", "replace")
+    return Column(name, form, "D" if match[1] == "F" else match[1], offset, kind, ascii=True, null=absent)
+
+
+def _binary_column(name: str, form: str, offset: int, dims: str) -> Column:
+    """A column of a binary table (FITS 4.0, table 18). A TDIM that does not fit the format is not heeded, as cfitsio does it."""
+    match = _FORMAT.fullmatch(form)
+    if match is None:
+        raise _corrupt(f"the format of column '{name}' is '{form}', which is none of a FITS table")
+    repeat, code, rest = int(match[1] or 1), match[2], match[3]
+    if code == "A" and not match[1] and rest.isdigit():  # A7 for 7A
+        repeat = int(rest)
+    if repeat >= MAX_READ_BYTES or (code in "PQ" and (repeat > 1 or rest[:1] not in _DTYPES)):
+        raise _corrupt(f"the format of column '{name}' is '{form}', which no row can have")
+    column = Column(name, form, code, offset, np.dtype(_DTYPES[code]))
+    if code in "PQ":
+        element = Column(name, form, rest[0], 0, np.dtype(_DTYPES[rest[0]])) if repeat else None
+        return replace(column, shape=(2 * repeat,), element=element)
+    if code == "X":
+        return replace(column, shape=(-(-repeat // 8),), bits=repeat)
+    axes = tuple(map(int, re.findall(r"\d+", dims)))
+    axes = axes if axes and math.prod(axes) == repeat else (repeat,)
+    shape = axes[:0:-1] if code == "A" else axes[::-1]
+    kind = np.dtype(f"S{axes[0]}") if code == "A" else column.kind
+    return replace(column, kind=kind, shape=() if math.prod(shape) == 1 else shape)
+
+
 def _cut(column: Column, data: bytes, n_rows: int, row_bytes: int) -> NDArray[Any]:
-    """A column out of the bytes of the rows; a copy in the machine's byte order."""
+    """A column out of the bytes of the rows."""
     data = data or bytes(row_bytes)  # numpy wants room for one row even where there is none
+    if not column.shape:
+        return _meaning(column, np.ndarray((n_rows,), column.kind, data, column.offset, (row_bytes,)))
+    strides = [column.kind.itemsize * math.prod(column.shape[axis + 1 :]) for axis in range(len(column.shape))]
+    return _meaning(column, np.ndarray((n_rows, *column.shape), column.kind, data, column.offset, (row_bytes, *strides)))
+
+
+def _meaning(column: Column, stored: NDArray[Any]) -> NDArray[Any]:
+    """What stored values stand for; a copy in the machine's byte order."""
+    if column.ascii and column.code != "A":
+        return _from_text(column, stored)
     if column.code == "A":
-        return np.ndarray((n_rows,), f"S{column.repeat}", data, column.offset, (row_bytes,)).copy()
-    kind = np.dtype(_DTYPES.get(column.code, "u1"))
-    shape, strides = ((n_rows,), (row_bytes,)) if column.repeat == 1 else ((n_rows, column.repeat), (row_bytes, kind.itemsize))
-    view: NDArray[Any] = np.ndarray(shape, kind, data, column.offset, strides)
-    return view == ord("T") if column.code == "L" else _native(view)
+        return stored.copy()
+    if column.code == "L":
+        return stored == ord("T")
+    if column.code == "X":
+        return np.unpackbits(stored, axis=-1, count=column.bits).astype(bool)
+    values = _native(stored)
+    return values if column.plain else _scaled(column, values, column.null is not None and values == column.null)
+
+
+def _from_text(column: Column, stored: NDArray[Any]) -> NDArray[Any]:
+    text = np.char.strip(stored)
+    missing = (text == b"") | (text == column.null)
+    digits = np.where(missing, b"0", np.char.replace(np.char.upper(text), b"D", b"E"))
+    try:
+        return _scaled(column, digits.astype(np.int64 if column.code == "I" else np.float64), missing)
+    except (ValueError, OverflowError) as error:
+        raise _corrupt(f"column '{column.name}' of format '{column.form}' holds no numbers: {printable(str(error), 120)}") from None
+
+
+def _scaled(column: Column, values: NDArray[Any], missing: Any) -> NDArray[Any]:
+    """TZERO + TSCAL × what is stored, masked where there is no value."""
+    if not column.ascii and column.scale == 1 and column.zero == _UNSIGNED.get(column.code):
+        values = values.view(f"u{values.itemsize}")
+        values = values ^ values.dtype.type(_UNSIGNED[column.code])
+    elif column.scale != 1 or column.zero != 0:
+        with np.errstate(all="ignore"):
+            values = values.astype(np.float64) * column.scale + column.zero
+    return np.ma.MaskedArray(values, missing) if np.any(missing) else values
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("="))
-
-
-def _astropy_data(kind: str, hdu: Hdu, data: bytes, name: str, columns: Iterable[str] | None = None) -> Any:
-    """The data of one HDU, or some of its columns by name, as astropy understands them: scaled, of variable length, or of a rare type."""
-    from astropy.io import fits  # imported here: it takes longer than reading a thousand ordinary files
-
-    padding = bytes(-len(data) % BLOCK)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = getattr(fits, kind).fromstring(hdu.header.raw + data + padding).data
-            return found if columns is None else {column: found.field(column) for column in columns}
-    except (
-        ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
-        fits.VerifyError,
-    ) as error:  # fmt: skip
-        raise _corrupt(f"{name}: astropy cannot read HDU '{hdu.layout.name}': {printable(str(error), 200)}") from None

@@ -46,7 +46,7 @@ def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
         _check_kind(text)
         # Unbuffered: the reader asks for whole headers and whole tables, a buffer would only copy them once more.
         with open(text, "rb", buffering=0) as stream:
-            return _read(cast(BinaryIO, stream), text)
+            return read_sdss(decompressed(cast(BinaryIO, stream), text), text)
 
 
 def read_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
@@ -107,14 +107,28 @@ def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
         ``internal_error`` for what nobody foresaw.
     """
     with _faults_accounted(name):
-        return _read(io.BytesIO(content), name)
+        return read_sdss(decompressed(io.BytesIO(content), name), name)
 
 
-def _read(stream: BinaryIO, name: str) -> SurveySpectrum:
-    if stream.read(2) == _GZIP:
-        stream.seek(0)
-        stream = _gunzip(stream, name)
-    return read_sdss(stream, name)
+def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
+    """Give the content of a stream, decompressed where it is gzip, whatever its name says.
+
+    Parameters
+    ----------
+    stream : binary file, seekable
+        Read from its first byte.
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    UnusableSpectrum
+        ``corrupt_gzip``, ``truncated_gzip``, ``too_large``.
+    """
+    head = stream.read(2)
+    head += stream.read(1) if len(head) == 1 else b""  # an unbuffered stream may give less than asked for
+    stream.seek(0)
+    return _gunzip(stream, name) if head == _GZIP else stream
 
 
 def _check_kind(path: str) -> None:

@@ -3,7 +3,7 @@
 What a file is follows from what it holds, never from its name. What the two formats hide:
 
 * The RA and DEC cards of both primary headers are the telescope's, that is the plate's. The object's are PLUG_RA, PLUG_DEC; RAOBJ, DECOBJ.
-* Many eBOSS files name none of their HDUs, so the coadded spectrum is known by its columns.
+* Many eBOSS files name none of their HDUs: there the tables are known by their columns, else by their names. Their order says nothing.
 * A pixel counts by its inverse variance alone. The masks are not read: OR is set on most blue pixels, and what AND's bit 23 (BRIGHTSKY)
   marks, a fifth of all redshifts, is noisier, as its errors say, and not useless.
 """
@@ -22,14 +22,17 @@ from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.grid import LATTICE, LATTICE_STEP, lattice_pixels
 from nalspark.spectra.regrid import fill_gaps, sample_resolution
-from nalspark.surveys.fits_table import FitsFile, Hdu, Header, printable, shown_list
+from nalspark.surveys.fits_table import BLOCK, Column, FitsFile, Hdu, Header, printable, shown_list
 
 #: Observed wavelengths that an optical spectrograph can have, Å.
 WAVELENGTH_RANGE = (1000.0, 30000.0)
 MIN_PIXELS = 100
+#: Inverse variances, and the largest power of two of a flux, that are taken as they are: float32 holds them, and their products.
+_ORDINARY, _ORDINARY_POWER = (1e-12, 1e12), 20
 _SKY_FIBER = 1  # bit 0 of ZWARNING
 
 _PIXEL_COLUMNS = ("flux", "loglam", "ivar")
+_OBJECT_TABLES = ("SPECOBJ", "SPALL")
 _IDENTITY = {"plate": "PLATEID", "mjd": "MJD", "fiberid": "FIBERID"}  # column of SPECOBJ or SPALL -> card of the primary header
 _LARGEST = {"PLATEID": 99_999, "MJD": 99_999, "FIBERID": 9_999}
 
@@ -61,7 +64,7 @@ class SurveySpectrum:
     loglam : ndarray of float64, shape (p,), or None
         log10 of the vacuum wavelength in Å, where they are.
     flux : ndarray of float32, shape (p,), 1e-17 erg/s/cm²/Å
-        0 where there is no data.
+        0 where there is no data. Of a file in a unit in which float32 does not hold it: times a power of two.
     ivar : ndarray of float32, shape (p,), inverse variance of flux
         0 where there is no data.
     mask : ndarray of uint8, shape (p,)
@@ -136,8 +139,9 @@ def read_sdss(stream: BinaryIO, name: str) -> SurveySpectrum:
 
 
 def _spec(fits: FitsFile, primary: Hdu, following: Iterator[Hdu]) -> SurveySpectrum:
-    pixels = _spec_pixels(fits, _find_coadd(fits, following))
-    row = _object_row(fits, following)
+    coadd, objects = _find_tables(fits, following)
+    pixels = _spec_pixels(fits, coadd)
+    row = _object_row(fits, primary.header, objects) if objects else {}
 
     def known(column: str, card: str) -> Any:
         return row[column] if column in row else primary.header.get(card)
@@ -153,13 +157,31 @@ def _spec(fits: FitsFile, primary: Hdu, following: Iterator[Hdu]) -> SurveySpect
     )
 
 
-def _find_coadd(fits: FitsFile, hdus: Iterator[Hdu]) -> Hdu:
-    """The table of the coadded spectrum."""
-    for hdu in hdus:
-        columns = hdu.layout.columns
-        if columns is not None and (hdu.layout.name == "COADD" or ("loglam" in columns and ("flux" in columns or "ivar" in columns))):
-            return hdu
-    _refuse(fits)
+def _find_tables(fits: FitsFile, hdus: Iterator[Hdu]) -> tuple[Hdu, Hdu | None]:
+    """The table of the coadded spectrum, and that of the object: by name, else the first that has the columns."""
+    coadd: Hdu | None = None
+    objects: Hdu | None = None
+    try:
+        for hdu in hdus:
+            name, columns = hdu.layout.name, hdu.layout.columns or {}
+            if columns and (name == "COADD" or ("loglam" in columns and ("flux" in columns or "ivar" in columns))):
+                coadd = _first_named(coadd, hdu, ("COADD",))
+            elif columns and hdu.layout.shape[0] and (name in _OBJECT_TABLES or {"z", "class", "fiberid"} <= columns.keys()):
+                objects = _first_named(objects, hdu, _OBJECT_TABLES)
+            if coadd and objects and coadd.layout.name == "COADD" and objects.layout.name in _OBJECT_TABLES:
+                break
+    except UnusableSpectrum:
+        if not (coadd and objects):  # else nothing is amiss with what is needed
+            raise
+    if coadd is None:
+        _refuse(fits)
+    if objects is None and fits.size % BLOCK:
+        raise UnusableSpectrum("truncated", f"{fits.name} ends at byte {fits.size}, inside a block, and has no table of the object.")
+    return coadd, objects
+
+
+def _first_named(best: Hdu | None, other: Hdu, names: tuple[str, ...]) -> Hdu:
+    return other if best is None or (best.layout.name not in names and other.layout.name in names) else best
 
 
 def _refuse(fits: FitsFile) -> NoReturn:
@@ -174,7 +196,7 @@ def _refuse(fits: FitsFile) -> NoReturn:
     if len(hdus) == 1 and not hdus[0].layout.shape and header.get("EXTEND") is True:
         raise UnusableSpectrum("truncated", f"{fits.name} ends after its primary header, which says that extensions follow.")
     found = "; ".join(map(_described, hdus[:5])) + ("; …" if len(hdus) > 5 else "")
-    if names & {"SPECOBJ", "SPALL", "SPZLINE"} or (header.get("PLATEID") is not None and header.get("FIBERID") is not None):
+    if names & {*_OBJECT_TABLES, "SPZLINE"} or (header.get("PLATEID") is not None and header.get("FIBERID") is not None):
         expected = "expected a COADD table with flux and loglam"
         raise UnusableSpectrum("wrong_hdu", f"{fits.name} looks like an SDSS spectrum, but {expected}; found {found}.")
     expected = "expected an SDSS spec file (COADD table with flux, loglam, ivar) or spSpec file (image with COEFF0)"
@@ -193,38 +215,48 @@ def _spec_pixels(fits: FitsFile, coadd: Hdu) -> dict[str, Any]:
     columns = coadd.layout.columns or {}
     for name in _PIXEL_COLUMNS:
         if name in columns and not columns[name].is_number:
-            raise _bad_type(fits, name, columns[name].form)
+            raise _bad_type(fits, columns[name], "one number")
     has_resolution = "wdisp" in columns and columns["wdisp"].is_number
-    values = fits.columns(coadd, (*_PIXEL_COLUMNS, *(("wdisp",) if has_resolution else ())))
-    for name in _PIXEL_COLUMNS:
-        if values[name].dtype.kind != "f":
-            raise _bad_type(fits, name, columns[name].form)
+    wanted = (*_PIXEL_COLUMNS, *(("wdisp",) if has_resolution else ()))
+    values = {name: _reals(column) for name, column in fits.columns(coadd, wanted).items()}
     loglam = values["loglam"].astype(np.float64)
     pixels, used = _clean(fits, loglam, values["flux"], values["ivar"]), values["ivar"] > 0
     on_lattice = has_resolution and pixels["first_pixel"] is not None  # else `wdisp` counts other pixels
     return pixels | {"resolution": sample_resolution(values["wdisp"][used], loglam[used], LATTICE) if on_lattice else None}
 
 
-def _bad_type(fits: FitsFile, name: str, form: str) -> UnusableSpectrum:
-    expected = "text (A)" if name == "class" else "one number per row"
-    return UnusableSpectrum("bad_column_type", f"{fits.name}: column '{name}' has format '{form}'; expected {expected}.")
+def _reals(values: NDArray[Any]) -> NDArray[Any]:
+    """Numbers as real ones; NaN where a row has none."""
+    return values if values.dtype.kind == "f" and type(values) is np.ndarray else np.ma.filled(values.astype(np.float64), np.nan)
+
+
+def _bad_type(fits: FitsFile, column: Column, expected: str) -> UnusableSpectrum:
+    shape = f" and {' × '.join(map(str, column.shape))} values a row" if column.shape else ""
+    return UnusableSpectrum(
+        "bad_column_type", f"{fits.name}: column '{column.name}' has format '{column.form}'{shape}; expected {expected} per row."
+    )
 
 
 _ROW_COLUMNS = (*_IDENTITY, "plug_ra", "plug_dec", "ra", "dec", "z", "zwarning", "class")
 
 
-def _object_row(fits: FitsFile, hdus: Iterator[Hdu]) -> dict[str, Any]:
-    """What SPECOBJ or SPALL knows of the object, by lower-case column; empty where there is no such table."""
-    for hdu in hdus:
-        columns = hdu.layout.columns or {}
-        named = hdu.layout.name in ("SPECOBJ", "SPALL")
-        if (named or {"z", "class", "fiberid"} <= columns.keys()) and hdu.layout.shape[0] > 0:
-            present = [name for name in _ROW_COLUMNS if name in columns]
-            for name in present:
-                if not (columns[name].code == "A" if name == "class" else columns[name].is_number):
-                    raise _bad_type(fits, name, columns[name].form)
-            return {name: values[0].item() for name, values in fits.columns(hdu, present, rows=1).items()}
-    return {}
+def _object_row(fits: FitsFile, header: Header, objects: Hdu) -> dict[str, Any]:
+    """What SPECOBJ or SPALL knows of the object, by lower-case column; of several rows that of the spectrum which the header names."""
+    columns = objects.layout.columns or {}
+    present = [name for name in _ROW_COLUMNS if name in columns]
+    for name in present:
+        if not (columns[name].is_text if name == "class" else columns[name].is_number):
+            raise _bad_type(fits, columns[name], "one text" if name == "class" else "one number")
+    rows = {name: values.tolist() for name, values in fits.columns(objects, present).items()}
+    n_rows, chosen = objects.layout.shape[0], 0
+    if n_rows > 1:
+        named = {column: header.get(card) for column, card in _IDENTITY.items()}
+        fitting = [row for row in range(n_rows) if all(rows[column][row] == named[column] for column in named if column in rows)]
+        if len(fitting) != 1 or not named.keys() <= rows.keys():
+            found = f"{len(fitting)} of the {n_rows} rows of HDU {objects.number} have PLATEID, MJD and FIBERID of the primary header"
+            raise UnusableSpectrum("missing_id", f"{fits.name} does not say which object it shows: {found}; expected one.")
+        chosen = fitting[0]
+    return {name: values[chosen] for name, values in rows.items()}
 
 
 # ---- spSpec ----------------------------------------------------------------------------------------------------------------------------
@@ -311,7 +343,9 @@ def _clean(fits: FitsFile, loglam: NDArray[np.float64], flux: NDArray[Any], ivar
     pixels = _lattice(fits, loglam)
     if pixels is not None:
         flux, ivar = fill_gaps(pixels, flux, ivar)
-    with np.errstate(over="ignore"):
+    if not _ORDINARY[0] < ivar.max() < _ORDINARY[1]:
+        flux, ivar = _in_ordinary_units(flux, ivar)
+    with np.errstate(over="ignore", under="ignore"):
         flux, ivar = flux.astype(np.float32, copy=False), ivar.astype(np.float32, copy=False)
     good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf)
     n_good = np.count_nonzero(good)
@@ -325,6 +359,26 @@ def _clean(fits: FitsFile, loglam: NDArray[np.float64], flux: NDArray[Any], ivar
         ivar[bad] = 0
     first, off = (None, loglam) if pixels is None else (int(pixels[0]), None)
     return {"first_pixel": first, "loglam": off, "flux": flux, "ivar": ivar, "mask": mask}
+
+
+def unit_power(flux: NDArray[Any], ivar: NDArray[Any]) -> int:
+    """Give the power of two nearest to the typical flux of the pixels with data; 0 where there is none."""
+    with np.errstate(all="ignore"):
+        known = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf)
+        typical = float(np.median(np.abs(flux[known]))) if known.any() else 0.0
+    return round(math.log2(typical)) if 0.0 < typical < math.inf else 0
+
+
+def times_power(flux: NDArray[Any], ivar: NDArray[Any], power: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give a flux times a power of two, which changes no digit of it, and the inverse variance of that."""
+    with np.errstate(all="ignore"):
+        return np.ldexp(flux.astype(np.float64), power), np.ldexp(ivar.astype(np.float64), -2 * power)
+
+
+def _in_ordinary_units(flux: NDArray[Any], ivar: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Bring a flux in W/m²/m, say, to a unit in which float32 holds it and its inverse variance; the search knows no unit."""
+    power = unit_power(flux, ivar)
+    return times_power(flux, ivar, -power) if abs(power) > _ORDINARY_POWER else (flux, ivar)
 
 
 def _refuse_pixels(fits: FitsFile, flux: NDArray[np.float32], ivar: NDArray[np.float32]) -> NoReturn:

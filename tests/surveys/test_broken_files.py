@@ -95,6 +95,19 @@ def folded_class() -> bytes:
     return raw[:end] + f"TDIM{number:<4}= '({int(length) // 2},2)'".encode().ljust(80) + b"END".ljust(80) + raw[end + 160 :]
 
 
+def with_objects(fiber: int | None, fibers: list[int]) -> fits.HDUList:
+    """A file whose table of the object has rows of several fibers, each with a redshift of a hundredth of it."""
+    hdus = spec_hdus(fiber=26)
+    columns = {column.name: column for column in hdus[2].columns}
+    given: dict[str, Any] = {"FIBERID": fibers, "Z": np.array(fibers) / 100}
+    rows = {name: (c.format, given.get(name, [hdus[2].data[name][0]] * len(fibers))) for name, c in columns.items()}
+    hdus[2] = table("SPECOBJ", rows)
+    del hdus[0].header["FIBERID"]
+    if fiber is not None:
+        hdus[0].header["FIBERID"] = fiber
+    return hdus
+
+
 def desi(*names: str) -> bytes:
     columns = {"TARGETID": ("K", [1, 2]), "Z": ("D", [1.0, 2.0])}
     hdus = [table(name, columns) if not name.endswith("WAVELENGTH") else fits.ImageHDU(np.arange(9.0), name=name) for name in names]
@@ -156,7 +169,7 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
         "corrupt_header",
         lambda: replaced(replaced(spec(), card("NAXIS1", 32), card("NAXIS1", 2**61)), card("NAXIS2", 400), card("NAXIS2", 0)),
     ),
-    "the class of an object folded into two": ("corrupt_header", folded_class),
+    "the class of an object folded into two": ("bad_column_type", folded_class),
     "rows that do not add up": ("corrupt_header", lambda: replaced(spec(), card("NAXIS1", 32), card("NAXIS1", 33))),
     "an unknown format": ("corrupt_header", lambda: replaced(spec(), b"TFORM3  = 'E  ", b"TFORM3  = 'Y  ")),
     "too few rows promised": ("corrupt_header", lambda: replaced(spec(), card("NAXIS2", 400), card("NAXIS2", 200))),
@@ -172,7 +185,13 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "no loglam column": ("missing_column", lambda: with_columns(lambda columns: [c for c in columns if c.name != "loglam"])),
     "no ivar column": ("missing_column", lambda: with_columns(lambda columns: [c for c in columns if c.name != "ivar"])),
     "flux as text": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "flux", "8A", ["1.0"] * 400))),
-    "flux as integers": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "flux", "J", np.ones(400)))),
+    "flux as logical values": (
+        "bad_column_type",
+        lambda: with_columns(lambda columns: as_format(columns, "flux", "L", np.ones(400, bool))),
+    ),
+    "three objects, none the header's": ("missing_id", lambda: content(with_objects(26, [1, 2, 3]))),
+    "three objects, none of them named": ("missing_id", lambda: content(with_objects(None, [1, 26, 3]))),
+    "no table of the object, and half a block": ("truncated", lambda: content(fits.HDUList(spec_hdus()[:2]))[:-100]),
     "two fluxes per row": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "flux", "2E", np.ones((400, 2))))),
     "redshift as text": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "Z", "8A", ["1.5"]), hdu=2)),
     "class as a number": ("bad_column_type", lambda: with_columns(lambda columns: as_format(columns, "CLASS", "J", [3]), hdu=2)),

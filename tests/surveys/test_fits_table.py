@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from surveys.make_files import table
+from surveys.random_tables import verdict
 
 from nalspark.errors import UnusableSpectrum
 from nalspark.surveys.fits_table import FitsFile, Hdu, Header, printable
@@ -62,7 +63,7 @@ def test_every_simple_format_equals_astropy(name: str) -> None:
     assert equal(ours, hdu.data[name])
 
 
-def test_unusual_columns_are_left_to_astropy() -> None:
+def test_unusual_columns_equal_astropy() -> None:
     plain = fits.Column("plain", "J", array=[1, 2, 3])
     unsigned = fits.Column("unsigned", "J", bzero=2**31, array=np.array([1, 2**31 + 1, 5], np.uint32))
     ragged = fits.Column("ragged", "PE()", array=np.array([[1.0], [2.0, 3.0], []], dtype=object))
@@ -70,12 +71,14 @@ def test_unusual_columns_are_left_to_astropy() -> None:
     bits = fits.Column("bits", "3X", array=np.ones((3, 3), bool))
     hdu = fits.BinTableHDU.from_columns([plain, unsigned, ragged, shaped, bits], name="ODD")
     file = opened(content(hdu))
-    found = file.columns(hdu_of(file, 1), ["unsigned", "shaped", "plain", "bits"])
+    found = file.columns(hdu_of(file, 1), ["unsigned", "shaped", "plain", "bits", "ragged"])
     assert found["unsigned"].tolist() == [1, 2**31 + 1, 5]
     assert found["shaped"].shape == (3, 2, 2)
     assert found["plain"].tolist() == [1, 2, 3] and found["plain"].dtype.isnative
-    # One odd column does not slow the others down: plain ones beside it are read directly.
-    assert hdu_of(file, 1).layout.columns["plain"].simple and not hdu_of(file, 1).layout.columns["ragged"].simple
+    assert found["unsigned"].dtype == np.uint32 and found["bits"].tolist() == [[True] * 3] * 3
+    assert [row.tolist() for row in found["ragged"]] == [[1.0], [2.0, 3.0], []]
+    widths = {name: column.width for name, column in hdu_of(file, 1).layout.columns.items()}
+    assert widths == {"plain": 1, "unsigned": 1, "ragged": 0, "shaped": 4, "bits": 3}
 
 
 def test_scaled_columns_come_as_what_they_mean() -> None:
@@ -90,10 +93,85 @@ def test_scaled_columns_come_as_what_they_mean() -> None:
     assert found["scaled"].tolist() == [1.0, 2.5, 10.0] and found["plain"].tolist() == [1, 2, 3]
 
 
-def test_only_the_rows_asked_for_are_read() -> None:
+@pytest.mark.parametrize("first", range(0, 300, 60))
+def test_tables_at_random_are_read_as_astropy_reads_them(first: int) -> None:
+    """More of them: benchmarks/fits_tables.py."""
+    verdicts = [verdict(seed) for seed in range(first, first + 60)]
+    assert [found for found in verdicts if found not in ("equal", "both refuse")] == []
+    assert 0 < verdicts.count("both refuse") < 20
+
+
+def edited(raw: bytes, card: bytes, *more: bytes) -> bytes:
+    """A file with cards added behind one that is there; their number of blocks stays the same."""
+    at = raw.index(card) // 80 * 80 + 80
+    added = b"".join(text.ljust(80) for text in more)
+    end = raw.index(b"END".ljust(80), at) + 80
+    assert not raw[end : end + len(added)].strip(), "room for the cards"
+    return raw[:at] + added + raw[at:end] + raw[end + len(added) :]
+
+
+def test_the_length_of_a_row_is_naxis1() -> None:
+    """Archive servers write TDIM (1) for texts of any length, of which astropy makes rows that are too short."""
+    raw = content(table("CASJOBS", {"name": ("18A", ["first of them all", "second"]), "z": ("D", [1.82, 1.93])}))
+    file = opened(edited(raw, b"TFORM1", b"TDIM1   = '(1)'"))
+    found = file.columns(hdu_of(file, 1), ["name", "z"])
+    assert found["name"].tolist() == [b"first of them all", b"second"] and found["z"].tolist() == [1.82, 1.93]
+
+
+@pytest.mark.parametrize("dim, shape", [("(1)", (3,)), ("(1,1)", (3,)), ("(7)", (3,))])
+def test_a_column_of_one_number_is_a_scalar_whatever_its_dimensions(dim: str, shape: tuple[int, ...]) -> None:
+    file = opened(edited(content(table("ONE", {"z": ("E", [1.0, 2.0, 3.0])})), b"TFORM1", f"TDIM1   = '{dim}'".encode()))
+    assert file.columns(hdu_of(file, 1), ["z"])["z"].shape == shape and hdu_of(file, 1).layout.columns["z"].is_number
+
+
+def test_nulls_are_masked_and_whole_numbers_stay_exact() -> None:
+    huge = 2**62 + 1
+    column = fits.Column("id", "K", null=-1, array=np.array([huge, -1, 3]))
+    file = opened(content(fits.BinTableHDU.from_columns([column])))
+    found = file.columns(hdu_of(file, 1), ["id"])["id"]
+    assert found.tolist() == [huge, None, 3] and found.dtype == np.int64
+
+
+def test_rows_of_different_length_are_scaled_too() -> None:
+    ragged = fits.Column("ragged", "PI()", array=np.array([[1], [2, 3], []], dtype=object))
+    raw = content(fits.BinTableHDU.from_columns([ragged]))
+    file = opened(edited(raw, b"TFORM1", b"TSCAL1  = 0.5", b"TZERO1  = 1.0"))
+    assert [row.tolist() for row in file.columns(hdu_of(file, 1), ["ragged"])["ragged"]] == [[1.5], [2.0, 2.5], []]
+
+
+def test_a_place_outside_the_heap_is_refused() -> None:
+    ragged = fits.Column("ragged", "PI()", array=np.array([[1], [2, 3]], dtype=object))
+    raw = content(fits.BinTableHDU.from_columns([ragged]))
+    file = opened(raw.replace(np.array([2, 2], ">i4").tobytes(), np.array([2, 2000], ">i4").tobytes()))
+    with pytest.raises(UnusableSpectrum, match="row 1 of column 'ragged' lies outside the heap"):
+        file.columns(hdu_of(file, 1), ["ragged"])
+
+
+def test_what_stands_behind_end_is_none_of_the_header() -> None:
+    raw = content(table("T", {"z": ("E", [1.0, 2.0])}))
+    end = raw.index(b"END".ljust(80), 2880) + 80
+    for behind in (b"NAXIS2  =                    9", b"END", b"left by an editor"):
+        file = opened(raw[:end] + behind.ljust(80) + raw[end + 80 :])
+        assert file.columns(hdu_of(file, 1), ["z"])["z"].tolist() == [1.0, 2.0]
+        assert hdu_of(file, 1).header.get("NAXIS2") == 2
+
+
+def test_what_follows_the_last_hdu_is_passed_over_unless_lengths_are_wrong() -> None:
+    raw = content(table("T", {"z": ("E", np.arange(2000.0))}))
+    for added in (bytes(2880), b" " * 100, b"special records".ljust(2880) * 3):
+        assert len(list(opened(raw + added).hdus())) == 2
+    assert len(list(opened(raw[:-10]).hdus())) == 2, "without all of its padding"
+    with pytest.raises(UnusableSpectrum, match="a header is due at byte"):
+        list(opened(raw + bytes(2880) + raw[2880:]).hdus())
+
+
+def test_some_rows_from_the_middle_are_read() -> None:
     hdu = every_format(50)
     file = opened(content(hdu))
     assert equal(file.columns(hdu_of(file, 1), ["real"], rows=3)["real"], hdu.data["real"][:3])
+    assert equal(file.columns(hdu_of(file, 1), ["real"], rows=3, start=40)["real"], hdu.data["real"][40:43])
+    assert equal(file.columns(hdu_of(file, 1), ["real"], start=48)["real"], hdu.data["real"][48:])
+    assert len(file.columns(hdu_of(file, 1), ["real"], start=50)["real"]) == 0
     assert len(file.columns(hdu_of(file, 1), ["real"], rows=99)["real"]) == 50
 
 

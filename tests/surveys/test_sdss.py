@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from surveys.make_files import BRIGHT_SKY, FIRST_PIXEL, default_pixels, spec_hdus, write_spec, write_spspec
+from surveys.test_broken_files import with_objects
 
 from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.batch import PixelFlag
@@ -161,6 +162,114 @@ def test_masks_are_not_looked_at(tmp_path: Path, change: str) -> None:
         hdus[1] = fits.BinTableHDU.from_columns([*kept, *reals], name="COADD")
     hdus.writeto(tmp_path / "x.fits")
     assert same(open_spectrum(tmp_path / "x.fits"), open_spectrum(write_spec(tmp_path / "y.fits")))
+
+
+# ---- as archives, editors and other programs write them
+
+
+def in_another_order(hdus: fits.HDUList) -> None:
+    hdus.insert(1, hdus.pop(2))
+
+
+def foreign_table_first(hdus: fits.HDUList) -> None:
+    """A model of the spectrum, under any name, that has the same columns."""
+    foreign = fits.BinTableHDU(hdus[1].data.copy(), name="BESTFIT")
+    foreign.data["flux"] += 7
+    hdus.insert(1, foreign)
+
+
+def unnamed_foreign_tables_first(hdus: fits.HDUList) -> None:
+    pixels, objects = (fits.BinTableHDU(hdus[number].data.copy()) for number in (1, 2))
+    pixels.data["flux"] += 7
+    objects.data["Z"] = 0.1
+    hdus.insert(1, pixels)
+    hdus.insert(2, objects)
+
+
+def integers(hdus: fits.HDUList) -> None:
+    """Masks as unsigned integers, ids of other types."""
+    data, row = hdus[1].data, hdus[2].data
+    columns = [fits.Column(c.name, c.format, array=data[c.name]) for c in hdus[1].columns if c.name != "and_mask"]
+    mask = fits.Column("and_mask", "J", bzero=2**31, array=data["and_mask"].astype("u4"))
+    hdus[1] = fits.BinTableHDU.from_columns([mask, *columns], name="COADD")
+    kinds = {"PLATE": ("I", 2**15, "u2"), "MJD": ("J", 2**31, "u4"), "ZWARNING": ("K", 2**63, "u8")}
+    ids = [fits.Column(name, form, bzero=zero, array=row[name].astype(kind)) for name, (form, zero, kind) in kinds.items()]
+    others = [fits.Column(c.name, c.format, array=row[c.name]) for c in hdus[2].columns if c.name not in kinds]
+    hdus[2] = fits.BinTableHDU.from_columns([*ids, *others], name="SPECOBJ")
+
+
+def nothing(hdus: fits.HDUList) -> None:
+    """Written as it is."""
+
+
+def with_shapes(raw: bytes) -> bytes:
+    """TDIM in the tables' headers, of numbers and of texts, as far as a block has room."""
+    for start in (at for at in range(0, len(raw), 2880) if raw.startswith(b"XTENSION", at)):
+        end = raw.index(b"END".ljust(80), start)
+        forms = [raw[at : at + 80] for at in range(start, end, 80) if raw.startswith(b"TFORM", at)]
+        shapes = [f"TDIM{form[5:8].decode()}= '(1)'".ljust(80).encode() for form in forms if b"10E" not in form]
+        room = -(end + 80) % 2880 // 80
+        added = b"".join(shapes[:room])
+        raw = raw[:end] + added + b"END".ljust(80) + raw[end + 80 + len(added) :]
+    return raw
+
+
+def text_behind_end(raw: bytes) -> bytes:
+    for start in (at for at in range(0, len(raw), 2880) if raw.startswith((b"SIMPLE", b"XTENSION"), at)):
+        end = raw.index(b"END".ljust(80), start) + 80
+        if end % 2880:
+            raw = raw[:end] + b"NAXIS   =                    7".ljust(80) + raw[end + 80 :]
+    return raw
+
+
+@pytest.mark.parametrize("change", [in_another_order, foreign_table_first, unnamed_foreign_tables_first, integers, nothing])
+@pytest.mark.parametrize("edit", [bytes, with_shapes, text_behind_end])
+def test_the_same_spectrum_however_it_is_written(tmp_path: Path, change: Any, edit: Any) -> None:
+    hdus = spec_hdus(z_warning=4)
+    change(hdus)
+    hdus.writeto(tmp_path / "x.fits")
+    raw = (tmp_path / "x.fits").read_bytes()
+    assert edit is bytes or edit(raw) != raw
+    assert same(parse_spectrum(edit(raw), "x.fits"), open_spectrum(write_spec(tmp_path / "y.fits", z_warning=4)))
+
+
+def test_scaled_pixels_and_those_that_are_null(tmp_path: Path) -> None:
+    """Flux as integers, with a scale, and a number that stands for none."""
+    hdus = spec_hdus()
+    counts = np.rint(hdus[1].data["flux"] * 100).astype("i4")
+    expected = counts * 0.01
+    counts[50] = -99
+    columns = [fits.Column(c.name, c.format, array=hdus[1].data[c.name]) for c in hdus[1].columns if c.name != "flux"]
+    hdus[1] = fits.BinTableHDU.from_columns([*columns, fits.Column("flux", "J", null=-99, array=counts)], name="COADD")
+    hdus[1].header["TSCAL8"] = 0.01
+    hdus.writeto(tmp_path / "x.fits")
+    spectrum = open_spectrum(tmp_path / "x.fits")
+    assert np.flatnonzero(spectrum.mask).tolist() == [3, 4, 50]
+    np.testing.assert_allclose(spectrum.flux[spectrum.mask == 0], expected[spectrum.mask == 0], rtol=1e-6)
+
+
+def test_of_a_table_of_several_objects_the_row_that_the_header_names(tmp_path: Path) -> None:
+    with_objects(26, [3, 26, 5]).writeto(tmp_path / "x.fits")
+    spectrum = open_spectrum(tmp_path / "x.fits")
+    assert (spectrum.fiber, spectrum.z_pipeline) == (26, pytest.approx(0.26))
+
+
+@pytest.mark.parametrize("factor", [1e-17, 1e17, 1e-20, 1e-30, 1e30], ids=str)
+def test_the_unit_of_the_flux_does_not_matter(tmp_path: Path, factor: float) -> None:
+    """Also where its inverse square is beyond float32."""
+    hdus = spec_hdus()
+    columns = {c.name: fits.Column(c.name, c.format, array=hdus[1].data[c.name]) for c in hdus[1].columns}
+    for name, power in (("flux", 1), ("ivar", -2)):
+        columns[name] = fits.Column(name, "D", array=hdus[1].data[name].astype("f8") * factor**power)
+    hdus[1] = fits.BinTableHDU.from_columns(list(columns.values()), name="COADD")
+    hdus.writeto(tmp_path / "x.fits")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spectrum, usual = open_spectrum(tmp_path / "x.fits"), open_spectrum(write_spec(tmp_path / "y.fits"))
+    assert np.array_equal(spectrum.mask, usual.mask)
+    np.testing.assert_allclose(spectrum.flux * spectrum.ivar**0.5, usual.flux * usual.ivar**0.5, rtol=1e-5)
+    ratio = spectrum.flux[20] / usual.flux[20] / factor
+    assert math.log2(ratio) == pytest.approx(round(math.log2(ratio)), abs=1e-5), "a power of two, which changes no digit"
 
 
 # ---- rows that a file leaves out
