@@ -8,8 +8,8 @@ one by one are left to ``astropy.io.ascii``, the rows of all to ``pyarrow.csv``,
 from __future__ import annotations
 
 import csv
-import io
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -180,7 +180,9 @@ def _described(lines: list[str], header: list[int], reader: Any) -> Iterator[Lay
     """The layout by a header that describes every column, as astropy understands it; none where it does not."""
     described = astropy_ascii.get_reader(reader_cls=reader).header
     try:
-        described.get_cols([line.rstrip("\n") for line in lines if line.strip()])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of units, which are not looked at
+            described.get_cols([line.rstrip("\n") for line in lines if line.strip()])
     except (LookupError, TypeError, ValueError):  # of which astropy's errors of text are one
         return
     spans = tuple(slice(column.start, column.end) for column in described.cols if reader is not astropy_ascii.SExtractor)
@@ -249,42 +251,38 @@ def line_of(file: TextIO, layout: Layout, row: int) -> int:
 
 def _parsed(block: str, above: int, layout: Layout, names: Sequence[str]) -> dict[str, pa.Array]:
     """Some lines as columns; none where there is no row among them."""
-    delimiter, keep = layout.delimiter, bool
-    if layout.spans or delimiter == _BLANKS:
-        delimiter, keep = "\t", _is_row
-        text = io.StringIO()
-        csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(map(layout.cells, filter(keep, block.split("\n"))))
-        clean = text.getvalue()
+    parse, keep = pa_csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True), bool
+    if layout.spans or layout.delimiter == _BLANKS:
+        keep, parse = _is_row, pa_csv.ParseOptions(delimiter="\t", quote_char=False)
+        clean = "\n".join("\t".join(layout.cells(line)) for line in filter(keep, block.split("\n")))
     elif "\n#" in block or block.startswith("#"):
         keep = _is_row
         clean = "\n".join(filter(keep, block.split("\n")))
     else:
         clean = block
     ragged = list[pa_csv.InvalidRow]()
-    table = _by_arrow(clean.replace(f'{delimiter} "', f'{delimiter}"'), delimiter, layout, names, ragged)
-    if ragged:
-        raise ValueError(_fault(ragged[0], (number for number, line in enumerate(block.split("\n"), above + 1) if keep(line)), layout))
-    return table
-
-
-def _by_arrow(text: str, delimiter: str, layout: Layout, names: Sequence[str], ragged: list[pa_csv.InvalidRow]) -> dict[str, pa.Array]:
-    """Columns of a text that has nothing but rows, or what is left out for that it has another number of fields."""
-    if not text.strip():
-        return {}
 
     def of_other_length(row: pa_csv.InvalidRow) -> str:
         if _is_row(row.text):
             ragged.append(row)
         return "skip"
 
+    parse.invalid_row_handler = of_other_length
+    table = _by_arrow(clean.replace(f'{parse.delimiter} "', f'{parse.delimiter}"'), parse, layout, names)
+    if ragged:
+        raise ValueError(_fault(ragged[0], (number for number, line in enumerate(block.split("\n"), above + 1) if keep(line)), layout))
+    return table
+
+
+def _by_arrow(text: str, parse: pa_csv.ParseOptions, layout: Layout, names: Sequence[str]) -> dict[str, pa.Array]:
+    """Columns of a text that has nothing but rows, and what the handler of invalid ones leaves out."""
     content = text.encode("utf-8", "replace")
-    table = pa_csv.read_csv(
-        pa.py_buffer(content),
-        # Threads of Arrow's that still run when a process ends itself end it in their own way.
-        pa_csv.ReadOptions(column_names=layout.names, block_size=len(content) + 1, use_threads=False),
-        pa_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=of_other_length, newlines_in_values=True),
-        pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=list(names), strings_can_be_null=False),
-    ).combine_chunks()
+    if not content or content.isspace():
+        return {}
+    # Threads of Arrow's that still run when a process ends itself end it in their own way.
+    read = pa_csv.ReadOptions(column_names=layout.names, block_size=len(content) + 1, use_threads=False)
+    convert = pa_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=list(names), strings_can_be_null=False)
+    table = pa_csv.read_csv(pa.py_buffer(content), read, parse, convert).combine_chunks()
     columns = {name: column.chunk(0) for name, column in zip(names, table.columns, strict=True)} if len(table) else {}
     return {name: pc.replace_substring(column, ",", ".") if layout.decimal_comma else column for name, column in columns.items()}
 

@@ -317,31 +317,28 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
 # --- rows ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _text(column: pa.Array) -> pa.Array:
-    """A column that is no array of numbers, as strings; null where nothing is given."""
-    text = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
-    text = pc.if_else(pc.match_substring_regex(text, _BLANK), pa.scalar(None, pa.string()), text)
-    return pc.replace_substring_regex(text, r"^([-+.\d]+)[dD]([-+]?\d+)$", r"\1e\2")  # exponents as Fortran writes them
-
-
 def _numbers(column: pa.Array) -> np.ndarray:
-    """Any column as float64, NaN where nothing is given. Raises `ArrowInvalid` where it is neither."""
+    """Any column as float64, NaN where nothing is given. Raises `ArrowException` where it is neither."""
     if not pa.types.is_primitive(column.type) or pa.types.is_decimal(column.type):
-        column = _text(column)
+        column = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+        try:
+            return pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid:
+            column = pc.if_else(pc.match_substring_regex(column, _BLANK), pa.scalar(None, pa.string()), column)
+            column = pc.replace_substring_regex(column, r"^([-+.\d]+)[dD]([-+]?\d+)$", r"\1e\2")  # exponents as Fortran writes them
     return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def _degrees(column: pa.Array, unit: float, largest: float) -> np.ndarray:
-    """A coordinate in deg, where it may be hours or degrees, minutes and seconds; raises as :func:`_numbers`."""
-    if pa.types.is_primitive(column.type) or pa.types.is_decimal(column.type):
+    """A coordinate in deg, also where it is text of hours or degrees, minutes and seconds; raises as :func:`_numbers`."""
+    try:
         return _numbers(column)
-    column = _text(column)
+    except pa.ArrowException:
+        column = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
     found = pc.extract_regex(column, _SEXAGESIMAL)
-    if found.null_count == len(found):
-        return _numbers(column)
     whole, minutes, seconds = (_numbers(pc.struct_field(found, name)) for name in ("whole", "minutes", "seconds"))
     angle = (whole + minutes / 60 + seconds / 3600) * unit * np.where(pc.equal(pc.struct_field(found, "sign"), "-").fill_null(False), -1, 1)
-    if np.nanmax(np.abs(angle)) > largest:
+    if (np.abs(angle) > largest).any():
         raise pa.ArrowInvalid("no position on the sky")
     plain = _numbers(pc.if_else(pc.is_valid(found), pa.scalar(None, pa.string()), column))
     return np.where(np.isnan(angle), plain, angle)
