@@ -8,6 +8,7 @@ one by one are left to ``astropy.io.ascii``, the rows of all to ``pyarrow.csv``,
 from __future__ import annotations
 
 import csv
+import io
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,10 +23,10 @@ from astropy.io import ascii as astropy_ascii
 
 #: Characters that are parsed at a time.
 BLOCK = 8 << 20
-#: Lines, and characters of one, in which the names of the columns and the first row are searched.
-_HEAD_LINES, _LINE = 2000, 1 << 20
-#: How many of the lines that are no comments may be the header.
-_HEADER_ROWS = 40
+#: Characters, and lines of them, in which the names of the columns and the first row are searched.
+_HEAD, _HEAD_LINES = 1 << 20, 2000
+#: A line of as many numbers is a row.
+_FEWEST_NUMBERS = 3
 _BLANKS = " "
 _DELIMITERS = (",", ";", "\t", "|", _BLANKS)
 #: What lines between rows, or around them, are drawn with.
@@ -137,7 +138,7 @@ def find_layout(file: TextIO, known: frozenset[str]) -> Layout:
     ValueError
         Where no line can be a header.
     """
-    lines = [line for line in (file.readline(_LINE) for _ in range(_HEAD_LINES)) if line]
+    lines = list(islice(io.StringIO(file.read(_HEAD)), _HEAD_LINES))
     best, layout = (False, 0), None
     for candidate in _candidates(lines):
         if n_known := len({folded(name) for name in candidate.names} & known):
@@ -163,10 +164,9 @@ def _candidates(lines: list[str]) -> Iterator[Layout]:
         below = next((line for line in lines[header[-1] + 1 :] if line.strip()), "") if header else ""
         if below and any(tells.match(line) for line in lines) and not begins.match(below) and _is_row(below):
             yield from _described(lines, header, reader)
-    not_rows = [number for number, line in enumerate(lines) if not _is_row(line)]
-    first_rows = sorted(set(range(len(lines))).difference(not_rows))[:_HEADER_ROWS]
-    for number in sorted((*not_rows, *first_rows)):
-        line = lines[number]
+    for number, line in enumerate(lines):
+        if _is_row(line) and any(_has_numbers(_split(line, delimiter)) for delimiter in _DELIMITERS):
+            return  # a header further down would be that of another table
         text = _MARKED.sub(lambda mark: " " * len(mark[0]), line, count=1) if _MARKED.match(line) else line
         if places := next((below for below in lines[number + 1 : number + 4] if _PLACES.fullmatch(below.rstrip("\n"))), ""):
             starts = [place.span() for place in re.finditer("[-=]+", places)]
@@ -174,6 +174,12 @@ def _candidates(lines: list[str]) -> Iterator[Layout]:
             yield Layout(_distinct(text[span].strip() for span in spans), number + 1, number + 1, spans=spans, ruled=True)
         for delimiter in _DELIMITERS if text.strip() else ():
             yield Layout(_distinct(_split(text, delimiter)), number + 1, number + 1, delimiter)
+
+
+def _has_numbers(cells: list[str]) -> bool:
+    """Whether these are the cells of a row, and no title."""
+    n_numbers = sum(1 for cell in cells if _NUMBER.match(cell))
+    return n_numbers >= _FEWEST_NUMBERS and 2 * n_numbers > len(cells)
 
 
 def _described(lines: list[str], header: list[int], reader: Any) -> Iterator[Layout]:

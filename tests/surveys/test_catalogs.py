@@ -263,6 +263,7 @@ def test_texts_as_people_have_them(tmp_path: Path, name: str, nl: str, encoding:
         ("plate;mjd;fiber;z\n;;;\n1;2;3;0.5\n1;2;3;0.5 (?)\n", "Column 'z' .*line 4, .*'0.5 \\(\\?\\)'"),
         ("plate  mjd  fiber  z  \n-----  ---  -----  ---\n1      2    3      0.5\n12345678 90 3      0.5\n", "line 4 has 5 fields"),
         ("# by hand\n1,2,3,0.5\n1,2,4,0.6\n", "line 2 .* has numbers, but the first line of a table names its columns"),
+        ("plate,mjd,fiber,z\n1,2,3,0.5\nplate,mjd,fiber,ra,dec,z\n1,2,3,4,5,0.5\n", "line 3 has 6 fields"),  # two tables in one file
         ("ra,dec,z\n25:00:00,+10:00:00,1\n", "Column 'ra' .*line 2, .*'25:00:00'"),
     ],
 )
