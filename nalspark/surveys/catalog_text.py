@@ -11,7 +11,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, TextIO
@@ -257,7 +257,8 @@ def line_of(file: TextIO, layout: Layout, row: int) -> int:
 
 def _parsed(block: str, above: int, layout: Layout, names: Sequence[str]) -> dict[str, pa.Array]:
     """Some lines as columns; none where there is no row among them."""
-    parse, keep = pa_csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True), bool
+    keep: Callable[[str], object] = bool
+    parse = pa_csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True)
     if layout.spans or layout.delimiter == _BLANKS:
         keep, parse = _is_row, pa_csv.ParseOptions(delimiter="\t", quote_char=False)
         clean = "\n".join("\t".join(layout.cells(line)) for line in filter(keep, block.split("\n")))
