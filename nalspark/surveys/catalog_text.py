@@ -123,8 +123,8 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
 def find_layout(file: TextIO, known: frozenset[str]) -> Layout:
     """Find the header of a text, what separates its fields, and where its rows begin.
 
-    Of all lines and delimiters those are taken that give the most known names, and before all others those with as many fields as a row
-    below them has.
+    Of all lines and delimiters those are taken that give the most known names, the fewest others among them, and before all others those
+    with as many fields as a row below them has.
 
     Parameters
     ----------
@@ -139,11 +139,11 @@ def find_layout(file: TextIO, known: frozenset[str]) -> Layout:
         Where no line can be a header.
     """
     lines = list(islice(io.StringIO(file.read(_HEAD)), _HEAD_LINES))
-    best, layout = (False, 0), None
+    best, layout = (False, 0, 0.0), None
     for candidate in _candidates(lines):
         if n_known := len({folded(name) for name in candidate.names} & known):
             fitting = candidate if candidate.spans else _fitted(candidate, lines)
-            if (rank := (fitting is not None, n_known)) > best:
+            if (rank := (fitting is not None, n_known, n_known / len(candidate.names))) > best:
                 best, layout = rank, fitting or candidate
     if layout is None:
         layout = _first_line(lines)

@@ -214,6 +214,11 @@ TEXTS = {
         "# deg deg - d - -",
         "4.25\t 13.5 752 52251 44 1.82",
     ],
+    "a comment with names": [
+        "# z is the redshift, ra and dec the position",
+        "note\tra\tname\tdec\tclass\tredshift\tplate\tmjd\tfiber",
+        "a b\t4.25\tQ 1\t13.5\tQSO\t1.82\t752\t52251\t44",
+    ],
     "units in brackets": [
         "RA [deg],DEC (J2000),Plate,MJD,Fiber,z",
         "4.25,+13.5,752,52251,44,1.82",
