@@ -313,7 +313,7 @@ def _votable(path: Path, places: Sequence[int]) -> np.ma.MaskedArray:
 
 def _votable_rows(path: Path, places: Mapping[str, int]) -> Iterator[RawColumns]:
     rows = _votable(path, list(places.values()))
-    columns = dict(zip(sorted(places, key=places.__getitem__), rows.dtype.names, strict=True))
+    columns = dict(zip(sorted(places, key=places.__getitem__), rows.dtype.names or (), strict=True))
     for start in range(0, len(rows), ROWS_AT_ONCE):
         yield {name: _as_arrow(rows[column][start : start + ROWS_AT_ONCE]) for name, column in columns.items()}
 

@@ -49,6 +49,8 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 #: Lines below the header that may say units and types.
 _UNIT_LINES = 3
 _SHOWN = 60
+#: What the name of a column without one begins with, or ends with where it is not the first of its name.
+_NAMELESS = "(column"
 _SEPARATORS = {_BLANKS: "blanks", "\t": "tab"}
 
 
@@ -113,7 +115,7 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     """Names that all differ: the first column of a name has it."""
     seen: dict[str, int] = {}
     for number, name in enumerate(names, 1):
-        seen[name if name and name not in seen else f"{name} (column {number})".lstrip()] = number
+        seen[name if name and name not in seen else f"{name} {_NAMELESS} {number})".lstrip()] = number
     return tuple(seen)
 
 
@@ -139,11 +141,12 @@ def find_layout(file: TextIO, known: frozenset[str]) -> Layout:
         Where no line can be a header.
     """
     lines = list(islice(io.StringIO(file.read(_HEAD)), _HEAD_LINES))
-    best, layout = (False, 0, 0.0), None
+    best, layout = (False, 0, 0), None
     for candidate in _candidates(lines):
         if n_known := len({folded(name) for name in candidate.names} & known):
             fitting = candidate if candidate.spans else _fitted(candidate, lines)
-            if (rank := (fitting is not None, n_known, n_known / len(candidate.names))) > best:
+            n_named = sum(1 for name in candidate.names if not name.startswith(_NAMELESS))
+            if (rank := (fitting is not None, n_known, -n_named)) > best or layout is None:
                 best, layout = rank, fitting or candidate
     if layout is None:
         layout = _first_line(lines)
@@ -203,8 +206,8 @@ def _fitted(layout: Layout, lines: list[str]) -> Layout | None:
         if len(cells) == n_names:
             return layout
         if len(cells) == n_names + 1 and not cells[-1]:
-            return replace(layout, names=(*layout.names, f"(column {n_names + 1})"))
-        if len(cells) == n_names - 1 and layout.names[-1] == f"(column {n_names})":
+            return replace(layout, names=(*layout.names, f"{_NAMELESS} {n_names + 1})"))
+        if len(cells) == n_names - 1 and layout.names[-1] == f"{_NAMELESS} {n_names})":
             return replace(layout, names=layout.names[:-1])
     return None if found else layout
 

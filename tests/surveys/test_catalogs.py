@@ -239,6 +239,7 @@ TEXTS = {
         "ra,dec,plate,mjd,fiber,z",
         "4.25,13.5,752,52251,44,1.82,",
     ],
+    "tabs at the ends": ["name\tra\tdec\tplate\tmjd\tfiber\tz\t", "a b\t4.25\t13.5\t752\t52251\t44\t1.82\t", "", "#"],
     "hours and minutes": [
         "ra,dec,plate,mjd,fiber,z",
         "00:17:00.0,+13:30:00,752,52251,44,1.82D+00",
