@@ -146,7 +146,7 @@ def find_layout(file: TextIO, known: frozenset[str]) -> Layout:
         if n_known := len({folded(name) for name in candidate.names} & known):
             fitting = candidate if candidate.spans else _fitted(candidate, lines)
             n_named = sum(1 for name in candidate.names if not name.startswith(_NAMELESS))
-            if (rank := (fitting is not None, n_known, -n_named)) > best or layout is None:
+            if (rank := (fitting is not None, n_known, -n_named)) > best:
                 best, layout = rank, fitting or candidate
     if layout is None:
         layout = _first_line(lines)
