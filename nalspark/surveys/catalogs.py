@@ -168,7 +168,7 @@ def _spelled(present: Mapping[str, int], spellings: Iterable[str]) -> str | None
 
 def _nearly_spelled(present: Mapping[str, int], spellings: Iterable[str]) -> str | None:
     """The column that is called so but for underscores and the like: ``zVI`` is Z_VI."""
-    near = {folded(name): name for name, width in reversed(present.items()) if width == 1}
+    near = {folded(name): name for name, width in reversed(list(present.items())) if width == 1}
     return next((near[name] for name in map(folded, spellings) if name in near), None)
 
 
