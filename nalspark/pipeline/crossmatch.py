@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -11,7 +12,8 @@ from nalspark.pipeline.inputs import Inputs
 from nalspark.pipeline.run import Run
 from nalspark.pipeline.stage import Made, Stage
 from nalspark.session import narrow_reads
-from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, mark_duplicates, match_counts
+from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, rows_given, write_parquet
+from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, mark_duplicates, match_counts, passed_over
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.schemas import MATCHES, TARGETS
 
@@ -26,7 +28,7 @@ class Crossmatch(Stage):
     name, table, more = "crossmatch", TARGETS, (MATCHES,)
     reads = (SPECTRA_READ.name,)
     sections = ("crossmatch",)
-    revision = 3
+    revision = 4
     content = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
     at_once = True
 
@@ -82,6 +84,33 @@ class Crossmatch(Stage):
                 "  {catalogue}: {rows_matched} of its {rows} rows have a spectrum; in it are {spectra_by_id} spectra by id and "
                 "{spectra_on_sky} by position, {spectra_unmatched} are not".format(**counts)
             )
+        converted = {
+            (kind, one.name): (one, rows_given(write_parquet(one, run.store.catalogues)))
+            for kind, found in self.inputs.catalogues.items()
+            for one in found
+        }
+        for counts in run.manifest.catalogues:
+            if not counts["rows_matched"] and counts["spectra_unmatched"]:
+                run.progress.say(_nothing_matches(*converted[counts["kind"], counts["catalogue"]]))
+        lacking = {name: one.n_rows - given["z"] for (kind, name), (one, given) in converted.items() if kind == "quasars"}
+        if any(lacking.values()):
+            spectra = passed_over(run.whole(TARGETS), run.whole(MATCHES), list(lacking))
+            for name in [name for name, rows in lacking.items() if rows]:
+                run.progress.say(
+                    f"  {name}: {lacking[name]} of its rows have no redshift (blank, or a fill value such as -999, -1 or NaN); "
+                    f"{spectra.get(name, 0)} spectra take theirs from the next catalogue or from their own files"
+                )
 
     def reading(self, spark: SparkSession) -> AbstractContextManager[None]:
         return narrow_reads(spark)
+
+
+def _nothing_matches(catalog: Catalog, given: Mapping[str, int]) -> str:
+    """Warn of a catalogue of which nothing matches: it is of another survey, or not read as it is meant."""
+    identified, placed = (min(given[name] for name in names) for names in (ID_COLUMNS, ("ra", "dec")))
+    columns = ", ".join(f"{name} = '{column}'" for name, column in catalog.columns)
+    return (
+        f"WARNING: nothing in catalogue '{catalog.name}' matches any spectrum. Of its {catalog.n_rows} rows {identified} have a plate, mjd "
+        f"and fiber and {placed} a position. The map '{catalog.map}' reads {columns}. Is it a catalogue of these spectra, and are its "
+        f"positions J2000 in degrees? Name another map with '{catalog.name}::map', or describe it in conf/catalogs."
+    )

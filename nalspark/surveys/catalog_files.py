@@ -1,39 +1,53 @@
-"""The files of catalogues: FITS, CSV, Parquet and npz, each read once from its beginning to its end.
+"""The files of catalogues: FITS, VOTable, text, Parquet and npz, each read once from its beginning to its end.
 
 What a column means is not known here. A format is one function in :data:`_FORMATS`: it looks at a file and gives a :class:`CatalogFile`.
 """
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import csv
 import gzip
+import io
+import lzma
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
-from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
+import pyarrow.dataset as ds
+from astropy.io import votable
+from astropy.utils.xml.iterparser import get_xml_iterator
 
-from nalspark.errors import CatalogError
+from nalspark.errors import CatalogError, UnusableSpectrum
+from nalspark.surveys import catalog_text
+from nalspark.surveys.fits_table import Column, FitsFile, Hdu
 
 #: Some rows of some columns: text as strings, or numbers.
 RawColumns = dict[str, pa.Array]
 
 #: Rows that are in memory at a time.
 ROWS_AT_ONCE = 65_536
-#: What reading a damaged gzip file raises.
-_UNPACKING = (EOFError, gzip.BadGzipFile, zlib.error)
-#: What the libraries raise where a file, or its header, is damaged.
-_DAMAGED = (*_UNPACKING, zipfile.BadZipFile, pa.ArrowException, OSError, ValueError)
+#: Bytes of FITS rows that are in memory at a time.
+_BYTES_AT_ONCE = 64 << 20
+#: How packed files begin → what they are, and what opens them.
+_PACKED: dict[bytes, tuple[str, Callable[[Path], Any]]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ": ("xz", lzma.open),
+}
+#: What reading a damaged one of them raises, and what the libraries raise where a file, or its header, is damaged.
+_UNPACKING = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+_DAMAGED = (*_UNPACKING, UnusableSpectrum, zipfile.BadZipFile, csv.Error, ExpatError, pa.ArrowException, OSError, LookupError, ValueError)
 _SHOWN_COLUMNS = 30
 
 
@@ -48,28 +62,34 @@ class CatalogFile:
     n_rows : int
     read : callable
         ``names of columns -> iterator of RawColumns``: all rows in their order, a bounded number at a time. Raises `CatalogError`.
+    place : callable
+        ``row, counted from 0 -> where it is``, for messages.
     """
 
     widths: Mapping[str, int]
     n_rows: int
     read: Callable[[Sequence[str]], Iterator[RawColumns]]
+    place: Callable[[int], str] = "row {} (counted from 0)".format
 
 
-def open_file(path: Path) -> CatalogFile:
+def open_file(path: Path, known: frozenset[str]) -> CatalogFile:
     """Look at a file whose format its content tells: extensions lie.
+
+    Parameters
+    ----------
+    path : Path
+        Of a file, or of a folder of Parquet files.
+    known : frozenset of str
+        What columns may be called (:func:`nalspark.surveys.catalog_text.folded`), by which the header of a text is found.
 
     Raises
     ------
     CatalogError
         Where it is none of the formats, or damaged as far as its headers tell.
     """
-    with _faults_told(path, "readable"), _open_bytes(path) as file:
-        head = file.read(4096)
-    if not head:
-        raise CatalogError(f"Catalogue '{path}' is empty (0 bytes).")
-    kind, look = next((known for start, known in _FORMATS.items() if head.startswith(start)), ("readable as CSV", _csv_file))
-    if look is _csv_file and (b"\x00" in head or head.startswith(b"\x89HDF")):
-        raise CatalogError(f"Catalogue '{path}' is none of FITS, CSV, Parquet and npz. Convert it to one of these.")
+    kind, look = _format(path)
+    if look is _text_file:
+        look = partial(_text_file, known=known)
     with _faults_told(path, kind):
         content = look(path)
 
@@ -77,7 +97,40 @@ def open_file(path: Path) -> CatalogFile:
         with _faults_told(path, kind):
             yield from content.read(names)
 
-    return CatalogFile(content.widths, content.n_rows, read)
+    return replace(content, read=read)
+
+
+def _format(path: Path) -> tuple[str, Callable[..., CatalogFile]]:
+    """What a file is by its beginning, and what looks at it."""
+    if path.is_dir():
+        return _FORMATS[b"PAR1"]
+    with _faults_told(path, "readable"), _open_bytes(path) as file:
+        head = file.read(4096)
+    if not head:
+        raise CatalogError(f"Catalogue '{path}' is empty (0 bytes).")
+    if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"<"):
+        return "a readable VOTable", _votable_file
+    kind, look = next((known for start, known in _FORMATS.items() if head.startswith(start)), ("a readable table of text", _text_file))
+    wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if look is _text_file and not wide and (b"\x00" in head or head.startswith(b"\x89HDF")):
+        raise CatalogError(f"Catalogue '{path}' is none of FITS, VOTable, text, Parquet and npz. Convert it to one of these.")
+    return kind, look
+
+
+def files_of(path: Path) -> list[Path]:
+    """Give the files of a catalogue in a fixed order: itself, or the Parquet files of a folder but for those that are hidden.
+
+    Raises
+    ------
+    CatalogError
+        Where a folder has none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.rglob("*.parquet")) if not any(part[0] in "._" for part in file.relative_to(path).parts)]
+    if not files:
+        raise CatalogError(f"Catalogue '{path}' is a folder without Parquet files (*.parquet); name a file in it.")
+    return files
 
 
 @contextmanager
@@ -86,118 +139,89 @@ def _faults_told(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        if isinstance(error, _UNPACKING) and _is_packed(path):
-            raise CatalogError(f"Catalogue '{path}' is a damaged gzip file: {error}. Download it again.") from None
+        packed = _packing(path)
+        if packed and isinstance(error, _UNPACKING):
+            raise CatalogError(f"Catalogue '{path}' is a damaged {packed[0]} file: {error}. Download it again.") from None
+        if isinstance(error, UnusableSpectrum):
+            raise CatalogError(f"Catalogue '{path}' is no usable FITS file, {error}") from None
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise CatalogError(f"Catalogue '{path}' is not {kind}: {why}.") from None
+        raise CatalogError(f"Catalogue '{path}' is not {kind}: {str(why).rstrip('.')}.") from None
 
 
-def _is_packed(path: Path) -> bool:
+def _packing(path: Path) -> tuple[str, Callable[[Path], Any]] | None:
+    if path.is_dir():
+        return None
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        head = file.read(8)
+    return next((packing for start, packing in _PACKED.items() if head.startswith(start)), None)
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
-    """The file's content, decompressed where it is gzip."""
-    return cast(IO[bytes], gzip.open(path, "rb")) if _is_packed(path) else path.open("rb")
+    """The file's content, decompressed where it is packed."""
+    packing = _packing(path)
+    return cast(IO[bytes], packing[1](path) if packing else path.open("rb"))
 
 
 def _as_arrow(values: np.ndarray) -> pa.Array:
-    """A column of numpy, shape (n,) or (n, 1), as strings or as numbers in the machine's byte order."""
-    flat = np.asarray(values).reshape(len(values))
+    """A column of numpy, of n elements, as strings or as numbers in the machine's byte order; null where it is masked."""
+    flat, masked = np.ma.getdata(values).ravel(), np.ma.getmaskarray(values).ravel()
     if flat.dtype.kind == "S":
         flat = np.char.decode(flat, "ascii", "replace")
-    return pa.array(flat if flat.dtype.kind == "U" else flat.astype(np.float64))
+    return pa.array(flat.astype(str) if flat.dtype.kind in "UO" else flat.astype(np.float64), mask=masked if masked.any() else None)
 
 
 # --- FITS ----------------------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _fits_tables(path: Path) -> Iterator[list[Any]]:
+def _fits_tables(path: Path) -> Iterator[tuple[FitsFile, list[Hdu]]]:
     """The first table of a FITS file and the tables of as many rows that directly follow it, as qsoabsfind writes them."""
-    with ExitStack() as opened:
-        tables: list[Any] = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyWarning)  # unpadded ends and the like: the rows are still where they should be
-            for hdu in opened.enter_context(fits.open(path, memmap=True, lazy_load_hdus=True)):
-                is_table = isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
-                if is_table and (not tables or hdu.header["NAXIS2"] == tables[0].header["NAXIS2"]):
+    with _open_bytes(path) as stream:
+        file, tables = FitsFile(cast(BinaryIO, stream), path.name), list[Hdu]()
+        try:
+            for hdu in file.hdus():
+                if hdu.layout.columns is not None and (not tables or hdu.layout.shape[0] == tables[0].layout.shape[0]):
                     tables.append(hdu)
                 elif tables:
                     break
-        yield tables
+        except UnusableSpectrum:
+            # A fault behind the rows is none of theirs: unpadded ends, and what was added or cut off later.
+            if not tables or any(hdu.start + hdu.layout.shape[0] * hdu.layout.shape[1] > file.size for hdu in tables):
+                raise
+        if not tables:
+            raise CatalogError(f"Catalogue '{path}' is a FITS file without a table; a catalogue is a table.")
+        yield file, tables
+
+
+def _fits_columns(tables: list[Hdu]) -> dict[str, tuple[Hdu, Column]]:
+    """Name → the first column of it, and its table."""
+    columns = dict[str, tuple[Hdu, Column]]()
+    for hdu in tables:
+        for column in (hdu.layout.columns or {}).values():
+            columns.setdefault(column.name, (hdu, column))
+    return columns
 
 
 def _fits_file(path: Path) -> CatalogFile:
-    widths, n_rows, needed = dict[str, int](), 0, 0
-    try:
-        with _fits_tables(path) as tables:
-            for hdu in tables:
-                n_rows = int(hdu.header["NAXIS2"])
-                needed = max(needed, hdu.fileinfo()["datLoc"] + n_rows * int(hdu.header["NAXIS1"]))
-                is_text = isinstance(hdu, fits.TableHDU)  # of ASCII: its numbers are text in the file, one in a field
-                here = {name: 1 if is_text else int(np.prod(hdu.columns.dtype[name].shape, dtype=int)) for name in hdu.columns.names}
-                widths = {**here, **widths}
-    except (LookupError, TypeError) as error:  # from astropy, of a header that makes no sense
-        raise ValueError(error) from None
-    if not needed:
-        with _open_bytes(path) as file:  # of a damaged gzip file astropy sees the beginning, and says nothing
-            while file.read(4 << 20):
-                pass
-        raise CatalogError(f"Catalogue '{path}' is a FITS file without a table; a catalogue is a binary table.")
-    if not _is_packed(path) and (size := path.stat().st_size) < needed:
-        raise CatalogError(f"Catalogue '{path}' is truncated: its header promises {needed} bytes, it has {size}. Download it again.")
-    return CatalogFile(widths, n_rows, lambda names: _fits_rows(path, names))
+    with _fits_tables(path) as (_, tables):
+        widths = {name: 0 if column.code in "CM" else column.width for name, (_, column) in _fits_columns(tables).items()}
+        n_rows = tables[0].layout.shape[0]
+        if n_rows == 1 and 1 not in widths.values():  # a column in each cell, as IDL and TOPCAT write it
+            n_rows = max(widths.values(), key=list(widths.values()).count, default=1)
+            widths = {name: int(width == n_rows) for name, width in widths.items()}
+        return CatalogFile(widths, n_rows, lambda names: _fits_rows(path, names))
 
 
 def _fits_rows(path: Path, names: Sequence[str]) -> Iterator[RawColumns]:
-    with _fits_tables(path) as tables:
-        owners = {name: hdu for hdu in reversed(tables) for name in hdu.columns.names if name in names}
-        readers = []
-        for hdu in tables:
-            if here := [name for name, owner in owners.items() if owner is hdu]:
-                readers.append((_ascii_rows if isinstance(hdu, fits.TableHDU) else _binary_rows)(path, hdu, here))
-        for pieces in zip(*readers, strict=True):
-            yield {name: column for piece in pieces for name, column in piece.items()}
-
-
-def _binary_rows(path: Path, hdu: Any, names: Sequence[str]) -> Iterator[RawColumns]:
-    """Rows as they are stored: to cut a table of astropy's takes a second for some hundred columns."""
-    dtype, left = hdu.columns.dtype.newbyteorder(">"), int(hdu.header["NAXIS2"])
-    with _open_bytes(path) as file:
-        file.seek(hdu.fileinfo()["datLoc"])
-        while left:
-            wanted = min(ROWS_AT_ONCE, left)
-            content = file.read(wanted * dtype.itemsize)
-            if len(content) < wanted * dtype.itemsize:
-                raise CatalogError(f"Catalogue '{path}' is truncated {left} rows before its end. Download it again.")
-            left -= wanted
-            rows = np.frombuffer(content, dtype)
-            yield {name: _as_arrow(_scaled(rows[name], hdu.columns[name])) for name in names}
-
-
-def _scaled(stored: np.ndarray, column: fits.Column) -> np.ndarray:
-    """Numbers as the header says: TZERO + TSCAL × what is stored, NaN where that is TNULL."""
-    if stored.dtype.kind == "S":
-        return stored
-    scale, zero = float(column.bscale or 1), float(column.bzero or 0)
-    values = stored.astype(np.float64)
-    if scale != 1 or zero != 0:
-        values = values * scale + zero
-    return values if column.null in (None, "") else np.where(stored == int(column.null), np.nan, values)
-
-
-def _ascii_rows(path: Path, hdu: Any, names: Sequence[str]) -> Iterator[RawColumns]:
-    """Read a table of text whole, by astropy: such tables are small and of the past."""
-    stored = hdu.data.view(np.ndarray)
-    whole = {}
-    for name in names:
-        null = str(hdu.columns[name].null or "").strip()
-        values = hdu.data.field(name)
-        whole[name] = np.where(np.char.strip(stored[name]) == null.encode(), np.nan, values) if null else values
-    for start in range(0, len(stored), ROWS_AT_ONCE):
-        yield {name: _as_arrow(values[start : start + ROWS_AT_ONCE]) for name, values in whole.items()}
+    with _fits_tables(path) as (file, tables):
+        owners = {name: hdu for name, (hdu, _) in _fits_columns(tables).items() if name in names}
+        row_bytes = max(hdu.layout.shape[1] for hdu in tables)
+        rows = max(1, min(ROWS_AT_ONCE, _BYTES_AT_ONCE // row_bytes))
+        for start in range(0, tables[0].layout.shape[0], rows):
+            values: dict[str, np.ndarray] = {}
+            for hdu in tables:
+                values |= file.columns(hdu, [name for name, owner in owners.items() if owner is hdu], rows, start)
+            yield {name: _as_arrow(values[name]) for name in names}
 
 
 # --- npz -----------------------------------------------------------------------------------------------------------------------------
@@ -248,74 +272,79 @@ def _npz_rows(path: Path, names: Sequence[str]) -> Iterator[RawColumns]:
 
 
 def _parquet_file(path: Path) -> CatalogFile:
-    with pq.ParquetFile(path) as file:
-        widths = {field.name: 0 if pa.types.is_nested(field.type) else 1 for field in file.schema_arrow}
-        return CatalogFile(widths, file.metadata.num_rows, lambda names: _parquet_rows(path, names))
+    """A file, or a folder of them, as Spark and others write it; what its folders are called (``plate=266``) are columns too."""
+    dataset = ds.dataset([str(file) for file in files_of(path)], format="parquet", partitioning="hive", partition_base_dir=str(path))
+    widths = {field.name: 0 if pa.types.is_nested(field.type) else 1 for field in dataset.schema}
 
-
-def _parquet_rows(path: Path, names: Sequence[str]) -> Iterator[RawColumns]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(names)):
+    def read(names: Sequence[str]) -> Iterator[RawColumns]:
+        for batch in dataset.to_batches(columns=list(names), batch_size=ROWS_AT_ONCE, use_threads=False):
             yield {name: batch[name] for name in names}
 
+    return CatalogFile(widths, dataset.count_rows(use_threads=False), read)
 
-# --- CSV -----------------------------------------------------------------------------------------------------------------------------
+
+# --- VOTable -------------------------------------------------------------------------------------------------------------------------
 
 
-def _csv_layout(path: Path) -> tuple[list[str], str, int]:
-    """Column names, delimiter, and the number of lines before the first row.
-
-    The header is the first line; where lines start with ``#``, it is the last of these if it has as many fields as the line below.
-    """
-    lines: list[str] = []
-    with _open_bytes(path) as file:
-        for line in file:
-            lines.append(line.decode("utf-8-sig" if not lines else "utf-8"))
-            if len([text for text in lines if text.strip() and not text.startswith("#")]) == 2 or len(lines) == 1000:
+def _votable_file(path: Path) -> CatalogFile:
+    """The columns are named before the first data; the data are read by astropy, the columns that are asked for only."""
+    fields = list[Mapping[str, str]]()
+    with _open_bytes(path) as file, get_xml_iterator(file) as elements:
+        for begins, tag, attributes, _ in elements:
+            if begins and tag == "FIELD":
+                fields.append(attributes)
+            elif fields and tag == "DATA":
                 break
-    plain = [index for index, text in enumerate(lines) if text.strip() and not text.startswith("#")]
-    if not plain:
-        raise CatalogError(f"Catalogue '{path}' has no header line; the first line of a CSV file names its columns.")
-    header, first_row = lines[plain[0]], plain[0] + 1
-    delimiter = max(",\t;|", key=header.count)
-    comment = lines[plain[0] - 1] if plain[0] else ""
-    if comment.startswith("#") and comment.count(delimiter) == header.count(delimiter) > 0:
-        header, first_row = comment.lstrip("# "), plain[0]
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
-    return names, delimiter, first_row
+    if not fields:
+        raise CatalogError(f"Catalogue '{path}' is XML without a table, such as the error message of a server. Download it again.")
+    scalar = [field.get("datatype") == "char" or field.get("arraysize", "1") == "1" for field in fields]
+    names = [field["name"] for field in fields]
+    places = {name: place for place, name in reversed(list(enumerate(names)))}
+    widths = {name: int(scalar[places[name]]) for name in names}
+    return CatalogFile(widths, len(_votable(path, [0])), lambda names: _votable_rows(path, {name: places[name] for name in names}))
 
 
-def _csv_file(path: Path) -> CatalogFile:
-    layout = _csv_layout(path)
-    columns = layout[0]
-    n_rows = sum(len(batch[columns[0]]) for batch in _csv_rows(path, layout, columns[:1]))
-    return CatalogFile(dict.fromkeys(columns, 1), n_rows, lambda names: _csv_rows(path, layout, names))
+def _votable(path: Path, places: Sequence[int]) -> np.ma.MaskedArray:
+    """Some columns of the first table; astropy wants them in the order of the file."""
+    with warnings.catch_warnings(), _open_bytes(path) as file:
+        warnings.simplefilter("ignore")  # few files keep all rules of the format
+        return votable.parse(file, columns=sorted(places), verify="ignore").get_first_table().array
 
 
-#: Bytes of a CSV file that Arrow parses at a time.
-_CSV_BLOCK = 8 << 20
+def _votable_rows(path: Path, places: Mapping[str, int]) -> Iterator[RawColumns]:
+    rows = _votable(path, list(places.values()))
+    columns = dict(zip(sorted(places, key=places.__getitem__), rows.dtype.names or (), strict=True))
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        yield {name: _as_arrow(rows[column][start : start + ROWS_AT_ONCE]) for name, column in columns.items()}
 
 
-def _csv_rows(path: Path, layout: tuple[list[str], str, int], names: Sequence[str]) -> Iterator[RawColumns]:
-    """The rows as strings: types guessed from the first block would fail on a later one."""
-    columns, delimiter, first_row = layout
-    read = pa_csv.ReadOptions(column_names=columns, skip_rows=first_row, block_size=_CSV_BLOCK, use_threads=False)
-    convert = pa_csv.ConvertOptions(
-        column_types={name: pa.string() for name in names}, include_columns=list(names), strings_can_be_null=False
-    )
-    # Arrow's threads read ahead: of a file of Python's they would need the interpreter, and end a process that is about to end itself.
-    with pa.input_stream(str(path), compression="gzip" if _is_packed(path) else None) as file:
-        try:
-            batches = pa_csv.open_csv(file, read, pa_csv.ParseOptions(delimiter=delimiter), convert)
-        except pa.ArrowInvalid as error:
-            if "Empty CSV" not in str(error):
-                raise
-            return
-        for batch in batches:
-            yield {name: batch[name] for name in names}
+# --- text ----------------------------------------------------------------------------------------------------------------------------
 
 
-#: How a file of a format begins → what it then is, and what looks at it. A file of text that begins with none of these is taken for CSV.
+def _open_text(path: Path) -> TextIO:
+    """The file's text; every line end is one, and what is not UTF-8 is in columns of names that are not read."""
+    file = cast(io.BufferedReader, _open_bytes(path))
+    wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return io.TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", errors="replace")
+
+
+def _text_file(path: Path, known: frozenset[str]) -> CatalogFile:
+    with _open_text(path) as file:
+        layout = catalog_text.find_layout(file, known)
+
+    def read(names: Sequence[str]) -> Iterator[RawColumns]:
+        with _open_text(path) as file:
+            yield from catalog_text.rows(file, layout, names)
+
+    def place(row: int) -> str:
+        with _open_text(path) as file:
+            return f"line {catalog_text.line_of(file, layout, row)}"
+
+    n_rows = sum(len(columns[layout.names[0]]) for columns in read(layout.names[:1]))
+    return CatalogFile(dict.fromkeys(layout.names, 1), n_rows, read, place)
+
+
+#: How a file of a format begins → what it then is, and what looks at it. What begins with none of these, nor with a tag, is taken for text.
 _FORMATS: dict[bytes, tuple[str, Callable[[Path], CatalogFile]]] = {
     b"SIMPLE  =": ("a readable FITS file", _fits_file),
     b"PAR1": ("a readable Parquet file", _parquet_file),

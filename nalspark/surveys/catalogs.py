@@ -1,4 +1,4 @@
-"""Quasar and absorber catalogues: FITS, CSV, Parquet or npz in, canonical columns out.
+"""Quasar and absorber catalogues: FITS, VOTable, text, Parquet or npz in, canonical columns out.
 
 Every catalogue spells its columns in its own way. The spellings are data: one TOML file per kind of catalogue in ``conf/catalogs``,
 chosen by the columns that a file has, or by the user with ``path::map``. :func:`open_catalog` recognises a file, :func:`read_rows` reads
@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nalspark.errors import CatalogError, did_you_mean
-from nalspark.surveys.catalog_files import open_file
+from nalspark.surveys.catalog_files import files_of, open_file
+from nalspark.surveys.catalog_text import folded
 from nalspark.tables import atomic
 
 Kind = Literal["quasars", "absorbers"]
@@ -35,6 +36,8 @@ Facts = TypeVar("Facts", bound=BaseModel)
 
 ID_COLUMNS = ("plate", "mjd", "fiber")
 _POSITION_COLUMNS = ("ra", "dec")
+#: What a coordinate counts where it is written with minutes and seconds, hours or degrees, and its largest value, both in deg.
+_UNITS = {"ra": (15.0, 360.0), "dec": (1.0, 90.0)}
 _NUMBERS: dict[str, tuple[str, ...]] = {
     "quasars": ("z",),
     "absorbers": ("z_qso", "z_abs", "ew_primary", "ew_primary_err", "ew_secondary", "ew_secondary_err"),
@@ -43,12 +46,18 @@ _SNR_COLUMNS = ("snr_primary", "snr_secondary")
 _REQUIRED: dict[str, tuple[str, ...]] = {"quasars": ("z",), "absorbers": ("z_abs", "ew_primary")}
 #: An equivalent width this negative is a fill value (-99, -999, -9999), not a measurement.
 _EW_FILL = -90.0
-_BLANKS = ("", "nan", "null", "none", "n/a", "na", "--", "-")
+#: Nor is one this large a redshift (99, 999.99), or one that is not positive (0, -1, -999).
+_Z_FILL = 90.0
+#: What text tables write where a row has nothing.
+_BLANK = r"(?i)^([-.*…?]*|nan|null|none|n/a|na|\\N|masked|<null>|\(null\))$"
+#: Hours or degrees, minutes and seconds.
+_SEXAGESIMAL = r"^(?P<sign>[-+]?)(?P<whole>\d{1,3})[:hd\s]\s*(?P<minutes>[0-5]?\d)[:m'\s]\s*(?P<seconds>[0-5]?\d(?:\.\d*)?)[s\"]?$"
 _SHOWN_COLUMNS = 30
+_SHOWN_TEXT = 40
 #: Rows that a population of absorbers is taken from at most.
 _POPULATION_ROWS = 200_000
 #: Raise it where the same file would be read as other rows: what was converted before is then converted again.
-_REVISION = 1
+_REVISION = 2
 
 
 def canonical_schema(kind: Kind) -> pa.Schema:
@@ -143,22 +152,30 @@ def load_maps(folder: Path | None = None) -> tuple[CatalogMap, ...]:
     return tuple(sorted(maps, key=lambda loaded: (-len(loaded.signature), loaded.name)))
 
 
+@cache
+def _known_names() -> frozenset[str]:
+    """All that any map calls a column."""
+    spellings = [names for loaded in load_maps() for names in (*loaded.columns.values(), loaded.pmf.columns if loaded.pmf else ())]
+    return frozenset(folded(name) for names in spellings for name in names)
+
+
 def _spelled(present: Mapping[str, int], spellings: Iterable[str]) -> str | None:
     """The column that a list of spellings means; exact case before any case, columns of one value per row only."""
     scalars = [name for name, width in present.items() if width == 1]
-    folded = {name.lower(): name for name in reversed(scalars)}
-    for spelling in spellings:
-        found = spelling if spelling in scalars else folded.get(spelling.lower())
-        if found is not None:
-            return found
-    return None
+    lower = {name.lower(): name for name in reversed(scalars)}
+    return next((found for name in spellings if (found := name if name in scalars else lower.get(name.lower()))), None)
+
+
+def _nearly_spelled(present: Mapping[str, int], spellings: Iterable[str]) -> str | None:
+    """The column that is called so but for underscores and the like: ``zVI`` is Z_VI."""
+    near = {folded(name): name for name, width in reversed(list(present.items())) if width == 1}
+    return next((near[name] for name in map(folded, spellings) if name in near), None)
 
 
 def _resolve(loaded: CatalogMap, present: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
     """Canonical name -> the file's name, and what is missing of what must be there."""
-    found = {name: _spelled(present, spellings) for name, spellings in loaded.columns.items()}
-    if loaded.pmf:
-        found["pmf"] = _spelled(present, loaded.pmf.columns)
+    spelled = {**loaded.columns, **({"pmf": loaded.pmf.columns} if loaded.pmf else {})}
+    found = {name: _spelled(present, spellings) or _nearly_spelled(present, spellings) for name, spellings in spelled.items()}
     columns = {name: column for name, column in found.items() if column is not None}
     missing = [name for name in _REQUIRED[loaded.kind] if name not in columns]
     known_by_id = "pmf" in columns or all(name in columns for name in ID_COLUMNS)
@@ -239,20 +256,21 @@ class Catalog:
 
 
 def _existing(text: str) -> Path:
-    file = Path(text)
-    if file.is_dir():
-        raise CatalogError(f"Catalogue '{text}' is a folder; name a file in it.")
-    if not file.is_file():
-        near = did_you_mean(file.name, [other.name for other in file.parent.iterdir()]) if file.parent.is_dir() else ""
+    path = Path(text)
+    if not path.exists():
+        near = did_you_mean(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise CatalogError(f"Catalogue '{text}' does not exist.{near}")
-    return file
+    return path
 
 
 def _digest(path: Path, loaded: CatalogMap) -> str:
-    of_map = hashlib.blake2b(json.dumps(loaded.model_dump(), sort_keys=True).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps(loaded.model_dump(), sort_keys=True).encode(), digest_size=16)
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, lambda: of_map).hexdigest()
+        for file in files_of(path):
+            digest.update(b"" if file == path else str(file.relative_to(path)).encode())
+            with file.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: digest)
+        return digest.hexdigest()
     except OSError as error:
         raise CatalogError(f"Catalogue '{path}' cannot be read: {error.strerror}.") from None
 
@@ -263,7 +281,8 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
     Parameters
     ----------
     path : str or Path
-        A FITS, CSV, Parquet or npz file, FITS and CSV also gzipped; ``path::map`` forces a map of ``conf/catalogs``.
+        A file of FITS, VOTable, text, Parquet or npz, all but the last two also packed, or a folder of Parquet files; ``path::map``
+        forces a map of ``conf/catalogs``.
     kind : str
         ``quasars`` or ``absorbers``.
     species : str, optional
@@ -282,7 +301,7 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
         raise CatalogError(f"'{kind}' is no kind of catalogue; there are {' and '.join(_NUMBERS)}.{did_you_mean(kind, _NUMBERS)}")
     text, _, forced = str(path).partition("::")
     file = _existing(text)
-    content = open_file(file)
+    content = open_file(file, _known_names())
     if content.n_rows == 0:
         raise CatalogError(f"Catalogue '{text}' has no rows.")
     loaded, columns = _choose(file, forced, kind, content.widths)
@@ -298,15 +317,44 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
 # --- rows ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _numbers(column: pa.Array, where: str) -> np.ndarray:
-    """Any column as float64, NaN where nothing is given."""
+def _numbers(column: pa.Array) -> np.ndarray:
+    """Any column as float64, NaN where nothing is given. Raises `ArrowException` where it is neither."""
+    if not pa.types.is_primitive(column.type) or pa.types.is_decimal(column.type):
+        column = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+        try:
+            return pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid:
+            column = pc.if_else(pc.match_substring_regex(column, _BLANK), pa.scalar(None, pa.string()), column)
+            column = pc.replace_substring_regex(column, r"^([-+.\d]+)[dD]([-+]?\d+)$", r"\1e\2")  # exponents as Fortran writes them
+    return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _degrees(column: pa.Array, unit: float, largest: float) -> np.ndarray:
+    """A coordinate in deg, also where it is text of hours or degrees, minutes and seconds; raises as :func:`_numbers`."""
     try:
-        if not pa.types.is_primitive(column.type) and not pa.types.is_decimal(column.type):
-            text = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
-            column = pc.if_else(pc.is_in(pc.utf8_lower(text), pa.array(_BLANKS)), pa.scalar(None, pa.string()), text)
-        return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise CatalogError(f"{where} holds text where numbers are expected: {error}.") from None
+        return _numbers(column)
+    except pa.ArrowException:
+        column = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+    found = pc.extract_regex(column, _SEXAGESIMAL)
+    whole, minutes, seconds = (_numbers(pc.struct_field(found, name)) for name in ("whole", "minutes", "seconds"))
+    angle = (whole + minutes / 60 + seconds / 3600) * unit * np.where(pc.equal(pc.struct_field(found, "sign"), "-").fill_null(False), -1, 1)
+    if (np.abs(angle) > largest).any():
+        raise pa.ArrowInvalid("no position on the sky")
+    plain = _numbers(pc.if_else(pc.is_valid(found), pa.scalar(None, pa.string()), column))
+    return np.where(np.isnan(angle), plain, angle)
+
+
+def _first_fault(column: pa.Array, convert: Callable[[pa.Array], np.ndarray]) -> int:
+    """The first row that cannot be converted, by halving."""
+    start, stop = 0, len(column)
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        try:
+            convert(column[start:middle])
+            start = middle
+        except pa.ArrowException:
+            stop = middle
+    return start
 
 
 def _identifiers(values: np.ndarray) -> np.ndarray:
@@ -319,7 +367,7 @@ def _split_identifiers(column: pa.Array, separator: str, order: tuple[str, ...])
     """One-string identifiers as three int32 columns; -1 where a string has not three numbers of at most nine digits."""
     pattern = re.escape(separator).join(rf"\s*(?P<{name}>[0-9]{{1,9}})\s*" for name in order)
     found = pc.extract_regex(pc.cast(column, pa.string()), f"^{pattern}$")
-    return {name: _identifiers(_numbers(pc.struct_field(found, name), name)) for name in order}
+    return {name: _identifiers(_numbers(pc.struct_field(found, name))) for name in order}
 
 
 def _clean_absorbers(out: Rows, numbers: Mapping[str, np.ndarray]) -> None:
@@ -334,23 +382,39 @@ def _clean_absorbers(out: Rows, numbers: Mapping[str, np.ndarray]) -> None:
         out[f"ew_{line}"], out[f"ew_{line}_err"] = width, np.where(error > 0, error, np.nan)
 
 
-def _canonical(raw: Mapping[str, pa.Array], catalog: Catalog, start: int) -> Rows:
+def _placed(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Right ascensions from 0 to 360, where a catalogue has them from -180 to 180. Both -1 or -99 is no position."""
+    return np.where((ra >= -180) & (ra < 0) & (ra != dec), ra + 360, ra)
+
+
+def _canonical(raw: Mapping[str, pa.Array], catalog: Catalog, start: int, place: Callable[[int], str]) -> Rows:
     """Rows of the file's own columns, the first of them row `start`, in canonical columns."""
     columns = dict(catalog.columns)
-    stop = start + len(next(iter(raw.values())))
-    numbers = {
-        name: _numbers(raw[column], f"Column '{column}' of catalogue '{catalog.path}', rows {start} to {stop},")
-        for name, column in columns.items()
-        if name != "pmf"
-    }
-    nothing = np.full(stop - start, np.nan)
-    out: Rows = {"row": np.arange(start, stop, dtype=np.int64)}
+    n_rows = len(next(iter(raw.values())))
+
+    def numbers_of(name: str) -> np.ndarray:
+        column, convert = raw[columns[name]], (lambda values: _degrees(values, *_UNITS[name])) if name in _UNITS else _numbers
+        try:
+            return convert(column)
+        except pa.ArrowException:
+            row = _first_fault(column, convert)
+            raise CatalogError(
+                f"Column '{columns[name]}' of catalogue '{catalog.path}', {place(start + row)}, holds text where numbers are expected: "
+                f"{str(column[row])[:_SHOWN_TEXT]!r}."
+            ) from None
+
+    numbers = {name: numbers_of(name) for name in columns if name != "pmf"}
+    nothing = np.full(n_rows, np.nan)
+    out: Rows = {"row": np.arange(start, start + n_rows, dtype=np.int64)}
     out |= {name: _identifiers(numbers.get(name, nothing)) for name in ID_COLUMNS}
     if catalog.pmf:
         out |= _split_identifiers(raw[columns["pmf"]], *catalog.pmf)
     out |= {name: numbers.get(name, nothing) for name in (*_POSITION_COLUMNS, *_NUMBERS[catalog.kind])}
+    out["ra"] = _placed(out["ra"], out["dec"])
     if catalog.kind == "absorbers":
         _clean_absorbers(out, numbers)
+    else:
+        out["z"] = np.where((out["z"] > 0) & (out["z"] < _Z_FILL), out["z"], np.nan)
     return out
 
 
@@ -365,9 +429,9 @@ def read_rows(catalog: Catalog) -> Iterator[Rows]:
     ------
     dict of ndarray, shape (n,)
         ``row`` (int64), counted from 0 through all of them; ``plate``, ``mjd``, ``fiber`` (int32, -1 where not given); ``ra``, ``dec``
-        (deg) and the numbers of the kind (float64, NaN where not given): ``z`` of quasars; ``z_qso``, ``z_abs``, ``ew_primary``,
-        ``ew_primary_err``, ``ew_secondary``, ``ew_secondary_err`` (rest Å) of absorbers. No row is left out: one without a usable
-        identifier or position cannot match.
+        (deg, right ascension from 0) and the numbers of the kind (float64, NaN where not given): ``z`` of quasars; ``z_qso``,
+        ``z_abs``, ``ew_primary``, ``ew_primary_err``, ``ew_secondary``, ``ew_secondary_err`` (rest Å) of absorbers. No row is left out:
+        one without a usable identifier or position cannot match.
 
     Raises
     ------
@@ -375,8 +439,9 @@ def read_rows(catalog: Catalog) -> Iterator[Rows]:
         Where the file has changed since it was opened, is damaged, or holds text where numbers belong.
     """
     path, start = Path(catalog.path), 0
-    for raw in open_file(path).read(sorted({column for _, column in catalog.columns})):
-        rows = _canonical(raw, catalog, start)
+    content = open_file(path, _known_names())
+    for raw in content.read(sorted({column for _, column in catalog.columns})):
+        rows = _canonical(raw, catalog, start, content.place)
         start += len(rows["row"])
         if len(rows["row"]):
             yield rows
@@ -412,6 +477,16 @@ def write_parquet(catalog: Catalog, folder: str | Path) -> Path:
             of = {name: pa.array(values, mask=values < 0 if name in ID_COLUMNS else np.isnan(values)) for name, values in rows.items()}
             writer.write_batch(pa.RecordBatch.from_arrays(list(of.values()), schema=schema))
     return path
+
+
+def rows_given(converted: Path) -> dict[str, int]:
+    """Count the rows that have a value, by column, of a catalogue as :func:`write_parquet` wrote it; a fill value is none."""
+    about = pq.read_metadata(converted)
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    return {
+        name: about.num_rows - sum(group.column(place).statistics.null_count for group in groups)
+        for place, name in enumerate(about.schema.names)
+    }
 
 
 def equivalent_width_quantiles(catalog: Catalog, weakest: float = 0.3) -> tuple[float, ...]:

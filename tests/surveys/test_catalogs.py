@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import importlib.util
+import lzma
 import shutil
 import subprocess
 import sys
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.coordinates import Angle
 from astropy.io import fits
 from astropy.table import Table
 
 from nalspark.errors import CatalogError
-from nalspark.surveys import catalog_files, catalogs
+from nalspark.surveys import catalog_files, catalog_text, catalogs
 from nalspark.surveys.catalogs import (
     Catalog,
     canonical_schema,
@@ -25,6 +31,7 @@ from nalspark.surveys.catalogs import (
     load_maps,
     open_catalog,
     read_rows,
+    rows_given,
     write_parquet,
 )
 
@@ -79,20 +86,19 @@ def whole(catalog: Catalog) -> dict[str, np.ndarray]:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def packed(path: Path) -> Path:
-    target = path.with_name(path.name + ".gz")
-    with path.open("rb") as plain, gzip.open(target, "wb") as zipped:
-        shutil.copyfileobj(plain, zipped)
+def packed(path: Path, packing: str) -> Path:
+    target = path.with_name(f"{path.name}.{packing}")
+    target.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[packing].compress(path.read_bytes()))
     return target
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
-@pytest.mark.parametrize("name", [*WRITERS, "q.fits.gz", "q.csv.gz"])
+@pytest.mark.parametrize("name", [*WRITERS, "q.fits.gz", "q.csv.gz", "q.fits.bz2", "q.csv.xz"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_files, "ROWS_AT_ONCE", rows_at_once)
-    plain = name.removesuffix(".gz")
+    plain, packing = ".".join(name.split(".")[:2]), name.split(".")[2:]
     WRITERS[plain](tmp_path / plain)
-    path = packed(tmp_path / plain) if name != plain else tmp_path / plain
+    path = packed(tmp_path / plain, *packing) if packing else tmp_path / plain
     catalog = open_catalog(path, "quasars")
     assert (catalog.name, catalog.kind, catalog.n_rows, catalog.map) == (name, "quasars", 4, "generic_quasars")
     batches = list(read_rows(catalog))
@@ -129,6 +135,244 @@ def test_spellings_of_csv(tmp_path: Path, text: str, nl: str) -> None:
     (tmp_path / "q.csv").write_bytes(text.replace("\n", nl).encode())
     rows = whole(open_catalog(tmp_path / "q.csv", "quasars"))
     assert [rows[name].item() for name in ("plate", "mjd", "fiber", "z")] == [1, 2, 3, 0.5]
+
+
+#: One quasar, as VizieR, TOPCAT, data bases, spreadsheets and astropy write it.
+TEXTS = {
+    "VizieR, semicolons": [
+        "#RESOURCE=yCat",
+        "#Column\tRAJ2000\t(F10.6)",
+        "",
+        "RAJ2000;DEJ2000;Plate;MJD;Fiber;z",
+        "deg;deg; ;d; ; ",
+        "---;---;-;-;--;--",
+        "4.25;13.5;752;52251;44;1.82",
+        "",
+        "#END#",
+    ],
+    "VizieR, widths": [
+        "#Title",
+        "   RAJ2000 note DEJ2000 Plate MJD   Fiber zVI ",
+        "   deg          deg           d                 ",
+        "---------- ---- ------- ----- ----- ----- ----",
+        " 4.2500000         13.5   752 52251    44 1.82",
+    ],
+    "ECSV": [
+        "# %ECSV 1.0",
+        "# ---",
+        "# datatype:",
+        "# - {name: RA, datatype: float64}",
+        "# schema: astropy-2.0",
+        "RA DEC PLATE MJD FIBERID Z NAME",
+        '4.25 13.5 752 52251 44 1.82 "J 0017"',
+    ],
+    "IPAC": [
+        "\\fixlen = T",
+        "|  ra|  dec|plate|  mjd|fiber|    z|",
+        "|   d|    d|    i|    i|    i|    d|",
+        " 4.25  13.5   752 52251    44  1.82 ",
+    ],
+    "SExtractor": [
+        "#   1 RA  [deg]",
+        "#   2 DEC  [deg]",
+        "#   3 PLATE",
+        "#   4 MJD",
+        "#   5 FIBER",
+        "#   6 Z  redshift",
+        "4.25 13.5 752 52251 44 1.82",
+    ],
+    "RDB": [
+        "ra\tdec\tplate\tmjd\tfiber\tz",
+        "5N\t5N\t4N\t5N\t3N\t4N",
+        "4.25\t13.5\t752\t52251\t44\t1.82",
+    ],
+    "box": [
+        "+----+----+-----+-----+-----+----+",
+        "| ra | dec| plate| mjd | fiber | z |",
+        "+----+----+-----+-----+-----+----+",
+        "| 4.25 | 13.5 | 752 | 52251 | 44 | 1.82 |",
+        "+----+----+-----+-----+-----+----+",
+    ],
+    "LaTeX": [
+        "\\begin{tabular}{cccccc}",
+        "ra & dec & plate & mjd & fiber & z \\\\",
+        "4.25 & 13.5 & 752 & 52251 & 44 & 1.82 \\\\",
+        "\\end{tabular}",
+    ],
+    "spreadsheet": [
+        "sep=;",
+        "ra;dec;plate;mjd;fiber;z",
+        "4,25;13,5;752;52251;44;1,82",
+    ],
+    "quotes and blanks": [
+        "name, ra, dec, plate, mjd, fiber, z",
+        '"a, b", "4.25", 13.5, 752, 52251, 44, 1.82',
+    ],
+    "header of comments": [
+        "# objects of the night",
+        "# ra dec plate mjd fiber z",
+        "# deg deg - d - -",
+        "4.25\t 13.5 752 52251 44 1.82",
+    ],
+    "a comment with names": [
+        "# z is the redshift, ra and dec the position",
+        "note\tra\tname\tdec\tclass\tredshift\tplate\tmjd\tfiber",
+        "a b\t4.25\tQ 1\t13.5\tQSO\t1.82\t752\t52251\t44",
+    ],
+    "units in brackets": [
+        "RA [deg],DEC (J2000),Plate,MJD,Fiber,z",
+        "4.25,+13.5,752,52251,44,1.82",
+    ],
+    "VizieR's DR12Q": [
+        "RAdeg,DEdeg,ThingID,Plate,MJD,Fiber,zVI,zPipe,zPCA",
+        "4.25,13.5,5,752,52251,44,1.82,1.81,1.83",
+    ],
+    "a magnitude z": [
+        "ra,dec,u,g,r,i,z,redshift,plate,mjd,fiberid",
+        "4.25,13.5,19,18,17,16,15.5,1.82,752,52251,44",
+    ],
+    "two columns of a name": [
+        "ra,dec,plate,mjd,fiber,z,z,ra",
+        "4.25,13.5,752,52251,44,1.82,0.1,9.9",
+    ],
+    "delimiters at the ends": [
+        "ra,dec,plate,mjd,fiber,z",
+        "4.25,13.5,752,52251,44,1.82,",
+    ],
+    "tabs at the ends": ["name\tra\tdec\tplate\tmjd\tfiber\tz\t", "a b\t4.25\t13.5\t752\t52251\t44\t1.82\t", "", "#"],
+    "hours and minutes": [
+        "ra,dec,plate,mjd,fiber,z",
+        "00:17:00.0,+13:30:00,752,52251,44,1.82D+00",
+    ],
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("nl", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_as_people_have_them(tmp_path: Path, name: str, nl: str, encoding: str) -> None:
+    (tmp_path / "q.txt").write_bytes((nl.join(TEXTS[name]) + nl).encode(encoding))
+    rows = whole(open_catalog(tmp_path / "q.txt", "quasars"))
+    assert {column: values.tolist() for column, values in rows.items()} == {
+        "row": [0], "plate": [752], "mjd": [52251], "fiber": [44], "ra": [4.25], "dec": [13.5], "z": [1.82]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "# a comment\n\nplate,mjd,fiber,z\n1,2,3,0.5\n# another\n1,2,3,4,0.5\n",
+            "line 6 has 5 fields .*line 3, .* has 4; separated by ','",
+        ),
+        ("plate mjd fiber z\n1 2 3 0.5\n\n1 2 3\n", "line 4 has 3 fields .*separated by 'blanks'"),
+        ("plate;mjd;fiber;z\n;;;\n1;2;3;0.5\n1;2;3;0.5 (?)\n", "Column 'z' .*line 4, .*'0.5 \\(\\?\\)'"),
+        ("plate  mjd  fiber  z  \n-----  ---  -----  ---\n1      2    3      0.5\n12345678 90 3      0.5\n", "line 4 has 5 fields"),
+        ("# by hand\n1,2,3,0.5\n1,2,4,0.6\n", "line 2 .* has numbers, but the first line of a table names its columns"),
+        ("plate,mjd,fiber,z\n1,2,3,0.5\nplate,mjd,fiber,ra,dec,z\n1,2,3,4,5,0.5\n", "line 3 has 6 fields"),  # two tables in one file
+        ("ra,dec,z\n25:00:00,+10:00:00,1\n", "Column 'ra' .*line 2, .*'25:00:00'"),
+    ],
+)
+def test_faults_of_text_name_the_line_and_the_column(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "q.csv").write_text(text)
+    with pytest.raises(CatalogError, match=message):
+        whole(open_catalog(tmp_path / "q.csv", "quasars"))
+
+
+def test_the_line_of_a_fault_far_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_text, "BLOCK", 1000)
+    lines = ["plate,mjd,fiber,z", *["1,2,3,0.5", "# comment"] * 300, "1,2,3,many", *["1,2,3,0.5"] * 300]
+    (tmp_path / "q.csv").write_text("\n".join(lines))
+    with pytest.raises(CatalogError, match="line 602, holds text .*'many'"):
+        whole(open_catalog(tmp_path / "q.csv", "quasars"))
+    lines[601] = "1,2,3,0.5,"
+    (tmp_path / "q.csv").write_text("\n".join(lines))
+    with pytest.raises(CatalogError, match="line 602 has 5 fields"):
+        open_catalog(tmp_path / "q.csv", "quasars")
+
+
+def test_hours_and_degrees_are_those_of_astropy(tmp_path: Path) -> None:
+    hours, degrees = ["00:17:10.86", "23 59 59.99", "12h58m00s", ""], ["-00:30:00.5", "+89 59 59", "10d00m00s", "1:2:3"]
+    rows = ["ra,dec,z", *(f"{a},{b},1.5" for a, b in zip(hours, degrees, strict=True))]
+    (tmp_path / "q.csv").write_text("\n".join(rows))
+    read = whole(open_catalog(tmp_path / "q.csv", "quasars"))
+    np.testing.assert_allclose(read["ra"], [*Angle(hours[:3], "hourangle").deg, np.nan], rtol=1e-14)
+    np.testing.assert_allclose(read["dec"], Angle(degrees, "deg").deg, rtol=1e-14)
+
+
+def test_fill_values_are_no_redshifts(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text(
+        "plate,mjd,fiber,z\n" + "".join(f"1,2,3,{z}\n" for z in ("-999", "-1", "NaN", "", "--", "0", "99.99", "0.5", "7"))
+    )
+    catalog = open_catalog(tmp_path / "q.csv", "quasars")
+    np.testing.assert_array_equal(whole(catalog)["z"], [np.nan] * 7 + [0.5, 7.0])
+    given = rows_given(write_parquet(catalog, tmp_path / "converted"))
+    assert given == {"row": 9, "plate": 9, "mjd": 9, "fiber": 9, "ra": 0, "dec": 0, "z": 2}
+
+
+def test_right_ascensions_from_minus_180_are_wrapped(tmp_path: Path) -> None:
+    Table({"RA": [-0.5, -180.0, 359.5, -1.0, -999.0], "DEC": [1.0, 1.0, 1.0, -1.0, -999.0], "Z": [1.0] * 5}).write(tmp_path / "q.fits")
+    assert whole(open_catalog(tmp_path / "q.fits", "quasars"))["ra"].tolist() == [359.5, 180.0, 359.5, -1.0, -999.0]
+
+
+@pytest.mark.parametrize("form", ["tabledata", "binary", "binary2"])
+def test_votables(tmp_path: Path, form: str) -> None:
+    """Whatever the order of the columns: astropy gives those that are asked for in another order wrong names."""
+    names = ["Z", "FIBERID", "RA", "NAME", "DEC", "MJD", "PLATE"]
+    table = Table({**QUASARS, "NAME": ["a", "b b", "", "d"]}, masked=True)[names]
+    table["Z"].mask = [False, True, False, False]
+    table.write(tmp_path / "q.xml", format="votable", tabledata_format=form)
+    rows = whole(open_catalog(tmp_path / "q.xml", "quasars"))
+    for column, values in EXPECTED.items():
+        np.testing.assert_allclose(rows[column], values, rtol=1e-6, err_msg=column)
+
+
+def test_a_folder_of_parquet(tmp_path: Path) -> None:
+    folder = tmp_path / "q.parquet"
+    for plate in (266, 7102):
+        (folder / f"plate={plate}").mkdir(parents=True)
+        pq.write_table(pa.table({"mjd": [51630], "fiber": [3], "z": [plate / 1000]}), folder / f"plate={plate}" / "part-0.snappy.parquet")
+    (folder / "_SUCCESS").touch()
+    (folder / "_temporary").mkdir()
+    (folder / "_temporary" / "part-1.parquet").write_bytes(b"half")
+    catalog = open_catalog(folder, "quasars")
+    rows = whole(catalog)
+    assert (catalog.name, rows["plate"].tolist(), rows["z"].tolist()) == ("q.parquet", [266, 7102], [0.266, 7.102])
+    (folder / "plate=7102" / "part-0.snappy.parquet").rename(folder / "plate=266" / "part-1.parquet")
+    assert open_catalog(folder, "quasars").digest != catalog.digest
+
+
+def test_decimals_and_categories_of_parquet(tmp_path: Path) -> None:
+    kinds = {"plate": pa.array(["7"]).dictionary_encode(), "mjd": pa.array([2], pa.uint16()), "fiber": pa.array([3.0], pa.float32())}
+    pq.write_table(pa.table({**kinds, "z": pa.array([Decimal("1.9300")])}), tmp_path / "q.parquet")
+    rows = whole(open_catalog(tmp_path / "q.parquet", "quasars"))
+    assert [rows[name].item() for name in ("plate", "mjd", "fiber", "z")] == [7, 2, 3, 1.93]
+    pq.write_table(pa.table({**kinds, "z": pa.array([datetime(2020, 1, 1)])}), tmp_path / "t.parquet")
+    with pytest.raises(CatalogError, match=r"Column 'z' .*row 0 \(counted from 0\), holds text"):
+        whole(open_catalog(tmp_path / "t.parquet", "quasars"))
+
+
+def test_fits_rows_are_as_long_as_the_header_says(tmp_path: Path) -> None:
+    """As CasJobs writes text columns, of which astropy takes one letter a row; and a column in each cell of one row."""
+    hdu = fits.BinTableHDU(Table({"NAME": ["J0017", "J1258", "J1", "J2"], **QUASARS}))
+    hdu.header["TDIM1"] = "(1)"
+    hdu.writeto(tmp_path / "casjobs.fits", output_verify="ignore")
+    columns = [fits.Column(name, f"4{'D' if values.dtype.kind == 'f' else 'J'}", array=values[None]) for name, values in QUASARS.items()]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "cells.fits")
+    for name in ("casjobs.fits", "cells.fits"):
+        rows = whole(open_catalog(tmp_path / name, "quasars"))
+        for column, values in EXPECTED.items():
+            np.testing.assert_allclose(rows[column], values, rtol=1e-6, err_msg=column)
+
+
+def test_catalogues_made_at_random(tmp_path: Path) -> None:
+    """A sample of what the benchmark makes: all right, but for those broken on purpose, of which line and column are named."""
+    spec = importlib.util.spec_from_file_location("catalogue_files", Path(__file__).parents[2] / "benchmarks" / "catalogue_files.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules["catalogue_files"] = benchmark
+    spec.loader.exec_module(benchmark)
+    counts, said = benchmark.study(120, 5, tmp_path)
+    assert said == [] and counts.total() == 120 and len({kind for kind, _ in counts}) > 15
 
 
 def test_scaled_and_null_fits_columns(tmp_path: Path) -> None:
@@ -252,21 +496,27 @@ def test_faults_are_sentences(tmp_path: Path) -> None:
     (tmp_path / "ragged.csv").write_text("plate,mjd,fiber,z\n1,2,3\n")
     (tmp_path / "noise.dat").write_bytes(bytes(range(256)))
     (tmp_path / "latin.csv").write_bytes(b"plate,mjd,fiber,z\xe9\n1,2,3,4\n")
+    (tmp_path / "page.html").write_text("<!DOCTYPE html>\n<html><body>not found</body></html>\n")
+    Table(QUASARS).write(tmp_path / "whole.vot", format="votable")
+    (tmp_path / "cut.vot").write_bytes((tmp_path / "whole.vot").read_bytes()[:1200])
+    (tmp_path / "folder").mkdir()
     (tmp_path / "half.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 and no more")
     np.savez(tmp_path / "objects.npz", plate=np.array([1, None], object), z=np.ones(2))
     np.savez(tmp_path / "unequal.npz", plate=np.ones(3), z=np.ones(2))
     expected = {
         "goood.fits": "does not exist. Did you mean 'good.fits'",
-        ".": "is a folder",
         "cut.fits": "truncated",
         "cut.fits.gz": "damaged gzip",
         "image.fits": "without a table",
         "empty.csv": "is empty",
         "header.csv": "has no rows",
-        "ragged.csv": "not readable as CSV",
-        "noise.dat": "none of FITS, CSV, Parquet and npz",
-        "latin.csv": "not readable as CSV",
+        "ragged.csv": "line 2 has 3 fields .*line 1, which names the columns, has 4",
+        "noise.dat": "none of FITS, VOTable, text, Parquet and npz",
+        "latin.csv": "no column for z ",
+        "page.html": "is XML without a table",
+        "cut.vot": "not a readable VOTable",
+        "folder": "is a folder without Parquet files",
         "half.parquet": "not a readable Parquet",
         "half.npz": "not a readable npz",
         "objects.npz": "Python objects in plate",
@@ -282,7 +532,7 @@ def test_faults_are_sentences(tmp_path: Path) -> None:
 def test_text_among_numbers(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("plate,mjd,fiber,z\n1,2,3,0.5\n1,2,4,unknown\n1,2,5,n/a\n")
     catalog = open_catalog(tmp_path / "q.csv", "quasars")
-    with pytest.raises(CatalogError, match="Column 'z' .* holds text where numbers are expected.*unknown"):
+    with pytest.raises(CatalogError, match="Column 'z' .* line 3, holds text where numbers are expected: 'unknown'"):
         whole(catalog)
     (tmp_path / "q.csv").write_text("plate,mjd,fiber,z\n1,2,3,0.5\n1,2,4, N/A\n1,2,5,\n")
     np.testing.assert_array_equal(whole(open_catalog(tmp_path / "q.csv", "quasars"))["z"], [0.5, np.nan, np.nan])
@@ -400,7 +650,7 @@ def test_real_catalogues(real_data: Path, name: str) -> None:
     placed = (rows["ra"] >= 0) & (rows["ra"] <= 360) & (np.abs(rows["dec"]) <= 90)
     assert (identified | placed).all()
     redshift = rows["z" if kind == "quasars" else "z_abs"]
-    assert np.isfinite(redshift).all() and (redshift > -0.01).all() and (redshift < 8).all()
+    assert np.isfinite(redshift).mean() > 0.95 and (redshift[np.isfinite(redshift)] < 8).all()  # stars in spAll have none
     if kind == "absorbers":
         assert (rows["z_qso"] > rows["z_abs"] - 0.05).mean() > 0.95
         assert np.nanmedian(rows["ew_primary"] / rows["ew_primary_err"]) > 3 and (rows["ew_primary"] > 0).mean() > 0.99
@@ -425,7 +675,7 @@ def test_what_is_no_catalogue_says_so(real_data: Path) -> None:
         "dr7_set_plate_fiber_radec.csv": "no column for z .*It has: PLATE, FIBER, RA, DEC",
         "dr7qso_BAL.list": "no column for z",
         "dr7qso_BAL_readme.txt": "Catalogue",
-        "zhao2019/false_postive_spectra_final.hdf5": "none of FITS, CSV, Parquet and npz",
+        "zhao2019/false_postive_spectra_final.hdf5": "none of FITS, VOTable, text, Parquet and npz",
     }.items():
         with pytest.raises(CatalogError, match=message):
             open_catalog(folder / name, "quasars")
@@ -436,14 +686,14 @@ def test_what_is_no_catalogue_says_so(real_data: Path) -> None:
 #: Processes that end themselves while Arrow's threads read on, as after a mistake in a long catalogue; small blocks, so that they do.
 ENDED = """
 import os, sys
-from pathlib import Path
-from nalspark.surveys import catalog_files
-catalog_files._CSV_BLOCK = 4096
+from nalspark.surveys import catalog_text
+catalog_text.BLOCK = 4096
 codes = []
 for _ in range(25):
     child = os.fork()
     if not child:
-        next(catalog_files._csv_rows(Path(sys.argv[1]), (["ra", "dec", "z"], ",", 1), ["z"]))
+        with open(sys.argv[1]) as file:
+            next(catalog_text.rows(file, catalog_text.Layout(("ra", "dec", "z"), 1, 1, ","), ["z"]))
         sys.exit(2)
     codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 print(codes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -255,6 +256,10 @@ SPECTRA = [
     spectrum("weak", 18, 180.0),
     spectrum("no_error", 19, 190.0),
     spectrum("id_beats_sky", 20, 200.0),
+    spectrum("next_row", 21, 210.0),
+    spectrum("next_catalogue", 22, 220.0),
+    spectrum("star_without_z", 23, 230.0, object_class="STAR"),
+    spectrum("nowhere", 24, 240.0, z_pipeline=float("nan")),
 ]
 QUASARS_SCHEMA = "row long, plate int, mjd int, fiber int, ra double, dec double, z double"
 FIRST = [
@@ -267,8 +272,19 @@ FIRST = [
     (6, 1, 50_000, 20, 201.0, 10.0, 2.3),
     (7, 1, 50_000, 99, 200.0, 10.0, 2.4),
     (8, None, None, None, -1.0, -1.0, 2.5),
+    (9, 1, 50_000, 21, 210.0, 10.0, None),
+    (10, 1, 50_000, 21, 210.0, 10.0, 2.6),
+    (11, 1, 50_000, 22, 220.0, 10.0, None),
+    (12, 1, 50_000, 23, 230.0, 10.0, None),
+    (13, 1, 50_000, 24, 240.0, 10.0, None),
 ]
-SECOND = [(0, 1, 50_000, 1, None, None, 0.5), (1, 1, 50_000, 3, None, None, 3.0), (2, 1, 50_000, 5, None, None, 3.1)]
+SECOND = [
+    (0, 1, 50_000, 1, None, None, 0.5),
+    (1, 1, 50_000, 3, None, None, 3.0),
+    (2, 1, 50_000, 5, None, None, 3.1),
+    (3, 1, 50_000, 22, None, None, 2.7),
+    (4, 1, 50_000, 24, None, None, None),
+]
 ABSORBERS_SCHEMA = QUASARS_SCHEMA.replace(
     "z double", "z_qso double, z_abs double, ew_primary double, ew_primary_err double, ew_secondary double, ew_secondary_err double"
 )
@@ -348,6 +364,10 @@ def test_redshifts_come_from_the_first_catalogue_that_knows(matched: tuple[pd.Da
         "no_position": (3.1, "second", "id", None),
         "star_but_known": (2.2, "first", "sky", 0.0),
         "id_beats_sky": (2.3, "first", "id", None),
+        # A fill value is no redshift: the next row, the next catalogue, the file's own.
+        "next_row": (2.6, "first", "id", None),
+        "next_catalogue": (2.7, "second", "id", None),
+        "known_without_z": (1.5, "pipeline", None, None),
     }
     for name, (z, source, how, distance) in expected.items():
         row = targets.loc[f"/{name}.fits"]
@@ -369,7 +389,8 @@ def test_rejections_by_reason(matched: tuple[pd.DataFrame, pd.DataFrame]) -> Non
         "/empty_class.fits": ("not_a_quasar", "empty"),
         "/low_z.fits": ("bad_redshift", "pipeline is 0.001; expected 0.005 to 7.5"),
         "/no_z.fits": ("bad_redshift", "pipeline is"),
-        "/known_without_z.fits": ("bad_redshift", "first is"),
+        "/nowhere.fits": ("bad_redshift", "pipeline is"),
+        "/star_without_z.fits": ("not_a_quasar", "no quasar catalogue has its redshift"),
         "/known_with_absurd_z.fits": ("bad_redshift", "first is 11.0"),
     }
     rejected = targets[targets["reason"].notna()]
@@ -438,13 +459,59 @@ def test_counts_are_those_the_paper_prints(spark: Any) -> None:
     systems = [("systems", spark.createDataFrame(SYSTEMS, ABSORBERS_SCHEMA))]
     tables = matched_tables(spark.createDataFrame(SPECTRA, SPECTRA_SCHEMA), quasars, systems)
     named = [("quasars", "first", len(FIRST)), ("absorbers", "systems", len(SYSTEMS)), ("quasars", "systems", 5)]
-    # 20 spectra, the two copies of one not counted. Rows 7 and 8 of the quasars and 2 and 6 of the systems match nothing.
+    # 24 spectra, the two copies of one not counted. Rows 7 and 8 of the quasars and 2 and 6 of the systems match nothing.
     assert [tuple(counts.values()) for counts in match_counts(*tables, named)] == [
-        ("quasars", "first", 9, 7, 2, 4, 2, 14),
-        ("absorbers", "systems", 7, 5, 2, 3, 2, 15),
-        ("quasars", "systems", 5, 0, 5, 0, 0, 20),
+        ("quasars", "first", 14, 12, 2, 8, 2, 14),
+        ("absorbers", "systems", 7, 5, 2, 3, 2, 19),
+        ("quasars", "systems", 5, 0, 5, 0, 0, 24),
     ]
     assert match_counts(*tables, []) == []
+
+
+@pytest.mark.spark
+def test_spectra_without_a_redshift_in_a_catalogue_are_counted(spark: Any) -> None:
+    from nalspark.surveys.crossmatch.stages import passed_over
+
+    targets, matches = staged(spark, 2, absorbers=False)
+    # In the first: known_without_z, next_catalogue, star_without_z and nowhere; in the second nowhere alone.
+    assert passed_over(targets, matches, ["first", "second"]) == {"first": 4, "second": 1}
+
+
+class Told:
+    """A run whose tables are not looked at; it keeps what it says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.said: list[str] = []
+        self.progress, self.store, self.manifest = (
+            SimpleNamespace(say=self.said.append),
+            SimpleNamespace(catalogues=folder),
+            SimpleNamespace(),
+        )
+        self.manifest.inputs = {}
+        self.whole = id
+
+
+@pytest.mark.parametrize("matched", [0, 2])
+def test_what_is_said_of_catalogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matched: int) -> None:
+    """Loudly, where nothing of one matches; and how many of its rows have no redshift."""
+    from nalspark.pipeline import crossmatch as stage
+
+    (tmp_path / "q.csv").write_text("RA,DEC,z\n-0.5,1,0.5\n10,2,-999\n11,3,NaN\n")
+    catalogues = {"quasars": [open_catalog(tmp_path / "q.csv", "quasars")], "absorbers": []}
+    counts = {"kind": "quasars", "catalogue": "q.csv", "rows": 3, "rows_matched": matched, "rows_unmatched": 3 - matched}
+    counts |= {"spectra_by_id": 0, "spectra_on_sky": matched, "spectra_unmatched": 5}
+    monkeypatch.setattr(stage, "match_counts", lambda *_: [counts])
+    monkeypatch.setattr(stage, "passed_over", lambda *_: {"q.csv": 1} if matched else {})
+    run: Any = Told(tmp_path / "converted")
+    stage.Crossmatch(cast(Any, SimpleNamespace(catalogues=catalogues))).finish(run)
+    warnings = [line for line in run.said if line.startswith("WARNING")]
+    assert len(warnings) == (matched == 0)
+    if warnings:
+        assert (
+            "nothing in catalogue 'q.csv' matches any spectrum. Of its 3 rows 0 have a plate, mjd and fiber and 3 a position" in warnings[0]
+        )
+        assert "reads ra = 'RA', dec = 'DEC', z = 'z'" in warnings[0] and "'q.csv::map'" in warnings[0]
+    assert "q.csv: 2 of its rows have no redshift" in run.said[-1] and f"{int(matched > 0)} spectra take theirs" in run.said[-1]
 
 
 @pytest.mark.spark

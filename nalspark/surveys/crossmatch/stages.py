@@ -212,7 +212,8 @@ def _sightlines(rows: DataFrame, n_quasars: int) -> DataFrame:
         "row": F.min("row"),
         "n_rows": F.count(F.lit(1)),
         "place": F.min(F.when(_is_position(), F.struct("row", "ra", "dec"))),
-        "z": F.min(F.struct("row", "z"))["z"],
+        # A fill value is no redshift: the next row that has one gives it.
+        "z": F.min(F.when(_finite("z"), F.struct("row", "z")))["z"],
         "systems": F.sort_array(F.collect_list("system")),
         "n_strong": F.sum(F.col("system.strong").cast("int")).cast("int"),
     }
@@ -272,14 +273,14 @@ def mark_duplicates(spectra: DataFrame) -> DataFrame:
 
 
 def _known(hits: DataFrame, n_quasars: int) -> DataFrame:
-    """One row per spectrum that any catalogue knows: the quasar of the first catalogue that has one, and what there is of absorbers."""
+    """One row per spectrum that any catalogue knows: the quasar of the first that has its redshift, and what there is of absorbers."""
     is_quasar = F.col("catalogue") < n_quasars
     on_sky = F.when(F.col("match") == "sky", F.col("separation_arcsec"))
     quasar = F.struct("catalogue", F.col("z").alias("z_catalogue"), F.col("match").alias("z_match"), on_sky.alias("z_separation_arcsec"))
     return (
         hits.groupBy("spectrum_id")
         .agg(
-            F.min(F.when(is_quasar, quasar)).alias("quasar"),
+            F.min(F.when(is_quasar & _finite("z"), quasar)).alias("quasar"),
             F.max(F.when(~is_quasar, F.col("n_strong"))).alias("most_strong"),
             F.sort_array(F.collect_list(F.when(~is_quasar, F.col("catalogue")))).alias("absorber_catalogues"),
         )
@@ -318,9 +319,9 @@ def _verdict(settings: Crossmatch) -> tuple[Column, Column]:
     allowed = f"; expected {settings.z_min:g} to {settings.z_max:g}"
     duplicate = _sentence("the same spectrum is also in ", F.col("kept_path"), ", which is kept")
     sky_fiber = _sentence(
-        "no quasar catalogue has it, its class is ", shown_class, " and z_warning is ", shown_warning, ": a fiber on blank sky"
+        "no quasar catalogue has its redshift, its class is ", shown_class, " and z_warning is ", shown_warning, ": a fiber on blank sky"
     )
-    no_quasar = _sentence("no quasar catalogue has it and the class from the pipeline is ", shown_class, "; expected QSO")
+    no_quasar = _sentence("no quasar catalogue has its redshift and the class from the pipeline is ", shown_class, "; expected QSO")
     bad_z = _sentence("the redshift from ", F.col("z_source"), " is ", shown_z, allowed)
     cases = [
         (F.col("kept_path").isNotNull(), "duplicate_spectrum_id", duplicate),
@@ -388,7 +389,7 @@ def crossmatch(
     hits : DataFrame
         From :func:`find_sightlines`.
     quasars, absorbers : sequence of str
-        Names of the catalogues. The first quasar catalogue that knows a spectrum gives its redshift.
+        Names of the catalogues. The first quasar catalogue that has a redshift of a spectrum gives it, else the spectrum's own pipeline.
     settings : Settings
 
     Returns
@@ -449,3 +450,25 @@ def match_counts(targets: DataFrame, matches: DataFrame, catalogues: Sequence[tu
             | {"spectra_by_id": by_id, "spectra_on_sky": on_sky, "spectra_unmatched": n_spectra - by_id - on_sky}
         )
     return counts
+
+
+def passed_over(targets: DataFrame, matches: DataFrame, quasars: Sequence[str]) -> dict[str, int]:
+    """Count the spectra that a quasar catalogue has without a redshift, so that a later one of `quasars`, or the pipeline, gave it.
+
+    Parameters
+    ----------
+    targets : DataFrame of TARGETS
+    matches : DataFrame of MATCHES
+    quasars : sequence of str
+        Names of the quasar catalogues in their order.
+
+    Returns
+    -------
+    dict of str to int
+        Of those catalogues that have any.
+    """
+    order = F.create_map(*[F.lit(piece) for number, name in enumerate([*quasars, "pipeline"]) for piece in (name, number)])
+    kept = targets.where(F.coalesce("reason", F.lit("")) != "duplicate_spectrum_id").select("spectrum_id", "z_source")
+    earlier = order[F.col("catalogue")] < order[F.col("z_source")]
+    hits = matches.where(F.col("kind") == "quasars").join(kept, "spectrum_id").where(earlier)
+    return {row["catalogue"]: row["count"] for row in hits.groupBy("catalogue").count().collect()}
