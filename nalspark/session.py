@@ -151,7 +151,11 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     if not submitted and (local or not remote):
         session = _started(settings, remote, master or _LOCAL, local=local)
     else:
-        session = _session_of(settings, remote, master)
+        try:
+            session = _session_of(settings, remote, master)
+        except _NO_START as error:
+            there = f"Spark Connect at {remote}" if remote else f"spark-submit (PYSPARK_GATEWAY_PORT {os.environ['PYSPARK_GATEWAY_PORT']})"
+            raise NalsparkError(f"No session could be had from {there}: {spark_says(error).rstrip('.')}.") from None
     if local and "spark.sql.shuffle.partitions" not in (conf or {}):
         session.conf.set("spark.sql.shuffle.partitions", str(max(2, parallelism(session))))
     if is_classic(session):
@@ -191,7 +195,7 @@ def _started(settings: dict[str, str], remote: str | None, master: str, *, local
                 users = SparkContext._jvm.org.apache.hadoop.security.UserGroupInformation  # type: ignore[union-attr]
                 users.setLoginUser(users.createRemoteUser(given.user))
             return _session_of(settings, remote, None if remote else master)
-        except (PySparkException, Py4JError, OSError) as error:
+        except _NO_START as error:
             heard.close()
             why = spark_says(error) if isinstance(error, Py4JJavaError) else heard.reason() or spark_says(error)
             raise NalsparkError(f"Spark cannot be started here: {why.rstrip('.')}. `nalspark doctor` tells what it was given.") from None
@@ -266,6 +270,8 @@ def describe_jobs(spark: SparkSession, text: str | None) -> None:
         spark.sparkContext.setLocalProperty("spark.job.description", text)  # type: ignore[arg-type]  # None takes it away
 
 
+#: What ends the start of a session.
+_NO_START = (PySparkException, Py4JError, OSError)
 #: What Spark raises where it cannot do something; the second only without Spark Connect.
 SPARK_ERRORS = (PySparkException, Py4JJavaError)
 
@@ -273,7 +279,7 @@ SPARK_ERRORS = (PySparkException, Py4JJavaError)
 def spark_says(error: BaseException) -> str:
     """Give the first line of what an error of :data:`SPARK_ERRORS` says."""
     java = getattr(error, "java_exception", None)
-    return str(java.getMessage() if java is not None else error).splitlines()[0]
+    return (str(java.getMessage() if java is not None else error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

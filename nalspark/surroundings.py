@@ -99,6 +99,9 @@ def _leave_aside(given: Surroundings) -> None:
     """Give a local session this process's Spark and Python in the place of what variables name."""
     own: dict[str, str | None] = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     own |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_ENV_LOADED": "1"}  # no spark-env.sh, which may set all of these again
+    root = Path(__file__).parents[1]
+    if root.name not in ("site-packages", "dist-packages"):  # workers must find the nalspark that this process has found, by whatever path
+        own["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     theirs = {name: value for name, value in os.environ.items() if name.startswith(("SPARK_", "PYSPARK_"))}
     if _is_own_spark(theirs.get("SPARK_HOME", "")):
         own["SPARK_HOME"] = theirs["SPARK_HOME"]
@@ -125,9 +128,7 @@ def _check_given(given: Surroundings) -> None:
             given.variables["PYSPARK_SUBMIT_ARGS"] = f"{arguments} pyspark-shell"
     except ValueError as error:
         raise NalsparkError(f"PYSPARK_SUBMIT_ARGS is {arguments}, which is no list of arguments: {error}. Correct or unset it.") from None
-    for name in ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"):
-        if not os.environ.get(name):
-            given.variables[name] = sys.executable
+    given.variables |= {"PYSPARK_DRIVER_PYTHON": sys.executable, "PYSPARK_PYTHON": os.environ.get("PYSPARK_PYTHON") or sys.executable}
 
 
 def _is_own_spark(home: str) -> bool:
@@ -273,7 +274,7 @@ def check_remote(remote: str | None) -> None:
 _LACKS = {
     r'Cannot run program "([^"]*)"': "the Python of its workers, {0}, cannot be run",
     r"PYTHON_VERSION_MISMATCH\D*([\d.]+)\D+([\d.]+)": "its workers have Python {0}, and this process has {1}",
-    r"No module named '(\w+)[.\w]*'": "the Python of its workers has no {0}",
+    r"No module named '?(\w+)": "the Python of its workers has no {0}",
 }
 
 

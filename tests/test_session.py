@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -165,6 +166,19 @@ def test_java_that_does_not_start_is_told_in_a_sentence(tmp_path, monkeypatch, c
     with pytest.raises(NalsparkError, match="^Spark cannot be started here: getSubject is not supported. `nalspark doctor` tells"):
         spark_session()
     assert "\tat " not in capfd.readouterr().err
+
+
+def test_a_spark_submit_that_has_ended_is_told_in_a_sentence(monkeypatch):
+    """Its variables were left to this process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", port)
+    monkeypatch.setenv("PYSPARK_GATEWAY_SECRET", "x")
+    monkeypatch.setattr(session, "active_session", lambda: None)
+    monkeypatch.setattr(session.SparkContext, "_gateway", None)
+    with pytest.raises(NalsparkError, match=f"^No session could be had from spark-submit .PYSPARK_GATEWAY_PORT {port}.: "):
+        spark_session()
 
 
 def test_two_masters_are_a_mistake(monkeypatch):

@@ -63,12 +63,22 @@ def test_what_fits_a_local_session_is_left(monkeypatch, tmp_path):
     assert {name: given.variables.get(name, value) for name, value in there.items()} == there
 
 
+@pytest.mark.parametrize("folder, path", [("mine", ["{root}", "/theirs"]), ("site-packages", None)])
+def test_workers_of_a_local_session_find_the_nalspark_of_this_process(tmp_path, monkeypatch, folder, path):
+    """A notebook may have found it by a path of its own."""
+    root = tmp_path / folder
+    monkeypatch.setattr(surroundings, "__file__", str(root / "nalspark" / "surroundings.py"))
+    monkeypatch.setenv("PYTHONPATH", "/theirs")
+    chosen = prepare(local=True).variables.get("PYTHONPATH")
+    assert chosen == (os.pathsep.join(path).format(root=root) if path else None)
+
+
 def test_on_a_cluster_the_users_variables_come_first(monkeypatch):
     for name, value in {"PYSPARK_PYTHON": "python3.11", "SPARK_HOME": HOME, "SPARK_SUBMIT_OPTS": "-Dx=y"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--driver-memory 1g")
     given = prepare(local=False)
-    assert not {"PYSPARK_PYTHON", "SPARK_HOME"} & set(given.variables)
+    assert given.variables["PYSPARK_PYTHON"] == "python3.11" and "SPARK_HOME" not in given.variables
     assert given.variables["PYSPARK_SUBMIT_ARGS"] == "--driver-memory 1g pyspark-shell"
     assert given.variables["PYSPARK_DRIVER_PYTHON"] == sys.executable
     assert given.variables["SPARK_SUBMIT_OPTS"].startswith('-Dx=y "-D')
