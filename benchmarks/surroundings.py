@@ -144,6 +144,7 @@ def cases(machine: Machine) -> Iterator[tuple[str, Callable[[], Surroundings | N
         "remote-local": {"SPARK_REMOTE": "local[2]"},
         "api-mode": {"SPARK_API_MODE": "connect"},
         "local-dirs": {"SPARK_LOCAL_DIRS": "/proc/nowhere"},
+        "no-home": {"HOME": None},
         "java-home-gone": {"JAVA_HOME": "/nowhere/java"},
         "java-options": {"JAVA_TOOL_OPTIONS": "-javaagent:/nowhere/agent.jar"},
         "tmpdir-gone": {"TMPDIR": "/nowhere/tmp"},

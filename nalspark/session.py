@@ -185,7 +185,7 @@ def _started(settings: dict[str, str], remote: str | None, master: str, *, local
     given = prepare(local=local)
     for note in given.notes:
         _LOG.warning("%s", note)
-    with _environment(given.variables), _Heard() as heard:
+    with _environment(given.variables | {"SPARK_REMOTE": None}), _Heard() as heard:  # SparkSubmit takes a master or a remote
         try:
             if SparkContext._gateway is None:
                 conf = SparkConf(loadDefaults=False).setAll([*settings.items(), ("spark.master", remote or master)])

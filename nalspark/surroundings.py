@@ -217,7 +217,7 @@ def _temporary_folder() -> str:
     except FileNotFoundError:
         raise NalsparkError("There is no temporary folder in which a file can be made: set TMPDIR to one.") from None
     for place in (usual, "/var/tmp", os.path.expanduser("~/.cache/nalspark/tmp")):
-        if _can_write(place) and not (no_programs and os.statvfs(place).f_flag & no_programs):
+        if os.path.isabs(place) and _can_write(place) and not (no_programs and os.statvfs(place).f_flag & no_programs):
             return place
     raise NalsparkError(
         f"{usual} is mounted noexec, and so are /var/tmp and the home folder: Spark cannot load the libraries that it unpacks there. "
