@@ -134,28 +134,17 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     Raises
     ------
     NalsparkError
-        Where there is no Java that Spark runs on, or what Spark Connect needs is not installed.
+        Where the machine lacks what a session needs, or a variable or a server is in the way.
     """
     active = active_session()
     if active is not None:
         return active
-    remote = master if master and master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
-    if remote and master not in (None, remote):
-        raise NalsparkError(f"SPARK_REMOTE is {remote}, and --master asks for {master}: unset the one, or leave out the other.")
-    check_remote(remote)
+    remote = _remote_of(master)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     local = (remote or master or "local").startswith("local") and not submitted
     settings = {"spark.app.name": name, **_settings(local=local, conf=conf or {})}
-    if remote and not local:  # a server that others started has its own choice in the rest
-        settings = {key: value for key, value in settings.items() if key.startswith(("spark.sql.", "spark.app."))}
-    if not submitted and (local or not remote):
-        session = _started(settings, remote, master or _LOCAL, local=local)
-    else:
-        try:
-            session = _session_of(settings, remote, master)
-        except _NO_START as error:
-            there = f"Spark Connect at {remote}" if remote else f"spark-submit (PYSPARK_GATEWAY_PORT {os.environ['PYSPARK_GATEWAY_PORT']})"
-            raise NalsparkError(f"No session could be had from {there}: {spark_says(error).rstrip('.')}.") from None
+    joins = submitted or (remote and not local)
+    session = _joined(settings, remote, master) if joins else _started(settings, remote, master or _LOCAL, local=local)
     if local and "spark.sql.shuffle.partitions" not in (conf or {}):
         session.conf.set("spark.sql.shuffle.partitions", str(max(2, parallelism(session))))
     if is_classic(session):
@@ -163,8 +152,28 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     return session
 
 
+def _remote_of(master: str | None) -> str | None:
+    """Give the Spark Connect server that is asked for, and answers; None where none is."""
+    remote = master if master and master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
+    if remote and master not in (None, remote):
+        raise NalsparkError(f"SPARK_REMOTE is {remote}, and --master asks for {master}: unset the one, or leave out the other.")
+    check_remote(remote)
+    return remote
+
+
+def _joined(settings: dict[str, str], remote: str | None, master: str | None) -> SparkSession:
+    """Give a session on what runs already: a server of Spark Connect, or the Java of spark-submit."""
+    if remote:  # it has its own choice in the rest
+        settings = {key: value for key, value in settings.items() if key.startswith(("spark.sql.", "spark.app."))}
+    try:
+        return _session_of(settings, remote, master)
+    except _NO_START as error:
+        there = f"Spark Connect at {remote}" if remote else f"spark-submit (PYSPARK_GATEWAY_PORT {os.environ['PYSPARK_GATEWAY_PORT']})"
+        raise NalsparkError(f"No session could be had from {there}: {spark_says(error).rstrip('.')}.") from None
+
+
 def _session_of(settings: Mapping[str, str], remote: str | None, master: str | None) -> SparkSession:
-    """Give the session of a builder, on what runs already."""
+    """Give the session of a builder, where Java or a server runs."""
     builder = SparkSession.builder.config(map=dict(settings))
     if remote:
         builder = builder.remote(remote)
@@ -279,7 +288,7 @@ SPARK_ERRORS = (PySparkException, Py4JJavaError)
 def spark_says(error: BaseException) -> str:
     """Give the first line of what an error of :data:`SPARK_ERRORS` says."""
     java = getattr(error, "java_exception", None)
-    return (str(java.getMessage() if java is not None else error).splitlines() or [type(error).__name__])[0]
+    return (str((java.getMessage() or java.toString()) if java is not None else error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -258,7 +258,7 @@ def check_remote(remote: str | None) -> None:
             raise ValueError
     except ValueError:
         raise NalsparkError(
-            f"SPARK_REMOTE is {remote}: it must be sc://HOST:PORT, a Spark Connect server, or local[N]. Correct or unset it."
+            f"SPARK_REMOTE or --master is {remote}: it must be sc://HOST:PORT, a Spark Connect server, or local[N]. Correct or unset it."
         ) from None
     if getproxies():  # it may be reached through one of these only
         return

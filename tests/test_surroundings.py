@@ -234,9 +234,9 @@ def test_java_writes_names_as_this_process_does(monkeypatch, encoding, chosen):
 @pytest.mark.parametrize(
     "remote, said",
     [
-        ("yarn", r"^SPARK_REMOTE is yarn: it must be sc://HOST:PORT"),
-        ("sc://", r"^SPARK_REMOTE is sc://: it must be"),
-        ("sc://host:port", r"^SPARK_REMOTE is sc://host:port: it must be"),
+        ("yarn", r"^SPARK_REMOTE or --master is yarn: it must be sc://HOST:PORT"),
+        ("sc://", r"^SPARK_REMOTE or --master is sc://: it must be"),
+        ("sc://host:port", r"^SPARK_REMOTE or --master is sc://host:port: it must be"),
         ("sc://127.0.0.1:{free}/;token=x", r"^No Spark Connect server answers at sc://127.0.0.1:\d+/;token=x \(Connection refused\)"),
     ],
 )
@@ -295,7 +295,7 @@ def test_the_doctor_ends_with_what_is_missing(monkeypatch, capsys):
     monkeypatch.setenv("SPARK_REMOTE", "yarn")
     assert main(["doctor"]) == 2
     page = capsys.readouterr()
-    assert "Python     " in page.out and page.err.startswith("nalspark: SPARK_REMOTE is yarn: ")
+    assert "Python     " in page.out and page.err.startswith("nalspark: SPARK_REMOTE or --master is yarn: ")
 
 
 # ---- all of it at once
