@@ -197,7 +197,10 @@ def search(names: tuple[str, ...], given: Surroundings, spectrum: Path, root: Pa
     (folder / "spectra").mkdir(parents=True)
     shutil.copy(spectrum, folder / "spectra")
     start = time.monotonic()
-    done = run(given, [*COMMAND, "find", str(folder / "spectra"), "--out", str(folder / "result"), *given.arguments], folder)
+    try:
+        done = run(given, [*COMMAND, "find", str(folder / "spectra"), "--out", str(folder / "result"), *given.arguments], folder)
+    except subprocess.TimeoutExpired as late:
+        return str(late), str(late), ""
     wrong = verdict(names, done, folder)
     shutil.rmtree(place)
     return wrong, f"exit {done.returncode} in {time.monotonic() - start:.0f} s: {wrong or 'right'}", done.stderr
