@@ -301,7 +301,7 @@ class Settings(Section):
     spectra: tuple[str, ...] = ()
     """Files, folders, globs, or text files that list paths."""
     out: Annotated[str, AfterValidator(local_folder)] = ""
-    """Directory of the result, as a path or a ``file:`` URL. The driver and all executors must see it under this path."""
+    """Directory of the result, as a path or a `file:` URL. The driver and all executors must see it under this path."""
     quasars: tuple[str, ...] = ()
     """Quasar catalogues; the first that knows a spectrum gives its redshift."""
     absorbers: tuple[str, ...] = ()
