@@ -78,7 +78,7 @@ setup(
         "nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "learning/default/*", "plots/templates/*", "py.typed", "spectra/*.csv"]
     },
     data_files=conf_files(),
-    entry_points={"console_scripts": ["nalspark = nalspark.cli:main"]},
+    entry_points={"console_scripts": ["nalspark = nalspark.__main__:main"]},
     install_requires=BASE,
     extras_require={"train": TRAIN, "emission": EMISSION, "connect": CONNECT, "dev": [*TESTS, *EMISSION, *CONNECT]},
 )

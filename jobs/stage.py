@@ -5,7 +5,7 @@ spark-submit jobs/stage.py RUN.toml STAGE ... [--set key=value ...] [--part PART
 
 import sys
 
-from nalspark.cli import main
+from nalspark.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["run", *sys.argv[1:]]))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.errors import NalsparkError
+from nalspark.executors import awaited, coming_up
 from nalspark.worker import OURS, load
 
 _LOG = logging.getLogger("nalspark")
@@ -47,6 +49,8 @@ OWN_CONF = {
     f"spark.executorEnv.{OURS}": "1",
     "spark.executorEnv.OMP_NUM_THREADS": "1",
     "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
+    # Its bar counts tasks; nalspark's own counts spectra.
+    "spark.ui.showConsoleProgress": "false",
     # Spark would note the line of Python that every column comes from: nearly half of all calls to Java, a second in a crossmatch.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     # A few spectra at a time on their way from Parquet to Python, not a row group: they stay in cache, and the columns that hold them need
@@ -73,7 +77,6 @@ LOCAL_CONF = {
     "-XX:ReservedCodeCacheSize=256m "
     f"-Dlog4j2.configurationFile=file:{_JVM / 'log4j2.properties'}",
     "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "2g",
@@ -191,7 +194,8 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
             with warnings.catch_warnings():
                 if remote:  # a server that runs already keeps its own choice of what only the start of one can set
                     warnings.filterwarnings("ignore", "Failed to set spark", UserWarning)
-                session = builder.getOrCreate()
+                with coming_up(None if submitted else master) if not (local or remote) else nullcontext():
+                    session = builder.getOrCreate()
         except ImportError as error:
             why = str(error).splitlines()[0]
             raise NalsparkError(f"Spark Connect needs more libraries: pip install 'pyspark[connect]'. ({why})") from None
@@ -288,12 +292,32 @@ def lent(spark: SparkSession) -> Iterator[None]:
 
 
 @contextmanager
-def running_session(master: str | None = None, conf: dict[str, str] | None = None) -> Iterator[SparkSession]:
-    """Give a session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was."""
+def running_session(
+    master: str | None = None, conf: dict[str, str] | None = None, *, patience_s: float = 600.0, say: Callable[[str], None] = _LOG.info
+) -> Iterator[SparkSession]:
+    """Give a session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was.
+
+    Parameters
+    ----------
+    master, conf
+        Of :func:`spark_session`.
+    patience_s : float
+        Seconds without any executor after which the jobs of a session that was started here are cancelled.
+    say : callable
+        Takes a line, before a session is started: that takes seconds.
+
+    Raises
+    ------
+    NalsparkError
+        Where Spark cannot do the work for a reason that lies outside nalspark.
+    """
     given = active_session()
+    if given is None:
+        say(f"Spark starts{f' at {master}' if master else ''}")
     session = given or spark_session(master, conf=conf)
+    wait = awaited(session.sparkContext, inf if given else patience_s) if is_classic(session) else nullcontext()
     try:
-        with lent(session) if given is not None else nullcontext():
+        with wait, lent(session) if given is not None else nullcontext():
             yield session
     except PythonException as error:
         # A user's mistake that a worker found first, such as text where a catalogue should have numbers.
@@ -343,6 +367,23 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
             context.parallelize(range(cores), cores).foreachPartition(partial(load, aside=aside))
 
     pyspark.InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
+
+
+#: Rows of a partition: fewer are not worth a task of their own, more take long to sort.
+_FEWEST_ROWS, _MOST_ROWS = 100, 50_000
+
+
+def shuffle_partitions(cores: int, rows: int) -> int:
+    """Choose the partitions of a shuffle: as many as cores, unless the rows are few or very many."""
+    return max(2, min(cores, 1 + rows // _FEWEST_ROWS), rows // _MOST_ROWS)
+
+
+def shuffles(spark: SparkSession, rows: int, partitions: int = 0) -> AbstractContextManager[None]:
+    """Shuffle so many rows in as many partitions as they are worth, or as a user chose: here, or for all that his Spark does."""
+    name = "spark.sql.shuffle.partitions"
+    if not partitions and is_classic(spark) and spark.sparkContext.getConf().contains(name):
+        return nullcontext()
+    return _session_setting(spark, name, partitions or shuffle_partitions(parallelism(spark), rows))
 
 
 #: Of a table with pixels, where only its other columns are read: tasks of Spark's usual size would have next to nothing to do.
