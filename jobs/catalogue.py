@@ -1,6 +1,6 @@
 """Make the catalogue that a run file describes: all stages, as far as anything changed.
 
-spark-submit jobs/catalogue.py RUN.toml [--set key=value ...] [--force] [--dry-run]
+spark-submit jobs/catalogue.py RUN.toml [--set key=value ...] [--force] [--dry-run] [--allow-removals]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Say what changed since the last run, then do only that work.
 
-spark-submit jobs/reprocess.py RUN.toml [--set key=value ...] [--force] [--dry-run]
+spark-submit jobs/reprocess.py RUN.toml [--set key=value ...] [--force] [--dry-run] [--allow-removals]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Run some stages of a run file: `ingest crossmatch preprocess search infer measure publish`, or `eigenspectra simulate train`.
 
-spark-submit jobs/stage.py RUN.toml STAGE ... [--set key=value ...] [--part PART ...] [--force] [--dry-run]
+spark-submit jobs/stage.py RUN.toml STAGE ... [--set key=value ...] [--part PART ...] [--force] [--dry-run] [--allow-removals]
 """
 
 import sys

@@ -17,7 +17,7 @@ from types import FrameType
 _SENTENCE = "nalspark: stopped. What was finished is kept: run the same command again to go on."
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds that Java has to remove its temporary files and to take leave of a cluster, before it is killed.
-_GRACE_S = 3.0
+_GRACE_S = 4.0
 #: Linux: orphans among its descendants become this process's children.
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -39,13 +39,14 @@ def stoppable(work: Callable[[], int]) -> int:
 
     Everything on disk survives a process that is killed; so nothing has to be unwound, and no library between is asked to. The work has a
     thread of its own: Python handles signals on the main one, which is always free here; and Spark sets its own handler of Ctrl-C, which
-    asks Java something in the middle of another question, only there. Signals that are ignored stay so (``nohup``); a host that runs
-    this in its own process has its own way to end it.
+    asks Java something in the middle of another question, only there. An ignored SIGHUP stays so (``nohup``), not an ignored SIGINT, which
+    a shell gives to what it starts with ``&``. A host that runs this in its own process has its own way to end it.
     """
     if threading.current_thread() is not threading.main_thread() or "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return work()
-    handled = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    usual = {number: signal.signal(number, _stop) for number in handled}
+    usual = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    if usual[signal.SIGHUP] == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent = os.getppid()
     try:
         with ThreadPoolExecutor(1, "nalspark") as thread:
