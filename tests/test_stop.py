@@ -18,7 +18,9 @@ SENTENCE = "nalspark: stopped. What was finished is kept: run the same command a
 #: Work that ignores what it is told: a thread deep in a library, an exception on the way, and processes whose parent goes first.
 WORK = """
 import subprocess, sys, time
+import nalspark.stop
 from nalspark.stop import stoppable, tell
+nalspark.stop._GRACE_S = 0.5
 def work():
     orphan = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(100)"
     line = [sys.executable, "-c", "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); input()", orphan]
@@ -86,9 +88,7 @@ def test_what_the_work_gives_or_raises_comes_through_and_the_host_has_its_handle
 def test_a_job_ends_with_the_java_that_submitted_it(tmp_path: Path) -> None:
     """Spark starts the job's Python process from Java, and when that is killed nobody tells it."""
     job = tmp_path / "job.py"
-    job.write_text(
-        "import sys, time; from nalspark.stop import stoppable; print('at work', flush=True)\nstoppable(lambda: time.sleep(100))"
-    )
+    job.write_text("import time; from nalspark.stop import stoppable; stoppable(lambda: print('at work', flush=True) or time.sleep(100))")
     java = "import subprocess, sys; subprocess.Popen([sys.executable, sys.argv[1]]); input()"
     running = started([sys.executable, "-c", java, str(job)], stdin=subprocess.PIPE, env=environment(PYSPARK_GATEWAY_PORT="1"))
     assert running.stdout is not None and running.stdout.readline() == "at work\n"
