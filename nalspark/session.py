@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pyspark
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JJavaError, Py4JNetworkError
 from pyspark.errors import PySparkException, PySparkRuntimeError, PythonException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.errors import NalsparkError
 from nalspark.executors import awaited, coming_up
+from nalspark.stop import tell
 from nalspark.worker import OURS, load
 
 _LOG = logging.getLogger("nalspark")
@@ -315,9 +316,14 @@ def running_session(
     if given is None:
         say(f"Spark starts{f' at {master}' if master else ''}")
     session = given or spark_session(master, conf=conf)
-    wait = awaited(session.sparkContext, inf if given else patience_s) if is_classic(session) else nullcontext()
     try:
-        with wait, lent(session) if given is not None else nullcontext():
+        with ExitStack() as around:
+            if is_classic(session):
+                around.enter_context(awaited(session.sparkContext, inf if given else patience_s))
+                # That tasks fail while Java ends is no news.
+                around.enter_context(tell(lambda _: session.sparkContext.setLogLevel("OFF")))
+            if given is not None:
+                around.enter_context(lent(session))
             yield session
     except PythonException as error:
         # A user's mistake that a worker found first, such as text where a catalogue should have numbers.
@@ -325,6 +331,11 @@ def running_session(
         if told is None:
             raise
         raise NalsparkError(told[1].strip()) from None
+    except (Py4JNetworkError, ConnectionError):
+        raise NalsparkError(
+            "Spark's Java process has ended in the middle of the work: it was killed, or most likely the machine has too little memory. "
+            "What was finished is kept: run again; it goes on from there."
+        ) from None
     except Exception as error:
         if _WORKER_DIED not in str(error):
             raise
@@ -334,7 +345,8 @@ def running_session(
         ) from None
     finally:
         if given is None:
-            session.stop()
+            with suppress(Exception):  # Java is gone
+                session.stop()
 
 
 def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -> None:

@@ -18,6 +18,8 @@ _SENTENCE = "nalspark: stopped. What was finished is kept: run the same command 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds that Java has to remove its temporary files and to take leave of a cluster, before it is killed.
 _GRACE_S = 4.0
+#: Seconds for whoever wants to know; he may wait for a thread that is waiting itself.
+_TELL_S = 0.5
 #: Linux: orphans among its descendants become this process's children.
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -65,8 +67,9 @@ def _stop(number: int, _: FrameType | None) -> None:
     for signal_number in _SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)  # the second one cuts nothing short
     for function in _told:
-        with suppress(Exception):
-            function(signal.Signals(number).name)
+        telling = threading.Thread(target=_try, args=(function, signal.Signals(number).name), daemon=True)
+        telling.start()
+        telling.join(_TELL_S)
     with suppress(OSError, ValueError):  # nobody listens any more
         sys.stdout.flush()
         print(_SENTENCE, file=sys.stderr, flush=True)
@@ -75,6 +78,11 @@ def _stop(number: int, _: FrameType | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         _end_descendants()
     os._exit(128 + number)
+
+
+def _try(function: Callable[[str], None], name: str) -> None:
+    with suppress(Exception):
+        function(name)
 
 
 def _end_descendants() -> None:
