@@ -45,7 +45,7 @@ def coming_up(master: str | None) -> Iterator[None]:
     """
     _check_address(master or "")
     where = master or "the master that spark-submit was given"
-    timer = threading.Timer(_SILENT_S, _LOG.warning, [f"{where} has not answered for {_SILENT_S:.0f} s; Spark tries for about a minute."])
+    timer = threading.Timer(_SILENT_S, _LOG.warning, [f"After {_SILENT_S:.0f} s there is no answer from {where} yet. Spark tries for about a minute."])
     timer.daemon = True
     timer.start()
     try:
@@ -152,7 +152,7 @@ class _Watch(threading.Thread):
 def _there(context: SparkContext) -> str:
     """What a standalone master has, as its own page tells; other cluster managers have pages of their own."""
     try:
-        workers = [worker for worker in _workers(context.master) if worker["state"] == "ALIVE"]
+        workers = [worker for worker in _workers(str(context.master)) if worker["state"] == "ALIVE"]
     except Exception:  # not standalone, or the page is closed to us
         return f"what there is, the page of {context.master} shows"
     if not workers:

@@ -57,7 +57,7 @@ def test_a_port_that_is_no_masters_is_said_soon_and_ends_in_a_sentence(port: int
         time.sleep(0.3)
         raise Py4JError("All masters are unresponsive! Giving up.\n\tat org.apache.spark")
     assert "\n" not in str(refused.value)
-    assert caplog.messages == [f"{master} has not answered for 0 s; Spark tries for about a minute."]
+    assert caplog.messages == [f"After 0 s there is no answer from {master} yet. Spark tries for about a minute."]
 
 
 # ---- executors
