@@ -45,7 +45,9 @@ def coming_up(master: str | None) -> Iterator[None]:
     """
     _check_address(master or "")
     where = master or "the master that spark-submit was given"
-    timer = threading.Timer(_SILENT_S, _LOG.warning, [f"After {_SILENT_S:.0f} s there is no answer from {where} yet. Spark tries for about a minute."])
+    timer = threading.Timer(
+        _SILENT_S, _LOG.warning, [f"After {_SILENT_S:.0f} s there is no answer from {where} yet. Spark tries for about a minute."]
+    )
     timer.daemon = True
     timer.start()
     try:
