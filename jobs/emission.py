@@ -5,7 +5,7 @@ spark-submit jobs/emission.py train|run|labels RUN.toml [--set key=value ...]
 
 import sys
 
-from nalspark.cli import main
+from nalspark.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["emission", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ spark-submit jobs/train.py RUN.toml [--set key=value ...] [--force] [--dry-run]
 
 import sys
 
-from nalspark.cli import main
+from nalspark.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

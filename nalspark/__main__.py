@@ -1,19 +1,26 @@
-"""The command ``nalspark``: what an installation lacks is said in a sentence, before anything is loaded."""
+"""The command ``nalspark``, which a signal can stop from its first moment on; what an installation lacks is said in a sentence."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 
+from nalspark.stop import stoppable
 
-def main() -> int:
-    """Run the command line of this process, and give its exit status."""
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default that of this process, and give its exit status; a signal ends the process."""
     if find_spec("pyspark") is None:
         print("nalspark: Spark is not installed here: pip install 'nalspark[standard]'.", file=sys.stderr)
         return 2
-    from nalspark.cli import main as run  # it loads Spark
 
-    return run()
+    def work() -> int:
+        from nalspark.cli import main  # takes seconds
+
+        return main(arguments)
+
+    return stoppable(work)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from nalspark.pipeline.status import status
 from nalspark.progress import Progress, ProgressHandler, logger
 from nalspark.session import running_session
 from nalspark.settings import Settings, load, local_folder
+from nalspark.stop import stoppable, tell
 from nalspark.surveys.catalogs import open_catalog
 from nalspark.surveys.download import FAILURES, fetch
 from nalspark.surveys.release import load_release, release_names
@@ -106,6 +107,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--master", metavar="URL", help="Spark master; by default the one of spark-submit, or all local cores")
     parser.add_argument("--force", action="store_true", help="redo everything, even if nothing changed")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, without doing it")
+    parser.add_argument("--allow-removals", action="store_true", help="files that are not there any more are gone for good, however many")
     parser.add_argument("--log", metavar="FILE", help="append events to this file, one JSON object per line")
 
 
@@ -220,13 +222,14 @@ def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] 
     if not settings.out:
         raise NalsparkError("No output directory is given: set `out` in the run file, or --out.")
     all_stages = stages_of(settings)
-    check_stages(all_stages, settings, stages)
+    check_stages(all_stages, settings, stages, dry_run=options.dry_run)
     # A Python process can join one group of training workers in its life.
     several = "train" in stages and settings.train.workers > 1
     conf = {"spark.python.worker.reuse": "false"} if several else None
-    with _progress(options) as progress, running_session(options.master, conf) as spark:
-        explain = options.dry_run or options.command == "reprocess"
-        how = {"force": options.force, "dry_run": options.dry_run, "explain": explain}
+    explain = options.dry_run or options.command == "reprocess"
+    how = {"force": options.force, "dry_run": options.dry_run, "explain": explain, "allow_removals": options.allow_removals}
+    patience_s = settings.pipeline.executor_wait_s
+    with _progress(options) as progress, running_session(options.master, conf, patience_s=patience_s, say=progress.say) as spark:
         try:
             summaries = Engine(spark, settings, progress, all_stages, CATALOGUE).run(stages, getattr(options, "part", ()), **how)
         except BaseException as error:
@@ -247,6 +250,7 @@ def _progress(options: argparse.Namespace) -> Iterator[Progress]:
                 f"The log '{options.log}' cannot be opened to append to it: {error.strerror}. Give --log a file on a local disk."
             ) from None
         progress = Progress(sys.stderr, log)
+        opened.enter_context(tell(progress.stop))
         handler = ProgressHandler(progress)
         logger.addHandler(handler)
         opened.callback(logger.removeHandler, handler)
@@ -396,7 +400,7 @@ def _demo(options: argparse.Namespace) -> None:
     simulate_survey(survey, options.n, options.seed)
     print(f"simulated {options.n} spectra in {survey.absolute()}")
     settings = load(spectra=[str(survey / "spectra")], out=str(result), quasars=[str(survey / "quasars.fits")])
-    options.force, options.dry_run, options.log = False, False, None
+    options.force, options.dry_run, options.allow_removals, options.log = False, False, True, None
     _run(settings, options)
     print(completeness_table(result, survey / "truth.parquet"))
     _say_result(str(result))
@@ -424,19 +428,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, which then is nalspark's own, and give its exit status.
 
     0: done. 2: a user's mistake, in a sentence. 3: done, but with faults of nalspark itself (`internal_error`), or nothing at all could be
-    used. 130: stopped.
+    used. 128 + signal: stopped, 130 by Ctrl-C.
     """
     if arguments is None:
         own_process()
+        return stoppable(lambda: _status(sys.argv[1:]))
+    return _status(arguments)
+
+
+def _status(arguments: Sequence[str]) -> int:
     try:
         options = _parser().parse_args(arguments)
         (options.command_function if "command_function" in options else _COMMANDS[options.command])(options)
     except NalsparkError as error:
         print(f"nalspark: {error}", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
-        print("nalspark: stopped. What was finished is kept: run the same command again to go on.", file=sys.stderr)
-        return 130
     return 0
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: What a run tells goes here too; whoever embeds nalspark decides who hears it.
 logger = logging.getLogger("nalspark")
-#: Seconds between two looks at what is done.
-_EVERY_S = 0.5
+#: Seconds between two looks at what is done, for a bar and for a line in a file.
+_EVERY_S, _LINE_S = 0.5, 60.0
 
 
 def now() -> str:
@@ -73,8 +73,7 @@ class Progress:
         self._stream, self._log = stream, log
         self._live = bool(stream and stream.isatty())
         self._bar: RichProgress | None = None
-        self.pace = Pace()
-        self._wave = 0
+        self.expect(0)
 
     def say(self, text: str) -> None:
         """Tell a person a line."""
@@ -95,9 +94,16 @@ class Progress:
         level = logging.INFO if event == "message" else logging.DEBUG
         logger.log(level, "%s", what.get("text", event), extra={"event": {"event": event, **what}})
 
-    def expect(self, rows: int) -> None:
-        """Begin a stage that has so many rows to work on."""
-        self.pace, self._wave = Pace(rows), 0
+    def stop(self, why: str) -> None:
+        """Take the bar away and write to the log that the run was stopped; from now on nothing is told."""
+        if self._bar:
+            self._bar.stop()
+        self.note("run_failed", kind=why, text="stopped")
+        self._stream = self._log = self._bar = None
+
+    def expect(self, rows: int, unit: str = "spectra") -> None:
+        """Begin a stage that has so many spectra, or other rows, to work on."""
+        self.pace, self._wave, self._unit = Pace(rows), 0, unit
 
     def begin(self, rows: int) -> None:
         """Begin a wave of so many rows."""
@@ -110,7 +116,7 @@ class Progress:
 
     @contextmanager
     def watch(self, spark: SparkSession, what: str) -> Iterator[None]:
-        """Show a bar of the rows that are done until the block ends; only on a terminal.
+        """Show how many rows are done until the block ends: by a bar on a terminal, elsewhere by a line now and then.
 
         Parameters
         ----------
@@ -121,12 +127,12 @@ class Progress:
             Name of the stage.
         """
         self.expect(0)  # a stage that does not say how much it has to do shows no pace of the one before
-        if not self._live:
+        if not self._stream:
             yield
             return
         ended = threading.Event()
-        with _bar(self._stream) as self._bar:
-            watcher = threading.Thread(target=self._follow, args=(self._bar, what, _share_of_tasks(spark), ended), daemon=True)
+        with _bar(self._stream) if self._live else nullcontext() as self._bar:
+            watcher = threading.Thread(target=self._follow, args=(self._bar, what, spark, ended), daemon=True)
             watcher.start()
             try:
                 yield
@@ -135,14 +141,17 @@ class Progress:
                 watcher.join()
                 self._bar = None
 
-    def _follow(self, bar: RichProgress, what: str, share: Callable[[], float], ended: threading.Event) -> None:
-        task = bar.add_task(what, total=None, pace="")
+    def _follow(self, bar: RichProgress | None, what: str, spark: SparkSession, ended: threading.Event) -> None:
+        task = bar.add_task(what, total=None, pace="") if bar else None
         with suppress(Exception):  # the session is gone: whoever ended it reports why
-            while not ended.wait(_EVERY_S):
-                more = self._wave * share()
+            while not ended.wait(_EVERY_S if bar else _LINE_S):
+                more = self._wave * _share_of_tasks(spark)
                 done = min(self.pace.done + more, self.pace.total)
-                text = f"{done:,.0f} of {self.pace.total:,} spectra{self.pace.text(more)}" if self.pace.total else ""
-                bar.update(task, completed=done, total=self.pace.total or None, pace=text)
+                text = f"{done:,.0f} of {self.pace.total:,} {self._unit}{self.pace.text(more)}" if self.pace.total else ""
+                if bar and task is not None:
+                    bar.update(task, completed=done, total=self.pace.total or None, pace=text)
+                else:
+                    self.say(f"{what:<11} {text or 'at work'}")
 
 
 class ProgressHandler(logging.Handler):
@@ -174,16 +183,12 @@ def _bar(stream: TextIO | None) -> RichProgress:
     return RichProgress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
 
-def _share_of_tasks(spark: SparkSession) -> Callable[[], float]:
-    """Tell how to ask which share of the tasks of the running Spark stages is done, 0 … 1."""
+def _share_of_tasks(spark: SparkSession) -> float:
+    """Give the share of the tasks of the running Spark stages that is done, 0 … 1; 0 through Spark Connect, which does not tell."""
     from nalspark.session import is_classic
 
     if not is_classic(spark):
-        return lambda: 0.0
+        return 0.0
     tracker = spark.sparkContext.statusTracker()
-
-    def share() -> float:
-        infos = [info for info in map(tracker.getStageInfo, tracker.getActiveStageIds()) if info is not None]
-        return sum(info.numCompletedTasks for info in infos) / max(sum(info.numTasks for info in infos), 1)
-
-    return share
+    infos = [info for info in map(tracker.getStageInfo, tracker.getActiveStageIds()) if info is not None]
+    return sum(info.numCompletedTasks for info in infos) / max(sum(info.numTasks for info in infos), 1)

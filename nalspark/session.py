@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
+from math import inf
 from threading import Thread
 from typing import Any
 
 import pyspark
-from py4j.protocol import Py4JError, Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException, PySparkRuntimeError, PythonException
 from pyspark.java_gateway import launch_gateway
@@ -23,6 +24,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from nalspark.errors import NalsparkError
+from nalspark.executors import awaited, coming_up
+from nalspark.stop import tell
 from nalspark.surroundings import JAVA_VARIABLES, JVM, check_remote, prepare, what_lacks
 from nalspark.worker import OURS, load
 
@@ -48,6 +51,8 @@ OWN_CONF = {
     f"spark.executorEnv.{OURS}": "1",
     "spark.executorEnv.OMP_NUM_THREADS": "1",
     "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
+    # Its bar counts tasks; nalspark's own counts spectra.
+    "spark.ui.showConsoleProgress": "false",
     # Spark would note the line of Python that every column comes from: nearly half of all calls to Java, a second in a crossmatch.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
     # A few spectra at a time on their way from Parquet to Python, not a row group: they stay in cache, and the columns that hold them need
@@ -70,7 +75,6 @@ LOCAL_CONF = {
     "-XX:ReservedCodeCacheSize=256m "
     f"-Dlog4j2.configurationFile=file:{JVM / 'log4j2.properties'}",
     "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "2g",
@@ -144,7 +148,8 @@ def spark_session(master: str | None = None, name: str = "nalspark", conf: dict[
     local = (remote or master or "local").startswith("local") and not submitted
     settings = {"spark.app.name": name, **_settings(local=local, conf=conf or {})}
     joins = submitted or (remote and not local)
-    session = _joined(settings, remote, master) if joins else _started(settings, remote, master or _LOCAL, local=local)
+    with coming_up(None if submitted else master) if not (local or remote) else nullcontext():
+        session = _joined(settings, remote, master) if joins else _started(settings, remote, master or _LOCAL, local=local)
     if local and "spark.sql.shuffle.partitions" not in (conf or {}):
         session.conf.set("spark.sql.shuffle.partitions", str(max(2, parallelism(session))))
     if is_classic(session):
@@ -206,6 +211,8 @@ def _started(settings: dict[str, str], remote: str | None, master: str, *, local
             return _session_of(settings, remote, None if remote else master)
         except _NO_START as error:
             heard.close()
+            if not local and isinstance(error, Py4JJavaError):  # a cluster's master, and not this machine, is in the way
+                raise
             why = spark_says(error) if isinstance(error, Py4JJavaError) else heard.reason() or spark_says(error)
             raise NalsparkError(f"Spark cannot be started here: {why.rstrip('.')}. `nalspark doctor` tells what it was given.") from None
 
@@ -329,12 +336,37 @@ def lent(spark: SparkSession) -> Iterator[None]:
 
 
 @contextmanager
-def running_session(master: str | None = None, conf: dict[str, str] | None = None) -> Iterator[SparkSession]:
-    """Give a session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was."""
+def running_session(
+    master: str | None = None, conf: dict[str, str] | None = None, *, patience_s: float = 600.0, say: Callable[[str], None] = _LOG.info
+) -> Iterator[SparkSession]:
+    """Give a session for one run: stopped at its end if it was started here; one that a notebook or a cluster gave lives on as it was.
+
+    Parameters
+    ----------
+    master, conf
+        Of :func:`spark_session`.
+    patience_s : float
+        Seconds without any executor after which the jobs of a session that was started here are cancelled.
+    say : callable
+        Takes a line, before a session is started: that takes seconds.
+
+    Raises
+    ------
+    NalsparkError
+        Where Spark cannot do the work for a reason that lies outside nalspark.
+    """
     given = active_session()
+    if given is None:
+        say(f"Spark starts{f' at {master}' if master else ''}")
     session = given or spark_session(master, conf=conf)
     try:
-        with lent(session) if given is not None else nullcontext():
+        with ExitStack() as around:
+            if is_classic(session):
+                around.enter_context(awaited(session.sparkContext, inf if given else patience_s))
+                # That tasks fail while Java ends is no news.
+                around.enter_context(tell(lambda _: session.sparkContext.setLogLevel("OFF")))
+            if given is not None:
+                around.enter_context(lent(session))
             yield session
     except PythonException as error:
         # A user's mistake that a worker found first, such as text where a catalogue should have numbers.
@@ -343,6 +375,11 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
         if not lacks:
             raise
         raise NalsparkError(lacks) from None
+    except (Py4JNetworkError, ConnectionError):
+        raise NalsparkError(
+            "Spark's Java process has ended in the middle of the work: it was killed, or most likely the machine has too little memory. "
+            "What was finished is kept: run again; it goes on from there."
+        ) from None
     except Exception as error:
         lacks = what_lacks(error) if isinstance(error, SPARK_ERRORS) else ""
         if lacks:
@@ -355,7 +392,8 @@ def running_session(master: str | None = None, conf: dict[str, str] | None = Non
         ) from None
     finally:
         if given is None:
-            session.stop()
+            with suppress(Exception):  # Java is gone
+                session.stop()
 
 
 def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -> None:
@@ -388,6 +426,23 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
             context.parallelize(range(cores), cores).foreachPartition(partial(load, aside=aside))
 
     pyspark.InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
+
+
+#: Rows of a partition: fewer are not worth a task of their own, more take long to sort.
+_FEWEST_ROWS, _MOST_ROWS = 100, 50_000
+
+
+def shuffle_partitions(cores: int, rows: int) -> int:
+    """Choose the partitions of a shuffle: as many as cores, unless the rows are few or very many."""
+    return max(2, min(cores, 1 + rows // _FEWEST_ROWS), rows // _MOST_ROWS)
+
+
+def shuffles(spark: SparkSession, rows: int, partitions: int = 0) -> AbstractContextManager[None]:
+    """Shuffle so many rows in as many partitions as they are worth, or as a user chose: here, or for all that his Spark does."""
+    name = "spark.sql.shuffle.partitions"
+    if not partitions and is_classic(spark) and spark.sparkContext.getConf().contains(name):
+        return nullcontext()
+    return _session_setting(spark, name, partitions or shuffle_partitions(parallelism(spark), rows))
 
 
 #: Of a table with pixels, where only its other columns are read: tasks of Spark's usual size would have next to nothing to do.

@@ -289,6 +289,10 @@ class Pipeline(Section):
     """Most parts in a wave. The manifest is written after each wave, so a crash costs one wave."""
     rows_per_wave: Annotated[int, Field(ge=1)] = 100_000
     """Rows after which a wave ends with the part it is in. It bounds the memory of a wave's targets."""
+    removals_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Largest share of the spectrum files that may have gone since the last run; more needs `--allow-removals`."""
+    executor_wait_s: Annotated[Positive, Unit("s")] = 600.0
+    """Seconds without any executor on a cluster after which a run is given up. That none has come is said after 10 s."""
     versions_kept: Annotated[int, Field(ge=0, le=1000)] = 3
     """Published catalogues kept in `versions/`, the present one included, to be compared with `nalspark diff`; 0 keeps none."""
 

@@ -29,8 +29,8 @@ class Cluster:
     ----------
     folder : Path
         Logs, and the working directories of the executors.
-    port : int
-        Of the master.
+    port, page : int
+        Of the master, and of its page.
     daemons : dict
         Name → process: ``master``, ``worker1``, ``worker2``.
     patience : float
@@ -39,6 +39,7 @@ class Cluster:
 
     folder: Path
     port: int
+    page: int
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     patience: float = PATIENCE
 
@@ -107,9 +108,9 @@ def _free_port() -> int:
 def started_cluster(folder: Path, workers: int = 2, patience: float = PATIENCE) -> Iterator[Cluster]:
     """A cluster with workers of 1 core and 1 GB; stopped at the end whatever happens."""
     (folder / "scratch").mkdir(parents=True, exist_ok=True)
-    cluster = Cluster(folder, _free_port(), patience=patience)
+    cluster = Cluster(folder, _free_port(), _free_port(), patience=patience)
     try:
-        cluster.start("master", "master.Master", "--host", "127.0.0.1", "--port", str(cluster.port), "--webui-port", "0")
+        cluster.start("master", "master.Master", "--host", "127.0.0.1", "--port", str(cluster.port), "--webui-port", str(cluster.page))
         cluster.wait_for("master", r"Starting Spark master at")
         for number in range(1, workers + 1):
             start_worker(cluster, f"worker{number}")

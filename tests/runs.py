@@ -114,7 +114,7 @@ def environment(**more: str) -> dict[str, str]:
 
 #: Seconds after which a process that a test started is taken for hung: on a busy machine it takes many times what it needs.
 PATIENCE = 800
-COMMAND = (sys.executable, "-c", "import sys; from nalspark.cli import main; sys.exit(main())")
+COMMAND = (sys.executable, "-m", "nalspark")
 
 
 def nalspark(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 #: Where each library may be imported, as patterns of paths from the root of the project. `*` also matches `/`.
 ALLOWED = {
     "pyspark": (
-        "nalspark/tables/*", "nalspark/session.py", "nalspark/surroundings.py", "nalspark/doctor.py", "nalspark/daemon.py",
-        "nalspark/progress.py", "nalspark/*/stages.py",
+        "nalspark/tables/*", "nalspark/session.py", "nalspark/surroundings.py", "nalspark/executors.py", "nalspark/doctor.py",
+        "nalspark/daemon.py", "nalspark/progress.py", "nalspark/*/stages.py",
         "nalspark/pipeline/*", "nalspark/judging/diff.py", "nalspark/learning/inference.py", "nalspark/learning/training.py",
     ),
     "keras": ("nalspark/learning/*",),
@@ -32,8 +32,8 @@ ALLOWED = {
 }  # fmt: skip
 #: The floors of the package from the bottom up, and the rooms of each. A room may import rooms of its own floor and of those below.
 FLOORS = (
-    ("errors", "lines", "metrics", "version", "compiled", "worker", "notebook", "surroundings"),
-    ("settings", "session", "progress", "daemon", "doctor"),
+    ("errors", "lines", "metrics", "version", "compiled", "worker", "stop", "notebook", "surroundings"),
+    ("settings", "session", "executors", "progress", "daemon", "doctor"),
     ("spectra", "tables", "plots"),
     ("surveys", "absorption", "mocks", "learning"),
     ("judging",),

@@ -155,23 +155,28 @@ def test_a_terminal_shows_a_bar_of_spectra(
     assert terminal.getvalue().endswith("after\n")
 
 
-def test_a_file_gets_lines_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(_: Any) -> None:
-        raise AssertionError("Spark is asked though nobody looks")
-
-    monkeypatch.setattr("nalspark.session.is_classic", never)
-    said = io.StringIO()
+def test_a_file_gets_lines_only_and_one_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nalspark.session.is_classic", lambda _: True)
+    monkeypatch.setattr(module, "_LINE_S", 0.2)
+    said = Terminal()
     progress = Progress(said)
-    with progress.watch(None, "publish"):  # type: ignore[arg-type]
-        progress.say("publish     1 of 1 parts: 7 rows")
-    assert said.getvalue() == "publish     1 of 1 parts: 7 rows\n"
+    progress._live = False
+    with progress.watch(TasksDone(True), "publish"):  # type: ignore[arg-type]
+        progress.say("publish     begins")
+        assert "publish     at work\n" in wait_for(said, "at work\n"), "nobody is left alone for long"
+        progress.expect(4000)
+        progress.begin(1000)
+        assert re.search(r"^publish     750 of 4,000 spectra, \d+/s, \d+ s left$", wait_for(said, "750 of"), re.MULTILINE)
+        progress.stop("SIGTERM")
+        progress.say("publish     never")
+    assert said.getvalue().startswith("publish     begins\n") and "never" not in said.getvalue() and "\x1b" not in said.getvalue()
 
 
 def test_a_session_that_is_gone_ends_the_bar_without_a_word(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    def gone() -> float:
+    def gone(_: Any) -> float:
         raise ConnectionRefusedError("the session is gone")
 
-    monkeypatch.setattr(module, "_share_of_tasks", lambda _: gone)
+    monkeypatch.setattr(module, "_share_of_tasks", gone)
     with pytest.raises(RuntimeError, match="what ended it"), Progress(terminal).watch(None, "infer"):  # type: ignore[arg-type]
         time.sleep(0.05)
         raise RuntimeError("what ended it")

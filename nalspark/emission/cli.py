@@ -90,11 +90,12 @@ def _run(
         raise NalsparkError("No output directory is given: set `out` in the run file.")
     stages = stages_of(settings)
     names = [stage.name for stage in stages]
-    check_stages(stages, settings, names)
+    check_stages(stages, settings, names, dry_run=options.dry_run)
     # A Python process can join one group of training workers in its life.
     several = {"spark.python.worker.reuse": "false"} if "train" in names and settings.train.workers > 1 else None
-    with running_session(options.master, several) as spark:
-        engine = Engine(spark, settings, Progress(sys.stderr), stages, names)
+    progress = Progress(sys.stderr)
+    with running_session(options.master, several, patience_s=settings.pipeline.executor_wait_s, say=progress.say) as spark:
+        engine = Engine(spark, settings, progress, stages, names)
         summaries = engine.run(names, force=options.force, dry_run=options.dry_run, explain=options.dry_run)
     if options.dry_run:
         return

@@ -48,6 +48,10 @@ class Crossmatch(Stage):
     def due(self, run: Run, parts: list[str]) -> int:
         return run.rows(SPECTRA_READ.name, parts)
 
+    def weight(self, run: Run, parts: list[str]) -> int:
+        """Give the spectra, and the rows of the catalogues that they are matched with."""
+        return self.due(run, parts) + sum(catalogue.n_rows for found in self.inputs.catalogues.values() for catalogue in found)
+
     def together(self, run: Run, parts: set[str]) -> set[str]:
         """Give these parts, and those with another row of a spectrum that lies in one of them or lay there."""
         there = set(run.manifest.parts(SPECTRA_READ.name))

@@ -46,8 +46,9 @@ def run(path: str | PathLike[str], **settings: Any) -> Result:
         raise NalsparkError("No output directory is given: set `out` in the run file, or give out=…")
     stages = stages_of(chosen)
     check_stages(stages, chosen, CATALOGUE)
-    with running_session() as spark:
-        summaries = Engine(spark, chosen, Progress(sys.stderr), stages, CATALOGUE).run(CATALOGUE)
+    progress = Progress(sys.stderr)
+    with running_session(patience_s=chosen.pipeline.executor_wait_s, say=progress.say) as spark:
+        summaries = Engine(spark, chosen, progress, stages, CATALOGUE).run(CATALOGUE)
     check_whole(summaries, chosen.out)
     return open_result(chosen.out)
 

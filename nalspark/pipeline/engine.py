@@ -20,7 +20,7 @@ from nalspark.errors import INTERNAL_ERROR, NalsparkError, StoreError, did_you_m
 from nalspark.pipeline.run import Run
 from nalspark.pipeline.stage import Stage
 from nalspark.progress import Progress, now
-from nalspark.session import describe_jobs, lent, load_ahead, parallelism, together
+from nalspark.session import describe_jobs, lent, load_ahead, parallelism, shuffles, together
 from nalspark.settings import Settings, chosen_values
 from nalspark.tables.changes import value_changes
 from nalspark.tables.manifest import Manifest, Part, digest
@@ -109,8 +109,8 @@ def check_reads(stages: Sequence[Stage], stage: Stage, present: Collection[str])
     )
 
 
-def check_stages(stages: Sequence[Stage], settings: Settings, chosen: Collection[str]) -> None:
-    """Refuse what cannot work, before a session is started.
+def check_stages(stages: Sequence[Stage], settings: Settings, chosen: Collection[str], *, dry_run: bool = False) -> None:
+    """Refuse what cannot work, before a session is started; for a dry run the output directory need not be writable.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def check_stages(stages: Sequence[Stage], settings: Settings, chosen: Collection
     """
     check_names(stages, chosen)
     store = Store(settings.out)
-    store.check()
+    store.check(writable=not dry_run)
     present = _present(store.manifest())
     for stage in stages:
         if stage.name in chosen:
@@ -166,6 +166,7 @@ class Engine:
         force: bool = False,
         dry_run: bool = False,
         explain: bool = False,
+        allow_removals: bool = False,
     ) -> list[StageSummary]:
         """Bring the output directory up to date.
 
@@ -181,6 +182,8 @@ class Engine:
             Say what would be done, and do nothing.
         explain : bool
             Say first what changed since the last run, and what will be done.
+        allow_removals : bool
+            Believe that files which are not there any more are gone for good, however many.
 
         Raises
         ------
@@ -190,6 +193,7 @@ class Engine:
         self.chosen = stages or self.usual
         check_names(self.stages, self.chosen)
         self.force, self.only_parts = (self.chosen if force else ()), parts
+        self._run.allow_removals = allow_removals
         try:
             with lent(self._run.spark):
                 return self._look_ahead(explain=explain) if dry_run else self._bring_up(explain=explain)
@@ -199,11 +203,18 @@ class Engine:
 
     def _look_ahead(self, *, explain: bool) -> list[StageSummary]:
         run = self._run
-        run.store.check()
+        run.store.check(writable=False)
         run.manifest = run.store.manifest()
         if explain:
             self._explain()
-        return self._plan()
+        plan = self._plan()
+        if holder := run.store.holder():
+            run.progress.say(f"note: {run.store.root} is in use by {holder}: until it ends the run is refused.")
+        try:
+            run.store.check()
+        except StoreError as why:
+            run.progress.say(f"note: {why} The run needs another user.")
+        return plan
 
     def _bring_up(self, *, explain: bool) -> list[StageSummary]:
         run = self._run
@@ -283,11 +294,8 @@ class Engine:
         """Make the stale parts of a stage in waves, and forget those that are gone."""
         run, wanted = self._run, stage.wanted(self._run)
         recorded = run.manifest.parts(stage.table.name)
-        gone = set() if self.only_parts else self._gone(stage, wanted)
-        stale = self._stale(stage, wanted)
-        if stale or gone:
-            joined = stage.together(run, {*stale, *gone}) & set(wanted)
-            stale = [part for part in wanted if part in joined or part in stale]
+        stale, gone = self._due(stage, wanted)
+        stage.accept(run, {*stale, *gone})
         summary = StageSummary(stage.name, len(stale), len(wanted))
         if not stale and not gone:
             return summary
@@ -299,8 +307,8 @@ class Engine:
             for part in stale:
                 recorded.pop(part, None)
             run.store.commit(run.manifest)
-        run.stale = stale
-        run.progress.expect(self._rows_in(stage, stale))
+        run.stale, spectra = stale, self._spectra(stage, stale)
+        run.progress.expect(spectra or self._rows_in(stage, stale), "spectra" if spectra else "rows")
         for wave in self._waves(stage, stale):
             self._wave(stage, wave, wanted, summary)
         stage.finish(run)
@@ -312,15 +320,15 @@ class Engine:
         """Make some parts, count them, and write the manifest."""
         run, rows_in, of = self._run, self._rows_in(stage, wave), summary.parts_done
         done = run.stale.index(wave[0])
-        run.progress.begin(rows_in)
+        run.progress.begin(self._spectra(stage, wave) or rows_in)
         describe_jobs(run.spark, f"nalspark {stage.name}: {wave[0]} to {wave[-1]}, {done} of {of} parts done")
-        made = self._write(stage, {part: wanted[part] for part in wave})
+        with shuffles(run.spark, max(rows_in, stage.weight(run, wave)), run.settings.pipeline.partitions):
+            made = self._write(stage, {part: wanted[part] for part in wave})
         for name, parts in made.items():
             run.manifest.parts(name).update(parts)
         if len(wave) < of:  # else when the stage has finished
             run.store.commit(run.manifest)
-        spectra = sum(run.rows(other.table.name, wave, usable=False) for other in self.stages if other.spectra)
-        summary.add(made[stage.table.name].values(), rows_in, spectra)
+        summary.add(made[stage.table.name].values(), rows_in, self._spectra(stage, wave))
         summary.bytes += run.store.size(made[stage.table.name].values())
         done += len(wave)
         run.progress.advance()
@@ -372,6 +380,12 @@ class Engine:
         """Usable rows that a stage reads of some parts; its own weight where it reads none."""
         return self._run.rows(stage.reads[-1], parts) if stage.reads else stage.weight(self._run, parts)
 
+    def _spectra(self, stage: Stage, parts: list[str]) -> int:
+        """Spectra in some parts, by which work is counted; 0 where it is on something else."""
+        if stage.spectra:
+            return stage.weight(self._run, parts)
+        return sum(self._run.rows(other.table.name, parts, usable=False) for other in self.stages if other.spectra)
+
     def _waves(self, stage: Stage, parts: list[str]) -> Iterator[list[str]]:
         """The parts in bundles that one write makes."""
         limits, wave, rows = self._run.settings.pipeline, list[str](), 0
@@ -385,6 +399,15 @@ class Engine:
             yield wave
 
     # ---- what has to be done
+
+    def _due(self, stage: Stage, wanted: dict[str, str]) -> tuple[list[str], set[str]]:
+        """Parts that a stage has to make, and those that it has to forget."""
+        gone = set() if self.only_parts else self._gone(stage, wanted)
+        stale = self._stale(stage, wanted)
+        if stale or gone:
+            joined = stage.together(self._run, {*stale, *gone})
+            stale = [part for part in wanted if part in joined or part in stale]
+        return stale, gone
 
     def _stale(self, stage: Stage, wanted: dict[str, str]) -> list[str]:
         have = self._run.manifest.parts(stage.table.name)
@@ -462,19 +485,51 @@ class Engine:
             say(f"changed     {change}" if changes else f"            {change}")
 
     def _plan(self) -> list[StageSummary]:
-        """What a run would do. Which parts a stage with work will change for those after it is not known before it has run."""
-        run, plan, upstream = self._run, list[StageSummary](), False
-        for stage in self._at_work():
-            stale, total = 1, 1
-            if all(run.manifest.parts(table) for table in stage.reads):
-                wanted = stage.wanted(run)
-                stale, total = len(self._stale(stage, wanted)), len(wanted)
-            plan.append(StageSummary(stage.name, stale, total))
-            work = [f"{stale} of {total} parts to do"] if stale else []
-            work += ["what the stages before it change"] if upstream else []
-            run.progress.say(f"{stage.name:<11} {', and '.join(work) or 'up to date'}")
-            upstream = upstream or stale > 0
+        """Say what a run will do, stage by stage; where that depends on what a stage before will find, at most.
+
+        Raises
+        ------
+        NalsparkError
+            As the run would, when all is said.
+        """
+        plan, refused = list[StageSummary](), list[NalsparkError]()
+        least = [len(stale) for _, _, stale, _ in self._foresee(changes=False)]
+        for at_least, (stage, wanted, stale, gone) in zip(least, self._foresee(changes=True), strict=True):
+            work = [f"{'up to ' if at_least < len(stale) else ''}{len(stale)} of {len(wanted)} parts to do"] if stale else []
+            work += [f"{len(gone)} part{'s' if len(gone) > 1 else ''} to remove"] if gone else []
+            self._run.progress.say(f"{stage.name:<11} {', '.join(work) or 'up to date'}")
+            plan.append(StageSummary(stage.name, len(stale), len(wanted)))
+            try:
+                stage.accept(self._run, {*stale, *gone})
+            except NalsparkError as why:
+                refused.append(why)
+        if refused:
+            raise refused[0]
         return plan
+
+    def _foresee(self, *, changes: bool) -> Iterator[tuple[Stage, dict[str, str], list[str], set[str]]]:
+        """Each stage with the parts that it will want, make and forget.
+
+        A part that is made again has another key; where its content counts, `changes` tells whether that is supposed to be another too.
+        Which other parts a new file's spectrum lies in only the run itself sees.
+        """
+        run, recorded = self._run, self._run.manifest
+        foreseen = replace(recorded, tables={table: dict(parts) for table, parts in recorded.tables.items()})
+        for stage in self._at_work():
+            run.manifest = foreseen
+            check_reads(self.stages, stage, _present(foreseen))
+            if changes:
+                self._check_fresh(stage)
+            wanted = stage.wanted(run)
+            stale, gone = self._due(stage, wanted)
+            for parts in map(foreseen.parts, _tables(stage)):
+                for part in gone:
+                    parts.pop(part, None)
+                for part in stale:
+                    content = parts[part].content if part in parts and not changes else ""
+                    parts[part] = Part(wanted[part], "", 0, content=content)
+            run.manifest = recorded
+            yield stage, wanted, stale, gone
 
 
 def _key_when_made(key: str, made: Part) -> str:

@@ -77,13 +77,32 @@ class SpectrumFiles:
         before = run.store.read(run.spark, run.manifest, FILES, other)
         return file_changes(before, self.listed(run.spark).where(F.col("part").isin(other)), self.count(same))
 
-    def check_emptied(self, run: Run) -> None:
-        """Refuse a folder that held spectra at the last run and holds none: more likely it is not mounted than empty.
+    def check_removals(self, run: Run, parts: set[str]) -> None:
+        """Refuse to take many files, or all of a folder, for gone: more likely a disk is not mounted, or a path has changed.
 
         Raises
         ------
         NalsparkError
+            Where these parts, stale or gone, lack a folder's whole content, or more than ``pipeline.removals_share`` of all files.
         """
+        recorded, share = run.manifest.parts(FILES.name), run.settings.pipeline.removals_share
+        before = sum(record.rows for record in recorded.values())
+        doubtful = sorted(parts & recorded.keys())
+        if run.allow_removals or not doubtful:
+            return
+        if parts - self.parts(run.spark).keys():
+            self._check_emptied(run)
+        if sum(recorded[part].rows for part in doubtful) > share * before:
+            listed = run.store.read(run.spark, run.manifest, FILES, doubtful)
+            removed = listed.join(self.listed(run.spark).select("path"), "path", "left_anti").count()
+            if removed > share * before:
+                raise NalsparkError(
+                    f"{removed} of the {before} spectrum files of the last run are gone, more than pipeline.removals_share = {share:g} "
+                    "allows: is a disk not mounted, or a path another? The catalogue is left as it was. If they are gone for good, give "
+                    "--allow-removals."
+                )
+
+    def _check_emptied(self, run: Run) -> None:
         rows = [(root, root.rstrip("/") + "/") for root in self.sources.roots]
         places = run.spark.createDataFrame(rows, "root string, above string")
 
@@ -94,7 +113,7 @@ class SpectrumFiles:
         if emptied := sorted(filled(run.whole(FILES)) - filled(self.listed(run.spark))):
             raise NalsparkError(
                 f"'{emptied[0]}' held spectra at the last run and holds none now: is it mounted? The catalogue is left as it was. "
-                "If they are gone for good, take the folder out of `spectra`."
+                "If they are gone for good, give --allow-removals."
             )
 
     def fix(self, run: Run) -> DataFrame:

@@ -42,10 +42,8 @@ class Ingest(Stage):
     def due(self, run: Run, parts: list[str]) -> int:
         return self.files.count(parts)
 
-    def together(self, run: Run, parts: set[str]) -> set[str]:
-        if parts - self.files.parts(run.spark).keys():
-            self.files.check_emptied(run)
-        return parts
+    def accept(self, run: Run, parts: set[str]) -> None:
+        self.files.check_removals(run, parts)
 
     def compute(self, run: Run, parts: list[str]) -> Made:
         due = self.files.fix(run).where(F.col("part").isin(parts)).select("path", "part")

@@ -46,6 +46,8 @@ class Run:
         What is called when the wave at work is written.
     loaded_ahead : bool
         Whether every worker loads what scoring needs, aside.
+    allow_removals : bool
+        Whether files that are not there any more are gone for good.
     """
 
     def __init__(self, spark: SparkSession, settings: Settings, progress: Progress) -> None:
@@ -55,6 +57,7 @@ class Run:
         self.stale: list[str] = []
         self.after_wave = ExitStack()
         self.loaded_ahead = False
+        self.allow_removals = False
 
     # ---- keys
 

@@ -82,6 +82,9 @@ class Stage:
         """Give the parts that are made with these, some of which may be gone."""
         return parts
 
+    def accept(self, run: Run, parts: set[str]) -> None:
+        """Refuse what looks like a mistake, before anything is done to parts that are to be made or to be forgotten."""
+
     def present(self, run: Run, part: str) -> bool:
         """Tell whether what a part put in its place beside the tables is still there."""
         return True

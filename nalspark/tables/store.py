@@ -84,18 +84,18 @@ class Store:
         """Tell where a published file lies: ``absorbers.parquet``, ``absorbers.fits``, ``report.html``, …"""
         return self.root / name
 
-    def check(self) -> None:
-        """Look whether a result can be written here, and write nothing.
+    def check(self, *, writable: bool = True) -> None:
+        """Look whether a result is here or can be, and whether this user can write it; write nothing.
 
         Raises
         ------
         StoreError
             Where the directory is a file, cannot be written, or holds something else than a result of nalspark.
         """
-        nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
+        nearest = next(path for path in (self.root, *self.root.parents) if os.path.exists(path))
         if not nearest.is_dir():
             raise StoreError(f"The output directory {self.root} cannot be written: {nearest} is a file.")
-        if not os.access(nearest, os.W_OK | os.X_OK):
+        if writable and not os.access(nearest, os.W_OK | os.X_OK):
             raise StoreError(f"The output directory {self.root} cannot be written: {nearest} may not be written by this user.")
         if nearest == self.root and not self.manifest_path.exists() and not (self.root / _LOCK).exists() and any(self.root.iterdir()):
             raise StoreError(f"{self.root} is not empty and holds no nalspark result. Give an empty or new directory with --out.")
