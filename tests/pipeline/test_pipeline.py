@@ -186,7 +186,7 @@ def test_new_changed_and_removed_files_redo_their_part_only(spark: Any, survey: 
         assert changed == ["plate01009"], table
     assert {part: record.rejected for part, record in part_records(out, "targets").items() if record.rejected} == {"plate01009": 1}
 
-    done = run(spark, settings_of(survey, out))
+    done = run(spark, settings_of(survey, out), allow_removals=True)
     assert [done[stage] for stage in ("ingest", "preprocess", "search", "infer", "measure")] == [0] * 5
     assert {table: part_records(out, table) for table in records} == records
     assert_same_catalogue(out, finished)
