@@ -161,9 +161,11 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
     law = {"ew_law": options.law, "ew_min": 0.3, "ew_max": 6.0}
     if options.law == "empirical":
         law["ew_sample"] = equivalent_width_quantiles(open_catalog(options.catalogue, "absorbers", "MgII"))
-    kinds = tuple(kind for kind in KINDS if kind != "stellar")  # quasars with contaminants, not stars that were taken for quasars
+    kinds = tuple(
+        kind for kind in KINDS if kind not in ("stellar", "host")
+    )  # quasars with contaminants, not stars that were taken for quasars
     common = {"species": MG_II, "seed": options.seed, "contaminated": options.contaminated, "snr_min": 3.0, "most_correlated": 0.0}
-    common["kinds"] = kinds
+    common |= {"kinds": kinds, "sky": sky_noise(options.sky) if options.sky else None}
     with_one = inject.Population(counts=(0.0, 1.0), **law)
     recipes = [Recipe(populations=(inject.Population(counts=(1.0, 0.0)),), continuum=continuum, **common)]
     recipes.append(Recipe(populations=(with_one,), continuum=continuum, **common))

@@ -438,7 +438,7 @@ def shuffle_partitions(cores: int, rows: int) -> int:
 
 
 def shuffles(spark: SparkSession, rows: int, partitions: int = 0) -> AbstractContextManager[None]:
-    """Shuffle so many rows in as many partitions as they are worth, or as a user chose: here, or for all that his Spark does."""
+    """Set the number of partitions of a shuffle of so many rows inside the block; one that the user chose, of us or of Spark, stays."""
     name = "spark.sql.shuffle.partitions"
     if not partitions and is_classic(spark) and spark.sparkContext.getConf().contains(name):
         return nullcontext()

@@ -1,4 +1,4 @@
-"""What a Spark session that nalspark starts finds on this machine: variables, Java, temporary folders, the user and his encoding.
+"""What a Spark session that nalspark starts finds on this machine: variables, Java, temporary folders, the user, the encoding.
 
 They are prepared here and nowhere else. What is only in the way of a local session is left aside, with a note; what a session cannot do
 without is said in a sentence. Nothing is started but ``java -version``, and this process stays as it is.

@@ -322,7 +322,7 @@ def _votable_rows(path: Path, places: Mapping[str, int]) -> Iterator[RawColumns]
 
 
 def _open_text(path: Path) -> TextIO:
-    """The file's text; every line end is one, and what is not UTF-8 is in columns of names that are not read."""
+    """The file's text, whatever its line ends; bytes that are not UTF-8 are replaced: they stand in columns that are not read."""
     file = cast(io.BufferedReader, _open_bytes(path))
     wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     return io.TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", errors="replace")

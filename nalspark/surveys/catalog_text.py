@@ -253,7 +253,7 @@ def rows(file: TextIO, layout: Layout, names: Sequence[str]) -> Iterator[dict[st
 
 
 def line_of(file: TextIO, layout: Layout, row: int) -> int:
-    """Give the line of a row, both counted from 1 and from 0, of a file at its beginning."""
+    """Give the line, counted from 1, of a row, counted from 0, of a file at its beginning."""
     numbered = islice(zip(count(1), file, strict=False), layout.above, None)
     return next(islice((number for number, line in numbered if _is_row(line)), row, None), 0)
 

@@ -35,7 +35,7 @@ class Part:
     content : str
         Digest of what matters of it to those who read it, where its causes do not say enough.
     passing : int
-        Checksum of the rejections that may be gone the next time, and of what they befell; 0 where there are none.
+        Checksum of the rejections that may pass by the next run, with their files; 0 where there are none.
     """
 
     key: str
