@@ -69,7 +69,7 @@ def data_model_page(tables: Sequence[Table], enums: Mapping[str, type[IntFlag]])
         "absorber's rest frame. A value that could not be measured is null in Parquet, and NaN (or the column's TNULL) in FITS. A column",
         "of *pixels* holds an array of little-endian numbers in one binary cell: decode it with `numpy.frombuffer`.",
         "",
-        'In pandas write `df["flags"]`: `df.flags` is something else, an attribute of every frame, as `df.mean` is. `df.class` is no Python.',
+        'In pandas write `df["flags"]`: `df.flags` is something else, an attribute of every frame, as `df.mean` is.',
         "",
         "| table | a row is |",
         "|---|---|",
