@@ -70,6 +70,7 @@ def data_model_page(tables: Sequence[Table], enums: Mapping[str, type[IntFlag]])
         "of *pixels* holds an array of little-endian numbers in one binary cell: decode it with `numpy.frombuffer`.",
         "",
         'In pandas write `df["flags"]`: `df.flags` is something else, an attribute of every frame, as `df.mean` is.',
+        "`class` is a word of Python itself: write `df['class']`.",
         "",
         "| table | a row is |",
         "|---|---|",
