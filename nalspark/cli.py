@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -428,18 +431,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, which then is nalspark's own, and give its exit status.
 
     0: done. 2: a user's mistake, in a sentence. 3: done, but with faults of nalspark itself (`internal_error`), or nothing at all could be
-    used. 128 + signal: stopped, 130 by Ctrl-C.
+    used. 128 + signal: stopped, 130 by Ctrl-C; 141: whoever read the output has gone.
     """
     if arguments is None:
         own_process()
+        # The whole suite passes with pandas 3; to a user it says that the installation is wrong.
+        warnings.filterwarnings("ignore", "\\s*PySpark does not yet fully support pandas", FutureWarning)
         return stoppable(lambda: _status(sys.argv[1:]))
     return _status(arguments)
 
 
 def _status(arguments: Sequence[str]) -> int:
     try:
-        options = _parser().parse_args(arguments)
-        (options.command_function if "command_function" in options else _COMMANDS[options.command])(options)
+        try:
+            options = _parser().parse_args(arguments)
+            (options.command_function if "command_function" in options else _COMMANDS[options.command])(options)
+        finally:
+            sys.stdout.flush()  # here, where it can be told
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return 128 + signal.SIGPIPE
     except NalsparkError as error:
         print(f"nalspark: {error}", file=sys.stderr)
         return error.exit_status

@@ -87,6 +87,14 @@ def test_what_the_work_gives_or_raises_comes_through_and_the_host_has_its_handle
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "SIG_IGN _stop\n", "argparse\n")
 
 
+@pytest.mark.parametrize("arguments", [["settings"], ["data-model"]])
+def test_output_that_nobody_reads_any_more_ends_the_command_without_a_word(arguments: list[str]) -> None:
+    running = started([*COMMAND, *arguments], env=environment())
+    assert running.stdout is not None and running.stderr is not None
+    running.stdout.close()  # as `head` does
+    assert running.stderr.read() == "" and running.wait(60) == 141
+
+
 def test_a_job_ends_with_the_java_that_submitted_it(tmp_path: Path) -> None:
     """Spark starts the job's Python process from Java, and when that is killed nobody tells it."""
     job = tmp_path / "job.py"
