@@ -177,6 +177,8 @@ def test_a_spark_submit_that_has_ended_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setenv("PYSPARK_GATEWAY_SECRET", "x")
     monkeypatch.setattr(session, "active_session", lambda: None)
     monkeypatch.setattr(session.SparkContext, "_gateway", None)
+    monkeypatch.setattr(session.SparkContext, "_active_spark_context", None)  # of the other tests
+    monkeypatch.setattr(session.SparkSession, "_instantiatedSession", None)
     with pytest.raises(NalsparkError, match=f"^No session could be had from spark-submit .PYSPARK_GATEWAY_PORT {port}.: "):
         spark_session()
 
