@@ -50,7 +50,7 @@ def simulated(n: int, seed: int) -> tuple[list[SurveySpectrum], np.ndarray, pd.D
 
 
 def normalized(read: list[SurveySpectrum], z_qso: np.ndarray, settings: Settings) -> Normalized:
-    """What the stage `preprocess` does with a batch."""
+    """What the stage `search` does first with a batch."""
     origin = [one.first_pixel if one.loglam is None else one.loglam for one in read]
     pixels = ([getattr(one, name) for one in read] for name in ("flux", "ivar", "mask"))
     return prepare(place_on_grid(*pixels, origin, LATTICE), z_qso, settings)

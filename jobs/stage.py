@@ -1,4 +1,4 @@
-"""Run some stages of a run file: `ingest crossmatch preprocess search infer measure publish`, or `eigenspectra simulate train`.
+"""Run some stages of a run file: `ingest crossmatch search infer measure publish`, or `eigenspectra simulate train`.
 
 spark-submit jobs/stage.py RUN.toml STAGE ... [--set key=value ...] [--part PART ...] [--force] [--dry-run] [--allow-removals]
 """

@@ -154,7 +154,7 @@ def test_every_broken_file_is_rejected_with_its_own_reason(survey: MixedSurvey, 
 def test_every_rejection_says_why_in_a_sentence(mixed: dict[str, pd.DataFrame]) -> None:
     details = mixed["rejections"]["detail"]
     assert details.str.len().between(15, 800).all()
-    assert set(mixed["rejections"]["stage"]) == {"ingest", "crossmatch", "preprocess"}
+    assert set(mixed["rejections"]["stage"]) == {"ingest", "crossmatch", "search"}
 
 
 def test_good_spectra_come_out_as_if_nothing_else_were_there(clean: dict[str, pd.DataFrame], mixed: dict[str, pd.DataFrame]) -> None:

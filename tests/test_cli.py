@@ -154,8 +154,8 @@ def test_stages_that_cannot_run(spectra: Path, capsys: Any, no_spark: None) -> N
     run = spectra.parent / "RUN.toml"
     run.write_text(f"out = '{spectra.parent / 'out'}'\nspectra = ['{spectra}']\n")
     assert re.search(r"no stage 'serch'.*Did you mean 'search'\?", refused(capsys, "run", run, "serch"))
-    assert "Run stages 'ingest', 'crossmatch', 'preprocess' first." in refused(capsys, "run", run, "search", "measure")
-    assert "Run stage 'preprocess' first." in refused(capsys, "run", run, "ingest", "crossmatch", "search")
+    assert "Run stages 'ingest', 'crossmatch' first." in refused(capsys, "run", run, "search", "measure")
+    assert "Run stage 'search' first." in refused(capsys, "run", run, "ingest", "crossmatch", "infer")
     assert not (spectra.parent / "out").exists()
 
 

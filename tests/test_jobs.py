@@ -109,7 +109,7 @@ def test_a_job_passes_its_options_on(spark: object, run_file: Path, capsys: pyte
 
 @pytest.mark.parametrize(
     "arguments, sentence",
-    [(("search",), "Run stages 'ingest', 'crossmatch', 'preprocess' first."), (("serch",), "Did you mean 'search'?")],
+    [(("search",), "Run stages 'ingest', 'crossmatch' first."), (("serch",), "Did you mean 'search'?")],
 )
 def test_a_job_refuses_what_is_wrong_as_the_command_line_does(
     arguments: tuple[str, ...], sentence: str, run_file: Path, capsys: pytest.CaptureFixture[str], no_spark: None

@@ -8,7 +8,7 @@ Whoever has names (the Spark stages, the mocks) attaches them by ``row``. The ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,9 +24,12 @@ from nalspark.lines import LineSpecies
 from nalspark.settings import Settings
 from nalspark.spectra.batch import Spectra
 from nalspark.spectra.grid import LATTICE, ZHAO_GRID, WavelengthGrid
+from nalspark.spectra.regrid import place_on_grid
 
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
+#: The columns that hold a spectrum's pixels as the survey published them.
+PIXELS = ("first_pixel", "loglam", "flux", "ivar", "mask", "resolution")
 #: 5000 km/s in pixels: the range around an absorber in which a broad trough (BAL) counts.
 _BAL_REACH = 72
 
@@ -159,6 +162,12 @@ class Detections:
     score: NDArray[np.float32]
     kept: NDArray[np.int64]
     measured: dict[str, NDArray[Any]]
+
+
+def on_lattice(columns: Mapping[str, Any]) -> Spectra:
+    """Lay the pixels of spectra, :data:`PIXELS` by name, on the lattice."""
+    origin = [loglam if loglam is not None else int(first) for loglam, first in zip(columns["loglam"], columns["first_pixel"], strict=True)]
+    return place_on_grid(columns["flux"], columns["ivar"], columns["mask"], origin, LATTICE, columns["resolution"])
 
 
 def prepare(spectra: Spectra, z_qso: NDArray[np.float64], settings: Settings) -> Normalized:

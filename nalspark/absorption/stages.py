@@ -1,6 +1,7 @@
-"""The absorption programme as Spark stages: preprocess, search, measure, and the sightlines with their non-detections.
+"""The absorption programme as Spark stages: search, measure, and the sightlines with their non-detections.
 
-Each stage decodes columns, calls :mod:`nalspark.absorption.chain`, and attaches by ``row`` whose the results are.
+Each stage decodes columns, calls :mod:`nalspark.absorption.chain`, and attaches by ``row`` whose the results are. Normalised pixels are
+not kept: whoever needs them again (eigenspectra, pictures, whole-spectrum networks) has them made by :func:`normalize`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from pyspark.sql import functions as F
 from nalspark.absorption import chain
 from nalspark.absorption.chain import IMAGE_COLUMNS, Candidates, Searchable
 from nalspark.absorption.images import ImageGeometry
+from nalspark.absorption.normalize import Normalized
 from nalspark.settings import Settings
 from nalspark.spectra.batch import Spectra
 from nalspark.spectra.grid import LATTICE
-from nalspark.spectra.regrid import place_on_grid
 from nalspark.tables import schemas
-from nalspark.tables.arrow import Columns, map_arrays
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SPECTRA, TRAINING_SPECTRA
+from nalspark.tables.arrow import Columns, map_arrays, map_to_tables
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SEARCHED, SPECTRA, TRAINING_SPECTRA
 from nalspark.tables.table import Table
 
 #: Who a spectrum is: carried through every stage.
@@ -33,91 +34,68 @@ def measured_table(settings: Settings) -> Table:
     return schemas.measured_table(settings.line_species)
 
 
-# ---- preprocess
+# ---- search
 
 
-def normalize_columns(columns: Columns, settings: Settings) -> Columns:
-    """Normalise rows of spectra with their targets; rows of NORMALIZED."""
-    origin = [loglam if loglam is not None else int(first) for loglam, first in zip(columns["loglam"], columns["first_pixel"], strict=True)]
-    spectra = place_on_grid(columns["flux"], columns["ivar"], columns["mask"], origin, LATTICE, columns["resolution"])
-    ready = chain.prepare(spectra, columns["z_qso"].astype(float), settings)
-    usable = [reason is None for reason in ready.reason]
-    resolution = ready.spectra.resolution
-    assert resolution is not None  # `place_on_grid` gives it
-
-    def pixels(values: np.ndarray) -> np.ndarray | list:
-        """Only a usable spectrum keeps its pixels."""
-        return values if all(usable) else [row if keep else None for row, keep in zip(values, usable, strict=True)]
-
-    return {
-        **{name: columns[name] for name in _CARRIED},
-        "rescale": ready.rescale,
-        "snr": ready.snr,
-        "z_start": ready.z_start,
-        "z_stop": ready.z_stop,
-        "redshift_path": ready.redshift_path,
-        "flux": pixels(ready.spectra.flux),
-        "ivar": pixels(ready.spectra.ivar),
-        "continuum": pixels(ready.continuum),
-        "mask": pixels(ready.spectra.mask),
-        "resolution": pixels(resolution),
-        "reason": ready.reason,
-        "detail": ready.detail,
-    }
+def _of_targets(spectra: DataFrame, targets: DataFrame) -> DataFrame:
+    """The pixels of every target; targets are small beside them and are broadcast, one wave of parts at a time."""
+    pixels = spectra.select("path", *chain.PIXELS)
+    return pixels.join(F.broadcast(targets.select("path", *_CARRIED)), "path")
 
 
-def preprocess(spectra: DataFrame, targets: DataFrame, settings: Settings) -> DataFrame:
-    """Normalise every target's spectrum.
+def _summary(columns: Columns, ready: Normalized) -> Columns:
+    names = ("rescale", "snr", "z_start", "z_stop", "redshift_path", "reason", "detail")
+    return {**{name: columns[name] for name in _CARRIED}, **{name: getattr(ready, name) for name in names}}
+
+
+def search_columns(columns: Columns, settings: Settings) -> tuple[Columns, Columns]:
+    """Normalise and search rows of spectra with their targets; rows of SEARCHED, and rows of CANDIDATES."""
+    z_qso = columns["z_qso"].astype(float)
+    ready = chain.prepare(chain.on_lattice(columns), z_qso, settings)
+    candidates = chain.propose(Searchable.of(ready, z_qso), settings)
+    carried = {name: columns[name][candidates.row] for name in _CARRIED}
+    found = {**candidates.columns, **carried, "candidate_id": candidates.names(columns["spectrum_id"])}
+    return _summary(columns, ready), found
+
+
+def search(spectra: DataFrame, targets: DataFrame, settings: Settings) -> DataFrame:
+    """Normalise every target's spectrum, and find candidate doublets.
 
     Parameters
     ----------
     spectra : DataFrame of SPECTRA
     targets : DataFrame of TARGETS, usable rows only
-        Small beside the pixels: it is broadcast, one wave of parts at a time.
     settings : Settings
 
     Returns
     -------
-    DataFrame of NORMALIZED; as many rows as targets
+    DataFrame
+        Rows of SEARCHED, as many as targets, and rows of CANDIDATES: see :func:`nalspark.tables.arrow.rows_of`.
     """
-    pixels = spectra.select("path", "first_pixel", "loglam", "flux", "ivar", "mask", "resolution")
-    joined = pixels.join(F.broadcast(targets.select("path", *_CARRIED)), "path")
-    return map_arrays(joined, partial(normalize_columns, settings=settings), SPECTRA, NORMALIZED)
+    return map_to_tables(_of_targets(spectra, targets), partial(search_columns, settings=settings), SPECTRA, (SEARCHED, CANDIDATES))
 
 
-# ---- search
+# ---- normalised pixels, on demand
 
 
-def _searchable(columns: Columns) -> Searchable:
-    """Rows of NORMALIZED that can be searched, as the chain knows them."""
-    spectra = Spectra(columns["flux"], columns["ivar"], columns["mask"], LATTICE, columns["resolution"])
-    return Searchable(np.arange(len(columns["z_qso"])), spectra, columns["continuum"], columns["z_qso"].astype(float))
+def normalize_columns(columns: Columns, settings: Settings) -> Columns:
+    """Normalise rows of spectra with their targets; rows of NORMALIZED."""
+    ready = chain.prepare(chain.on_lattice(columns), columns["z_qso"].astype(float), settings)
+    spectra = ready.spectra
+    pixels = {"flux": spectra.flux, "ivar": spectra.ivar, "continuum": ready.continuum, "mask": spectra.mask}
+    return {**_summary(columns, ready), **pixels}
 
 
-def search_columns(columns: Columns, settings: Settings) -> Columns:
-    """Search rows of NORMALIZED; rows of CANDIDATES."""
-    candidates = chain.propose(_searchable(columns), settings)
-    carried = {name: columns[name][candidates.row] for name in _CARRIED}
-    return {**candidates.columns, **carried, "candidate_id": candidates.names(columns["spectrum_id"])}
-
-
-def search(normalized: DataFrame, settings: Settings) -> DataFrame:
-    """Find candidate doublets.
-
-    Parameters
-    ----------
-    normalized : DataFrame of NORMALIZED, usable rows only
-    settings : Settings
+def normalize(spectra: DataFrame, targets: DataFrame, settings: Settings) -> DataFrame:
+    """Normalise every target's spectrum once more; parameters as for :func:`search`.
 
     Returns
     -------
-    DataFrame of CANDIDATES
+    DataFrame of NORMALIZED
+        Rows that can be searched.
     """
-    needed = normalized.select(*_CARRIED, "flux", "ivar", "continuum", "mask", "resolution")
-    return map_arrays(needed, partial(search_columns, settings=settings), NORMALIZED, CANDIDATES)
-
-
-# ---- infer
+    frame = map_arrays(_of_targets(spectra, targets), partial(normalize_columns, settings=settings), SPECTRA, NORMALIZED)
+    return frame.where(F.col("reason").isNull())
 
 
 def whole_spectrum_columns(columns: Columns, settings: Settings) -> Columns:
@@ -130,7 +108,7 @@ def whole_spectrum_columns(columns: Columns, settings: Settings) -> Columns:
 
 
 def whole_spectra(normalized: DataFrame, settings: Settings) -> DataFrame:
-    """Give of NORMALIZED, usable rows only, ``spectrum_id`` and the ``flux`` that a whole-spectrum network sees."""
+    """Give of NORMALIZED ``spectrum_id`` and the ``flux`` that a whole-spectrum network sees."""
     target = Table("whole_spectra", "Inputs of a whole-spectrum network.", (NORMALIZED.columns[0], TRAINING_SPECTRA.columns[-1]))
     needed = normalized.select("spectrum_id", "z_qso", "flux", "ivar", "mask")
     return map_arrays(needed, partial(whole_spectrum_columns, settings=settings), NORMALIZED, target)
@@ -172,9 +150,9 @@ def measure(candidates: DataFrame, scores: DataFrame, settings: Settings) -> Dat
 # ---- sightlines
 
 
-def sightlines(targets: DataFrame, normalized: DataFrame, absorbers: DataFrame, matches: DataFrame) -> DataFrame:
+def sightlines(targets: DataFrame, searched: DataFrame, absorbers: DataFrame, matches: DataFrame) -> DataFrame:
     """Give one row per searched spectrum: who it is, what was searched, how many absorbers it has, which absorber catalogues know it."""
-    searched = normalized.select("spectrum_id", "snr", "z_start", "z_stop", "redshift_path")
+    searched = searched.select("spectrum_id", "snr", "z_start", "z_stop", "redshift_path")
     counted = absorbers.groupBy("spectrum_id").agg(F.count("*").cast("int").alias("n_absorbers"))
     described = F.struct("catalogue", "match", "separation_arcsec", "n_systems", "n_strong", "z_abs")
     matches = matches.where("kind IS NULL OR kind = 'absorbers'")  # null: of a result made when the table had no others

@@ -21,7 +21,6 @@ from nalspark.judging.inputs import Catalogue, other_catalogues, pixels, read_re
 from nalspark.judging.match import Comparison, by_species, compare, disagreements, rounding_of, species_outcomes
 from nalspark.judging.strength import ERRORS, FWHM_PER_SIGMA, error_factor, estimate_errors, is_strong, measure_at, passes
 from nalspark.lines import LineSpecies
-from nalspark.spectra.batch import Spectra
 from nalspark.spectra.grid import LATTICE
 
 Array = NDArray[np.float64]
@@ -106,7 +105,7 @@ def evaluate_result(folder: str | Path, truth: str | Path | None = None, catalog
 
 
 def measure_systems(catalogue: Catalogue, systems: pd.DataFrame) -> pd.DataFrame:
-    """Fit the doublet at given redshifts of searched spectra: of the table `normalized` only their rows are read, some at a time.
+    """Fit the doublet at given redshifts of searched spectra: only their rows are read, some at a time.
 
     Parameters
     ----------
@@ -121,11 +120,10 @@ def measure_systems(catalogue: Catalogue, systems: pd.DataFrame) -> pd.DataFrame
     """
     rows_of = {str(name): rows for name, rows in systems.reset_index(drop=True).groupby("spectrum_id").indices.items()}
     redshift, pieces = systems["z_abs"].to_numpy(dtype=float), []
-    for columns in pixels(catalogue, list(rows_of)):
-        taken = [rows_of[name] for name in columns["spectrum_id"]]
+    for names, ready in pixels(catalogue, list(rows_of)):
+        taken = [rows_of[name] for name in names]
         rows, spectrum = np.concatenate(taken), np.repeat(np.arange(len(taken)), [len(some) for some in taken])
-        spectra = Spectra(columns["flux"][spectrum], columns["ivar"][spectrum], columns["mask"][spectrum], LATTICE)
-        measured = measure_at(spectra, columns["continuum"][spectrum], redshift[rows], catalogue.species)
+        measured = measure_at(ready.spectra.take(spectrum), ready.continuum[spectrum], redshift[rows], catalogue.species)
         pieces.append(pd.DataFrame(measured, index=rows))
     lines = (catalogue.species.primary.label, catalogue.species.secondary.label)
     nothing = pd.DataFrame(columns=[f"{what}_{line}{end}" for line in lines for what, end in (("ew", "_err"), ("snr", ""))])

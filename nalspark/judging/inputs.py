@@ -11,7 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
+from nalspark.absorption.chain import PIXELS, on_lattice, prepare
+from nalspark.absorption.normalize import Normalized
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.strength import ERRORS
 from nalspark.lines import LineSpecies
@@ -19,12 +22,13 @@ from nalspark.surveys.catalogs import ID_COLUMNS, open_catalog, read_rows
 from nalspark.surveys.crossmatch.sky import is_position, nearest
 from nalspark.tables.arrow import decode
 from nalspark.tables.result import Result, open_parquet, open_result, read_columns
-from nalspark.tables.schemas import MATCHES, NORMALIZED
+from nalspark.tables.schemas import MATCHES, SPECTRA
 from nalspark.tables.store import Store
 
 #: Spectra that are held in memory together.
 _BATCH_ROWS = 256
-_SIGHTLINES = ("spectrum_id", "part", *ID_COLUMNS, "ra", "dec", "snr", "z_start", "z_stop")
+_SIGHTLINES = ("spectrum_id", "part", "path", *ID_COLUMNS, "ra", "dec", "z_qso", "snr", "z_start", "z_stop")
+_DECLARED = {column.name: column for column in SPECTRA.columns}
 _TRUTH = ("spectrum_id", "z_abs", "ew_primary", "ew_secondary")
 
 
@@ -49,8 +53,8 @@ class Catalogue:
 
     @property
     def has_pixels(self) -> bool:
-        """Whether the normalized spectra are still there."""
-        return self.result.has(NORMALIZED.name)
+        """Whether the spectra are still there."""
+        return self.result.has(SPECTRA.name)
 
 
 def read_result(folder: str | Path) -> Catalogue:
@@ -159,24 +163,32 @@ def other_catalogues(catalogue: Catalogue, paths: Sequence[str | Path]) -> dict[
     return {str(name): group.reset_index(drop=True) for name, group in systems.groupby("catalogue")}
 
 
-def pixels(catalogue: Catalogue, spectra: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Read some normalized spectra in batches; only the parts that hold one of them are opened.
+def pixels(catalogue: Catalogue, spectra: Sequence[str]) -> Iterator[tuple[NDArray[Any], Normalized]]:
+    """Read some spectra in batches and normalise them as the run did; only the parts that hold one of them are opened.
+
+    Yields
+    ------
+    names : ndarray of str, shape (n,)
+    normalized : Normalized, n of them
 
     Raises
     ------
     StoreError
         Where they cannot be read.
     """
-    declared = {column.name: column for column in NORMALIZED.columns}
-    parts = catalogue.sightlines.loc[catalogue.sightlines["spectrum_id"].isin(spectra), "part"].unique()
-    store, recorded = Store(catalogue.result.root), catalogue.result.manifest.parts(NORMALIZED.name)
-    wanted = ds.field("spectrum_id").isin(list(spectra)) & ds.field("flux").is_valid()
-    for part in [recorded[name] for name in parts if name in recorded and recorded[name].path]:
+    lines = catalogue.sightlines[catalogue.sightlines["spectrum_id"].isin(spectra)]
+    store, settings = Store(catalogue.result.root), catalogue.result.settings
+    recorded = catalogue.result.manifest.parts(SPECTRA.name)
+    for name, searched in lines.groupby("part"):
+        if name not in recorded or not recorded[str(name)].path:
+            continue
+        wanted, z_qso = ds.field("path").isin(list(searched["path"])), searched.set_index("path")
         try:
-            table = open_parquet(store.files(part))
-            names = ["spectrum_id", "flux", "ivar", "continuum", "mask"]
-            for batch in table.to_batches(columns=names, filter=wanted, batch_size=_BATCH_ROWS):
+            table = open_parquet(store.files(recorded[str(name)]))
+            for batch in table.to_batches(columns=["path", *PIXELS], filter=wanted, batch_size=_BATCH_ROWS):
                 if batch.num_rows:
-                    yield decode(batch, declared)
+                    columns = decode(batch, _DECLARED)
+                    known = z_qso.loc[columns["path"]]
+                    yield known["spectrum_id"].to_numpy(), prepare(on_lattice(columns), known["z_qso"].to_numpy(float), settings)
         except (pa.ArrowException, OSError, StoreError) as error:
-            raise StoreError(f"The normalized spectra in '{part.path}' of {store.root} cannot be read: {error}") from None
+            raise StoreError(f"The spectra in '{recorded[str(name)].path}' of {store.root} cannot be read: {error}") from None

@@ -187,7 +187,7 @@ def _against_catalogue(name: str, counts: Mapping[str, Any]) -> Sheet:
         ["only ours", str(counts["only_ours"]), passed[0], f"{counts['only_ours_in_listed_spectra']} of them in spectra that it lists"],
         ["only theirs, in the searched path", str(counts["only_theirs"]), passed[1], f"{counts['outside_the_path']} more outside it"],
     ]
-    note = "The normalized spectra are not there any more: the disagreements cannot be measured again."
+    note = "The spectra are not there any more: the disagreements cannot be measured again."
     if "spectra" in counts:
         note = _disagreements(counts["spectra"])
     if counts["rounding"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager
 
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -13,11 +14,12 @@ from nalspark.absorption.chain import IMAGE_COLUMNS
 from nalspark.learning.inference import load_keras, score
 from nalspark.pipeline.inputs import Inputs
 from nalspark.pipeline.run import Run
-from nalspark.pipeline.stage import Stage
+from nalspark.pipeline.stage import Made, Stage
 from nalspark.session import short_tasks
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SCORES, TARGETS
+from nalspark.tables.arrow import rows_of
+from nalspark.tables.schemas import CANDIDATES, SCORES, SEARCHED, TARGETS
 
 #: Candidates of a task: half a second's work, so that the last task of a wave is not waited for.
 _SCORED_PER_TASK = 5000
@@ -25,38 +27,31 @@ _SCORED_PER_TASK = 5000
 _WORTH_LOADING = 20_000
 
 
-class Preprocess(Stage):
-    """Bring every target's spectrum to the grid, rescale it, and fit its continuum."""
+class Search(Stage):
+    """Normalise every target's spectrum, propose doublets with the matched filter, and cut their images."""
 
-    name, table = "preprocess", NORMALIZED
+    name, table, more = "search", SEARCHED, (CANDIDATES,)
     reads = (SPECTRA_READ.name, TARGETS.name)
-    sections = ("preprocess", "species")
-    revision = 5
+    sections = ("preprocess", "search", "species")
+    revision = 7
 
     def due(self, run: Run, parts: list[str]) -> int:
         return run.rows(TARGETS.name, parts)
 
-    def compute(self, run: Run, parts: list[str]) -> DataFrame:
-        return absorption.preprocess(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings)
+    def compute(self, run: Run, parts: list[str]) -> Made:
+        found = absorption.search(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings).persist(StorageLevel.DISK_ONLY)
+        run.after_wave.callback(found.unpersist)
+        return {table.name: rows_of(found, table) for table in (SEARCHED, CANDIDATES)}
 
-
-class Search(Stage):
-    """Propose doublets with the matched filter, and cut their images."""
-
-    name, table = "search", CANDIDATES
-    reads = (NORMALIZED.name,)
-    sections = ("search", *(f"preprocess.window_{name}" for name in ("blue_z", "rest_blue", "beyond_kms")), "species")
-    revision = 6
-
-    def compute(self, run: Run, parts: list[str]) -> DataFrame:
-        return absorption.search(run.usable(NORMALIZED, parts), run.settings)
+    def finish(self, run: Run) -> None:
+        run.manifest.tables.pop("normalized", None)  # earlier versions kept all pixels twice
 
 
 class Infer(Stage):
     """Give every candidate the probability that it is an absorber."""
 
     name, table = "infer", SCORES
-    reads = (NORMALIZED.name, CANDIDATES.name)
+    reads = (SPECTRA_READ.name, TARGETS.name, CANDIDATES.name)
     sections = ("species",)
     revision = 2
     loads = staticmethod(load_keras)
@@ -82,7 +77,8 @@ class Infer(Stage):
             workers = sys.maxsize if run.loaded_ahead else 1 + self.due(run, run.stale) // _WORTH_LOADING
             tasks = min(1 + self.due(run, parts) // _SCORED_PER_TASK, workers)
             return score(candidates.coalesce(tasks), packed, how).select(*SCORES.names)
-        spectra = score(absorption.whole_spectra(run.usable(NORMALIZED, parts), run.settings), packed, how)
+        normalized = absorption.normalize(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings)
+        spectra = score(absorption.whole_spectra(normalized, run.settings), packed, how)
         return candidates.join(F.broadcast(spectra.select("spectrum_id", "score")), "spectrum_id").select(*SCORES.names)
 
     def reading(self, spark: SparkSession) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import SparkSession
 
-from nalspark.pipeline.absorbers import Infer, Measure, Preprocess, Search
+from nalspark.pipeline.absorbers import Infer, Measure, Search
 from nalspark.pipeline.crossmatch import Crossmatch
 from nalspark.pipeline.engine import Engine
 from nalspark.pipeline.ingest import Ingest
@@ -16,18 +16,18 @@ from nalspark.progress import Progress
 from nalspark.settings import Settings
 
 #: What makes a catalogue, what makes a model, and all stages.
-CATALOGUE = tuple(stage.name for stage in (Ingest, Crossmatch, Preprocess, Search, Infer, Measure, Publish))
+CATALOGUE = tuple(stage.name for stage in (Ingest, Crossmatch, Search, Infer, Measure, Publish))
 LEARNING = (Simulate.name, Train.name)
 ALL_STAGES = (*CATALOGUE, LearnEigenspectra.name, *LEARNING)
 
 
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
     """Give the stages of a run in their order."""
-    inputs, preprocess, search = Inputs(settings), Preprocess(), Search()
-    simulate = Simulate(inputs, (preprocess, search))
+    inputs, search = Inputs(settings), Search()
+    simulate = Simulate(inputs, (search,))
     return (
-        Ingest(settings), Crossmatch(inputs), preprocess, search, Infer(inputs), Measure(settings), Publish(settings),
-        LearnEigenspectra(), simulate, Train(settings, (preprocess, search, simulate)),
+        Ingest(settings), Crossmatch(inputs), search, Infer(inputs), Measure(settings), Publish(settings),
+        LearnEigenspectra(), simulate, Train(settings, (search, simulate)),
     )  # fmt: skip
 
 

@@ -441,13 +441,12 @@ class Engine:
             some = self.only_parts if not stage.tolerant else ()
             behind = {part for part in wanted if not self._is_fresh(earlier, part, wanted[part], have.get(part))}
             behind = behind & set(some) if some else behind | self._gone(earlier, wanted)
+            read = next(table for table in stage.reads if table in _tables(earlier))
             if behind and stage.tolerant:
-                run.progress.say(
-                    f"note: {len(behind)} part(s) of '{earlier.table.name}' are out of date; run stage '{earlier.name}' to mend it."
-                )
+                run.progress.say(f"note: {len(behind)} part(s) of '{read}' are out of date; run stage '{earlier.name}' to mend it.")
             elif behind:
                 raise NalsparkError(
-                    f"Stage '{stage.name}' reads table '{earlier.table.name}', of which {len(behind)} part(s) are out of date. "
+                    f"Stage '{stage.name}' reads table '{read}', of which {len(behind)} part(s) are out of date. "
                     f"Run stage '{earlier.name}' first."
                 )
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from nalspark.absorption.stages import normalize
 from nalspark.errors import ModelError, NalsparkError
 from nalspark.learning.examples import Examples
 from nalspark.mocks import stages as mocks
@@ -19,10 +21,11 @@ from nalspark.plots.training import training_figures
 from nalspark.settings import Settings
 from nalspark.spectra.eigenspectra import DrawnQuasars, Eigenspectra
 from nalspark.spectra.grid import ZHAO_GRID
-from nalspark.spectra.stages import eigenspectra_of, fit_eigenspectra_by_bin
+from nalspark.spectra.stages import choose_quasars, eigenspectra_of, fit_eigenspectra_by_bin
+from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import to_arrow
 from nalspark.tables.manifest import Part, digest
-from nalspark.tables.schemas import EIGENSPECTRA, NORMALIZED, TRAINING
+from nalspark.tables.schemas import EIGENSPECTRA, SEARCHED, TARGETS, TRAINING
 from nalspark.tables.table import Table
 from nalspark.version import VERSION
 
@@ -50,14 +53,16 @@ class LearnEigenspectra(Stage):
     """Learn what quasars look like, bin by bin of redshift: a bin holds quasars of every part."""
 
     name, table = "eigenspectra", EIGENSPECTRA
-    reads = (NORMALIZED.name,)
+    reads = (SPECTRA_READ.name, TARGETS.name, SEARCHED.name)
     sections = ("eigenspectra",)
 
     def wanted(self, run: Run) -> dict[str, str]:
         return {ALL: run.key_of_all(self)}
 
     def compute(self, run: Run, parts: list[str]) -> DataFrame:
-        return fit_eigenspectra_by_bin(run.usable(NORMALIZED), run.settings)
+        used = choose_quasars(run.usable(SEARCHED), run.settings)
+        targets = run.usable(TARGETS).join(F.broadcast(used), "spectrum_id")
+        return fit_eigenspectra_by_bin(normalize(run.usable(SPECTRA_READ), targets, run.settings), run.settings)
 
     def finish(self, run: Run) -> None:
         for model in quasar_models(run):

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
-from nalspark.absorption.stages import measured_table, sightlines
+from nalspark.absorption.stages import measured_table, normalize, sightlines
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import StoreError
 from nalspark.lines import LineSpecies
@@ -35,7 +35,7 @@ from nalspark.tables.changes import flat
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
-from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SCORES, SIGHTLINES, TARGETS, absorbers_table
+from nalspark.tables.schemas import CANDIDATES, MATCHES, REJECTIONS, SCORES, SEARCHED, SIGHTLINES, TARGETS, absorbers_table
 from nalspark.tables.store import Store
 from nalspark.tables.table import Column, Table
 from nalspark.tables.versions import keep_version
@@ -44,11 +44,11 @@ from nalspark.version import VERSION
 
 def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> DataFrame:
     """One row per file or spectrum that is not searched, with the stage that rejected it; only parts that have any are read."""
-    tables = {"ingest": SPECTRA_READ, "crossmatch": TARGETS, "preprocess": NORMALIZED}
+    tables = {"ingest": SPECTRA_READ, "crossmatch": TARGETS, "search": SEARCHED}
     parts = {stage: {part for part, record in manifest.parts(table.name).items() if record.rejected} for stage, table in tables.items()}
     rejected = {stage: store.read(spark, manifest, table, parts[stage]).where("reason IS NOT NULL") for stage, table in tables.items()}
-    paths = store.read(spark, manifest, TARGETS, parts["preprocess"]).where("reason IS NULL").select("spectrum_id", "path")
-    rejected["preprocess"] = rejected["preprocess"].join(paths, "spectrum_id")
+    paths = store.read(spark, manifest, TARGETS, parts["search"]).where("reason IS NULL").select("spectrum_id", "path")
+    rejected["search"] = rejected["search"].join(paths, "spectrum_id")
     return reduce(
         DataFrame.unionByName, [frame.withColumn("stage", F.lit(stage)).select(*REJECTIONS.names) for stage, frame in rejected.items()]
     )
@@ -62,7 +62,7 @@ class Publish(Stage):
     """Write the catalogue and the report. Files are replaced when all are whole."""
 
     name, table, in_place, tolerant = "publish", PUBLISHED, True, True
-    reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, NORMALIZED.name, CANDIDATES.name, SCORES.name, "measured")
+    reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, SEARCHED.name, CANDIDATES.name, SCORES.name, "measured")
     sections = ("publish", "species")
 
     def __init__(self, settings: Settings) -> None:
@@ -119,11 +119,11 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     """What can be done at the same time: a table is written, then looked at. Each chain gives `rows` and fields of ReportData."""
     species = settings.line_species
     catalogue = absorbers_table(species)
-    targets, normalized = (store.read(spark, manifest, table) for table in (TARGETS, NORMALIZED))
+    targets, searched = (store.read(spark, manifest, table) for table in (TARGETS, SEARCHED))
     measured = store.read(spark, manifest, measured_table(settings))
-    usable = [frame.where(F.col("reason").isNull()) for frame in (targets, normalized)]
+    usable = [frame.where(F.col("reason").isNull()) for frame in (targets, searched)]
     absorbers = measured.where(_accepted(settings)).select(*catalogue.names)
-    searched = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
+    lines_of_sight = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
     rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
         return {"rows": rows, "histograms": histograms, "doublet_ratios": _ratios(written, species), **facts}
 
     def of_sightlines() -> dict[str, Any]:
-        _, rows = store.write_unpublished(searched.orderBy("spectrum_id"), SIGHTLINES)
+        _, rows = store.write_unpublished(lines_of_sight.orderBy("spectrum_id"), SIGHTLINES)
         z = np.arange(*_redshifts(species), _PATH_STEP)
         columns = SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop")
         counted = tally(store.unpublished_files(SIGHTLINES), columns, partial(_sightline_counts, z=z))
@@ -242,7 +242,9 @@ def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, setting
     species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, LATTICE.step)
     absorbers = [row.asDict() for row in chosen.collect()]
     parts = sorted({row["part"] for row in absorbers})
-    spectra = store.read(spark, manifest, NORMALIZED, parts).where(F.col("spectrum_id").isin([row["spectrum_id"] for row in absorbers]))
+    shown = F.col("spectrum_id").isin([row["spectrum_id"] for row in absorbers]) & F.col("reason").isNull()
+    read, targets = (store.read(spark, manifest, table, parts).where(shown) for table in (SPECTRA_READ, TARGETS))
+    spectra = normalize(read, targets, settings)
     candidates = store.read(spark, manifest, CANDIDATES, parts).where(F.col("candidate_id").isin([row["absorber_id"] for row in absorbers]))
     spectrum_of = {row["spectrum_id"]: row for row in spectra.collect()}
     candidate_of = {row["candidate_id"]: row for row in candidates.collect()}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from nalspark.errors import NalsparkError
@@ -97,12 +97,35 @@ def _fit_group(group: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     return fitted.astype({"part": object})  # nor does Spark 4.3 take text that comes in chunks
 
 
+def _bin_of(settings: Settings) -> Column:
+    return F.floor(F.col("z_qso") / settings.eigenspectra.bin_width).cast("int").alias("z_bin")
+
+
+def choose_quasars(searched: DataFrame, settings: Settings) -> DataFrame:
+    """Choose which spectra are learned from: the first of every bin of redshift in an order that knows nothing of them.
+
+    Parameters
+    ----------
+    searched : DataFrame of SEARCHED, usable rows only
+    settings : Settings
+
+    Returns
+    -------
+    DataFrame
+        ``spectrum_id``.
+    """
+    in_order = Window.partitionBy("z_bin").orderBy(F.xxhash64("spectrum_id"), "spectrum_id")
+    placed = searched.select("spectrum_id", _bin_of(settings)).withColumn("place", F.row_number().over(in_order))
+    return placed.where(F.col("place") <= settings.eigenspectra.max_quasars_per_bin).select("spectrum_id")
+
+
 def fit_eigenspectra_by_bin(normalized: DataFrame, settings: Settings) -> DataFrame:
     """Learn the eigenspectra of every bin of redshift.
 
     Parameters
     ----------
-    normalized : DataFrame of NORMALIZED, usable rows only
+    normalized : DataFrame of NORMALIZED
+        Of the chosen quasars.
     settings : Settings
 
     Returns
@@ -110,15 +133,9 @@ def fit_eigenspectra_by_bin(normalized: DataFrame, settings: Settings) -> DataFr
     DataFrame of EIGENSPECTRA
         A bin with fewer than two quasars to learn from has no row. All rows have one ``part``.
     """
-    chosen = settings.eigenspectra
-    in_order = Window.partitionBy("z_bin").orderBy(F.xxhash64("spectrum_id"), "spectrum_id")
-    bins = normalized.select("spectrum_id", F.floor(F.col("z_qso") / chosen.bin_width).cast("int").alias("z_bin"))
-    # Few and narrow rows: only the spectra that are used are shuffled with their pixels.
-    used = bins.withColumn("place", F.row_number().over(in_order)).where(F.col("place") <= chosen.max_quasars_per_bin).drop("place")
-    pixels = normalized.select("spectrum_id", "ra", "dec", "z_qso", "ivar", "continuum", "mask")
-    grouped = pixels.join(F.broadcast(used), "spectrum_id").groupBy("z_bin")
+    pixels = normalized.select("spectrum_id", "ra", "dec", "z_qso", "ivar", "continuum", "mask", _bin_of(settings))
 
     def fit(group: pd.DataFrame) -> pd.DataFrame:  # no `partial`: Spark 4.3 reads the types, and warns where it finds none
         return _fit_group(group, settings)
 
-    return grouped.applyInPandas(fit, EIGENSPECTRA.spark_schema)  # Spark 3.5 has no applyInArrow
+    return pixels.groupBy("z_bin").applyInPandas(fit, EIGENSPECTRA.spark_schema)  # Spark 3.5 has no applyInArrow

@@ -154,3 +154,38 @@ def map_arrays(frame: DataFrame, function: Callable[[Columns], Columns], source:
     """
     declared = {column.name: column for column in source.columns}
     return map_batches(frame, partial(_map_partition, function=function, declared=declared, target=target), target.spark_schema)
+
+
+def _map_to_tables(
+    batches: Batches,
+    function: Callable[[Columns], Sequence[Columns]],
+    declared: Mapping[str, Column],
+    targets: Sequence[Table],
+) -> Batches:
+    for batch in batches:
+        for table, columns in zip(targets, function(decode(batch, declared)), strict=True) if batch.num_rows else ():
+            rows = encode(columns, table).to_struct_array()
+            yield pa.RecordBatch.from_arrays(
+                [rows if other is table else pa.nulls(len(rows), pa.struct(other.arrow_schema)) for other in targets],
+                names=[other.name for other in targets],
+            )
+
+
+def map_to_tables(frame: DataFrame, function: Callable[[Columns], Sequence[Columns]], source: Table, targets: Sequence[Table]) -> DataFrame:
+    """Apply a numpy function that makes rows of several tables in one pass; parameters else as for :func:`map_arrays`.
+
+    Returns
+    -------
+    DataFrame
+        Rows of all tables: :func:`rows_of` tells them apart.
+    """
+    from pyspark.sql import types as T
+
+    declared = {column.name: column for column in source.columns}
+    schema = T.StructType([T.StructField(table.name, table.spark_schema) for table in targets])
+    return map_batches(frame, partial(_map_to_tables, function=function, declared=declared, targets=targets), schema)
+
+
+def rows_of(frame: DataFrame, table: Table) -> DataFrame:
+    """Give the rows of one table of a frame of :func:`map_to_tables`."""
+    return frame.where(f"{table.name} IS NOT NULL").select(f"{table.name}.*")

@@ -93,7 +93,7 @@ class Result:
         Parameters
         ----------
         name : str
-            ``absorbers``, ``sightlines``, ``rejections``, or a table of the manifest (``normalized``, ``candidates``, ``measured``, …).
+            ``absorbers``, ``sightlines``, ``rejections``, or a table of the manifest (``searched``, ``candidates``, ``measured``, …).
 
         Raises
         ------

@@ -120,35 +120,36 @@ TARGETS = Table(
     ),
 ).rejectable()
 
+_SEARCHED = (
+    _SPECTRUM_ID,
+    PART,
+    *_POSITION,
+    *_IDS,
+    _Z_QSO,
+    Column(
+        "rescale",
+        "float",
+        "Factor by which flux and continuum were divided: the median flux of the clean region",
+        "1e-17 erg/s/cm^2/Angstrom",
+    ),
+    Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
+    Column("z_start", "list<double>", "Lower ends of the searched redshift intervals", ucd="src.redshift;stat.min"),
+    Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
+    Column("redshift_path", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
+)
+
+SEARCHED = Table("searched", "One row per target: which redshifts were searched in its spectrum, or why none were.", _SEARCHED).rejectable()
+
+#: Not on disk: made again from spectra and targets where somebody asks for it.
 NORMALIZED = Table(
     "normalized",
-    "One row per searched spectrum on the common grid, with its continuum and the redshifts that were searched.",
+    "One row per searched spectrum on the common grid, with its continuum.",
     (
-        _SPECTRUM_ID,
-        PART,
-        *_POSITION,
-        *_IDS,
-        _Z_QSO,
-        Column(
-            "rescale",
-            "float",
-            "Factor by which flux and continuum were divided: the median flux of the clean region",
-            "1e-17 erg/s/cm^2/Angstrom",
-        ),
-        Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
-        Column("z_start", "list<double>", "Lower ends of the searched redshift intervals", ucd="src.redshift;stat.min"),
-        Column("z_stop", "list<double>", "Upper ends of the searched redshift intervals", ucd="src.redshift;stat.max"),
-        Column("redshift_path", "double", "Searched redshift path: the sum of the intervals", ucd="src.redshift"),
+        *_SEARCHED,
         Column("flux", "pixels<f4>", "Flux divided by `rescale`", ucd="phot.flux.density;em.wl"),
         Column("ivar", "pixels<f4>", "Inverse variance of `flux`, scaled to the measured scatter of the residuals", ucd="stat.variance"),
         Column("continuum", "pixels<f4>", "Fitted continuum in the unit of `flux`", ucd="spect.continuum"),
         Column("mask", "pixels<u1>", "Bits of PixelFlag", ucd="meta.code"),
-        Column(
-            "resolution",
-            "pixels<f4>",
-            "Gaussian σ of the line-spread function at every 100th lattice pixel from 3560 Å on; NaN where it is not known",
-            "pixel",
-        ),
     ),
 ).rejectable()
 
@@ -266,7 +267,7 @@ SIGHTLINES = Table(
     "One row per searched spectrum, those without an absorber included.",
     (
         *(column for column in TARGETS.columns if column not in REJECTION_COLUMNS),
-        *NORMALIZED.select("snr", "z_start", "z_stop", "redshift_path"),
+        *SEARCHED.select("snr", "z_start", "z_stop", "redshift_path"),
         Column("n_absorbers", "int", "Absorbers found, those with the flag OFF_PATH included", ucd="meta.number"),
         Column(
             "matches",

@@ -17,8 +17,8 @@ from nalspark.learning.models import PackedModel, read_model
 from nalspark.settings import Settings
 from nalspark.surveys import stages as surveys
 from nalspark.surveys.sources import classify, part_of, walk
-from nalspark.tables.arrow import Columns, decode, encode, to_arrow
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SCORES, TARGETS
+from nalspark.tables.arrow import Columns, decode, encode, rows_of, to_arrow
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SCORES, SEARCHED, TARGETS
 from nalspark.tables.table import Table
 
 pytestmark = pytest.mark.spark
@@ -72,14 +72,19 @@ def targets(read: pa.RecordBatch) -> pa.RecordBatch:
 
 
 @pytest.fixture(scope="module")
-def normalized(read: pa.RecordBatch, targets: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
-    columns = as_columns(usable(read), surveys.SPECTRA_READ) | as_columns(targets.select(["path", "z_qso"]), TARGETS)
-    return encode(absorption.normalize_columns(columns, settings), NORMALIZED)
+def pixels(read: pa.RecordBatch, targets: pa.RecordBatch) -> Columns:
+    return as_columns(usable(read), surveys.SPECTRA_READ) | as_columns(targets.select(["path", "z_qso"]), TARGETS)
 
 
 @pytest.fixture(scope="module")
-def candidates(normalized: pa.RecordBatch, settings: Settings) -> pa.RecordBatch:
-    return encode(absorption.search_columns(as_columns(usable(normalized), NORMALIZED), settings), CANDIDATES)
+def found(pixels: Columns, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    searched, candidates = absorption.search_columns(pixels, settings)
+    return encode(searched, SEARCHED), encode(candidates, CANDIDATES)
+
+
+@pytest.fixture(scope="module")
+def candidates(found: tuple[pa.RecordBatch, pa.RecordBatch]) -> pa.RecordBatch:
+    return found[1]
 
 
 @pytest.fixture(scope="module")
@@ -124,19 +129,22 @@ def test_ingest_reads_what_the_reader_reads_from_all_files(spark: Any, survey: P
     assert_equal(surveys.ingest(files), read, surveys.SPECTRA_READ, "path")
 
 
-def test_preprocess_normalises_each_spectrum_as_all_together(
-    spark: Any, settings: Settings, read: Any, targets: Any, normalized: Any, cut: int
+def test_search_finds_in_each_spectrum_what_it_finds_in_all_together(
+    spark: Any, settings: Settings, read: Any, targets: Any, found: Any, cut: int
 ) -> None:
     spectra = frame_of(spark, usable(read), surveys.SPECTRA_READ, cut)
-    stage = absorption.preprocess(spectra, frame_of(spark, targets, TARGETS, 2), settings)
-    assert_equal(stage, normalized, NORMALIZED, "spectrum_id")
+    stage = absorption.search(spectra, frame_of(spark, targets, TARGETS, 2), settings)
+    for batch, table, key in zip(found, (SEARCHED, CANDIDATES), ("spectrum_id", "candidate_id"), strict=True):
+        assert_equal(rows_of(stage, table), batch, table, key)
 
 
-def test_search_finds_in_each_spectrum_what_it_finds_in_all_together(
-    spark: Any, settings: Settings, normalized: Any, candidates: Any, cut: int
+def test_pixels_are_normalised_once_more_as_they_were_searched(
+    spark: Any, settings: Settings, read: Any, targets: Any, pixels: Any, found: Any, cut: int
 ) -> None:
-    stage = absorption.search(frame_of(spark, usable(normalized), NORMALIZED, cut), settings)
-    assert_equal(stage, candidates, CANDIDATES, "candidate_id")
+    spectra = frame_of(spark, usable(read), surveys.SPECTRA_READ, cut)
+    normalized = usable(encode(absorption.normalize_columns(pixels, settings), NORMALIZED))
+    assert_equal(absorption.normalize(spectra, frame_of(spark, targets, TARGETS, 2), settings), normalized, NORMALIZED, "spectrum_id")
+    assert normalized.select(SEARCHED.names) == usable(found[0])
 
 
 def test_infer_scores_each_candidate_as_all_together(

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from make_spectra import doublet, lines_at, make_spectra, quasar_continuum
+from make_spectra import doublet, lines_at, make_spectra
 from PIL import Image
 
 from nalspark.cli import main
@@ -24,7 +24,7 @@ from nalspark.settings import load
 from nalspark.spectra.grid import LATTICE
 from nalspark.tables.arrow import encode
 from nalspark.tables.manifest import Manifest, Part, write_manifest
-from nalspark.tables.schemas import NORMALIZED, SIGHTLINES, absorbers_table
+from nalspark.tables.schemas import SIGHTLINES, SPECTRA, absorbers_table
 
 Z_QSO = 1.6
 #: Spectrum → true redshift and depth of its first line. Of the faint one nothing can be seen; `clean` has nothing.
@@ -49,13 +49,14 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fiber": np.arange(1, n + 1), "ra": np.array([10.0, 20.0, 30.0, 40.0]), "dec": np.zeros(n), "z_qso": np.full(n, Z_QSO),
         "snr": np.full(n, 20.0), "z_start": [[0.5]] * n, "z_stop": [[1.5]] * n, "redshift_path": np.full(n, 1.0),
     }  # fmt: skip
-    pixels = {"flux": spectra.flux, "ivar": spectra.ivar, "mask": spectra.mask, "continuum": [quasar_continuum(Z_QSO)] * n}
-    normalized = pa.Table.from_batches([encode({**described, **pixels}, NORMALIZED)])
+    pixels = {"flux": spectra.flux, "ivar": spectra.ivar, "mask": spectra.mask, "first_pixel": np.full(n, LATTICE.first)}
+    described["path"] = [f"{name}.fits" for name in NAMES]
+    read = pa.Table.from_batches([encode({**described, **pixels}, SPECTRA)])
     parts = {}
     for part in ("one", "two"):
-        path = root / "tables" / "normalized" / "run" / f"in_part={part}"
+        path = root / "tables" / "spectra" / "run" / f"in_part={part}"
         path.mkdir(parents=True)
-        pq.write_table(normalized.filter(pa.compute.equal(normalized["part"], part)), path / "part.parquet")
+        pq.write_table(read.filter(pa.compute.equal(read["part"], part)), path / "part.parquet")
         parts[part] = Part("key", str(path.relative_to(root)), 2)
     columns = {
         "spectrum_id": ["found", "clean"], "z_abs": np.array([1.0, 0.8]), "score": np.array([0.9, 0.4]),
@@ -67,7 +68,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{name}.parquet").mkdir()
         pq.write_table(pa.Table.from_batches([batch]), root / f"{name}.parquet" / "part.parquet")
     settings = load(spectra=["spectra"], out=str(root)).model_dump()
-    write_manifest(Manifest(tables={"normalized": parts}, settings=settings), root / "manifest.json")
+    write_manifest(Manifest(tables={"spectra": parts}, settings=settings), root / "manifest.json")
     return root
 
 
@@ -137,7 +138,7 @@ def test_without_pixels_errors_are_estimated_and_nothing_is_measured_again(resul
     assert evaluation.numbers["per_spectrum"]["sigma"]["estimated from the S/N"] == 3
     assert evaluation.numbers["per_spectrum"]["metrics"]["accuracy"] == 0.5
     assert "spectra" not in evaluation.numbers["catalogues"]["theirs.csv"]
-    assert "not there any more" in evaluation_text(evaluation)
+    assert "any more: the disagreements cannot be measured again" in evaluation_text(evaluation)
 
 
 def test_a_catalogue_serves_as_truth_with_its_own_errors(result: Path, tmp_path: Path) -> None:

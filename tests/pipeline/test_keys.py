@@ -68,7 +68,7 @@ _THROUGH_THE_SEARCH = "artificial spectra are searched like real ones"
 
 PROMISE: dict[str, tuple[Row, ...]] = {
     "species": (
-        Row("CIV", ("preprocess", "search", "infer", "measure", "publish", "simulate", "train"), _ANY_SPECIES, (("absorbers", []),)),
+        Row("CIV", ("search", "infer", "measure", "publish", "simulate", "train"), _ANY_SPECIES, (("absorbers", []),)),
     ),
     "spectra": (Row(["/elsewhere"], ("ingest",), "a part's key has the paths of its files"),),
     "out": (Row("{files}/../moved", (), "a result can be moved"),),
@@ -91,15 +91,15 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     **rows("ingest", "ingest", plates_per_part=7),
     **rows("crossmatch", "crossmatch", match_radius_arcsec=2.0, label_significance=4.0, weak="negative", z_min=0.1, z_max=5.0),
     **rows(
-        "preprocess", "preprocess", "simulate", why="artificial spectra are prepared like real ones",
+        "preprocess", "search", "simulate", why="artificial spectra are prepared like real ones",
         min_good_pixels=300, min_snr=1.0, continuum_scale_pixels=20.0, continuum_scale_between=40.0, continuum_iterations=4,
         clip_significance=4.0, noise_window_pixels=301, noise_model="none",
     ),
     **rows(
-        "preprocess", "preprocess", "search", "simulate", why="the search takes its window anew",
+        "preprocess", "search", "simulate", why="the search takes its window anew",
         window_rest_blue=1216.0, window_beyond_kms=0.0,
     ),
-    "preprocess.window_blue_z": (Row(0.03, ("preprocess", "search", "measure", "simulate"), "a flag says what lies bluewards of it"),),
+    "preprocess.window_blue_z": (Row(0.03, ("search", "measure", "simulate"), "a flag says what lies bluewards of it"),),
     **rows(
         "search", "search", "simulate", why=_THROUGH_THE_SEARCH,
         widths_pixels=[2.0], min_snr_primary=2.0, min_snr_secondary=2.0, max_per_spectrum=5, min_separation_pixels=9.0,
@@ -394,7 +394,7 @@ def tables(**usable_and_rejected: tuple[int, int]) -> Manifest:
     [
         (tables(spectra=(0, 4)), "Of the 4 rows of table 'spectra' none can be used: .*/rejections.parquet has the reason of each"),
         (tables(spectra=(4, 0), targets=(0, 4)), "Of the 4 rows of table 'targets' none can be used: "),
-        (tables(spectra=(4, 1), targets=(3, 1), normalized=(0, 3)), "Of the 3 rows of table 'normalized' none can be used: "),
+        (tables(spectra=(4, 1), targets=(3, 1), searched=(0, 3)), "Of the 3 rows of table 'searched' none can be used: "),
     ],
 )
 def test_a_result_without_a_searched_spectrum_is_no_good_one(manifest: Manifest, sentence: str, tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_result_without_a_searched_spectrum_is_no_good_one(manifest: Manifest,
 
 def test_a_part_of_which_nothing_can_be_used_does_not_spoil_a_result(tmp_path: Path) -> None:
     """One broken file that came tonight is no fault of nalspark."""
-    write_manifest(tables(spectra=(9, 1), targets=(8, 1), normalized=(7, 1)), tmp_path / "manifest.json")
+    write_manifest(tables(spectra=(9, 1), targets=(8, 1), searched=(7, 1)), tmp_path / "manifest.json")
     check_whole([StageSummary("ingest", 1, 2, rows=0, rejected=1)], str(tmp_path))
     with pytest.raises(IncompleteError, match=r"Stage 'ingest' met 2 fault\(s\) of nalspark itself \(reason internal_error\)"):
         check_whole([StageSummary("ingest", 1, 2, rows=7, rejected=2, faults=2)], str(tmp_path))

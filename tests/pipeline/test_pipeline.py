@@ -27,7 +27,7 @@ from nalspark.session import narrow_reads, short_tasks
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.manifest import read_manifest
-from nalspark.tables.schemas import CANDIDATES, MATCHES, NORMALIZED, REJECTIONS, SCORES, SIGHTLINES, TARGETS, absorbers_table
+from nalspark.tables.schemas import CANDIDATES, MATCHES, REJECTIONS, SCORES, SEARCHED, SIGHTLINES, TARGETS, absorbers_table
 from nalspark.tables.store import Store
 
 pytestmark = pytest.mark.spark
@@ -80,10 +80,10 @@ def test_every_file_is_in_exactly_one_of_sightlines_and_rejections(survey: Path,
 
 def test_the_files_on_disk_have_the_schemas_that_are_declared(spark: Any, survey: Path, finished: Path) -> None:
     settings = settings_of(survey, finished)
-    kept = (SPECTRA_READ, TARGETS, MATCHES, NORMALIZED, CANDIDATES, SCORES, measured_table(settings))
+    kept = (SPECTRA_READ, TARGETS, MATCHES, SEARCHED, CANDIDATES, SCORES, measured_table(settings))
     places = {path: table for table in kept for part in part_records(finished, table.name).values() if (path := part.path)}
     places |= {"absorbers.parquet": absorbers_table(MG_II), "sightlines.parquet": SIGHTLINES, "rejections.parquet": REJECTIONS}
-    assert {table.name for table in places.values()} >= {"spectra", "targets", "normalized", "candidates", "scores", "measured"}
+    assert {table.name for table in places.values()} >= {"spectra", "targets", "searched", "candidates", "scores", "measured"}
     for place, table in places.items():
         assert spark.read.parquet(str(finished / place)).schema.simpleString() == table.spark_schema.simpleString(), place
 
@@ -91,7 +91,7 @@ def test_the_files_on_disk_have_the_schemas_that_are_declared(spark: Any, survey
 def test_the_manifest_counts_the_rows_that_are_there(spark: Any, survey: Path, finished: Path) -> None:
     manifest, settings = read_manifest(finished / "manifest.json"), settings_of(survey, finished)
     assert len(manifest.parts("spectra")) == 5
-    for table in (SPECTRA_READ, TARGETS, NORMALIZED, CANDIDATES, SCORES, measured_table(settings)):
+    for table in (SPECTRA_READ, TARGETS, SEARCHED, CANDIDATES, SCORES, measured_table(settings)):
         rows = Store(finished).read(spark, manifest, table)
         assert (
             sum(manifest.rows(table.name))
@@ -143,7 +143,7 @@ def test_how_the_work_is_cut_up_is_no_reason_to_do_it_again(spark: Any, survey: 
 
 
 def test_a_changed_threshold_redoes_its_stage_and_those_after_it(spark: Any, survey: Path, result: Path) -> None:
-    spectra = {table: part_records(result, table) for table in ("spectra", "targets", "normalized")}
+    spectra = {table: part_records(result, table) for table in ("spectra", "targets", "matches")}
     before = published(result)["absorbers"]
     done = run(spark, settings_of(survey, result, "search.min_significance=9"))
     assert done == NOTHING | {"search": 5, "infer": 5, "measure": 5, "publish": 1}
@@ -163,10 +163,10 @@ def test_new_changed_and_removed_files_redo_their_part_only(spark: Any, survey: 
     new = add_part(tmp_path / "more", 1009, 10, seed=8)
     both = [str(survey / "parts"), str(tmp_path / "more" / "parts")]
     out = Path(shutil.copytree(finished, tmp_path / "result"))
-    records = {table: part_records(out, table) for table in ("spectra", "normalized", "candidates", "measured")}
+    records = {table: part_records(out, table) for table in ("spectra", "searched", "candidates", "measured")}
 
     assert run(spark, settings_of(survey, out, spectra=both)) == {
-        "ingest": 1, "crossmatch": 1, "preprocess": 1, "search": 1, "infer": 1, "measure": 1, "publish": 1,
+        "ingest": 1, "crossmatch": 1, "search": 1, "infer": 1, "measure": 1, "publish": 1,
     }  # fmt: skip
     for table, old in records.items():
         now = part_records(out, table)
@@ -180,14 +180,14 @@ def test_new_changed_and_removed_files_redo_their_part_only(spark: Any, survey: 
     with fits.open(new / "spec-1009-52000-0000.fits", mode="update") as hdus:
         hdus[1].data["flux"] *= 2
     done = run(spark, settings_of(survey, out, spectra=both), *CATALOGUE[:-1])
-    assert done == {"ingest": 1, "crossmatch": 1, "preprocess": 1, "search": 1, "infer": 1, "measure": 1}
+    assert done == {"ingest": 1, "crossmatch": 1, "search": 1, "infer": 1, "measure": 1}
     for table, old in added.items():
         changed = [part for part, record in part_records(out, table).items() if record != old[part]]
         assert changed == ["plate01009"], table
     assert {part: record.rejected for part, record in part_records(out, "targets").items() if record.rejected} == {"plate01009": 1}
 
     done = run(spark, settings_of(survey, out), allow_removals=True)
-    assert [done[stage] for stage in ("ingest", "preprocess", "search", "infer", "measure")] == [0] * 5
+    assert [done[stage] for stage in ("ingest", "search", "infer", "measure")] == [0] * 4
     assert {table: part_records(out, table) for table in records} == records
     assert_same_catalogue(out, finished)
     assert not list(out.glob("tables/*/*/in_part=plate01009"))
@@ -347,10 +347,12 @@ def test_a_catalogue_that_would_not_add_up_is_not_published(spark: Any, survey: 
     before = absorber_ids(result)
     store = Store(result)
     manifest = store.manifest()
-    del manifest.tables["normalized"][next(iter(manifest.tables["normalized"]))]
+    del manifest.tables["searched"][next(iter(manifest.tables["searched"]))]
     store.commit(manifest)
     with pytest.raises(StoreError, match="do not add up to the .* files read: a stage was left out"):
         run(spark, settings_of(survey, result), "publish", force=True)
+    manifest.tables["candidates"] = dict(list(manifest.tables["candidates"].items())[:1])
+    store.commit(manifest)
     with pytest.raises(StoreError, match="has no spectrum or no candidate in the tables any more: a stage was left out"):
         run(spark, settings_of(survey, result, "publish.gallery=60"), "publish", force=True)
     assert absorber_ids(result) == before
@@ -372,7 +374,7 @@ def test_no_stage_builds_on_parts_that_are_out_of_date(spark: Any, survey: Path,
     assert run(spark, changed, *AFTER_SEARCH)["measure"] == 5
     more = settings_of(survey, result, absorbers=(str(survey / "nowhere.fits"),))
     with pytest.raises(NalsparkError, match="does not exist"):
-        run(spark, more, "preprocess")
+        run(spark, more, "search")
 
 
 def test_a_forced_run_that_crashes_leaves_the_old_result_whole(
@@ -470,8 +472,8 @@ def test_an_unknown_stage_is_refused_with_a_suggestion(spark: Any, survey: Path,
     "stage, first",
     [
         ("crossmatch", "Run stage 'ingest' first"),
-        ("search", "Run stages 'ingest', 'crossmatch', 'preprocess' first"),
-        ("publish", "Run stages 'ingest', 'crossmatch', 'preprocess', 'search', 'infer', 'measure' first"),
+        ("search", "Run stages 'ingest', 'crossmatch' first"),
+        ("publish", "Run stages 'ingest', 'crossmatch', 'search', 'infer', 'measure' first"),
     ],
 )
 def test_a_stage_before_its_input_exists_says_what_to_run_first(spark: Any, survey: Path, tmp_path: Path, stage: str, first: str) -> None:

@@ -25,7 +25,7 @@ from nalspark.pipeline.catalogue import CATALOGUE, pipeline
 from nalspark.pipeline.status import status
 from nalspark.progress import Progress
 from nalspark.session import running_session
-from nalspark.settings import Search
+from nalspark.settings import Measure
 from nalspark.surveys import stages as surveys
 from nalspark.tables.manifest import read_manifest
 from nalspark.tables.store import Store
@@ -287,12 +287,12 @@ def test_a_crash_before_a_setting_was_used_leaves_the_old_one_in_the_manifest(
         raise RuntimeError("power cut")
 
     out = shutil.copytree(told["survey"] / "out", tmp_path / "out")
-    settings = settings_of(told["survey"], out, "search.min_significance=9", "preprocess.min_snr=0.6")
-    monkeypatch.setattr(absorbers.Search, "compute", power_cut)
+    settings = settings_of(told["survey"], out, "measure.min_snr_primary=9", "preprocess.min_snr=0.6")
+    monkeypatch.setattr(absorbers.Infer, "compute", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         run(spark, settings)
     recorded = read_manifest(out / "manifest.json").settings
-    assert (recorded["preprocess"]["min_snr"], recorded["search"]["min_significance"]) == (0.6, Search().min_significance)
+    assert (recorded["preprocess"]["min_snr"], recorded["measure"]["min_snr_primary"]) == (0.6, Measure().min_snr_primary)
 
 
 @pytest.mark.parametrize(

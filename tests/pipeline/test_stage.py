@@ -146,8 +146,8 @@ def test_the_next_run_reads_that_part_again_and_ends_well(mended: dict[str, Any]
     status, said = mended["second"]
     assert status == 0 and "internal_error" not in said
     done = read_manifest(mended["out"] / "manifest.json").runs[-1]
-    assert {stage: done[stage]["parts_done"] for stage in ("ingest", "preprocess", "measure", "publish")} == {
-        "ingest": 1, "preprocess": 1, "measure": 1, "publish": 1,
+    assert {stage: done[stage]["parts_done"] for stage in ("ingest", "search", "measure", "publish")} == {
+        "ingest": 1, "search": 1, "measure": 1, "publish": 1,
     }  # fmt: skip
     assert len(mended["without"]["sightlines"]) == 8 and mended["without"]["rejections"]["reason"].tolist() == ["not_fits"]
 

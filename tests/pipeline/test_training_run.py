@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from runs import make_survey, published, run, settings_of, tree
 
+import nalspark
 import nalspark.pipeline.learning
-from nalspark.absorption import stages as absorption
+from nalspark.absorption import chain
 from nalspark.absorption.chain import IMAGE_COLUMNS
 from nalspark.cli import main
 from nalspark.errors import NalsparkError
@@ -31,7 +32,7 @@ from nalspark.spectra.grid import ZHAO_GRID
 from nalspark.spectra.stages import eigenspectra_of
 from nalspark.tables.arrow import to_arrow
 from nalspark.tables.manifest import read_manifest
-from nalspark.tables.schemas import CANDIDATES, EIGENSPECTRA, NORMALIZED, SCORES, TRAINING
+from nalspark.tables.schemas import CANDIDATES, EIGENSPECTRA, SCORES, TARGETS, TRAINING
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 
@@ -56,7 +57,6 @@ dense = 8
 SPECTRA = {"train": 240, "validation": 60, "calibration": 100, "test": 100}
 PARTS = ["calibration-00000", "test-00000", "train-00000", "train-00001", "train-00002", "validation-00000"]
 NOTHING = dict.fromkeys(CATALOGUE, 0)
-PIXELS = {"flux": "<f4", "ivar": "<f4", "mask": "<u1"}
 
 
 def run_file(folder: Path, *, out: str = "out", text: str = TINY) -> Path:
@@ -315,7 +315,7 @@ def test_models_that_do_not_fit_are_refused_before_spark_starts(tmp_path: Path, 
         (
             "simulate.continuum=eigenspectra",
             "'simulate' reads table 'eigenspectra', which is not there yet. "
-            "Run stages 'ingest', 'crossmatch', 'preprocess', 'eigenspectra' first",
+            "Run stages 'ingest', 'crossmatch', 'search', 'eigenspectra' first",
         ),
         ("simulate.examples=images", "'candidates' or 'spectra'"),
         ("simulate.population=empirical", "set simulate.catalogue"),
@@ -365,11 +365,12 @@ def test_a_whole_spectrum_network_is_trained_and_used(
     assert sorted(scores["candidate_id"]) == sorted(rows_of(spark, out, CANDIDATES)["candidate_id"].to_pylist())
     assert (scores.groupby("spectrum_id")["score"].nunique() == 1).all() and scores["score"].between(0, 1).all()
     assert scores["score"].nunique() > 3  # so little trained, all lie within a few steps of the rounding
-    normalized = rows_of(spark, out, NORMALIZED).to_pandas().dropna(subset="flux").set_index("spectrum_id")
-    first = normalized.loc[[scores["spectrum_id"].iloc[0]]]
-    columns = {name: np.stack([np.frombuffer(cell, kind) for cell in first[name]]) for name, kind in PIXELS.items()}
-    columns |= {"spectrum_id": first.index.to_numpy(), "z_qso": first["z_qso"].to_numpy()}
-    seen = absorption.whole_spectrum_columns(columns, settings)["flux"]
+    first = scores["spectrum_id"].iloc[0]
+    read = nalspark.read_spectrum(next((survey / "parts").rglob(f"spec-{first}.fits")))
+    columns = {name: [getattr(read, name)] for name in chain.PIXELS}
+    targets = rows_of(spark, out, TARGETS).to_pandas().set_index("spectrum_id")
+    z_qso = targets.loc[[first], "z_qso"].to_numpy()
+    seen = chain.spectrum_inputs(chain.prepare(chain.on_lattice(columns), z_qso, settings).spectra, z_qso, settings)
     assert packed.load().predict(seen[..., None])[0] == np.float32(scores["score"].iloc[0])
 
 
@@ -384,7 +385,7 @@ def learned(spark: Any, survey: Path, found: Path, tmp_path_factory: pytest.Temp
     few = ("simulate.n=100", "simulate.n_realistic=100", "simulate.spectra_per_part=100", "simulate.continuum=eigenspectra")
     settings = settings_of(survey, out, *bins, *few)
     shutil.copytree(found, out)
-    stages = ("ingest", "crossmatch", "preprocess", "eigenspectra")
+    stages = ("ingest", "crossmatch", "search", "eigenspectra")
     assert run(spark, settings, *stages) == dict.fromkeys(stages, 0) | {"eigenspectra": 1}
     return settings
 
@@ -420,4 +421,4 @@ def test_too_few_quasars_to_learn_from(spark: Any, tmp_path: Path) -> None:
     simulate_survey(tmp_path / "survey", 1, 1)
     settings = load(spectra=[str(tmp_path / "survey" / "spectra")], out=str(tmp_path / "out"))
     with pytest.raises(NalsparkError, match="No bin of redshift has two quasars to learn eigenspectra from"):
-        run(spark, settings, "ingest", "crossmatch", "preprocess", "eigenspectra")
+        run(spark, settings, "ingest", "crossmatch", "search", "eigenspectra")

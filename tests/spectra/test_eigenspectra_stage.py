@@ -15,7 +15,7 @@ from nalspark.settings import load
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.eigenspectra import DrawnQuasars
 from nalspark.spectra.grid import LATTICE
-from nalspark.spectra.stages import PART, _kept_aside, eigenspectra_of, fit_columns, fit_eigenspectra_by_bin
+from nalspark.spectra.stages import PART, _kept_aside, choose_quasars, eigenspectra_of, fit_columns, fit_eigenspectra_by_bin
 from nalspark.tables.arrow import decode, encode, to_arrow
 from nalspark.tables.schemas import EIGENSPECTRA, NORMALIZED
 
@@ -49,7 +49,8 @@ def frame_of(spark: Any, batch: pa.RecordBatch, partitions: int) -> Any:
 
 
 def learned(spark: Any, batch: pa.RecordBatch, partitions: int, settings: Any = SETTINGS) -> pa.Table:
-    found = fit_eigenspectra_by_bin(frame_of(spark, batch, partitions), settings)
+    rows = frame_of(spark, batch, partitions)
+    found = fit_eigenspectra_by_bin(rows.join(choose_quasars(rows, settings), "spectrum_id"), settings)
     assert found.columns == EIGENSPECTRA.names
     return to_arrow(found, EIGENSPECTRA).sort_by("z_bin")
 
