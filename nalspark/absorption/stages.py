@@ -18,7 +18,6 @@ from nalspark.absorption.chain import IMAGE_COLUMNS, Candidates, Searchable
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.normalize import Normalized
 from nalspark.settings import Settings
-from nalspark.spectra.batch import Spectra
 from nalspark.spectra.grid import LATTICE
 from nalspark.tables import schemas
 from nalspark.tables.arrow import Columns, map_arrays, map_to_tables
@@ -99,19 +98,16 @@ def normalize(spectra: DataFrame, targets: DataFrame, settings: Settings) -> Dat
 
 
 def whole_spectrum_columns(columns: Columns, settings: Settings) -> Columns:
-    """Give what a whole-spectrum network sees of rows of NORMALIZED."""
-    spectra = Spectra(columns["flux"], columns["ivar"], columns["mask"], LATTICE)
-    return {
-        "spectrum_id": columns["spectrum_id"],
-        "flux": chain.spectrum_inputs(spectra, columns["z_qso"].astype(float), settings),
-    }
+    """Give what a whole-spectrum network sees of rows of spectra with their targets, of those that can be searched."""
+    z_qso = columns["z_qso"].astype(float)
+    ready = Searchable.of(chain.prepare(chain.on_lattice(columns), z_qso, settings), z_qso)
+    return {"spectrum_id": columns["spectrum_id"][ready.row], "flux": chain.spectrum_inputs(ready.spectra, ready.z_qso, settings)}
 
 
-def whole_spectra(normalized: DataFrame, settings: Settings) -> DataFrame:
-    """Give of NORMALIZED ``spectrum_id`` and the ``flux`` that a whole-spectrum network sees."""
+def whole_spectra(spectra: DataFrame, targets: DataFrame, settings: Settings) -> DataFrame:
+    """Give ``spectrum_id`` and the ``flux`` that a whole-spectrum network sees; parameters as for :func:`search`."""
     target = Table("whole_spectra", "Inputs of a whole-spectrum network.", (NORMALIZED.columns[0], TRAINING_SPECTRA.columns[-1]))
-    needed = normalized.select("spectrum_id", "z_qso", "flux", "ivar", "mask")
-    return map_arrays(needed, partial(whole_spectrum_columns, settings=settings), NORMALIZED, target)
+    return map_arrays(_of_targets(spectra, targets), partial(whole_spectrum_columns, settings=settings), SPECTRA, target)
 
 
 # ---- measure

@@ -77,9 +77,9 @@ class Infer(Stage):
             workers = sys.maxsize if run.loaded_ahead else 1 + self.due(run, run.stale) // _WORTH_LOADING
             tasks = min(1 + self.due(run, parts) // _SCORED_PER_TASK, workers)
             return score(candidates.coalesce(tasks), packed, how).select(*SCORES.names)
-        normalized = absorption.normalize(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings)
-        spectra = score(absorption.whole_spectra(normalized, run.settings), packed, how)
-        return candidates.join(F.broadcast(spectra.select("spectrum_id", "score")), "spectrum_id").select(*SCORES.names)
+        spectra = absorption.whole_spectra(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings)
+        scored = score(spectra, packed, how)
+        return candidates.join(F.broadcast(scored.select("spectrum_id", "score")), "spectrum_id").select(*SCORES.names)
 
     def reading(self, spark: SparkSession) -> AbstractContextManager[None]:
         return short_tasks(spark)

@@ -366,10 +366,9 @@ def test_a_whole_spectrum_network_is_trained_and_used(
     assert (scores.groupby("spectrum_id")["score"].nunique() == 1).all() and scores["score"].between(0, 1).all()
     assert scores["score"].nunique() > 3  # so little trained, all lie within a few steps of the rounding
     first = scores["spectrum_id"].iloc[0]
-    read = nalspark.read_spectrum(next((survey / "parts").rglob(f"spec-{first}.fits")))
+    target = rows_of(spark, out, TARGETS).to_pandas().set_index("spectrum_id").loc[first]
+    read, z_qso = nalspark.read_spectrum(target["path"]), np.array([target["z_qso"]])
     columns = {name: [getattr(read, name)] for name in chain.PIXELS}
-    targets = rows_of(spark, out, TARGETS).to_pandas().set_index("spectrum_id")
-    z_qso = targets.loc[[first], "z_qso"].to_numpy()
     seen = chain.spectrum_inputs(chain.prepare(chain.on_lattice(columns), z_qso, settings).spectra, z_qso, settings)
     assert packed.load().predict(seen[..., None])[0] == np.float32(scores["score"].iloc[0])
 
