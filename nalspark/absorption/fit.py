@@ -25,8 +25,8 @@ EPSILON, LOG_WIDTH, FIRST, SECOND, LEVEL, SLOPE = range(6)
 WIDTH_BOUNDS = (0.75, 9.0)
 #: Pixels beyond the doublet's centres that take part in the fit.
 _MARGIN = 18
-#: Most steps of a fit, and the χ² that a step must promise for another one: 1e-8 is 1e-4 of a standard error.
-_ITERATIONS, _SETTLED = 30, 1e-8
+#: Most steps of a fit, and the χ² that a step must promise for another one: 1e-10 is 1e-5 of a standard error.
+_ITERATIONS, _SETTLED = 30, 1e-10
 #: Bounds of the parameters.
 _LOWEST = np.array([-6.0, np.log(WIDTH_BOUNDS[0]), -np.inf, -np.inf, -np.inf, -np.inf])
 _HIGHEST = np.array([6.0, np.log(WIDTH_BOUNDS[1]), np.inf, np.inf, np.inf, np.inf])
