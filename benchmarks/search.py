@@ -1,4 +1,4 @@
-"""Continuum and matched filter on simulated spectra: spectra per CPU second, candidates, and the doublets that are proposed.
+"""Continuum, matched filter and fit on simulated spectra: spectra per CPU second, candidates, and the doublets that are proposed.
 
     OMP_NUM_THREADS=1 python benchmarks/search.py --n 1000 --set search.min_significance=4.1
 
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
-from nalspark.absorption.chain import Candidates, Searchable, prepare, propose
+from nalspark.absorption.chain import Candidates, Searchable, measure, prepare, propose
 from nalspark.absorption.normalize import Normalized, searched_pixels
 from nalspark.mocks.inject import Population
 from nalspark.mocks.survey import INSTRUMENT_SIGMA_KMS, simulate_survey
@@ -124,6 +124,8 @@ def main() -> None:
     batches = [ready.take(ready.row // BATCH == number) for number in range(-(-n // BATCH))]
     candidates, seconds = timed(lambda batch: propose(batch, settings), ready.take(ready.row < 2), batches, options.runs)
     print(f"search:    {n / seconds:.0f} spectra per CPU second, {1e3 * seconds / n:.3f} ms each")
+    _, seconds = timed(lambda some: measure(some, None, settings), candidates[0].take(np.arange(2)), candidates, options.runs)
+    print(f"fit:       {1e6 * seconds / sum(map(len, candidates)):.0f} µs a candidate")
     report(true_significance(truth, names, ready, settings), candidates, n)
 
 

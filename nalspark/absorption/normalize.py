@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nalspark.absorption.windows import redshift_path, search_window, searchable
+from nalspark.compiled import compiled
 from nalspark.lines import LineSpecies
 from nalspark.settings import Preprocess
 from nalspark.spectra.batch import PixelFlag, Spectra
@@ -16,6 +17,8 @@ from nalspark.spectra.continuum import error_inflation, fit_continuum
 from nalspark.spectra.grid import WavelengthGrid
 from nalspark.spectra.noise_model import noise_factor
 from nalspark.spectra.rescale import masked_median, rescale_factor
+
+Floats, Doubles, Flags = NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]
 
 #: Rest wavelength (Å) of the quasar's Lyα emission.
 LYMAN_ALPHA = 1215.67
@@ -30,7 +33,7 @@ _STIFFENS = 60.0
 #: log λ of the bluest pixel of the lattice on which the stiffness is kept.
 _BLUEST = 2.6
 #: Flux over the clean region's, or inverse variance over the median, that no spectrum has.
-_ABSURD = 1e3
+_ABSURD, _ABSURD_BIT = 1e3, np.uint8(PixelFlag.ABSURD)
 
 
 @dataclass(frozen=True)
@@ -109,29 +112,32 @@ def smoothing_scale(grid: WavelengthGrid, z_qso: NDArray[np.float64], settings: 
 def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess) -> Normalized:
     """Prepare a batch for the search; see the module's docstring. The result for a spectrum does not depend on the others."""
     grid = spectra.grid
-    mask = spectra.mask.copy()
-    mask |= np.where(grid.wavelength < LYMAN_ALPHA * (1.0 + z_qso[:, None]), PixelFlag.FOREST, 0).astype(np.uint8)
+    mask = spectra.mask | np.where(grid.wavelength < LYMAN_ALPHA * (1.0 + z_qso[:, None]), np.uint8(PixelFlag.FOREST), np.uint8(0))
     masked = replace(spectra, mask=mask)
+    good, window = masked.good, search_window(grid, species, z_qso, settings)
     factor = rescale_factor(masked, z_qso)
-    underrated = noise_factor(settings.noise_model, grid)
-    window = search_window(grid, species, z_qso, settings)
-    in_window = (masked.good & window).sum(axis=1)
+    in_window = np.count_nonzero(good & window, axis=1)
     # A spectrum without a scale or without pixels is carried through as ones, so that a batch stays one array; its reason tells.
     usable = np.isfinite(factor) & (in_window >= settings.min_good_pixels)
-    scaled, weight, absurd = _rescaled(masked, np.where(usable, factor, 1.0)[:, None])
-    weight = weight / underrated**2
-    mask |= np.where(absurd, PixelFlag.ABSURD, 0).astype(np.uint8)
-    flux = np.where(usable[:, None], scaled, 1.0).astype(np.float32)
-    ivar = np.where(usable[:, None], weight, 1.0).astype(np.float32)
-    good = np.where(usable[:, None], masked.good & ~absurd, True)
+    flux, ivar = np.empty(mask.shape, np.float32), np.empty(mask.shape, np.float32)
+    most = _ABSURD * masked_median(spectra.ivar, good)
+    _rescale(
+        spectra.flux,
+        spectra.ivar,
+        usable,
+        np.where(usable, factor, 1.0),
+        most,
+        noise_factor(settings.noise_model, grid),
+        (flux, ivar, mask, good),
+    )
     fitted = fit_continuum(
         flux, ivar, good, scale=smoothing_scale(grid, z_qso, settings), iterations=settings.continuum_iterations,
         significance=settings.clip_significance,
     )  # fmt: skip
-    inflation = error_inflation((flux - fitted) * np.sqrt(ivar), good, settings.noise_window_pixels)
-    ready = Spectra(flux, (ivar / inflation**2).astype(np.float32), mask, grid, spectra.resolution)
+    ivar /= error_inflation((flux - fitted) * np.sqrt(ivar), good, settings.noise_window_pixels) ** 2
+    ready = Spectra(flux, ivar, mask, grid, spectra.resolution)
     continuum = fitted.astype(np.float32)
-    snr = masked_median(np.sqrt(ready.ivar) * continuum, ready.good & window)
+    snr = masked_median(np.sqrt(ivar) * continuum, ready.good & window)
     searched = searched_pixels(ready, continuum, z_qso, species, settings) & usable[:, None]
     start, stop, delta = redshift_path(grid, species, searched)
     reason, detail = _verdicts(window.sum(axis=1), in_window, factor, snr, z_qso, grid.wavelength[[0, -1]], species, settings)
@@ -140,15 +146,26 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     return Normalized(ready, continuum, factor, snr, start, stop, delta, reason, detail)
 
 
-def _rescaled(spectra: Spectra, scale: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Flux and inverse variance in units of `scale` (n, 1), and the pixels whose values are absurd; these are set to 0.
+@compiled
+def _rescale(
+    flux: Floats, ivar: Floats, usable: Flags, scale: Doubles, most: Doubles, underrated: Doubles,
+    results: tuple[Floats, Floats, NDArray[np.uint8], Flags],
+) -> None:  # fmt: skip
+    """Write flux and inverse variance in units of `scale` (n,); what is absurd is set to 0 and marked in the mask; ones if not usable.
 
     The filters work in single precision: one pixel with a weight a million times the others' would hide everything else in its row.
     """
-    flux, ivar = spectra.flux / scale, spectra.ivar * scale**2
-    typical = masked_median(ivar, spectra.good)[:, None]
-    absurd = spectra.good & ((ivar > _ABSURD * typical) | (np.abs(flux) > _ABSURD))
-    return np.where(absurd, 0.0, flux), np.where(absurd, 0.0, ivar), absurd
+    for row in range(len(flux)):
+        new_flux, new_ivar, mask, good = results[0][row], results[1][row], results[2][row], results[3][row]
+        for i in range(len(new_flux)):
+            scaled, weight = flux[row, i] / scale[row], ivar[row, i] * scale[row] ** 2
+            if good[i] and (ivar[row, i] > most[row] or abs(scaled) > _ABSURD):
+                mask[i] |= _ABSURD_BIT
+                good[i], scaled, weight = False, 0.0, 0.0
+            if usable[row]:
+                new_flux[i], new_ivar[i] = scaled, weight / underrated[i] ** 2
+            else:
+                new_flux[i], new_ivar[i], good[i] = 1.0, 1.0, True
 
 
 def _verdicts(

@@ -22,6 +22,7 @@ Flags = NDArray[np.bool_]
 
 #: Boxes, in pixels, over which residuals are averaged to see unresolved lines, resolved lines and strong doublets.
 _BOXES = (1, 5, 11)
+_REACH = max(_BOXES) // 2
 #: Longest runs that can be narrow absorption (a doublet of strong lines) or a narrow spike; longer ones are the quasar's own shape.
 _LONGEST = (45, 15)
 
@@ -86,53 +87,61 @@ def _solve(value: Floats, weight: Floats, stiffness: float, u: Floats, work: Flo
 @compiled
 def _keep_short_runs(marked: Flags, longest: int) -> None:
     """Unmark the runs that are longer than `longest`."""
-    run = 0
-    for i in range(len(marked)):
-        run = run + 1 if marked[i] else 0
-        if run > longest and (i == len(marked) - 1 or not marked[i + 1]):
-            for j in range(i - run + 1, i + 1):
-                marked[j] = False
+    start, n = 0, len(marked)
+    while start < n:
+        stop = start
+        while stop < n and marked[stop]:
+            stop += 1
+        if stop - start > longest:
+            marked[start:stop] = False
+        start = stop + 1
 
 
 @compiled
-def _mark_outliers(deviation: Floats, good: Flags, significance: float, marks: Flags, work: Floats, steps: NDArray[np.int64]) -> None:
-    """Mark the deficits and the excesses of a spectrum, (2, p). `work` (4, p + 10) and `steps` (3, p + 1) are room.
+def _accumulate(values: Floats, sums: Floats) -> None:
+    """Sums of the values before each pixel, (p + 2 reach + 1,): as many pixels more at either end as the widest box reaches beyond."""
+    n = len(values)
+    sums[: _REACH + 1] = 0.0
+    for i in range(n):
+        sums[i + _REACH + 1] = sums[i + _REACH] + values[i]
+    sums[n + _REACH + 1 :] = sums[n + _REACH]
 
-    Sums over boxes are widened from one box to the next. Steps are +1 where a deficit, excess or deep deficit begins, -1 behind its end.
+
+@compiled
+def _outlier_limits(good: Flags, significance: float, limits: Floats, sums: Floats) -> None:
+    """Squares that the sums of a spectrum's deviations over boxes must exceed, (3, p)."""
+    _accumulate(good.astype(np.float64), sums)
+    for box in range(len(_BOXES)):
+        first, last = _REACH - _BOXES[box] // 2, _REACH + _BOXES[box] // 2 + 1
+        for i in range(len(good)):
+            limits[box, i] = significance**2 * max(sums[i + last] - sums[i + first], 1.0)
+
+
+@compiled
+def _mark_outliers(deviation: Floats, limits: Floats, marks: Flags, sums: Floats) -> None:
+    """Mark the deficits and the excesses of a spectrum, (2, p), where the squares of its sums over boxes exceed their `limits` (3, p).
+
+    The deviation is 0 where there is no good pixel. `sums` is room for p + 2 reach + 1 numbers.
     """
-    n, reach, least = len(deviation), 0, significance**2
-    value, counted, total, count = work[0], work[1], work[2], work[3]
-    value[:5] = counted[:5] = value[n + 5 :] = counted[n + 5 :] = 0.0
-    for i in range(n):
-        total[i], count[i] = (deviation[i], 1.0) if good[i] else (0.0, 0.0)
-        value[i + 5], counted[i + 5], steps[0, i], steps[1, i], steps[2, i] = total[i], count[i], 0, 0, 0
-    for box in _BOXES:
-        for u in range(reach + 1, box // 2 + 1):
-            blue, red, blue_count, red_count = value[5 - u :], value[5 + u :], counted[5 - u :], counted[5 + u :]
-            for i in range(n):
-                total[i] += blue[i] + red[i]
-                count[i] += blue_count[i] + red_count[i]
-        reach = box // 2
+    n = len(deviation)
+    _accumulate(deviation, sums)
+    marks[:] = False
+    for box in range(len(_BOXES)):
+        reach, limit = _BOXES[box] // 2, limits[box]
+        before, behind = sums[_REACH - reach :], sums[_REACH + reach + 1 :]
         for i in range(n):
-            squared, limit = total[i] * total[i], least * max(count[i], 1.0)
-            if squared > limit:
-                kind = 0 if total[i] < 0.0 else 1
-                steps[kind, max(i - reach, 0)] += 1
-                steps[kind, min(i + reach + 1, n)] -= 1
-                if kind == 0 and squared > _DEEP**2 * limit:
-                    steps[2, max(i - reach - 2, 0)] += 1
-                    steps[2, min(i + reach + 3, n)] -= 1
-    low = high = deep = before = 0
-    for i in range(n):
-        low, high, deep = low + steps[0, i], high + steps[1, i], deep + steps[2, i]
-        # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself. The wings of a deep
-        # line are masked with it; around a shallow one, that would select pixels by their noise.
-        marks[0, i] = (low > 0 and deviation[i] < -0.5) or deep > 0
-        excess = 1 if high > 0 and deviation[i] > 0.5 else 0
-        marks[1, i] = excess + before > 0
-        if excess and i > 0:
-            marks[1, i - 1] = True
-        before = excess
+            total = behind[i] - before[i]
+            if total * total > limit[i]:
+                # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself. Beside an
+                # excess, one more is marked. The wings of a deep line are masked with it; around a shallow one, that would select pixels
+                # by their noise.
+                for j in range(max(i - reach, 0), min(i + reach + 1, n)):
+                    if total < 0.0 and deviation[j] < -0.5:
+                        marks[0, j] = True
+                    elif total > 0.0 and deviation[j] > 0.5:
+                        marks[1, max(j - 1, 0) : j + 2] = True
+                if total < 0.0 and total * total > _DEEP**2 * limit[i]:
+                    marks[0, max(i - reach - 2, 0) : i + reach + 3] = True
     for kind in range(2):
         _keep_short_runs(marks[kind], _LONGEST[kind])
 
@@ -155,9 +164,10 @@ def clip_outliers(
     deficit, excess : ndarrays of bool, shape (n, p)
     """
     n, n_pixels = deviation.shape
-    marks, work, steps = np.empty((n, 2, n_pixels), bool), np.empty((4, n_pixels + 10)), np.empty((3, n_pixels + 1), np.int64)
+    marks, limits, sums = np.empty((n, 2, n_pixels), bool), np.empty((3, n_pixels)), np.empty(n_pixels + 2 * _REACH + 1)
     for row in range(n):
-        _mark_outliers(deviation[row].astype(float), good[row].astype(bool), float(significance), marks[row], work, steps)
+        _outlier_limits(good[row].astype(bool), float(significance), limits, sums)
+        _mark_outliers(np.where(good[row], deviation[row], 0.0), limits, marks[row], sums)
     return marks[:, 0], marks[:, 1]
 
 
@@ -180,26 +190,23 @@ def _bridge(continuum: Floats, aside: Flags) -> None:
         last = i
 
 
-def _refine(value: Floats, root: Floats, looseness: Floats, continuum: Floats, work: Floats) -> None:
+@compiled
+def _refine(value: Floats, root: Floats, looseness: Floats, aside: Flags, continuum: Floats, work: Floats) -> None:
     """One round of a spectrum, in place: flux/continuum is smoothed with weights of (signal-to-noise ratio)²; `root` is √ivar.
 
-    `looseness` is 1/λ of every pixel: the weights are multiplied by it, so that λ is 1.
+    `looseness` is 1/λ of every pixel: the weights are multiplied by it, so that λ is 1. `work` is room for (6, p) numbers.
     """
-    ratio, weight, smooth = work[3:, : len(value)]
+    ratio, weight, smooth = work[3], work[4], work[5]
     # Where an earlier round dipped to zero or below, a part of its typical level stands in, or the ratio would explode.
-    if continuum.min() < 0.1 * continuum.max():
-        middle = len(value) // 2
-        np.abs(continuum, out=ratio)
-        ratio.partition(middle)
-        np.maximum(continuum, 0.1 * ratio[middle], out=continuum)
-    np.divide(value, continuum, out=ratio)
-    np.multiply(root, continuum, out=weight)
-    np.minimum(weight, _SNR_MOST, out=weight)
-    np.divide(weight, _SNR_OF_SCALE, out=weight)
-    np.square(weight, out=weight)
-    np.multiply(weight, looseness, out=weight)
+    middle = len(value) // 2
+    if np.count_nonzero(np.abs(continuum) <= 10.0 * continuum.min()) <= middle:
+        continuum[:] = np.maximum(continuum, 0.1 * np.partition(np.abs(continuum), middle)[middle])
+    for i in range(len(value)):
+        ratio[i] = value[i] / continuum[i]
+        snr = min(root[i] * continuum[i], _SNR_MOST) / _SNR_OF_SCALE
+        weight[i] = 0.0 if aside[i] else snr * snr * looseness[i]
     _solve(ratio, weight, 1.0, smooth, work)
-    np.multiply(continuum, smooth, out=continuum)
+    continuum *= smooth
 
 
 def fit_continuum(
@@ -223,49 +230,48 @@ def fit_continuum(
     -------
     ndarray, shape (n, p), the unit of flux
     """
-    scales = np.broadcast_to(np.asarray(scale, dtype=float), np.shape(flux))
-    fitted = [_fit_row(flux[row], ivar[row], good[row], scales[row], iterations, float(significance)) for row in range(len(flux))]
-    return np.array(fitted, float).reshape(np.shape(flux))
+    scales, fitted = np.broadcast_to(np.asarray(scale, dtype=float), np.shape(flux)), np.empty(np.shape(flux))
+    for row in range(len(flux)):
+        covered = np.flatnonzero(good[row])
+        first, last = covered[0], covered[-1]
+        inside = row, slice(first, last + 1)
+        typical = masked_median(ivar[row : row + 1], good[row : row + 1])[0]
+        _fit_covered(flux[inside], ivar[inside], good[inside], scales[inside], float(typical), iterations, significance, fitted[inside])
+        fitted[row, :first], fitted[row, last:] = fitted[row, first], fitted[row, last]
+    return fitted
 
 
-def _fit_row(
-    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: Flags, scale: Floats, iterations: int, significance: float
-) -> Floats:
-    """:func:`fit_continuum` of one spectrum: over its good pixels, beyond which the curve stays at its ends."""
-    found, whole = np.flatnonzero(good), np.empty(len(flux))
-    inside = slice(found[0], found[-1] + 1)
-    whole[inside] = _fit_covered(flux[inside], ivar[inside], good[inside], scale[inside], iterations, significance)
-    whole[: found[0]], whole[found[-1] :] = whole[found[0]], whole[found[-1]]
-    return whole
-
-
+@compiled
 def _fit_covered(
-    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: Flags, scale: Floats, iterations: int, significance: float
-) -> Floats:
-    """:func:`fit_continuum` of a spectrum that begins and ends with a good pixel."""
+    flux: NDArray[np.float32], ivar: NDArray[np.float32], good: Flags, scale: Floats, typical: float, iterations: int, significance: float,
+    continuum: Floats,
+) -> None:  # fmt: skip
+    """:func:`fit_continuum` of a spectrum that begins and ends with a good pixel; `typical` is its median ivar."""
     n, n_good = len(flux), np.count_nonzero(good)
-    work, steps, marks = np.empty((6, n + 10)), np.empty((3, n + 1), np.int64), np.empty((2, n), bool)
-    value, root, continuum = np.where(good, flux, 0.0).astype(float), np.sqrt(np.where(good, ivar, 0.0).astype(float)), np.empty(n)
-    looseness = scale**-4.0
+    work, limits, sums, marks = np.empty((6, n)), np.empty((3, n)), np.empty(n + 2 * _REACH + 1), np.empty((2, n), np.bool_)
+    value, root, deviation, aside = np.zeros(n), np.zeros(n), np.empty(n), np.zeros(n, np.bool_)
+    for i in range(n):
+        if good[i]:
+            value[i], root[i] = flux[i], np.sqrt(np.float64(ivar[i]))
+    looseness = 1.0 / (scale * scale) ** 2
+    _outlier_limits(good, significance, limits, sums)
     # The first curve may bend everywhere: one that is stiff here misses real quasars by so much that their own shape is masked.
-    _solve(value, np.minimum((root / masked_median(root[None], good[None])[0]) ** 2, _SNR_MOST), (2.0 * scale.min()) ** 4, continuum, work)
+    _solve(value, np.minimum(root * root / typical, _SNR_MOST), (2.0 * scale.min()) ** 4, continuum, work)
     # One round without masking: the flanks of emission lines are reached before anything is taken for absorption.
-    _refine(value, root, looseness, continuum, work)
-    aside, deviation = np.zeros(n, bool), np.empty(n)
+    _refine(value, root, looseness, aside, continuum, work)
     for _ in range(iterations):
-        np.subtract(value, continuum, out=deviation)
-        deviation *= root
-        _mark_outliers(deviation, good, significance, marks, work, steps)
+        deviation[:] = (value - continuum) * root
+        _mark_outliers(deviation, limits, marks, sums)
         now = marks[0] | marks[1]
         # A spectrum that would lose nearly everything keeps all: its errors, not its features, are at fault.
         if np.count_nonzero(good & ~now) < 0.5 * n_good:
             now[:] = False
-        changed, aside = np.count_nonzero(now != aside), now
+        changed = np.count_nonzero(now != aside)
+        aside[:] = now
         if changed <= _SETTLED:
             break
         _bridge(continuum, aside)
-        _refine(value, np.where(aside, 0.0, root), looseness, continuum, work)
-    return continuum
+        _refine(value, root, looseness, aside, continuum, work)
 
 
 def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
