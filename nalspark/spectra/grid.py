@@ -67,8 +67,8 @@ class WavelengthGrid:
 LATTICE_STEP = 1e-4
 #: float32 log10 λ near 4 is exact to 2.4e-7; a fiftieth of a pixel is well above that and far below a shift that would matter.
 LATTICE_TOLERANCE = 2e-6
-#: log10 λ (Å) that nothing has.
-_ABSURD_LOGARITHM = 1e6
+#: Index that no wavelength has.
+_ABSURD_PIXEL = 1e10
 
 
 def lattice_pixels(loglam: NDArray[np.float64]) -> NDArray[np.int64] | None:
@@ -83,13 +83,14 @@ def lattice_pixels(loglam: NDArray[np.float64]) -> NDArray[np.int64] | None:
     ndarray of int, shape (p,), or None
         Ascending lattice indices, with jumps where pixels were left out; None where any pixel is off the lattice, or pixels are wider.
     """
-    if not (np.abs(loglam) < _ABSURD_LOGARITHM).all():
+    with np.errstate(all="ignore"):  # what is no number lies nowhere
+        pixels = np.rint(loglam / LATTICE_STEP)
+        on_lattice = np.abs(loglam - pixels * LATTICE_STEP).max() < LATTICE_TOLERANCE
+        steps = pixels[1:] - pixels[:-1]
+    if not (on_lattice and steps.min(initial=1.0) > 0 and abs(pixels[-1]) < _ABSURD_PIXEL):
         return None
-    pixels = np.rint(loglam / LATTICE_STEP).astype(np.int64)
-    steps = np.diff(pixels)
-    on_lattice = np.abs(loglam - pixels * LATTICE_STEP).max() < LATTICE_TOLERANCE and (steps > 0).all()
     # Most steps are 1 in a spectrum that lacks pixels; in one of pixels of 2e-4 dex none is.
-    return pixels if on_lattice and 2 * np.count_nonzero(steps == 1) >= len(steps) else None
+    return pixels.astype(np.int64) if 2 * np.count_nonzero(steps == 1) >= len(steps) else None
 
 
 #: Lattice pixels between the places at which a spectrum's resolution is kept: it changes slowly.

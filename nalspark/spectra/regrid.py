@@ -74,9 +74,9 @@ def sample_resolution(sigma: NDArray[np.floating], loglam: NDArray[np.float64], 
     -------
     ndarray, shape (r,); NaN where no pixel says anything
     """
-    known = (sigma > 0.3) & (sigma < 5.0)
+    known = np.flatnonzero((sigma > 0.3) & (sigma < 5.0))
     places = grid.resolution_pixels * grid.step
-    return np.interp(places, loglam[known], sigma[known]).astype(np.float32) if known.any() else np.full(len(places), np.nan, np.float32)
+    return np.interp(places, loglam[known], sigma[known]).astype(np.float32) if len(known) else np.full(len(places), np.nan, np.float32)
 
 
 def fill_gaps(pixels: NDArray[np.int64], *columns: NDArray[Any]) -> list[NDArray[Any]]:

@@ -62,7 +62,9 @@ _OTHER_FORMATS = {
 
 def printable(text: str, limit: int = 80) -> str:
     """Make text from a file fit for a message or a table: no control characters, no lone surrogates, bounded."""
-    shown = "".join(char if char.isprintable() else "\ufffd" for char in text[:limit])
+    shown = text[:limit]
+    if not shown.isprintable():
+        shown = "".join(char if char.isprintable() else "\ufffd" for char in shown)
     return shown + ("…" if len(text) > limit else "")
 
 
@@ -181,9 +183,9 @@ class Column:
         return self.null is None and self.scale == 1 and self.zero == 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """What a header says of the data that follow it.
+    """What a header says of the data that follow it; one is itself only, so that it is quickly found where something is kept for it.
 
     Attributes
     ----------
@@ -285,8 +287,7 @@ class FitsFile:
                 raise self._endless_header(start, raw)
             raw += more
         whole = (end // BLOCK + 1) * BLOCK
-        # What stands behind END, which some editors leave there, is none of the header.
-        return Header(raw[:end].ljust(whole) if raw[end + 3 : whole].strip(b" \0") else raw[:whole])
+        return Header(raw[:end].ljust(whole))  # what stands behind END, which some editors leave there, is none of the header
 
     def _more_headers(self, start: int) -> bool:
         """Whether a header begins at a later block: then what lies before it is no mere addition, but lengths are wrong."""
@@ -369,13 +370,13 @@ class FitsFile:
         UnusableSpectrum
             ``missing_column``, ``truncated`` or ``corrupt_header``.
         """
-        known = hdu.layout.columns or {}
-        wanted = {name: self._column(known, name, hdu) for name in names}
         n_rows, row_bytes = hdu.layout.shape
         n_rows = max(n_rows - start, 0) if rows is None else max(min(n_rows - start, rows), 0)
         data = self._read_data(hdu, n_rows * row_bytes, start * row_bytes)
         try:
-            values = {name: _cut(column, data, n_rows, row_bytes) for name, column in wanted.items()}
+            wanted, row = _stored(hdu.layout, tuple(names))
+            stored = np.ndarray((n_rows,), row, data)
+            values = {name: _meaning(column, stored[name]) for name, column in wanted.items()}
         except UnusableSpectrum as fault:
             raise self._named(fault, hdu.number) from None
         return {
@@ -394,15 +395,6 @@ class FitsFile:
                 raise _corrupt(f"{self.name}: row {row} of column '{element.name}' lies outside the heap of HDU {hdu.number}")
             values[row] = _meaning(replace(element, bits=length), np.frombuffer(heap, element.kind, count, place if count else 0))
         return values
-
-    def _column(self, known: Mapping[str, Column], name: str, hdu: Hdu) -> Column:
-        if name.lower() in known:
-            return known[name.lower()]
-        present = [column.name for column in known.values()]
-        raise UnusableSpectrum(
-            "missing_column",
-            f"{self.name}: HDU {hdu.number} has no column '{name}'; it has {shown_list(present)}.{did_you_mean(name, present)}",
-        )
 
 
 def shown_list(names: list[str], limit: int = 12) -> str:
@@ -477,7 +469,7 @@ def _parsed_layout(header: Header) -> Layout:
         return Layout(name, shape, bitpix, data_bytes)
     if len(shape) != 2 or bitpix != 8:
         raise _corrupt(f"a table has NAXIS = {len(shape)} and BITPIX = {bitpix}; expected 2 and 8")
-    if shape[1] > MAX_READ_BYTES:
+    if shape[1] >= MAX_READ_BYTES:
         raise _corrupt(f"a table has rows of {shape[1]} bytes, more than any file has")
     if shape[0] > 0 and shape[1] == 0:
         raise _corrupt(f"a table has {shape[0]} rows of no bytes")
@@ -552,19 +544,25 @@ def _binary_column(name: str, form: str, offset: int, dims: str) -> Column:
     if code == "X":
         return replace(column, shape=(-(-repeat // 8),), bits=repeat)
     axes = tuple(map(int, re.findall(r"\d+", dims)))
-    axes = axes if axes and math.prod(axes) == repeat else (repeat,)
+    axes = axes if axes and math.prod(axes) == repeat > 0 else (repeat,)
     shape = axes[:0:-1] if code == "A" else axes[::-1]
     kind = np.dtype(f"S{axes[0]}") if code == "A" else column.kind
     return replace(column, kind=kind, shape=() if math.prod(shape) == 1 else shape)
 
 
-def _cut(column: Column, data: bytes, n_rows: int, row_bytes: int) -> NDArray[Any]:
-    """A column out of the bytes of the rows."""
-    data = data or bytes(row_bytes)  # numpy wants room for one row even where there is none
-    if not column.shape:
-        return _meaning(column, np.ndarray((n_rows,), column.kind, data, column.offset, (row_bytes,)))
-    strides = [column.kind.itemsize * math.prod(column.shape[axis + 1 :]) for axis in range(len(column.shape))]
-    return _meaning(column, np.ndarray((n_rows, *column.shape), column.kind, data, column.offset, (row_bytes, *strides)))
+@lru_cache(maxsize=512)
+def _stored(layout: Layout, names: tuple[str, ...]) -> tuple[dict[str, Column], np.dtype[Any]]:
+    """Columns of a table by the names asked for, and the type of what a row has of them."""
+    known = layout.columns or {}
+    for name in names:
+        if name.lower() not in known:
+            present = [column.name for column in known.values()]
+            has = f"it has {shown_list(present)}.{did_you_mean(name, present)}"
+            raise UnusableSpectrum("missing_column", f"There is no column '{name}'; {has}")
+    columns = {name: known[name.lower()] for name in names}
+    formats = [(column.kind, column.shape) if column.shape else column.kind for column in columns.values()]
+    offsets = [column.offset for column in columns.values()]
+    return columns, np.dtype({"names": list(columns), "formats": formats, "offsets": offsets, "itemsize": layout.shape[1]})
 
 
 def _meaning(column: Column, stored: NDArray[Any]) -> NDArray[Any]:

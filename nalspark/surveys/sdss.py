@@ -220,9 +220,11 @@ def _spec_pixels(fits: FitsFile, coadd: Hdu) -> dict[str, Any]:
     wanted = (*_PIXEL_COLUMNS, *(("wdisp",) if has_resolution else ()))
     values = {name: _reals(column) for name, column in fits.columns(coadd, wanted).items()}
     loglam = values["loglam"].astype(np.float64)
-    pixels, used = _clean(fits, loglam, values["flux"], values["ivar"]), values["ivar"] > 0
-    on_lattice = has_resolution and pixels["first_pixel"] is not None  # else `wdisp` counts other pixels
-    return pixels | {"resolution": sample_resolution(values["wdisp"][used], loglam[used], LATTICE) if on_lattice else None}
+    pixels = _clean(fits, loglam, values["flux"], values["ivar"])
+    if not has_resolution or pixels["first_pixel"] is None:  # off the lattice `wdisp` counts other pixels
+        return pixels | {"resolution": None}
+    values["wdisp"][~(values["ivar"] > 0)] = 0.0
+    return pixels | {"resolution": sample_resolution(values["wdisp"], loglam, LATTICE)}
 
 
 def _reals(values: NDArray[Any]) -> NDArray[Any]:
@@ -348,15 +350,12 @@ def _clean(fits: FitsFile, loglam: NDArray[np.float64], flux: NDArray[Any], ivar
     with np.errstate(over="ignore", under="ignore"):
         flux, ivar = flux.astype(np.float32, copy=False), ivar.astype(np.float32, copy=False)
     good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf)
-    n_good = np.count_nonzero(good)
-    if n_good == 0:
+    if not good.any():
         _refuse_pixels(fits, flux, ivar)
-    mask = np.zeros(len(flux), np.uint8)
-    if n_good < len(flux):
-        bad = ~good
-        mask[bad] = np.uint8(PixelFlag.NO_DATA)
-        flux[bad] = 0
-        ivar[bad] = 0
+    bad = ~good
+    flux[bad] = 0
+    ivar[bad] = 0
+    mask = bad * np.uint8(PixelFlag.NO_DATA)
     first, off = (None, loglam) if pixels is None else (int(pixels[0]), None)
     return {"first_pixel": first, "loglam": off, "flux": flux, "ivar": ivar, "mask": mask}
 
