@@ -18,7 +18,9 @@ from nalspark.spectra.grid import WavelengthGrid
 from nalspark.spectra.noise_model import noise_factor
 from nalspark.spectra.rescale import masked_median, rescale_factor
 
-Floats, Doubles, Flags = NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 #: Rest wavelength (Å) of the quasar's Lyα emission.
 LYMAN_ALPHA = 1215.67
