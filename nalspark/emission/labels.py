@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import cohen_kappa_score
 
 from nalspark.emission.frames import CLASSES, FIRST_REAL_CLASS, read_table
 from nalspark.errors import CatalogError
@@ -61,6 +60,8 @@ def agreement(labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _kappa(a: pd.Series, b: pd.Series, weights: str | None) -> float:
+    from sklearn.metrics import cohen_kappa_score  # most of a second to load: no other command waits for it
+
     return float(cohen_kappa_score(a, b, weights=weights)) if len({*a, *b}) > 1 else float("nan")
 
 
