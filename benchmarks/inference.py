@@ -1,11 +1,11 @@
-"""From normalized spectra to scored candidates: spectra per second in arrays, and under Spark from Parquet.
+"""From spectra to scored candidates: spectra per second in arrays, and under Spark from Parquet.
 
     python benchmarks/inference.py [--n 24576] [--cores 2] [--model DIR]
 
-The spectra are artificial, with absorbers as frequent as Zhu & Ménard (2013) find them and an interloper in every tenth; they are made and
-normalized before. "Arrays": one process for each core, with one thread each, all at work between the same two barriers. "Spark": the table
-NORMALIZED as the pipeline writes it, through the stages `search` and `infer` in one plan, whose scores are summed. Beside it the same
-columns merely decoded, which no detector under Spark can be faster than. The two ways must agree in the sum of the scores.
+The spectra are artificial, with absorbers as frequent as Zhu & Ménard (2013) find them and an interloper in every tenth. "Arrays": they are
+normalized before; one process for each core, with one thread each, all at work between the same two barriers. "Spark": the table SPECTRA as
+the pipeline writes it, normalized, searched and scored in one plan, whose scores are summed. Beside it the same columns merely decoded,
+which no detector under Spark can be faster than. The two ways must agree in the sum of the scores.
 
 CPU time is that of all processes, by kind. With it the rate of an idle machine can be told on a busy one: 10⁶ · cores / µs.
 """
@@ -30,15 +30,16 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nalspark.absorption import stages
-from nalspark.absorption.chain import Searchable, prepare, propose
+from nalspark.absorption.chain import PIXELS, Searchable, prepare, propose
 from nalspark.learning.inference import prepare_worker, score
 from nalspark.learning.models import read_model
-from nalspark.mocks.recipes import Recipe, make_mocks
+from nalspark.mocks.recipes import Mocks, Recipe, make_mocks
 from nalspark.mocks.stages import REALISTIC
 from nalspark.session import spark_session
 from nalspark.settings import Settings
-from nalspark.tables.arrow import Columns, encode, map_arrays
-from nalspark.tables.schemas import NORMALIZED
+from nalspark.spectra.grid import LATTICE
+from nalspark.tables.arrow import Columns, encode, map_arrays, rows_of
+from nalspark.tables.schemas import CANDIDATES, SEARCHED, SPECTRA, TARGETS
 from nalspark.tables.store import Store
 from nalspark.tables.table import Column, Table
 
@@ -48,35 +49,38 @@ PART = "1"
 COUNTED = Table("counted", "Rows of each batch.", (Column("rows", "long", "Rows"),))
 
 
-def normalized(start: int, stop: int, settings: Settings) -> list[Searchable]:
-    """The artificial spectra of some numbers that can be searched, in batches."""
-    recipe = Recipe(settings.line_species, (REALISTIC,), seed=7, contaminated=0.1)
+def made(start: int, stop: int) -> list[tuple[list[str], Mocks]]:
+    """The artificial spectra of some numbers with their names, in batches."""
+    recipe = Recipe(Settings().line_species, (REALISTIC,), seed=7, contaminated=0.1)
     batches = []
     for first in range(start, stop, BATCH):
         names = [f"bench-{number}" for number in range(first, min(first + BATCH, stop))]
-        mocks = make_mocks(names, recipe)
-        batches.append(Searchable.of(prepare(mocks.spectra, mocks.z_qso, settings), mocks.z_qso))
+        batches.append((names, make_mocks(names, recipe)))
     return batches
 
 
-def rows_of(batch: Searchable, number: int) -> Columns:
-    """A batch as rows of NORMALIZED."""
-    spectra, n = batch.spectra, len(batch.row)
-    pixels = {"flux": spectra.flux, "ivar": spectra.ivar, "mask": spectra.mask, "continuum": batch.continuum}
-    names = np.array([f"bench-{number}-{row}" for row in batch.row], dtype=object)
-    return {"spectrum_id": names, "part": np.full(n, PART, dtype=object), "z_qso": batch.z_qso, **pixels}
+def searchable(mocks: Mocks, settings: Settings) -> Searchable:
+    return Searchable.of(prepare(mocks.spectra, mocks.z_qso, settings), mocks.z_qso)
+
+
+def as_columns(names: list[str], mocks: Mocks) -> Columns:
+    """A batch as rows of SPECTRA, and of TARGETS."""
+    spectra, n = mocks.spectra, len(names)
+    pixels = {"flux": spectra.flux, "ivar": spectra.ivar, "mask": spectra.mask, "first_pixel": np.full(n, LATTICE.first)}
+    return {"spectrum_id": names, "path": names, "part": [PART] * n, "z_qso": mocks.z_qso, **pixels}
 
 
 # ---- arrays
 
 
-def in_arrays(numbers: tuple[int, int], model: str, passes: int, parquet: Path, barrier: Any, results: Any) -> None:
+def in_arrays(numbers: tuple[int, int], model: str, passes: int, folder: Path, barrier: Any, results: Any) -> None:
     """One process: make spectra, write them to Parquet, warm up, and search and score them as often as asked for."""
     prepare_worker()
-    settings = Settings()
-    batches = normalized(*numbers, settings)
-    rows = [encode(rows_of(batch, numbers[0] + k * BATCH), NORMALIZED) for k, batch in enumerate(batches)]
-    pq.write_table(pa.Table.from_batches(rows), parquet, row_group_size=BATCH)
+    settings, mocks = Settings(), made(*numbers)
+    for table in (SPECTRA, TARGETS):
+        rows = pa.Table.from_batches([encode(as_columns(*batch), table) for batch in mocks])
+        pq.write_table(rows, folder / f"{table.name}-{numbers[0]}.parquet", row_group_size=BATCH)
+    batches = [searchable(some, settings) for _, some in mocks]
     detector = read_model(model).load(settings.infer.batch_size)
     search_and_score(batches[:2], detector.predict, settings)
     for _ in range(passes):
@@ -108,9 +112,7 @@ def measure_arrays(options: argparse.Namespace, folder: Path) -> tuple[int, int,
     barrier, results = context.Barrier(options.cores + 1), context.Queue()
     edges = np.linspace(0, options.n, options.cores + 1).astype(int).tolist()
     workers = [
-        context.Process(
-            target=in_arrays, args=((start, stop), options.model, options.passes, folder / f"{start}.parquet", barrier, results)
-        )
+        context.Process(target=in_arrays, args=((start, stop), options.model, options.passes, folder, barrier, results))
         for start, stop in zip(edges[:-1], edges[1:], strict=True)
     ]
     for worker in workers:
@@ -151,7 +153,7 @@ def cpu_seconds() -> dict[str, float]:
 
 def count_rows(columns: Columns) -> Columns:
     """Rows of a batch that is decoded and not looked at."""
-    return {"rows": np.array([len(columns["z_qso"])])}
+    return {"rows": np.array([len(columns["path"])])}
 
 
 def measure_spark(options: argparse.Namespace, folder: Path) -> tuple[int, int, float]:
@@ -159,21 +161,23 @@ def measure_spark(options: argparse.Namespace, folder: Path) -> tuple[int, int, 
     settings, packed = Settings(), read_model(options.model)
     spark = spark_session(f"local[{options.cores}]", "inference")
     store = Store(folder / "store")
-    made = spark.read.schema(NORMALIZED.spark_schema).parquet(str(folder / "*.parquet")).repartition(2 * options.cores)
-    parts = store.write(made, NORMALIZED, "run", {PART: ""})
+    written = spark.read.schema(SPECTRA.spark_schema).parquet(str(folder / f"{SPECTRA.name}-*.parquet")).repartition(2 * options.cores)
+    place = store.root / store.write(written, SPECTRA, "run", {PART: ""})[PART].path
+    targets = spark.read.schema(TARGETS.spark_schema).parquet(str(folder / f"{TARGETS.name}-*.parquet"))
 
     def table() -> DataFrame:
-        return store.load(spark, NORMALIZED.spark_schema, store.root / parts[PART].path).where(F.col("reason").isNull())
+        return store.load(spark, SPECTRA.spark_schema, place)
 
     def decoded() -> Any:
-        needed = table().select(*stages._CARRIED, "flux", "ivar", "continuum", "mask")
-        return map_arrays(needed, count_rows, NORMALIZED, COUNTED).agg(F.sum("rows")).first()
+        return map_arrays(table().select("path", *PIXELS), count_rows, SPECTRA, COUNTED).agg(F.sum("rows")).first()
+
+    def found() -> DataFrame:
+        return stages.search(table(), targets, settings)
 
     def scored() -> Any:
-        candidates = score(stages.search(table(), settings), packed, settings.infer)
-        return candidates.agg(F.count("*"), F.sum("score"), F.sum(F.length("candidate_id"))).first()
+        return score(rows_of(found(), CANDIDATES), packed, settings.infer).agg(F.count("*"), F.sum("score")).first()
 
-    n = parts[PART].rows
+    n = rows_of(found(), SEARCHED).where("reason IS NULL").count()
     for name, query in (("only decoded", decoded), ("scored", scored)):
         rates, costs = [], []
         for number in range(options.warm_up + options.passes):

@@ -21,13 +21,12 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
-from nalspark.absorption.chain import Candidates, Searchable, measure, prepare, propose
+from nalspark.absorption.chain import PIXELS, Candidates, Searchable, measure, on_lattice, prepare, propose
 from nalspark.absorption.normalize import Normalized, searched_pixels
 from nalspark.mocks.inject import Population
 from nalspark.mocks.survey import INSTRUMENT_SIGMA_KMS, simulate_survey
 from nalspark.settings import Settings, load
 from nalspark.spectra.grid import LATTICE
-from nalspark.spectra.regrid import place_on_grid
 from nalspark.surveys.reader import open_spectrum
 from nalspark.surveys.sdss import SurveySpectrum
 
@@ -51,9 +50,7 @@ def simulated(n: int, seed: int) -> tuple[list[SurveySpectrum], np.ndarray, pd.D
 
 def normalized(read: list[SurveySpectrum], z_qso: np.ndarray, settings: Settings) -> Normalized:
     """What the stage `search` does first with a batch."""
-    origin = [one.first_pixel if one.loglam is None else one.loglam for one in read]
-    pixels = ([getattr(one, name) for one in read] for name in ("flux", "ivar", "mask"))
-    return prepare(place_on_grid(*pixels, origin, LATTICE), z_qso, settings)
+    return prepare(on_lattice({name: [getattr(one, name) for one in read] for name in PIXELS}), z_qso, settings)
 
 
 def timed(stage: Callable[[Given], Made], small: Given, parts: list[Given], runs: int) -> tuple[list[Made], float]:

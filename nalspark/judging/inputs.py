@@ -182,13 +182,13 @@ def pixels(catalogue: Catalogue, spectra: Sequence[str]) -> Iterator[tuple[NDArr
     for name, searched in lines.groupby("part"):
         if name not in recorded or not recorded[str(name)].path:
             continue
-        wanted, z_qso = ds.field("path").isin(list(searched["path"])), searched.set_index("path")
+        wanted, targets = ds.field("path").isin(list(searched["path"])), searched.set_index("path")
         try:
             table = open_parquet(store.files(recorded[str(name)]))
             for batch in table.to_batches(columns=["path", *PIXELS], filter=wanted, batch_size=_BATCH_ROWS):
                 if batch.num_rows:
                     columns = decode(batch, _DECLARED)
-                    known = z_qso.loc[columns["path"]]
+                    known = targets.loc[columns["path"]]
                     yield known["spectrum_id"].to_numpy(), prepare(on_lattice(columns), known["z_qso"].to_numpy(float), settings)
         except (pa.ArrowException, OSError, StoreError) as error:
             raise StoreError(f"The spectra in '{recorded[str(name)].path}' of {store.root} cannot be read: {error}") from None

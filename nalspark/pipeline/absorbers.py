@@ -33,7 +33,7 @@ class Search(Stage):
     name, table, more = "search", SEARCHED, (CANDIDATES,)
     reads = (SPECTRA_READ.name, TARGETS.name)
     sections = ("preprocess", "search", "species")
-    revision = 7
+    revision = 6
 
     def due(self, run: Run, parts: list[str]) -> int:
         return run.rows(TARGETS.name, parts)

@@ -198,6 +198,7 @@ def _refine(value: Floats, root: Floats, looseness: Floats, aside: Flags, contin
     """
     ratio, weight, smooth = work[3], work[4], work[5]
     # Where an earlier round dipped to zero or below, a part of its typical level stands in, or the ratio would explode.
+    # Whether it dips is told by a count: to find the middle value takes longer.
     middle = len(value) // 2
     if np.count_nonzero(np.abs(continuum) <= 10.0 * continuum.min()) <= middle:
         continuum[:] = np.maximum(continuum, 0.1 * np.partition(np.abs(continuum), middle)[middle])
