@@ -17,7 +17,6 @@ from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
 from nalspark.compiled import compiled
 
 Array = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 #: Order of the parameters.
 EPSILON, LOG_WIDTH, FIRST, SECOND, LEVEL, SLOPE = range(6)
@@ -66,55 +65,93 @@ class DoubletFit:
 
 
 @compiled
-def _model(u: Array, parameters: Array, offset: float) -> tuple[Array, Array]:
-    """Model (q,) and its derivatives (q, 6) at pixels u (q,)."""
-    epsilon, log_width, first, second, level, slope = parameters
-    width, value, jacobian = np.exp(log_width), np.empty(len(u)), np.empty((len(u), 6))
-    for i in range(len(u)):
-        x, y = (u[i] - epsilon) / width, (u[i] - epsilon - offset) / width
-        g, h = np.exp(-0.5 * x**2), np.exp(-0.5 * y**2)
-        value[i] = level + slope * u[i] + first * g + second * h
-        row = jacobian[i]
-        row[0], row[1] = (first * g * x + second * h * y) / width, first * g * x**2 + second * h * y**2
-        row[2], row[3], row[4], row[5] = g, h, 1.0, u[i]
-    return value, jacobian
+def _model(u: float, parameters: Array, offset: float, row: Array) -> float:
+    """The model at a pixel; its derivatives are written to `row` (6,)."""
+    width = np.exp(parameters[LOG_WIDTH])
+    x, y = (u - parameters[EPSILON]) / width, (u - parameters[EPSILON] - offset) / width
+    g, h = np.exp(-0.5 * x * x), np.exp(-0.5 * y * y)
+    first, second = parameters[FIRST] * g, parameters[SECOND] * h
+    row[EPSILON], row[LOG_WIDTH] = (first * x + second * y) / width, first * x * x + second * y * y
+    row[FIRST], row[SECOND], row[LEVEL], row[SLOPE] = g, h, 1.0, u
+    return parameters[LEVEL] + parameters[SLOPE] * u + first + second
 
 
 @compiled
-def _normal_equations(residual: Array, weight: Array, u: Array, parameters: Array, offset: float) -> tuple[Array, Array, float]:
-    """Curvature matrix (6, 6), downhill vector (6,) and objective χ² + priors."""
-    value, jacobian = _model(u, parameters, offset)
-    pull = _PRIOR_MEAN - parameters
-    matrix, vector, objective = np.diag(_PRIOR_PRECISION), _PRIOR_PRECISION * pull, (_PRIOR_PRECISION * pull**2).sum()
+def _normal_equations(value: Array, weight: Array, u: Array, parameters: Array, offset: float, matrix: Array, vector: Array) -> float:
+    """Write the curvature matrix (6, 6), its lower half, and the downhill vector (6,); give the objective χ² + priors."""
+    row, objective = np.empty(6), 0.0
+    for a in range(6):
+        pull = _PRIOR_MEAN[a] - parameters[a]
+        objective += _PRIOR_PRECISION[a] * pull * pull
+        vector[a] = _PRIOR_PRECISION[a] * pull
+        for b in range(a):
+            matrix[a, b] = 0.0
+        matrix[a, a] = _PRIOR_PRECISION[a]
     for i in range(len(u)):
-        left, row = residual[i] - value[i], jacobian[i]
-        objective += weight[i] * left**2
-        for a in range(6):
-            weighted = weight[i] * row[a]
-            vector[a] += weighted * left
-            for b in range(6):
-                matrix[a, b] += weighted * row[b]
-    return matrix, vector, objective
+        if weight[i] > 0.0:
+            left = value[i] - _model(u[i], parameters, offset, row)
+            objective += weight[i] * left * left
+            for a in range(6):
+                weighted = weight[i] * row[a]
+                vector[a] += weighted * left
+                for b in range(a + 1):
+                    matrix[a, b] += weighted * row[b]
+    return objective
 
 
 @compiled
-def _levenberg_marquardt(residual: Array, weight: Array, u: Array, start: Array, offset: float) -> Array:
-    """Minimise χ² from `start`, until a step would gain nothing."""
-    parameters, damping = start, 1e-2
-    matrix, vector, objective = _normal_equations(residual, weight, u, parameters, offset)
+def _factorize(matrix: Array, damping: float, factor: Array) -> None:
+    """Cholesky's lower factor of the matrix with its diagonal enlarged by the part `damping` and the floor."""
+    for a in range(6):
+        for b in range(a + 1):
+            left = matrix[a, b]
+            for c in range(b):
+                left -= factor[a, c] * factor[b, c]
+            if b < a:
+                factor[a, b] = left / factor[b, b]
+            else:
+                factor[a, a] = np.sqrt(left + matrix[a, a] * damping + _FLOOR[a])
+
+
+@compiled
+def _solve(factor: Array, x: Array) -> None:
+    """Solve L L' x = b in place."""
+    for a in range(6):
+        for b in range(a):
+            x[a] -= factor[a, b] * x[b]
+        x[a] /= factor[a, a]
+    for a in range(5, -1, -1):
+        for b in range(a + 1, 6):
+            x[a] -= factor[b, a] * x[b]
+        x[a] /= factor[a, a]
+
+
+@compiled
+def _levenberg_marquardt(value: Array, weight: Array, u: Array, parameters: Array, offset: float) -> Array:
+    """Minimise χ² from `parameters`, in place, until a step would gain nothing; the curvature matrix there."""
+    factor, matrix, new_matrix = np.empty((6, 6)), np.empty((6, 6)), np.empty((6, 6))
+    vector, new_vector, step, trial = np.empty(6), np.empty(6), np.empty(6), np.empty(6)
+    damping, objective = 1e-2, _normal_equations(value, weight, u, parameters, offset, matrix, vector)
     for _ in range(_ITERATIONS):
-        step = np.linalg.solve(matrix + np.diag(np.diag(matrix) * damping + _FLOOR), vector)
-        trial = np.minimum(np.maximum(parameters + step, _LOWEST), _HIGHEST)
-        new_matrix, new_vector, new_objective = _normal_equations(residual, weight, u, trial, offset)
-        settled = (step * vector).sum() * (1.0 + damping) < _SETTLED
+        _factorize(matrix, damping, factor)
+        for a in range(6):
+            step[a] = vector[a]
+        _solve(factor, step)
+        gain = 0.0
+        for a in range(6):
+            gain += step[a] * vector[a] * (1.0 + damping)
+            trial[a] = min(max(parameters[a] + step[a], _LOWEST[a]), _HIGHEST[a])
+        new_objective = _normal_equations(value, weight, u, trial, offset, new_matrix, new_vector)
         if new_objective <= objective:
-            parameters, matrix, vector, objective = trial, new_matrix, new_vector, new_objective
+            objective, matrix, new_matrix, vector, new_vector = new_objective, new_matrix, matrix, new_vector, vector
+            for a in range(6):
+                parameters[a] = trial[a]
             damping *= 0.3
         else:
             damping *= 8.0
-        if settled:
+        if gain < _SETTLED:
             break
-    return parameters
+    return matrix
 
 
 def doublet_pixels(image: Array, geometry: ImageGeometry) -> tuple[Array, Array]:
@@ -138,81 +175,91 @@ def doublet_pixels(image: Array, geometry: ImageGeometry) -> tuple[Array, Array]
 
 
 @compiled
-def _line_start(residual: Array, weight: Array, u: Array, width: float, offset: float) -> Array:
-    """Starting parameters: amplitudes of the matched filter at ε = 0."""
-    start = np.zeros(6)
-    start[LOG_WIDTH] = np.log(min(max(width, WIDTH_BOUNDS[0]), WIDTH_BOUNDS[1]))
-    for column, shift in ((FIRST, 0.0), (SECOND, offset)):
-        profile = np.exp(-0.5 * ((u - shift) / width) ** 2)
-        start[column] = (weight * profile * residual).sum() / max((weight * profile**2).sum(), 1e-12)
-    return start
+def _line_start(value: Array, weight: Array, u: Array, width: float, offset: float, parameters: Array) -> None:
+    """Write starting parameters: amplitudes of the matched filter at ε = 0."""
+    parameters[:] = 0.0
+    parameters[LOG_WIDTH] = np.log(min(max(width, WIDTH_BOUNDS[0]), WIDTH_BOUNDS[1]))
+    for line in range(2):
+        signal = power = 0.0
+        for i in range(len(u)):
+            x = (u[i] - line * offset) / width
+            profile = np.exp(-0.5 * x * x)
+            signal += weight[i] * profile * value[i]
+            power += weight[i] * profile * profile
+        parameters[FIRST + line] = signal / max(power, 1e-12)
 
 
 @compiled
-def _beside_lines(u: Array, parameters: Array, offset: float) -> Flags:
-    centre, reach = parameters[EPSILON], 2.5 * np.exp(parameters[LOG_WIDTH]) + 1.0
-    return (np.abs(u - centre) > reach) & (np.abs(u - centre - offset) > reach)
+def _deviations(value: Array, weight: Array, u: Array, parameters: Array, offset: float, deviation: Array) -> None:
+    """Write what the model leaves at pixels beside the lines, in σ; 0 elsewhere."""
+    row, reach = np.empty(6), 2.5 * np.exp(parameters[LOG_WIDTH]) + 1.0
+    for i in range(len(u)):
+        x = u[i] - parameters[EPSILON]
+        beside = abs(x) > reach and abs(x - offset) > reach
+        deviation[i] = (value[i] - _model(u[i], parameters, offset, row)) * np.sqrt(weight[i]) if beside else 0.0
 
 
 @compiled
-def _without_outliers(deviation: Array, beside: Flags, weight: Array) -> Array:
-    """Weights with 0 at those pixels `beside` the lines that deviate by more than 3 σ, and at their neighbours."""
-    outlier = beside & (np.abs(deviation) > 3.0)
-    near = outlier.copy()
-    near[1:] |= outlier[:-1]
-    near[:-1] |= outlier[1:]
-    return np.where(near & beside, 0.0, weight)
+def _kept(deviation: Array, weight: Array) -> Array:
+    """Weights with 0 at those pixels beside the lines that deviate by more than 3 σ, and at their neighbours there."""
+    n, kept = len(weight), weight.copy()
+    for i in range(n):
+        if abs(deviation[i]) > 3.0:
+            for j in range(max(i - 1, 0), min(i + 2, n)):
+                if deviation[j] != 0.0:
+                    kept[j] = 0.0
+    return kept
 
 
 @compiled
-def _split(left: Array, weight: Array, u: Array, parameters: Array, offset: float) -> tuple[float, float]:
-    """One Newton step of each line's own centre from the common fit: their difference and its error, pixels."""
-    width, split, variance = np.exp(parameters[LOG_WIDTH]), 0.0, 0.0
-    for column, shift, sign in ((FIRST, 0.0, -1.0), (SECOND, offset, 1.0)):
-        x = (u - parameters[EPSILON] - shift) / width
-        slope = parameters[column] * np.exp(-0.5 * x**2) * x / width
-        power = max((weight * slope**2).sum(), 1e-12)
-        split += sign * (weight * slope * left).sum() / power
+def _judge(value: Array, weight: Array, kept: Array, u: Array, parameters: Array, offset: float, deviation: Array, others: Array) -> None:
+    """Write the numbers of :class:`DoubletFit` that follow from a fit, in their order."""
+    row, width = np.empty(6), np.exp(parameters[LOG_WIDTH])
+    reach, chi2, freedom, contamination = max(2.0 * width, 1.5), 0.0, -6, -np.inf
+    coverage, split, variance = 1.0, 0.0, 0.0
+    for line in range(2):
+        near = good = 0
+        signal, power, chi2, freedom = 0.0, 0.0, 0.0, -6
+        for i in range(len(u)):
+            left = value[i] - _model(u[i], parameters, offset, row)
+            chi2 += kept[i] * left * left
+            freedom += kept[i] > 0.0
+            # One Newton step of this line's own centre from the common fit.
+            x = (u[i] - parameters[EPSILON] - line * offset) / width
+            slope = parameters[FIRST + line] * np.exp(-0.5 * x * x) * x / width
+            signal += kept[i] * slope * left
+            power += kept[i] * slope * slope
+            if abs(x) * width <= reach:
+                near += 1
+                good += weight[i] > 0.0
+        power = max(power, 1e-12)
+        split += (2 * line - 1) * signal / power
         variance += 1.0 / power
-    return split, np.sqrt(variance)
+        coverage = min(coverage, good / max(near, 1))
+    for i in range(1, len(u) - 1):
+        contamination = max(contamination, (deviation[i - 1] + deviation[i] + deviation[i + 1]) / np.sqrt(3.0))
+    others[0], others[1], others[2], others[3], others[4] = chi2 / max(freedom, 1), coverage, contamination, split, np.sqrt(variance)
 
 
 @compiled
-def _coverage(weight: Array, u: Array, parameters: Array, offset: float) -> float:
-    """Smaller of the two lines' fractions of usable pixels."""
-    reach, least = max(2.0 * np.exp(parameters[LOG_WIDTH]), 1.5), 1.0
-    for shift in (0.0, offset):
-        near = np.abs(u - parameters[EPSILON] - shift) <= reach
-        least = min(least, (near & (weight > 0)).sum() / max(near.sum(), 1))
-    return least
-
-
-@compiled
-def _fit(value: Array, weight: Array, u: Array, width: float, offset: float, covariance: Array) -> tuple[Array, tuple[float, ...]]:
-    """Parameters of one candidate, what follows them in :class:`DoubletFit`, and, written to `covariance` (6, 6), theirs."""
-    used = weight > 0
-    parameters = _levenberg_marquardt(value[used], weight[used], u[used], _line_start(value, weight, u, width, offset), offset)
-    # Other absorption beside the lines must not tilt the continuum: pixels that deviate there are dropped, and the fit is repeated.
-    deviation = (value - _model(u, parameters, offset)[0]) * np.sqrt(weight)
-    kept = _without_outliers(deviation, _beside_lines(u, parameters, offset), weight)
-    used = kept > 0
-    parameters = _levenberg_marquardt(value[used], kept[used], u[used], parameters, offset)
-    matrix, _, _ = _normal_equations(value, kept, u, parameters, offset)
-    left = value - _model(u, parameters, offset)[0]
-    chi2 = (kept * left**2).sum() / max(used.sum() - 6, 1)
-    # Many components are not one Gaussian: what the model misses is an error of its parameters too. The 1.4 leaves chance alone.
-    covariance[:] = np.linalg.inv(matrix + np.diag(_FLOOR)) * max(chi2 / 1.4, 1.0)
-    deviation = np.where(_beside_lines(u, parameters, offset), left * np.sqrt(weight), 0.0)
-    contamination = (deviation[:-2] + deviation[1:-1] + deviation[2:]).max() / np.sqrt(3.0)
-    split, split_error = _split(left, kept, u, parameters, offset)
-    return parameters, (chi2, _coverage(weight, u, parameters, offset), contamination, split, split_error)
-
-
-@compiled
-def _fit_each(value: Array, weight: Array, u: Array, width: Array, offset: float, results: tuple[Array, Array, Array]) -> None:
-    parameters, covariance, others = results
+def _fit_each(
+    value: Array, weight: Array, u: Array, width: Array, offset: float, parameters: Array, covariance: Array, others: Array
+) -> None:  # fmt: skip
+    deviation, factor = np.empty(len(u)), np.empty((6, 6))
     for k in range(len(value)):
-        parameters[k], others[k] = _fit(value[k], weight[k], u, width[k], offset, covariance[k])
+        _line_start(value[k], weight[k], u, width[k], offset, parameters[k])
+        _levenberg_marquardt(value[k], weight[k], u, parameters[k], offset)
+        # Other absorption beside the lines must not tilt the continuum: pixels that deviate there are dropped, and the fit is repeated.
+        _deviations(value[k], weight[k], u, parameters[k], offset, deviation)
+        kept = _kept(deviation, weight[k])
+        _factorize(_levenberg_marquardt(value[k], kept, u, parameters[k], offset), 0.0, factor)
+        _deviations(value[k], weight[k], u, parameters[k], offset, deviation)
+        _judge(value[k], weight[k], kept, u, parameters[k], offset, deviation, others[k])
+        # Many components are not one Gaussian: what the model misses is an error of its parameters too. The 1.4 leaves chance alone.
+        for a in range(6):
+            covariance[k, a] = 0.0
+            covariance[k, a, a] = max(others[k, 0] / 1.4, 1.0)
+            _solve(factor, covariance[k, a])
 
 
 def fit_doublets(residual: Array, inverse_error: Array, width: Array, geometry: ImageGeometry, offset: float) -> DoubletFit:
@@ -232,5 +279,5 @@ def fit_doublets(residual: Array, inverse_error: Array, width: Array, geometry: 
     weight = doublet_pixels(inverse_error, geometry)[0] ** 2
     weight[:, (u < -_MARGIN - 3) | (u > offset + _MARGIN + 3)] = 0.0
     parameters, covariance, others = np.empty((len(value), 6)), np.empty((len(value), 6, 6)), np.empty((len(value), 5))
-    _fit_each(value, weight, u, width.astype(float), offset, (parameters, covariance, others))
+    _fit_each(value, weight, u, width.astype(float), float(offset), parameters, covariance, others)
     return DoubletFit(parameters, covariance, *others.T)

@@ -79,6 +79,5 @@ def _cut(values: NDArray[np.float32], row: NDArray[np.int64], first: NDArray[np.
     for k in range(len(row)):
         for line in range(len(first)):
             start = first[line, k]
-            low, high = max(start, 0), min(start + columns, n_pixels)
-            if high > low:
-                images[k, line, low - start : high - start] = values[row[k], low:high]
+            for pixel in range(max(start, 0), min(start + columns, n_pixels)):
+                images[k, line, pixel - start] = values[row[k], pixel]

@@ -404,7 +404,7 @@ def _erase(
         start, stop = max(pixel - touched - shift, 0), min(pixel + touched + shift + 1, n_pixels - shift)
         if strong[k] and _explain_metals(left, sharp, pixel, width, metals):
             start, stop = 0, n_pixels - shift
-        segments[k] = row, start, max(start, stop)
+        segments[k, 0], segments[k, 1], segments[k, 2] = row, start, max(start, stop)
     return segments
 
 
@@ -431,8 +431,10 @@ def _judge(seen: NDArray[np.float64], filters: _Filters, doublet: Doublet, limit
 
 
 @compiled
-def _best_of_rows(row: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, significance: NDArray[np.float64]) -> NDArray[np.int64]:
-    best = np.full(row.max() + 1, -1)
+def _best_of_rows(
+    row: NDArray[np.int64], pixel: NDArray[np.int64], width: Floats, significance: NDArray[np.float64], best: NDArray[np.int64]
+) -> None:  # fmt: skip
+    """Write the number of the strongest of each row to `best` (rows), which begins with -1 in each."""
     for i in range(len(row)):
         k = best[row[i]]
         better = k < 0 or significance[i] > significance[k]
@@ -440,12 +442,13 @@ def _best_of_rows(row: NDArray[np.int64], pixel: NDArray[np.int64], width: Float
             better = pixel[i] < pixel[k] or (pixel[i] == pixel[k] and width[i] < width[k])
         if better:
             best[row[i]] = i
-    return best[best >= 0]
 
 
 def _strongest(pool: _Pool) -> _Pool:
     """The strongest of each row, by row; the first one of equals."""
-    return pool.where(_best_of_rows(pool.row, pool.pixel, pool.width, pool.significance))
+    best = np.full(pool.row.max() + 1, -1)
+    _best_of_rows(pool.row, pool.pixel, pool.width, pool.significance, best)
+    return pool.where(best[best >= 0])
 
 
 def _take_away(left: _Left, best: _Pool, filters: _Filters, doublet: Doublet, limits: Thresholds) -> NDArray[np.int64]:

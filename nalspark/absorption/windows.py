@@ -85,8 +85,9 @@ def redshift_path(
 
 @compiled
 def _run_around(searched: NDArray[np.bool_], row: NDArray[np.int64], pixel: NDArray[np.int64]) -> NDArray[np.int64]:
-    ends = np.stack((pixel, pixel + 1))
+    ends = np.empty((2, len(row)), np.int64)
     for k in range(len(row)):
+        ends[0, k], ends[1, k] = pixel[k], pixel[k] + 1
         line = searched[row[k]]
         while ends[0, k] > 0 and line[ends[0, k] - 1]:
             ends[0, k] -= 1

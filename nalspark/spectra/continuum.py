@@ -191,6 +191,24 @@ def _bridge(continuum: Floats, aside: Flags) -> None:
 
 
 @compiled
+def _middle(values: Floats) -> float:
+    """The upper median, by quickselect (Hoare 1961); the values are left in another order."""
+    low, high, middle = 0, len(values) - 1, len(values) // 2
+    while low < high:
+        pivot, left, right = values[middle], low, high
+        while left <= right:
+            while values[left] < pivot:
+                left += 1
+            while values[right] > pivot:
+                right -= 1
+            if left <= right:
+                values[left], values[right] = values[right], values[left]
+                left, right = left + 1, right - 1
+        low, high = (left if right < middle else low), (right if left > middle else high)
+    return values[middle]
+
+
+@compiled
 def _refine(value: Floats, root: Floats, looseness: Floats, aside: Flags, continuum: Floats, work: Floats) -> None:
     """One round of a spectrum, in place: flux/continuum is smoothed with weights of (signal-to-noise ratio)²; `root` is √ivar.
 
@@ -199,15 +217,22 @@ def _refine(value: Floats, root: Floats, looseness: Floats, aside: Flags, contin
     ratio, weight, smooth = work[3], work[4], work[5]
     # Where an earlier round dipped to zero or below, a part of its typical level stands in, or the ratio would explode.
     # Whether it dips is told by a count: to find the middle value takes longer.
-    middle = len(value) // 2
-    if np.count_nonzero(np.abs(continuum) <= 10.0 * continuum.min()) <= middle:
-        continuum[:] = np.maximum(continuum, 0.1 * np.partition(np.abs(continuum), middle)[middle])
+    lowest, low = np.inf, 0
+    for i in range(len(value)):
+        lowest = min(lowest, continuum[i])
+    for i in range(len(value)):
+        low += abs(continuum[i]) <= 10.0 * lowest
+    if low <= len(value) // 2:
+        least = 0.1 * _middle(np.abs(continuum))
+        for i in range(len(value)):
+            continuum[i] = max(continuum[i], least)
     for i in range(len(value)):
         ratio[i] = value[i] / continuum[i]
         snr = min(root[i] * continuum[i], _SNR_MOST) / _SNR_OF_SCALE
         weight[i] = 0.0 if aside[i] else snr * snr * looseness[i]
     _solve(ratio, weight, 1.0, smooth, work)
-    continuum *= smooth
+    for i in range(len(value)):
+        continuum[i] *= smooth[i]
 
 
 def fit_continuum(
@@ -248,27 +273,34 @@ def _fit_covered(
     continuum: Floats,
 ) -> None:  # fmt: skip
     """:func:`fit_continuum` of a spectrum that begins and ends with a good pixel; `typical` is its median ivar."""
-    n, n_good = len(flux), np.count_nonzero(good)
+    n, n_good = len(flux), 0
     work, limits, sums, marks = np.empty((6, n)), np.empty((3, n)), np.empty(n + 2 * _REACH + 1), np.empty((2, n), np.bool_)
-    value, root, deviation, aside = np.zeros(n), np.zeros(n), np.empty(n), np.zeros(n, np.bool_)
+    value, root, first_weight, deviation, aside = np.zeros(n), np.zeros(n), np.zeros(n), np.empty(n), np.zeros(n, np.bool_)
+    looseness, shortest = np.empty(n), np.inf
     for i in range(n):
+        looseness[i] = 1.0 / (scale[i] * scale[i]) ** 2
+        shortest = min(shortest, scale[i])
         if good[i]:
+            n_good += 1
             value[i], root[i] = flux[i], np.sqrt(np.float64(ivar[i]))
-    looseness = 1.0 / (scale * scale) ** 2
+            first_weight[i] = min(root[i] * root[i] / typical, _SNR_MOST)
     _outlier_limits(good, significance, limits, sums)
     # The first curve may bend everywhere: one that is stiff here misses real quasars by so much that their own shape is masked.
-    _solve(value, np.minimum(root * root / typical, _SNR_MOST), (2.0 * scale.min()) ** 4, continuum, work)
+    _solve(value, first_weight, (2.0 * shortest) ** 4, continuum, work)
     # One round without masking: the flanks of emission lines are reached before anything is taken for absorption.
     _refine(value, root, looseness, aside, continuum, work)
     for _ in range(iterations):
-        deviation[:] = (value - continuum) * root
+        for i in range(n):
+            deviation[i] = (value[i] - continuum[i]) * root[i]
         _mark_outliers(deviation, limits, marks, sums)
-        now = marks[0] | marks[1]
-        # A spectrum that would lose nearly everything keeps all: its errors, not its features, are at fault.
-        if np.count_nonzero(good & ~now) < 0.5 * n_good:
-            now[:] = False
-        changed = np.count_nonzero(now != aside)
-        aside[:] = now
+        left = changed = 0
+        for i in range(n):
+            left += good[i] and not (marks[0, i] or marks[1, i])
+        for i in range(n):
+            # A spectrum that would lose nearly everything keeps all: its errors, not its features, are at fault.
+            now = (marks[0, i] or marks[1, i]) and left >= 0.5 * n_good
+            changed += now != aside[i]
+            aside[i] = now
         if changed <= _SETTLED:
             break
         _bridge(continuum, aside)
