@@ -275,12 +275,24 @@ def _parquet_file(path: Path) -> CatalogFile:
     """A file, or a folder of them, as Spark and others write it; what its folders are called (``plate=266``) are columns too."""
     dataset = ds.dataset([str(file) for file in files_of(path)], format="parquet", partitioning="hive", partition_base_dir=str(path))
     widths = {field.name: 0 if pa.types.is_nested(field.type) else 1 for field in dataset.schema}
+    index = dict.fromkeys(_range_index(dataset.schema).keys() - widths.keys(), 1)
 
     def read(names: Sequence[str]) -> Iterator[RawColumns]:
-        for batch in dataset.to_batches(columns=list(names), batch_size=ROWS_AT_ONCE, use_threads=False):
-            yield {name: batch[name] for name in names}
+        stored = [name for name in names if name in widths]
+        for part in dataset.get_fragments():
+            ranges, row = {name: _range_index(part.physical_schema)[name] for name in names if name in index}, 0
+            for batch in part.to_batches(schema=dataset.schema, columns=stored, batch_size=ROWS_AT_ONCE, use_threads=False):
+                rows, row = slice(row, row + len(batch)), row + len(batch)
+                yield {name: pa.array(ranges[name][rows], pa.int64()) if name in ranges else batch[name] for name in names}
 
-    return CatalogFile(widths, dataset.count_rows(use_threads=False), read)
+    return CatalogFile({**widths, **index}, dataset.count_rows(use_threads=False), read)
+
+
+def _range_index(schema: pa.Schema) -> dict[str, range]:
+    """Give the index of a pandas table whose values rise in equal steps: pandas keeps it beside the columns, as three numbers."""
+    kept = (schema.pandas_metadata or {}).get("index_columns", [])
+    ranges = [one for one in kept if isinstance(one, dict) and isinstance(one.get("name"), str)]
+    return {one["name"]: range(one["start"], one["stop"], one["step"]) for one in ranges}
 
 
 # --- VOTable -------------------------------------------------------------------------------------------------------------------------

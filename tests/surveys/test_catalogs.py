@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -340,6 +341,22 @@ def test_a_folder_of_parquet(tmp_path: Path) -> None:
     assert (catalog.name, rows["plate"].tolist(), rows["z"].tolist()) == ("q.parquet", [266, 7102], [0.266, 7.102])
     (folder / "plate=7102" / "part-0.snappy.parquet").rename(folder / "plate=266" / "part-1.parquet")
     assert open_catalog(folder, "quasars").digest != catalog.digest
+
+
+@pytest.mark.parametrize("fibers", [(44, 5), (3, 4)], ids=["falling", "rising"])
+def test_the_index_of_a_pandas_table_is_a_column(tmp_path: Path, fibers: tuple[int, int]) -> None:
+    """pandas keeps an index of equal steps as three numbers beside the columns."""
+    frame = pd.DataFrame({"plate": [752, 266], "mjd": [52251, 51602], "ra": [10.0, 20.0], "dec": [1.0, 2.0], "z": [1.5, 0.5]})
+    frame.index = pd.RangeIndex(fibers[0], fibers[1] + np.sign(fibers[1] - fibers[0]), fibers[1] - fibers[0], name="fiberid")
+    frame.to_parquet(tmp_path / "q.parquet")
+    assert "fiberid" not in pq.read_schema(tmp_path / "q.parquet").names
+    rows = whole(open_catalog(tmp_path / "q.parquet", "quasars"))
+    assert (rows["plate"].tolist(), rows["fiber"].tolist()) == ([752, 266], list(fibers))
+    folder = tmp_path / "folder.parquet"
+    folder.mkdir()
+    for number in range(2):
+        frame.iloc[number : number + 1].to_parquet(folder / f"{number}.parquet")
+    assert whole(open_catalog(folder, "quasars"))["fiber"].tolist() == list(fibers)
 
 
 def test_decimals_and_categories_of_parquet(tmp_path: Path) -> None:
