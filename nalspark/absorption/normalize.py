@@ -108,7 +108,7 @@ def smoothing_scale(grid: WavelengthGrid, z_qso: NDArray[np.float64], settings: 
     known = _rest_scale(grid.step, settings.continuum_scale_pixels, max(settings.continuum_scale_between, settings.continuum_scale_pixels))
     first = grid.first - _BLUEST / grid.step - np.log10(1.0 + np.where(z_qso > -1.0, z_qso, 0.0)) / grid.step
     pixel = np.rint(first).astype(np.int64)[:, None] + np.arange(grid.n_pixels)
-    return known[np.clip(pixel, 0, len(known) - 1)]
+    return known.take(pixel, mode="clip")
 
 
 def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess) -> Normalized:

@@ -123,15 +123,18 @@ def _mark_outliers(deviation: Floats, limits: Floats, marks: Flags, sums: Floats
 
     The deviation is 0 where there is no good pixel. `sums` is room for p + 2 reach + 1 numbers.
     """
-    n = len(deviation)
+    n, beyond = len(deviation), np.empty(len(deviation), np.bool_)
     _accumulate(deviation, sums)
     marks[:] = False
     for box in range(len(_BOXES)):
         reach, limit = _BOXES[box] // 2, limits[box]
         before, behind = sums[_REACH - reach :], sums[_REACH + reach + 1 :]
-        for i in range(n):
+        for i in range(n):  # in vectors: few are beyond
             total = behind[i] - before[i]
-            if total * total > limit[i]:
+            beyond[i] = total * total > limit[i]
+        for i in range(n):
+            if beyond[i]:
+                total = behind[i] - before[i]
                 # A pixel belongs to a feature when it lies inside the box that shows it and deviates the same way itself. Beside an
                 # excess, one more is marked. The wings of a deep line are masked with it; around a shallow one, that would select pixels
                 # by their noise.
@@ -178,13 +181,13 @@ def _bridge(continuum: Floats, aside: Flags) -> None:
     for i in range(n + 1):
         if i < n and aside[i]:
             continue
-        blue, red = continuum[max(last, 0)], continuum[min(i, n - 1)]
-        if last < 0:
-            blue = red
-        if i == n:
-            red = blue
-        slope = (red - blue) / (i - last)
-        if last >= 0 or i < n:
+        if i > last + 1 and (last >= 0 or i < n):
+            blue, red = continuum[max(last, 0)], continuum[min(i, n - 1)]
+            if last < 0:
+                blue = red
+            if i == n:
+                red = blue
+            slope = (red - blue) / (i - last)
             for j in range(last + 1, i):
                 continuum[j] = blue + slope * (j - last)
         last = i
