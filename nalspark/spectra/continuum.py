@@ -39,27 +39,6 @@ _MEAN_ABOVE = float(np.sqrt(2.0 / np.pi))
 _SNR_OF_SCALE, _SNR_MOST = 10.0, 40.0
 
 
-def whittaker(values: NDArray[np.float64], weights: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """Smooth each row.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n, p)
-    weights : ndarray, shape (n, p), not negative; at least two positive ones in every row
-    scale : float
-        Smoothing length in pixels where the weight is 1; it goes with weight^-¼.
-
-    Returns
-    -------
-    ndarray, shape (n, p)
-    """
-    values, weights = np.ascontiguousarray(values, float), np.ascontiguousarray(weights, float)
-    smooth, work = np.empty(values.shape), np.empty((3, values.shape[1]))
-    for row in range(len(values)):
-        _solve(values[row], weights[row], float(scale) ** 4, smooth[row], work)
-    return smooth
-
-
 @compiled
 def _solve(value: Floats, weight: Floats, stiffness: float, u: Floats, work: Floats) -> None:
     """Solve (W + λ D'D) u = W v, D the second difference, by L D L' of the five bands; `work` is room for (3, p) numbers."""
@@ -147,31 +126,6 @@ def _mark_outliers(deviation: Floats, limits: Floats, marks: Flags, sums: Floats
                     marks[0, max(i - reach - 2, 0) : i + reach + 3] = True
     for kind in range(2):
         _keep_short_runs(marks[kind], _LONGEST[kind])
-
-
-def clip_outliers(
-    deviation: NDArray[np.float64], good: NDArray[np.bool_], significance: float
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Mark the pixels of narrow deficits and of narrow excesses.
-
-    Parameters
-    ----------
-    deviation : ndarray, shape (n, p)
-        (flux - continuum) / σ.
-    good : ndarray of bool, shape (n, p)
-    significance : float
-        Threshold, in σ of the averaged deviation.
-
-    Returns
-    -------
-    deficit, excess : ndarrays of bool, shape (n, p)
-    """
-    n, n_pixels = deviation.shape
-    marks, limits, sums = np.empty((n, 2, n_pixels), bool), np.empty((3, n_pixels)), np.empty(n_pixels + 2 * _REACH + 1)
-    for row in range(n):
-        _outlier_limits(good[row].astype(bool), float(significance), limits, sums)
-        _mark_outliers(np.where(good[row], deviation[row], 0.0), limits, marks[row], sums)
-    return marks[:, 0], marks[:, 1]
 
 
 @compiled

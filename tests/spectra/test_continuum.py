@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from nalspark.lines import MG_II
 from nalspark.settings import Preprocess
-from nalspark.spectra.continuum import clip_outliers, error_inflation, fit_continuum, whittaker
+from nalspark.spectra import continuum
+from nalspark.spectra.continuum import error_inflation, fit_continuum
 from nalspark.spectra.grid import LATTICE
 
 X = np.arange(LATTICE.n_pixels)
@@ -37,6 +38,24 @@ def quasar(z_qso):
 def absorbed(centre, depth, sigma=1.8, ratio=1.4):
     """Fraction of the light that a doublet takes away, shape (p,)."""
     return sum(a * np.exp(-0.5 * ((X - x) / sigma) ** 2) for x, a in ((centre, depth), (centre + OFFSET, depth / ratio)))
+
+
+def whittaker(values, weights, scale):
+    """The rows of `values` (n, p), smoothed."""
+    smooth, work = np.empty_like(values), np.empty((3, values.shape[1]))
+    for row in range(len(values)):
+        continuum._solve(values[row], weights[row], float(scale) ** 4, smooth[row], work)
+    return smooth
+
+
+def clip_outliers(deviation, good, significance):
+    """Pixels of narrow deficits and of narrow excesses, (n, p) each, of deviations in σ."""
+    n, n_pixels = deviation.shape
+    marks, limits, sums = np.empty((n, 2, n_pixels), bool), np.empty((3, n_pixels)), np.empty(n_pixels + 2 * continuum._REACH + 1)
+    for row in range(n):
+        continuum._outlier_limits(good[row], float(significance), limits, sums)
+        continuum._mark_outliers(np.where(good[row], deviation[row], 0.0), limits, marks[row], sums)
+    return marks[:, 0], marks[:, 1]
 
 
 def dense_whittaker(values, weights, scale):
