@@ -8,7 +8,7 @@ from threading import local
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from nalspark.compiled import compiled
@@ -123,10 +123,10 @@ class Network:
     def _convolved(self, number: int, h: Floats, items: int, pooled: int) -> Floats:
         """Convolve along the columns, pool and rectify, (m, columns, channels) → (items, columns, m / items · filters)."""
         filters, level = self._filters[number]
-        windows = sliding_window_view(h.reshape(len(h), -1), len(filters), axis=1)[:, :: h.shape[2]].swapaxes(0, 1)
-        columns = len(windows) // pooled
+        columns = (h.shape[1] - len(filters) // h.shape[2] + 1) // pooled
         product = self._memory(f"product {number}", columns * pooled, len(h), len(level))
-        np.matmul(windows[: len(product)], filters, out=product)
+        windows = as_strided(h, (len(product), len(h), len(filters)), (h.strides[1], h.strides[0], h.strides[2]), writeable=False)
+        np.matmul(windows, filters, out=product)
         pairs = product.reshape(columns, pooled, items, -1)
         result = self._memory(f"result {number}", items, columns, pairs.shape[3])
         _settle(pairs, np.tile(level, len(h) // items), result)
@@ -144,7 +144,8 @@ class Network:
         share = np.exp(total - most)
         whole = share.sum(axis=1, keepdims=True)
         evidence = most + np.log(whole)
-        gains = np.einsum("tns,ns->nt", gain, share / whole)
+        gain *= share / whole
+        gains = gain.sum(axis=2).T
         misfit = np.einsum("ntc,ntc,ntc->nt", residual, residual, weight) - 2 * gains
         bounded = np.clip(np.float32(0.1) * evidence, -MOST_EVIDENCE, MOST_EVIDENCE)
         return np.concatenate([bounded, *map(_logarithmic, (evidence, gains, misfit)), present.mean(axis=2)], axis=1)
