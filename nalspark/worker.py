@@ -50,6 +50,7 @@ SHARED = (
     "nalspark.surveys.stages",
     "nalspark.surveys.crossmatch.stages",
     "nalspark.absorption.stages",
+    "nalspark.learning.inference",
     "nalspark.pipeline.publish",
 )
 #: Seconds that a worker is held at least: its neighbour's task must not come to it too.
