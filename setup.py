@@ -1,7 +1,8 @@
 """Packaging of nalspark.
 
 The base install has lower bounds, for what the code uses. What a platform brings of its own, and must not have replaced, is left to extras:
-Spark, Java and TensorFlow. A machine of one's own needs ``standard``. The pins that petastorm needs belong to ``train``.
+Spark, Java and TensorFlow. A machine of one's own needs ``standard``, or ``spark`` where it neither trains nor scores with another network
+than ``candidate_cnn``. The pins that petastorm needs belong to ``train``.
 """
 
 import re

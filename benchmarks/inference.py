@@ -5,7 +5,8 @@
 The spectra are artificial, with absorbers as frequent as Zhu & Ménard (2013) find them and an interloper in every tenth. "Arrays": they are
 normalized before; one process for each core, with one thread each, all at work between the same two barriers. "Spark": the table SPECTRA as
 the pipeline writes it, normalized, searched and scored in one plan, whose scores are summed. Beside it the same columns merely decoded,
-which no detector under Spark can be faster than. The two ways must agree in the sum of the scores.
+which no detector under Spark can be faster than. The two ways must agree in the sum of the scores. The network is numpy's; with
+CUDA_VISIBLE_DEVICES=0 it is TensorFlow's, on a processor where there is no GPU.
 
 CPU time is that of all processes, by kind. With it the rate of an idle machine can be told on a busy one: 10⁶ · cores / µs.
 """

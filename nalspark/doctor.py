@@ -17,8 +17,9 @@ from nalspark.errors import NalsparkError
 from nalspark.surroundings import check_remote, prepare
 from nalspark.version import VERSION
 
-#: What a search loads, by the name of the import.
-_LIBRARIES = ("pyarrow", "numpy", "pandas", "scipy", "numba", "astropy", "sklearn", "keras", "tensorflow")
+#: What a search loads, by the name of the import; and what only training, evaluating and GPUs need, which is shown where it is there.
+_NEEDED = ("pyarrow", "numpy", "pandas", "scipy", "numba", "astropy")
+_LIBRARIES = (*_NEEDED, "sklearn", "keras", "tensorflow")
 _GB = 1e9
 
 
@@ -33,7 +34,7 @@ def examine() -> tuple[list[str], str]:
         A sentence on what is missing; empty where a session can be started.
     """
     packages = packages_distributions()
-    missing = [name for name in _LIBRARIES if name not in packages]
+    missing = [name for name in _NEEDED if name not in packages]
     libraries = [f"{name} {version(packages[name][0])}" for name in _LIBRARIES if name in packages]
     lines = [
         f"nalspark   {VERSION}",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _Columns = dict[str, NDArray[Any]]
 #: Spectra that go through the chain together.
 _BATCH = 256
-#: The network that was last put to work in this process, by digest and batch size: loading TensorFlow takes seconds.
+#: The network that was last put to work in this process, by digest and batch size.
 _AT_WORK: dict[tuple[str, int], Detector] = {}
 
 _SPECTRUM = Column("spectrum", "long", "Row of the input, counted from 0", ucd="meta.record")
@@ -76,8 +76,7 @@ def find(
     settings : Settings, or mapping of dotted keys, optional
         As of ``nalspark find --set``: ``{"species": "MgII", "search.min_significance": 6}``.
     score : bool
-        Whether the network decides, for which keras is loaded. Without it there is no score (NaN), and all candidates are taken: many
-        more, most of them noise.
+        Whether the network decides. Without it there is no score (NaN), and all candidates are taken: many more, most of them noise.
 
     Returns
     -------

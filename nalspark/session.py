@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import inf
 from threading import Thread
 from typing import Any
@@ -396,18 +396,12 @@ def running_session(
                 session.stop()
 
 
-def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -> None:
+def load_ahead(spark: SparkSession) -> None:
     """Have a local session that nalspark started begin its workers while Java is busy with itself; returns at once.
 
     For the first seconds of a session one thread of Java plans and loads, and all cores but one are idle. A worker that is there with its
     libraries answers the first task seconds earlier. On Linux the workers are forked with them (:mod:`nalspark.daemon`); elsewhere each
     loads them. Nothing depends on it: a worker that was not reached loads what it needs later.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    aside : callable, optional
-        Called in each worker beside the tasks that follow.
     """
     if not is_classic(spark):
         return
@@ -423,7 +417,7 @@ def load_ahead(spark: SparkSession, aside: Callable[[], object] | None = None) -
         with suppress(Exception):  # the work itself tells what is wrong
             context.setJobDescription("nalspark: libraries for the workers")
             # An RDD, since a frame would have to be planned, by the very code that Java is busy loading.
-            context.parallelize(range(cores), cores).foreachPartition(partial(load, aside=aside))
+            context.parallelize(range(cores), cores).foreachPartition(load)
 
     pyspark.InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
 

@@ -158,7 +158,7 @@ class Infer(Section):
     model: str = ""
     """Directory of a model; empty for the one that ships with nalspark."""
     batch_size: Annotated[int, Field(ge=1)] = 256
-    """Rows that go through the network at a time; best equal to what Spark hands to Python at a time. Never changes a score."""
+    """Rows that go through a network of keras at a time; best equal to what Spark hands to Python at a time. Never changes a score."""
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Least score of an absorber."""
     measure_score: Annotated[float, Field(ge=0, le=1)] = 0.05

@@ -10,10 +10,9 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
-from threading import Thread
 
 #: Environment variable of the workers of sessions that nalspark started.
 OURS = "NALSPARK_OWN_WORKER"
@@ -46,13 +45,13 @@ def idle_cleanup() -> None:
         gc.freeze()
 
 
-#: What tasks import, numba and pandas with it, and scikit-learn, which keras does; keras itself is left to the workers that score.
+#: What tasks import, numba and pandas with it.
 SHARED = (
     "nalspark.surveys.stages",
     "nalspark.surveys.crossmatch.stages",
     "nalspark.absorption.stages",
+    "nalspark.learning.inference",
     "nalspark.pipeline.publish",
-    "sklearn",
 )
 #: Seconds that a worker is held at least: its neighbour's task must not come to it too.
 _HELD = 0.2
@@ -65,15 +64,8 @@ def load_shared() -> None:
             import_module(module)
 
 
-def load(_: Iterator[int], aside: Callable[[], object] | None) -> None:
+def load(_: Iterable[int]) -> None:
     """Do what :func:`nalspark.session.load_ahead` has every worker do."""
     until = time.monotonic() + _HELD
     load_shared()
-    if aside is not None:
-        Thread(target=_tried, args=(aside,), daemon=True).start()
     time.sleep(max(0.0, until - time.monotonic()))
-
-
-def _tried(function: Callable[[], object]) -> None:
-    with suppress(Exception):  # whoever needs it tells what is wrong
-        function()

@@ -7,14 +7,13 @@ import platform
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import pyarrow as pa
 import pytest
 
 from nalspark.session import LOCAL_CONF, load_ahead
 from nalspark.tables.arrow import map_batches
-from nalspark.worker import SHARED, idle_cleanup
+from nalspark.worker import SHARED, idle_cleanup, load
 
 
 @pytest.fixture
@@ -96,11 +95,17 @@ def known_in_workers(spark, modules):
     return [row["known"] for row in map_batches(spark.range(0, 4, 1, 4), known, "id long, known boolean").collect()]
 
 
-def test_the_workers_of_frames_load_ahead(spark):
+def test_the_workers_of_frames_load_ahead(spark, monkeypatch):
     """A module that nothing else here imports; if Spark told these workers from those of an RDD, frames would never see it."""
+
+    def loaded(numbers):
+        load(numbers)
+        importlib.import_module("tabnanny")
+
+    monkeypatch.setattr("nalspark.session.load", loaded)
     assert not any(known_in_workers(spark, ["tabnanny"]))
     for _ in range(100):  # one round reaches as many workers as there are cores: there may be more, and a slow machine may miss some
-        load_ahead(spark, partial(importlib.import_module, "tabnanny"))
+        load_ahead(spark)
         if all(known_in_workers(spark, ["tabnanny"])):
             return
     pytest.fail("the workers of frames never had what was loaded ahead")
@@ -122,7 +127,7 @@ def test_a_worker_is_born_with_the_libraries_of_a_search(spark):
 
 def test_a_library_that_fails_or_prints_while_it_is_loaded_ends_no_session(tmp_path):
     """The daemon says on which port it listens, nothing before, and ends with its input, as Spark has it do."""
-    (tmp_path / "sklearn.py").write_text("import os; os.write(1, b'hello'); print('hello'); raise ImportError")
+    (tmp_path / "jinja2.py").write_text("import os; os.write(1, b'hello'); print('hello'); raise ImportError")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "nalspark.daemon", "pyspark.worker"]
     done = subprocess.run(command, input=b"", capture_output=True, timeout=120, env=environment)

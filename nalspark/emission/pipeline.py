@@ -26,7 +26,7 @@ from nalspark.emission.tables import CLASSIFIED, DETECTIONS, REJECTED
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.learning.ensemble import ARRAYS, CARD, best_threshold, fit_second_stage, require_umap, save_second_stage
 from nalspark.learning.examples import Examples
-from nalspark.learning.inference import decode_examples, features, load_keras
+from nalspark.learning.inference import decode_examples, features
 from nalspark.pipeline.learning import MODEL, Train, fit_model, split_files
 from nalspark.pipeline.run import ALL, Run
 from nalspark.pipeline.stage import Made, Stage
@@ -219,7 +219,6 @@ class ClassifyFound(Classify):
 
     reads = (DETECTIONS.name,)
     split = FOUND
-    loads = staticmethod(load_keras)
 
     def check(self) -> None:
         _ = self.inputs.selection

@@ -105,25 +105,19 @@ def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "feat
     """The model, put to work at its first use in this process; only the last one is kept."""
     key = packed.digest, batch_size, what
     if key not in _AT_WORK:
-        load_keras()
         for other in [other for other in _AT_WORK if other[0] != packed.digest]:
             del _AT_WORK[other]
-        _AT_WORK[key] = packed.load(batch_size) if what == "scores" else packed.load_features(batch_size)
+        with _device_chosen():
+            _AT_WORK[key] = packed.load(batch_size) if what == "scores" else packed.load_features(batch_size)
     return _AT_WORK[key]
-
-
-def load_keras() -> None:
-    """Have keras, with its backend, in this worker."""
-    with _device_chosen():
-        import nalspark.learning.networks  # noqa: F401
 
 
 @contextmanager
 def _device_chosen() -> Iterator[None]:
-    """What :func:`prepare_worker` settles, for what loads TensorFlow inside.
+    """What :func:`prepare_worker` settles, for a model that is put to work inside.
 
-    In a worker that others share the environment is put back once TensorFlow has looked for its devices. A process that is neither our own
-    nor a worker keeps the devices that its user chose.
+    In a worker that others share the environment is put back: by then TensorFlow, where it is needed, has looked for its devices. A process
+    that is neither our own nor a worker keeps the devices that its user chose.
     """
     if is_own_process():
         prepare_worker()
@@ -135,12 +129,6 @@ def _device_chosen() -> Iterator[None]:
         prepare_worker()
         try:
             yield
-            import keras
-
-            if keras.backend.backend() == "tensorflow":
-                import tensorflow as tf
-
-                tf.config.list_logical_devices()
         finally:
             for name in set(os.environ) - set(usual):
                 del os.environ[name]
@@ -176,7 +164,7 @@ def second_stage_columns(
 
 
 def prepare_worker() -> None:
-    """Choose, before TensorFlow is loaded, on which device and with how many threads this worker computes.
+    """Choose, before a model is loaded, on which device this worker computes, and with how many threads if TensorFlow does.
 
     The GPU is the one that Spark gave the task. Where it gave none, GPUs are left alone, unless ``CUDA_VISIBLE_DEVICES`` is set: workers
     that know nothing of each other would fight for one. Threads are as many as ``OMP_NUM_THREADS`` says, which Spark sets to the task's

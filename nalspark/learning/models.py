@@ -3,7 +3,7 @@
 A model is a directory: ``card.json`` says what it is, and ``weights-K.npz`` holds the weights of member K as plain arrays. The architecture
 is rebuilt from its name and options, so nothing that is read is executed; and what is read is checked: digests, shapes, grid, species.
 
-This module loads keras only when a model is put to work: whoever moves models about does not wait for it.
+This module loads keras only to put to work what needs it: a network other than ``candidate_cnn``, or any on a GPU.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from string import digits
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
@@ -26,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import expit
 
 from nalspark.errors import ModelError
+from nalspark.learning import candidate
 from nalspark.tables.atomic import replacing
 
 if TYPE_CHECKING:
@@ -377,14 +380,18 @@ class PackedModel:
             )
 
     def load(self, batch_size: int = 256) -> Detector:
-        """Rebuild the networks and put the weights in.
+        """Rebuild the networks and put the weights in: ``candidate_cnn`` in numpy, but with keras where a GPU was chosen, as all others.
 
         Raises
         ------
         ModelError
             Where the network is not known, or the weights are not its own.
         """
-        return Detector(self.card, self._networks(), batch_size)
+        if self.card.network != candidate.NAME or gpu_chosen():
+            return Detector(self.card, self._networks(), batch_size)
+        expected = candidate.weight_shapes(self.card.example_shape, self.card.options)
+        networks = [candidate.Network(self._member(number, expected), self.card.options) for number in range(len(self.weights))]
+        return Detector(self.card, networks, candidate.ROWS)
 
     def load_features(self, batch_size: int = 256) -> Detector:
         """Load the networks without their last layer: its ``logits`` are what the last layer sees, the members' features side by side."""
@@ -396,16 +403,30 @@ class PackedModel:
 
     def _networks(self) -> list[keras.Model]:
         if not any(map(find_spec, ("tensorflow", "jax", "torch"))):
-            raise ModelError("Scoring needs TensorFlow, which is not installed here: pip install 'nalspark[standard]'.")
+            where = " on a GPU" if gpu_chosen() else ""
+            raise ModelError(
+                f"Scoring with {self.card.network}{where} needs TensorFlow, which is not installed here: pip install 'nalspark[standard]'."
+            )
         from nalspark.learning.networks import build
 
         models = []
-        for number, content in enumerate(self.weights):
+        for number in range(len(self.weights)):
             model = build(self.card.network, self.card.example_shape, self.card.options)
-            expected = [tuple(weight.shape) for weight in model.weights]
-            model.set_weights(_weights_of(content, expected, f"{weights_file(number)} of '{self.where}'"))
+            model.set_weights(self._member(number, [tuple(weight.shape) for weight in model.weights]))
             models.append(model)
         return models
+
+    def _member(self, number: int, expected: Sequence[tuple[int, ...]]) -> list[Floats]:
+        return _weights_of(self.weights[number], expected, f"{weights_file(number)} of '{self.where}'")
+
+
+def gpu_chosen() -> bool:
+    """Tell whether networks are to work on a GPU.
+
+    ``CUDA_VISIBLE_DEVICES`` names one: the user set it, or :func:`nalspark.learning.inference.prepare_worker`, where Spark gave the task
+    one. A GPU that nobody chose is left alone.
+    """
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith((*digits, "GPU-", "MIG-"))
 
 
 class Detector:
@@ -419,16 +440,15 @@ class Detector:
     Parameters
     ----------
     card : ModelCard
-    models : sequence of keras.Model
+    models : sequence of keras.Model, or of candidate.Network
     batch_size : int
         Rows that go through the networks at a time.
     """
 
-    def __init__(self, card: ModelCard, models: Sequence[keras.Model], batch_size: int = 256) -> None:
+    def __init__(self, card: ModelCard, models: Sequence[keras.Model | candidate.Network], batch_size: int = 256) -> None:
         self.card = card
         self.batch_size = max(batch_size, _SMALLEST_BATCH)
         self._run = _compiled(list(models), (self.batch_size, *card.example_shape))
-        self._outputs = sum(model.output.shape[1] for model in models)
 
     def logits(self, examples: ArrayLike) -> Floats:
         """Compute the logit of every member.
@@ -449,13 +469,14 @@ class Detector:
         x = np.ascontiguousarray(examples, dtype=np.float32)
         if x.shape[1:] != self.card.example_shape:
             raise ModelError(f"The model {self.card.name} reads examples of shape {self.card.example_shape}, not {x.shape[1:]}.")
-        result = np.empty((len(x), self._outputs), np.float32)
-        for start in range(0, len(x), self.batch_size):
+        found = []
+        for start in range(0, max(len(x), 1), self.batch_size):
             batch = x[start : start + self.batch_size]
             rows = len(batch)
             if rows < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - rows, *x.shape[1:]), np.float32)])
-            result[start : start + rows] = np.rint(self._run(batch)[:rows] / STEP) * STEP
+            found.append(np.rint(self._run(batch)[:rows] / STEP) * STEP)
+        result = np.concatenate(found)
         # A maximum over pixels may pass over NaN: without this, a broken example would get a score like any other.
         result[~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))] = np.nan
         return result
@@ -478,8 +499,10 @@ def mean_logit(logits: NDArray[Any]) -> NDArray[np.float64]:
     return total / logits.shape[1]
 
 
-def _compiled(models: list[keras.Model], batch_shape: tuple[int, ...]) -> Callable[[Floats], Floats]:
+def _compiled(models: list[Any], batch_shape: tuple[int, ...]) -> Callable[[Floats], Floats]:
     """A function (batch) → (rows, members): one graph for all members on TensorFlow, plain calls elsewhere."""
+    if isinstance(models[0], candidate.Network):
+        return lambda batch: np.concatenate([model(batch) for model in models], axis=1)
     import keras
     from keras import ops
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nalspark.errors import ModelError, did_you_mean
+from nalspark.learning.candidate import MISFIT, MOST_EVIDENCE, MOST_SIGNIFICANT, RESIDUAL_RANGE, Options, impossible
 from nalspark.worker import is_own_process
 
 
@@ -41,10 +42,6 @@ with _quiet():
 
 Tensor = Any
 
-#: A residual beyond these is an artefact: 1 is black, and noise may go past it.
-_RESIDUAL_RANGE = (-1.0, 2.0)
-#: Significance per pixel beyond which nothing more is learned; its square is still exact enough in float32.
-_MOST_SIGNIFICANT = 1e4
 #: Rescaled flux beyond this is an artefact; it keeps the spectrum networks finite, in half precision too.
 _MOST_FLUX = 100.0
 
@@ -84,10 +81,7 @@ def build(name: str, shape: Sequence[int], options: Mapping[str, Any] | None = N
     try:
         features = network(inputs, **(options or {}))
     except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"Network {name} cannot be built for shape {_spelled(shape)} with options {dict(options or {})}: {reason}"
-        ) from None
+        raise impossible(name, shape, options or {}, error) from None
     return keras.Model(inputs, layers.Dense(1, dtype="float32", name="logit")(features), name=name)
 
 
@@ -114,11 +108,11 @@ def working_channels(example: Tensor, mask: bool) -> Tensor:
     residual, inverse_error = example[..., 0], example[..., 1]
     good = inverse_error > 0
     residual = ops.where(good, residual, 0.0)
-    significance = ops.clip(residual * inverse_error, -_MOST_SIGNIFICANT, _MOST_SIGNIFICANT)
+    significance = ops.clip(residual * inverse_error, -MOST_SIGNIFICANT, MOST_SIGNIFICANT)
     size = ops.abs(significance)
     # arcsinh by a logarithm: on a CPU TensorFlow's own costs as much time as all the rest of the network.
     compressed = ops.sign(significance) * ops.log(size + ops.sqrt(size * size + 1.0))
-    channels = [ops.clip(residual, *_RESIDUAL_RANGE), compressed]
+    channels = [ops.clip(residual, *RESIDUAL_RANGE), compressed]
     return ops.stack([*channels, ops.cast(good, compressed.dtype)] if mask else channels, axis=-1)
 
 
@@ -163,11 +157,6 @@ class Evidence(layers.Layer):
         How many.
     """
 
-    #: An absorber lies this far from the nearest shape: part of the light. It bounds what a bright spectrum says for or against one.
-    MISFIT = 0.04
-    #: Evidence, in units of 10, beyond which nothing is uncertain.
-    MOST = 3.0
-
     def __init__(self, shapes: int) -> None:
         super().__init__(dtype="float32")  # sums of squares have no place in half precision
         self.shapes = shapes
@@ -179,9 +168,9 @@ class Evidence(layers.Layer):
     def call(self, example: Tensor) -> Tensor:
         inverse_error = example[..., 1]
         good = inverse_error > 0
-        residual = ops.clip(ops.where(good, example[..., 0], 0.0), *_RESIDUAL_RANGE)
+        residual = ops.clip(ops.where(good, example[..., 0], 0.0), *RESIDUAL_RANGE)
         variance_inverse = inverse_error * inverse_error
-        weight = variance_inverse / (1.0 + variance_inverse * self.MISFIT**2)
+        weight = variance_inverse / (1.0 + variance_inverse * MISFIT**2)
         signal, power = (ops.transpose(values, (1, 0, 2)) for values in (residual * weight, weight))
         shapes = self.shape_weights
         gain = ops.matmul(signal, shapes) - 0.5 * ops.matmul(power, shapes * shapes)  # (t, n, shapes)
@@ -190,7 +179,7 @@ class Evidence(layers.Layer):
         gains = ops.transpose(ops.sum(gain * ops.exp(total - evidence)[None], axis=2))
         misfit = ops.sum(residual * residual * weight, axis=2) - 2.0 * gains
         present = ops.mean(ops.cast(good, "float32"), axis=2)
-        bounded = ops.clip(0.1 * evidence, -self.MOST, self.MOST)
+        bounded = ops.clip(0.1 * evidence, -MOST_EVIDENCE, MOST_EVIDENCE)
         return ops.concatenate([bounded, *(_logarithmic(values) for values in (evidence, gains, misfit)), present], axis=1)
 
 
@@ -212,13 +201,13 @@ def _first_shapes(shape: Sequence[int], dtype: str | None = None) -> Tensor:
 
 def candidate_cnn(
     example: Tensor,
-    filters: Sequence[int] = (12, 24, 48),
-    kernels: Sequence[int] = (9, 5, 3),
-    dense: int = 64,
-    dropout: float = 0.3,
-    mask: bool = True,
-    noise: float = 0.5,
-    shapes: int = 0,
+    filters: Sequence[int] = Options.filters,
+    kernels: Sequence[int] = Options.kernels,
+    dense: int = Options.dense,
+    dropout: float = Options.dropout,
+    mask: bool = Options.mask,
+    noise: float = Options.noise,
+    shapes: int = Options.shapes,
 ) -> Tensor:
     """Build profiles along each row, then all rows at once: 0.47 million multiply-adds for 8 transitions of 49 pixels.
 
@@ -287,7 +276,7 @@ def cutout_cnn(example: Tensor, filters: Sequence[int] = (24, 32), kernels: Sequ
     dropout : float
         Fraction of the features that is left out at each step of the training.
     """
-    significance = ops.clip(Flipped()(example), -_MOST_SIGNIFICANT, _MOST_SIGNIFICANT)
+    significance = ops.clip(Flipped()(example), -MOST_SIGNIFICANT, MOST_SIGNIFICANT)
     h = ops.sign(significance) * ops.log1p(ops.abs(significance))
     first, second = zip(filters, kernels, strict=True)
     h = layers.Conv2D(first[0], (3, first[1]), padding="same", activation="relu", kernel_initializer="he_normal")(h)

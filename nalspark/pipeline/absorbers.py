@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractContextManager
 
 from pyspark import StorageLevel
@@ -11,7 +10,7 @@ from pyspark.sql import functions as F
 
 from nalspark.absorption import stages as absorption
 from nalspark.absorption.chain import IMAGE_COLUMNS
-from nalspark.learning.inference import load_keras, score
+from nalspark.learning.inference import score
 from nalspark.pipeline.inputs import Inputs
 from nalspark.pipeline.run import Run
 from nalspark.pipeline.stage import Made, Stage
@@ -23,8 +22,6 @@ from nalspark.tables.schemas import CANDIDATES, SCORES, SEARCHED, TARGETS
 
 #: Candidates of a task: half a second's work, so that the last task of a wave is not waited for.
 _SCORED_PER_TASK = 5000
-#: Candidates of a run that are worth another worker's loading of TensorFlow: to score them takes about as long.
-_WORTH_LOADING = 20_000
 
 
 class Search(Stage):
@@ -54,7 +51,6 @@ class Infer(Stage):
     reads = (SPECTRA_READ.name, TARGETS.name, CANDIDATES.name)
     sections = ("species",)
     revision = 2
-    loads = staticmethod(load_keras)
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
@@ -74,8 +70,7 @@ class Infer(Stage):
     def compute(self, run: Run, parts: list[str]) -> DataFrame:
         packed, how, candidates = self.inputs.model, run.settings.infer, run.usable(CANDIDATES, parts)
         if packed.card.inputs == IMAGE_COLUMNS:
-            workers = sys.maxsize if run.loaded_ahead else 1 + self.due(run, run.stale) // _WORTH_LOADING
-            tasks = min(1 + self.due(run, parts) // _SCORED_PER_TASK, workers)
+            tasks = 1 + self.due(run, parts) // _SCORED_PER_TASK
             return score(candidates.coalesce(tasks), packed, how).select(*SCORES.names)
         spectra = absorption.whole_spectra(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings)
         scored = score(spectra, packed, how)

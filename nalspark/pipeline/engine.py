@@ -20,7 +20,7 @@ from nalspark.errors import INTERNAL_ERROR, NalsparkError, StoreError, did_you_m
 from nalspark.pipeline.run import Run
 from nalspark.pipeline.stage import Stage
 from nalspark.progress import Progress, now
-from nalspark.session import describe_jobs, lent, load_ahead, parallelism, shuffles, together
+from nalspark.session import describe_jobs, lent, load_ahead, shuffles, together
 from nalspark.settings import Settings, chosen_values
 from nalspark.tables.changes import value_changes
 from nalspark.tables.manifest import Manifest, Part, digest
@@ -28,8 +28,6 @@ from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 from nalspark.version import VERSION
 
-#: On more cores some of the workers do what needs a library that takes long to load, and that takes half a gigabyte in each.
-_FEW_CORES = 4
 #: What the system, and Java, say of a disk that is full, of a quota or of a limit on the size of files; the last where Parquet's
 #: compression finds no room to unpack its library in.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "no snappyjava in java.library.path")
@@ -220,19 +218,12 @@ class Engine:
         run = self._run
         with run.store.lock(), self._sentence_where_disk_fails():
             run.manifest = run.store.manifest()
-            self._load_ahead()
+            load_ahead(run.spark)
             run.store.prune(run.manifest)  # room, where the last run ended in the middle
             if explain:
                 self._explain()
                 self._plan()
             return self._work()
-
-    def _load_ahead(self) -> None:
-        """Load what workers will need; what takes long to load only where every worker will certainly need it, in a first run."""
-        run = self._run
-        loads = next((stage.loads for stage in self._at_work() if stage.loads), None)
-        run.loaded_ahead = loads is not None and not run.manifest.version and parallelism(run.spark) <= _FEW_CORES
-        load_ahead(run.spark, loads if run.loaded_ahead else None)
 
     def _at_work(self) -> list[Stage]:
         return [stage for stage in self.stages if stage.name in self.chosen]

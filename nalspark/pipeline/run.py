@@ -44,8 +44,6 @@ class Run:
         Parts that the stage at work has to make.
     after_wave : ExitStack
         What is called when the wave at work is written.
-    loaded_ahead : bool
-        Whether every worker loads what scoring needs, aside.
     allow_removals : bool
         Whether files that are not there any more are gone for good.
     """
@@ -56,7 +54,6 @@ class Run:
         self.manifest = Manifest()
         self.stale: list[str] = []
         self.after_wave = ExitStack()
-        self.loaded_ahead = False
         self.allow_removals = False
 
     # ---- keys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from pyspark.sql import DataFrame, SparkSession
@@ -41,8 +41,6 @@ class Stage:
         Which parts are wanted follows from what lies outside the result, and takes long to ask.
     spectra : bool
         Its rows are the spectra in which the work of all stages is counted.
-    loads : callable, optional
-        What a worker loads for it that takes seconds.
     """
 
     name: str
@@ -53,7 +51,6 @@ class Stage:
     revision = 1
     content: tuple[str, ...] = ()
     at_once = in_place = tolerant = outside = spectra = False
-    loads: Callable[[], object] | None = None
 
     def check(self) -> None:
         """Refuse what cannot work, before a session is started."""

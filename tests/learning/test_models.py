@@ -251,7 +251,14 @@ def test_a_model_that_finds_little_says_so(trained):
 
 def test_what_scores_is_asked_for_where_it_is_not_installed(folder, monkeypatch):
     monkeypatch.setattr("nalspark.learning.models.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"needs TensorFlow, .*'nalspark\[standard\]'"):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert read_model(folder).load().predict(make_examples(3)).shape == (3,)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ModelError, match=r"^Scoring with candidate_cnn on a GPU needs TensorFlow, .*'nalspark\[standard\]'"):
+        read_model(folder).load()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    edit_card(folder, network="zhao2019")
+    with pytest.raises(ModelError, match=r"^Scoring with zhao2019 needs TensorFlow, .*'nalspark\[standard\]'"):
         read_model(folder).load()
 
 
@@ -279,7 +286,7 @@ def test_nothing_is_said_on_standard_error_in_processes_of_nalspark(folder):
     code = (
         "from nalspark.worker import own_process; own_process();"
         "from nalspark.learning.models import read_model; import numpy as np;"
-        f"read_model({str(folder)!r}).load().predict(np.zeros((1, 8, 49, 2)))"
+        f"read_model({str(folder)!r}).load_features().logits(np.zeros((1, 8, 49, 2)))"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

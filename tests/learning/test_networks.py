@@ -8,6 +8,7 @@ import pytest
 
 from nalspark.errors import ModelError
 from nalspark.learning import networks
+from nalspark.learning.candidate import MISFIT
 
 NETWORKS, build, working_channels = networks.NETWORKS, networks.build, networks.working_channels
 
@@ -125,7 +126,7 @@ def test_evidence_is_the_likelihood_ratio():
     layer.build((None, *IMAGE))
     layer.set_weights([shapes, levels])
     found = numbers(layer(np.stack([residual, inverse_error], axis=-1)))
-    error = np.where(inverse_error > 0, np.sqrt(1 / 25.0 + layer.MISFIT**2), np.inf)[..., None]
+    error = np.where(inverse_error > 0, np.sqrt(1 / 25.0 + MISFIT**2), np.inf)[..., None]
     gain = 0.5 * ((residual[..., None] / error) ** 2 - ((residual[..., None] - shapes) / error) ** 2)
     total = gain.sum(axis=(1, 2)) + levels
     evidence = np.log(np.exp(total).sum(axis=1))
