@@ -434,7 +434,7 @@ class Detector:
 
     An example's score does not depend on the others of its batch: every batch has the same number of rows, the last is padded, and what the
     networks give is rounded to multiples of :data:`STEP`. On some processors a convolution's last bits depend on a row's place in its
-    batch, by some 1e-7 of its value; such a difference outlives the rounding in less than one of 10⁵ rows, and is then one step. Between
+    batch, by some 1e-7 of its value; such a difference outlives the rounding in less than one of 10⁴ rows, and is then one step. Between
     backends and kinds of processors it is the same.
 
     Parameters
