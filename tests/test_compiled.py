@@ -15,7 +15,7 @@ PROGRAM = """
 from nalspark.spectra import continuum
 import numpy as np
 smooth = np.empty(9)
-continuum._solve(np.arange(9.0) ** 2, np.ones(9), 81.0, smooth, np.empty((3, 9)))
+continuum._solve(np.arange(9.0) ** 2, np.ones(9), 81.0, smooth, np.empty((9, 3)))
 print(smooth.tolist(), sum(continuum._solve.stats.cache_hits.values()))
 """
 

@@ -40,27 +40,59 @@ _SNR_OF_SCALE, _SNR_MOST = 10.0, 40.0
 
 
 @compiled
+def _eliminate(
+    value: float, weight: float, stiffness: float, end: int, before: tuple[float, ...], kept: Floats
+) -> tuple[float, ...]:  # fmt: skip
+    """Take one pixel, `end` pixels from that end of the spectrum where this began, out of the equations of :func:`_solve`.
+
+    `before` is 1/pivot of the last two pixels, the two elements beside the last one's pivot, the farther one of the pixel before it, and
+    what is solved so far of both; the same, one pixel on, is given back. `kept` is room for the three numbers that the way back needs. Sums
+    are written in the order in which their parts are ready: every pixel waits for the one before.
+    """
+    inverse1, inverse2, a1, b1, b2, u1, u2 = before
+    diagonal, first = 6.0 * stiffness, -4.0 * stiffness
+    if end < 2:
+        diagonal, first = (stiffness, -2.0 * stiffness) if end == 0 else (5.0 * stiffness, first)
+    here = 1.0 / (((weight + diagonal) - b2 * b2 * inverse2) - a1 * a1 * inverse1)
+    a = first - a1 * inverse1 * b1
+    u0 = (weight * value - b2 * inverse2 * u2) - a1 * inverse1 * u1
+    kept[0], kept[1], kept[2] = u0 * here, a * here, stiffness * here
+    return here, inverse1, a, stiffness, b1, u0, u1
+
+
+@compiled
 def _solve(value: Floats, weight: Floats, stiffness: float, u: Floats, work: Floats) -> None:
-    """Solve (W + λ D'D) u = W v, D the second difference, by L D L' of the five bands; `work` is room for (3, p) numbers."""
-    n, inverse, near, far = len(value), work[0], work[1], work[2]
-    # One and two pixels before: 1/pivot, pivot times the elements of L beside the diagonal (a, b), and what is solved so far. Sums are
-    # written in the order in which their parts are ready: every pixel waits for the one before.
-    inverse1 = inverse2 = a1 = b1 = b2 = u1 = u2 = 0.0
-    for i in range(n):
-        diagonal, first, second = 6.0 * stiffness, -4.0 * stiffness, stiffness
-        if i < 2 or i >= n - 2:
-            diagonal = stiffness if i == 0 or i == n - 1 else 5.0 * stiffness
-            first = 0.0 if i == n - 1 else -2.0 * stiffness if i == 0 or i == n - 2 else first
-            second = 0.0 if i >= n - 2 else second
-        here = 1.0 / (((weight[i] + diagonal) - b2 * b2 * inverse2) - a1 * a1 * inverse1)
-        a = first - a1 * inverse1 * b1
-        u0 = (weight[i] * value[i] - b2 * inverse2 * u2) - a1 * inverse1 * u1
-        inverse[i], near[i], far[i], u[i] = here, a * here, second * here, u0
-        inverse1, inverse2, a1, b1, b2, u1, u2 = here, inverse1, a, second, b1, u0, u1
-    u1 = u2 = 0.0
-    for i in range(n - 1, -1, -1):
-        u[i] = (u[i] * inverse[i] - far[i] * u2) - near[i] * u1
-        u1, u2 = u[i], u1
+    """Solve (W + λ D'D) u = W v, D the second difference: five bands, eliminated from both ends at once, since each waits for itself.
+
+    At least four pixels; `work` is room for (p, 3) numbers.
+    """
+    n, half = len(value), (len(value) - 2) // 2
+    blue = red = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    if n % 2:
+        red = _eliminate(value[n - 1], weight[n - 1], stiffness, 0, red, work[n - 1])
+    for i in range(half):
+        j = n - 1 - n % 2 - i
+        blue = _eliminate(value[i], weight[i], stiffness, i, blue, work[i])
+        red = _eliminate(value[j], weight[j], stiffness, i + n % 2, red, work[j])
+    # Two pixels are left in the middle.
+    i, j = half, half + 1
+    inverse1, inverse2, a1, b1, b2, u1, u2 = blue
+    inverse3, inverse4, a3, b3, b4, u3, u4 = red
+    first = weight[i] + (6.0 if half > 1 else 5.0) * stiffness - b2 * b2 * inverse2 - a1 * a1 * inverse1 - b3 * b3 * inverse3
+    second = weight[j] + (6.0 if n - j > 2 else 5.0) * stiffness - b4 * b4 * inverse4 - a3 * a3 * inverse3 - b1 * b1 * inverse1
+    both = -4.0 * stiffness - a1 * b1 * inverse1 - a3 * b3 * inverse3
+    left = weight[i] * value[i] - b2 * inverse2 * u2 - a1 * inverse1 * u1 - b3 * inverse3 * u3
+    right = weight[j] * value[j] - b4 * inverse4 * u4 - a3 * inverse3 * u3 - b1 * inverse1 * u1
+    determinant = first * second - both * both
+    u[i], u[j] = (left * second - right * both) / determinant, (right * first - left * both) / determinant
+    u1, u2, u3, u4 = u[i], u[j], u[j], u[i]
+    for i in range(half - 1, -1, -1):
+        j = n - 1 - n % 2 - i
+        u[i] = (work[i, 0] - work[i, 2] * u2) - work[i, 1] * u1
+        u[j] = (work[j, 0] - work[j, 2] * u4) - work[j, 1] * u3
+        u1, u2, u3, u4 = u[i], u1, u[j], u3
+    if n % 2:
+        u[n - 1] = (work[n - 1, 0] - work[n - 1, 2] * u4) - work[n - 1, 1] * u3
 
 
 @compiled
@@ -166,12 +198,12 @@ def _middle(values: Floats) -> float:
 
 
 @compiled
-def _refine(value: Floats, root: Floats, looseness: Floats, aside: Flags, continuum: Floats, work: Floats) -> None:
+def _refine(value: Floats, root: Floats, looseness: Floats, aside: Flags, continuum: Floats, room: Floats, work: Floats) -> None:
     """One round of a spectrum, in place: flux/continuum is smoothed with weights of (signal-to-noise ratio)²; `root` is √ivar.
 
-    `looseness` is 1/λ of every pixel: the weights are multiplied by it, so that λ is 1. `work` is room for (6, p) numbers.
+    `looseness` is 1/λ of every pixel: the weights are multiplied by it, so that λ is 1. `room` is for (3, p) numbers, `work` for (p, 3).
     """
-    ratio, weight, smooth = work[3], work[4], work[5]
+    ratio, weight, smooth = room[0], room[1], room[2]
     # Where an earlier round dipped to zero or below, a part of its typical level stands in, or the ratio would explode.
     # Whether it dips is told by a count: to find the middle value takes longer.
     lowest, low = np.inf, 0
@@ -231,7 +263,8 @@ def _fit_covered(
 ) -> None:  # fmt: skip
     """:func:`fit_continuum` of a spectrum that begins and ends with a good pixel; `typical` is its median ivar."""
     n, n_good = len(flux), 0
-    work, limits, sums, marks = np.empty((6, n)), np.empty((3, n)), np.empty(n + 2 * _REACH + 1), np.empty((2, n), np.bool_)
+    room, work = np.empty((3, n)), np.empty((n, 3))
+    limits, sums, marks = np.empty((3, n)), np.empty(n + 2 * _REACH + 1), np.empty((2, n), np.bool_)
     value, root, first_weight, deviation, aside = np.zeros(n), np.zeros(n), np.zeros(n), np.empty(n), np.zeros(n, np.bool_)
     looseness, shortest = np.empty(n), np.inf
     for i in range(n):
@@ -245,7 +278,7 @@ def _fit_covered(
     # The first curve may bend everywhere: one that is stiff here misses real quasars by so much that their own shape is masked.
     _solve(value, first_weight, (2.0 * shortest) ** 4, continuum, work)
     # One round without masking: the flanks of emission lines are reached before anything is taken for absorption.
-    _refine(value, root, looseness, aside, continuum, work)
+    _refine(value, root, looseness, aside, continuum, room, work)
     for _ in range(iterations):
         for i in range(n):
             deviation[i] = (value[i] - continuum[i]) * root[i]
@@ -261,7 +294,7 @@ def _fit_covered(
         if changed <= _SETTLED:
             break
         _bridge(continuum, aside)
-        _refine(value, root, looseness, aside, continuum, work)
+        _refine(value, root, looseness, aside, continuum, room, work)
 
 
 def error_inflation(deviation: NDArray[np.float64], good: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
@@ -283,9 +316,9 @@ def _inflate(deviation: Floats, good: Flags, window: int, factor: Floats, room: 
     n, total, count = len(deviation), room[0], room[1]
     blue, red = window // 2, window - window // 2  # an even window reaches further blue
     for i in range(n):
-        use = good[i] and deviation[i] > 0.0
-        total[i + 1] = total[i] + (min(deviation[i], 6.0) if use else 0.0)
-        count[i + 1] = count[i] + use
+        # Without branches: which residuals lie above is chance, and a processor would guess wrong half of the time.
+        total[i + 1] = total[i] + good[i] * min(max(deviation[i], 0.0), 6.0)
+        count[i + 1] = count[i] + (good[i] & (deviation[i] > 0.0))
     for i in range(n):
         first, last = max(i - blue, 0), min(i + red, n)
         # The mean of the upper half of a Gaussian is √(2/π) σ; unlike the rms it is ruled by the core, not by a few wild pixels. Thirty

@@ -42,7 +42,7 @@ def absorbed(centre, depth, sigma=1.8, ratio=1.4):
 
 def whittaker(values, weights, scale):
     """The rows of `values` (n, p), smoothed."""
-    smooth, work = np.empty_like(values), np.empty((3, values.shape[1]))
+    smooth, work = np.empty_like(values), np.empty((values.shape[1], 3))
     for row in range(len(values)):
         continuum._solve(values[row], weights[row], float(scale) ** 4, smooth[row], work)
     return smooth
