@@ -117,8 +117,8 @@ import nalspark, nalspark.session, nalspark.surroundings, nalspark.worker
 from nalspark.worker import idle_cleanup, load_shared
 load_shared()
 idle_cleanup()
-from nalspark.spectra.continuum import whittaker
-whittaker(numpy.ones((1, 9)), numpy.ones((1, 9)), 3.0)
+from nalspark.spectra.continuum import error_inflation
+error_inflation(numpy.ones((1, 9)), numpy.ones((1, 9), bool), 3)
 nalspark.surroundings.prepare(local=True)
 print(json.dumps([before, state()]))
 """
