@@ -280,19 +280,22 @@ def _parquet_file(path: Path) -> CatalogFile:
     def read(names: Sequence[str]) -> Iterator[RawColumns]:
         stored = [name for name in names if name in widths]
         for part in dataset.get_fragments():
-            ranges, row = {name: _range_index(part.physical_schema)[name] for name in names if name in index}, 0
+            ranges, row = _range_index(part.physical_schema), 0
             for batch in part.to_batches(schema=dataset.schema, columns=stored, batch_size=ROWS_AT_ONCE, use_threads=False):
                 rows, row = slice(row, row + len(batch)), row + len(batch)
-                yield {name: pa.array(ranges[name][rows], pa.int64()) if name in ranges else batch[name] for name in names}
+                whole = pa.table({name: batch[name] if name in widths else pa.array(ranges[name][rows], pa.int64()) for name in names})
+                yield {name: whole[name].combine_chunks() for name in names}
 
     return CatalogFile({**widths, **index}, dataset.count_rows(use_threads=False), read)
 
 
 def _range_index(schema: pa.Schema) -> dict[str, range]:
     """Give the index of a pandas table whose values rise in equal steps: pandas keeps it beside the columns, as three numbers."""
-    kept = (schema.pandas_metadata or {}).get("index_columns", [])
-    ranges = [one for one in kept if isinstance(one, dict) and isinstance(one.get("name"), str)]
-    return {one["name"]: range(one["start"], one["stop"], one["step"]) for one in ranges}
+    try:
+        kept = [one for one in (schema.pandas_metadata or {})["index_columns"] if isinstance(one, dict) and isinstance(one["name"], str)]
+        return {one["name"]: range(*(int(np.int64(one[end])) for end in ("start", "stop", "step"))) for one in kept}
+    except (LookupError, TypeError, ValueError, OverflowError):  # whoever wrote it is not pandas
+        return {}
 
 
 # --- VOTable -------------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import importlib.util
+import json
 import lzma
 import shutil
 import subprocess
@@ -357,6 +358,15 @@ def test_the_index_of_a_pandas_table_is_a_column(tmp_path: Path, fibers: tuple[i
     for number in range(2):
         frame.iloc[number : number + 1].to_parquet(folder / f"{number}.parquet")
     assert whole(open_catalog(folder, "quasars"))["fiber"].tolist() == list(fibers)
+
+
+@pytest.mark.parametrize("start, stop, step", [("a", 2, 1), (0, 2, 0), (0, 10**30, 1), (None, 2, 1), (0, 1, 1)])
+def test_an_index_that_pandas_did_not_write_ends_in_a_sentence(tmp_path: Path, start: object, stop: object, step: object) -> None:
+    index = {"kind": "range", "name": "fiber", "start": start, "stop": stop, "step": step}
+    table = pa.table({"plate": [752, 266], "mjd": [52251, 51602], "z": [1.5, 0.5]})
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps({"index_columns": [index]})}), tmp_path / "q.parquet")
+    with pytest.raises(CatalogError, match=r"q\.parquet"):
+        whole(open_catalog(tmp_path / "q.parquet", "quasars"))
 
 
 def test_decimals_and_categories_of_parquet(tmp_path: Path) -> None:
