@@ -275,25 +275,31 @@ def _parquet_file(path: Path) -> CatalogFile:
     """A file, or a folder of them, as Spark and others write it; what its folders are called (``plate=266``) are columns too."""
     dataset = ds.dataset([str(file) for file in files_of(path)], format="parquet", partitioning="hive", partition_base_dir=str(path))
     widths = {field.name: 0 if pa.types.is_nested(field.type) else 1 for field in dataset.schema}
-    index = dict.fromkeys(_range_index(dataset.schema).keys() - widths.keys(), 1)
+    index = _range_index(next(dataset.get_fragments())).keys() - widths.keys()
+    schema = pa.schema([*dataset.schema, *(pa.field(name, pa.int64()) for name in sorted(index))])
 
     def read(names: Sequence[str]) -> Iterator[RawColumns]:
-        stored = [name for name in names if name in widths]
         for part in dataset.get_fragments():
-            ranges, row = _range_index(part.physical_schema), 0
-            for batch in part.to_batches(schema=dataset.schema, columns=stored, batch_size=ROWS_AT_ONCE, use_threads=False):
+            ranges, row = _range_index(part), 0
+            missing = [name for name in names if name in index and name not in (*ranges, *part.physical_schema.names)]
+            if missing:
+                raise LookupError(f"'{part.path}' has no column '{missing[0]}', which another file of the folder has")
+            for batch in part.to_batches(schema=schema, columns=list(names), batch_size=ROWS_AT_ONCE, use_threads=False):
                 rows, row = slice(row, row + len(batch)), row + len(batch)
-                whole = pa.table({name: batch[name] if name in widths else pa.array(ranges[name][rows], pa.int64()) for name in names})
-                yield {name: whole[name].combine_chunks() for name in names}
+                yield {name: pa.array(ranges[name][rows], pa.int64()) if name in ranges else batch[name] for name in names}
 
-    return CatalogFile({**widths, **index}, dataset.count_rows(use_threads=False), read)
+    return CatalogFile({**widths, **dict.fromkeys(index, 1)}, dataset.count_rows(use_threads=False), read)
 
 
-def _range_index(schema: pa.Schema) -> dict[str, range]:
-    """Give the index of a pandas table whose values rise in equal steps: pandas keeps it beside the columns, as three numbers."""
+def _range_index(part: ds.ParquetFileFragment) -> dict[str, range]:
+    """Give the index of a pandas table whose values rise in equal steps: pandas keeps it beside the columns, as three numbers.
+
+    They may be of a larger table, of which this file is a part in any order: then nothing is known of its rows.
+    """
     try:
-        kept = [one for one in (schema.pandas_metadata or {})["index_columns"] if isinstance(one, dict) and isinstance(one["name"], str)]
-        return {one["name"]: range(*(int(np.int64(one[end])) for end in ("start", "stop", "step"))) for one in kept}
+        kept = [one for one in (part.physical_schema.pandas_metadata or {})["index_columns"] if isinstance(one, dict)]
+        ranges = {one["name"]: range(*(int(np.int64(one[end])) for end in ("start", "stop", "step"))) for one in kept}
+        return {name: numbers for name, numbers in ranges.items() if isinstance(name, str) and len(numbers) == part.count_rows()}
     except (LookupError, TypeError, ValueError, OverflowError):  # whoever wrote it is not pandas
         return {}
 

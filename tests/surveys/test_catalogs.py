@@ -360,6 +360,31 @@ def test_the_index_of_a_pandas_table_is_a_column(tmp_path: Path, fibers: tuple[i
     assert whole(open_catalog(folder, "quasars"))["fiber"].tolist() == list(fibers)
 
 
+def test_of_the_index_of_a_larger_table_nothing_is_made(tmp_path: Path) -> None:
+    """pandas writes the whole table's three numbers into each of its parts."""
+    frame = pd.DataFrame({"plate": [752, 266, 752, 266], "mjd": [51602] * 4, "z": [0.5] * 4}, index=pd.RangeIndex(1, 5, name="fiber"))
+    frame.to_parquet(tmp_path / "parts.parquet", partition_cols=["plate"])
+    pq.write_table(pa.Table.from_pandas(frame).slice(2), tmp_path / "half.parquet")
+    for name in ("parts.parquet", "half.parquet"):
+        with pytest.raises(CatalogError, match=name.replace(".", r"\.")):
+            open_catalog(tmp_path / name, "quasars")
+
+
+def test_one_file_of_a_folder_may_keep_the_index_as_a_column(tmp_path: Path) -> None:
+    """pandas does, where the values do not rise in equal steps."""
+    frame = pd.DataFrame({"plate": [752] * 6, "mjd": [51602] * 6, "z": [0.5] * 6}, index=pd.RangeIndex(1, 7, name="fiber"))
+    parts = frame.iloc[[0, 1, 3]], frame.iloc[4:]
+    for folder, order in ((tmp_path / "stored first", parts), (tmp_path / "range first", parts[::-1])):
+        folder.mkdir()
+        for number, some in enumerate(order):
+            some.to_parquet(folder / f"{number}.parquet")
+    assert whole(open_catalog(tmp_path / "stored first", "quasars"))["fiber"].tolist() == [1, 2, 4, 5, 6]
+    assert whole(open_catalog(tmp_path / "range first", "quasars"))["fiber"].tolist() == [5, 6, 1, 2, 4]
+    frame.reset_index(drop=True).to_parquet(tmp_path / "range first" / "2.parquet")
+    with pytest.raises(CatalogError, match=r"2\.parquet' has no column 'fiber'"):
+        whole(open_catalog(tmp_path / "range first", "quasars"))
+
+
 @pytest.mark.parametrize("start, stop, step", [("a", 2, 1), (0, 2, 0), (0, 10**30, 1), (None, 2, 1), (0, 1, 1)])
 def test_an_index_that_pandas_did_not_write_ends_in_a_sentence(tmp_path: Path, start: object, stop: object, step: object) -> None:
     index = {"kind": "range", "name": "fiber", "start": start, "stop": stop, "step": step}
