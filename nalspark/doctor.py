@@ -17,7 +17,7 @@ from nalspark.errors import NalsparkError
 from nalspark.surroundings import check_remote, prepare
 from nalspark.version import VERSION
 
-#: What a search loads, by the name of the import; and what only training, evaluating and GPUs need, which is shown where it is there.
+#: What a search loads, by the name of the import; and what only training, other networks and GPUs need, shown where it is there.
 _NEEDED = ("pyarrow", "numpy", "pandas", "scipy", "numba", "astropy")
 _LIBRARIES = (*_NEEDED, "sklearn", "keras", "tensorflow")
 _GB = 1e9

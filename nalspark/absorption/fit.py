@@ -206,7 +206,7 @@ def _kept(deviation: Array, weight: Array) -> Array:
     for i in range(n):
         if abs(deviation[i]) > 3.0:
             for j in range(max(i - 1, 0), min(i + 2, n)):
-                if deviation[j] != 0.0:
+                if deviation[j] != 0.0:  # beside the lines
                     kept[j] = 0.0
     return kept
 

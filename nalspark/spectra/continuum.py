@@ -233,7 +233,7 @@ def fit_continuum(
     ----------
     flux, ivar : ndarray, shape (n, p), in one unit and its inverse square
     good : ndarray of bool, shape (n, p)
-        Pixels that may be used; at least two in every row.
+        Pixels that may be used; in every row at least two, of which the first and the last are three pixels apart or more.
     scale : array_like, shape () or (n, p)
         Smoothing length at a signal-to-noise ratio of 10 per pixel, pixels.
     iterations : int
@@ -316,9 +316,10 @@ def _inflate(deviation: Floats, good: Flags, window: int, factor: Floats, room: 
     n, total, count = len(deviation), room[0], room[1]
     blue, red = window // 2, window - window // 2  # an even window reaches further blue
     for i in range(n):
-        # Without branches: which residuals lie above is chance, and a processor would guess wrong half of the time.
-        total[i + 1] = total[i] + good[i] * min(max(deviation[i], 0.0), 6.0)
-        count[i + 1] = count[i] + (good[i] & (deviation[i] > 0.0))
+        # One `&` and no `and`: which residuals lie above is chance, and a processor would guess wrong half of the time.
+        use = good[i] & (deviation[i] > 0.0)
+        total[i + 1] = total[i] + (min(deviation[i], 6.0) if use else 0.0)
+        count[i + 1] = count[i] + use
     for i in range(n):
         first, last = max(i - blue, 0), min(i + red, n)
         # The mean of the upper half of a Gaussian is √(2/π) σ; unlike the rms it is ruled by the core, not by a few wild pixels. Thirty
