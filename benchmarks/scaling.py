@@ -240,22 +240,24 @@ def draw(results: list[dict], path: Path) -> None:
     """CPU time by stage, and memory, against the number of spectra."""
     from matplotlib import pyplot as plt
 
-    results = sorted((r for r in results if r["cores"] == max(x["cores"] for x in results)), key=lambda r: r["n"])
+    results = sorted((r for r in results if r["cores"] == max(x["cores"] for x in results)), key=lambda r: (r["n"], totals(r)[1]))
+    by_n = {n: [r for r in results if r["n"] == n] for n in {r["n"] for r in results}}
+    results = [by_n[n][len(by_n[n]) // 2] for n in sorted(by_n)]  # of several runs the one in the middle
     n = np.array([r["n"] for r in results])
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     names = list(results[0]["stages"])
     cost = [[r["stages"][name]["cpu"] for r in results] for name in names]
     left.stackplot(n, cost, labels=names, colors=plt.get_cmap("viridis")(np.linspace(0.05, 0.95, len(names))))
     left.set(xlabel="spectra", ylabel="CPU time (s)", xlim=(0, None), ylim=(0, None))
-    left.xaxis.set_major_formatter("{x:,.0f}")
     left.legend(frameon=False, fontsize=9, loc="upper left", reverse=True)
     for kind, marker in (("all", "o"), ("driver JVM", "s"), ("Python workers", "^"), ("driver Python", "v")):
         size = [r["peak_mib"].get(kind, np.nan) / 1024 for r in results]
         (line,) = right.plot(n, size, marker=marker)
         right.annotate(kind, (n[-1], size[-1]), (0, 7), textcoords="offset points", ha="right", color=line.get_color(), fontsize=9)
     right.set(xlabel="spectra", ylabel="peak memory (GiB)", xlim=(0, None), ylim=(0, None))
-    right.xaxis.set_major_formatter("{x:,.0f}")
     for axes in (left, right):
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
