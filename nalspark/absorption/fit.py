@@ -190,17 +190,27 @@ def _line_start(value: Array, weight: Array, u: Array, width: float, offset: flo
 
 
 @compiled
-def _deviations(value: Array, weight: Array, u: Array, parameters: Array, offset: float, deviation: Array) -> None:
-    """Write what the model leaves at pixels beside the lines, in σ; 0 elsewhere."""
-    row, reach = np.empty(6), 2.5 * np.exp(parameters[LOG_WIDTH]) + 1.0
+def _residuals(value: Array, u: Array, parameters: Array, offset: float) -> Array:
+    """What the model leaves at each pixel."""
+    left, row = np.empty(len(u)), np.empty(6)
     for i in range(len(u)):
-        x = u[i] - parameters[EPSILON]
-        beside = abs(x) > reach and abs(x - offset) > reach
-        deviation[i] = (value[i] - _model(u[i], parameters, offset, row)) * np.sqrt(weight[i]) if beside else 0.0
+        left[i] = value[i] - _model(u[i], parameters, offset, row)
+    return left
 
 
 @compiled
-def _kept(deviation: Array, weight: Array) -> Array:
+def _deviations(left: Array, weight: Array, u: Array, parameters: Array, offset: float) -> Array:
+    """What is left at pixels beside the lines, in σ; 0 elsewhere."""
+    deviation, reach = np.zeros(len(u)), 2.5 * np.exp(parameters[LOG_WIDTH]) + 1.0
+    for i in range(len(u)):
+        x = u[i] - parameters[EPSILON]
+        if abs(x) > reach and abs(x - offset) > reach:
+            deviation[i] = left[i] * np.sqrt(weight[i])
+    return deviation
+
+
+@compiled
+def _without_outliers(deviation: Array, weight: Array) -> Array:
     """Weights with 0 at those pixels beside the lines that deviate by more than 3 σ, and at their neighbours there."""
     n, kept = len(weight), weight.copy()
     for i in range(n):
@@ -212,54 +222,75 @@ def _kept(deviation: Array, weight: Array) -> Array:
 
 
 @compiled
-def _judge(value: Array, weight: Array, kept: Array, u: Array, parameters: Array, offset: float, deviation: Array, others: Array) -> None:
-    """Write the numbers of :class:`DoubletFit` that follow from a fit, in their order."""
-    row, width = np.empty(6), np.exp(parameters[LOG_WIDTH])
-    reach, chi2, freedom, contamination = max(2.0 * width, 1.5), 0.0, -6, -np.inf
-    coverage, split, variance = 1.0, 0.0, 0.0
-    for line in range(2):
-        near = good = 0
-        signal, power, chi2, freedom = 0.0, 0.0, 0.0, -6
-        for i in range(len(u)):
-            left = value[i] - _model(u[i], parameters, offset, row)
-            chi2 += kept[i] * left * left
-            freedom += kept[i] > 0.0
-            # One Newton step of this line's own centre from the common fit.
-            x = (u[i] - parameters[EPSILON] - line * offset) / width
-            slope = parameters[FIRST + line] * np.exp(-0.5 * x * x) * x / width
-            signal += kept[i] * slope * left
-            power += kept[i] * slope * slope
-            if abs(x) * width <= reach:
-                near += 1
-                good += weight[i] > 0.0
-        power = max(power, 1e-12)
-        split += (2 * line - 1) * signal / power
-        variance += 1.0 / power
-        coverage = min(coverage, good / max(near, 1))
-    for i in range(1, len(u) - 1):
-        contamination = max(contamination, (deviation[i - 1] + deviation[i] + deviation[i + 1]) / np.sqrt(3.0))
-    others[0], others[1], others[2], others[3], others[4] = chi2 / max(freedom, 1), coverage, contamination, split, np.sqrt(variance)
+def _chi2_reduced(left: Array, weight: Array) -> float:
+    chi2, freedom = 0.0, -6
+    for i in range(len(left)):
+        chi2 += weight[i] * left[i] * left[i]
+        freedom += weight[i] > 0.0
+    return chi2 / max(freedom, 1)
 
 
 @compiled
-def _fit_each(
-    value: Array, weight: Array, u: Array, width: Array, offset: float, parameters: Array, covariance: Array, others: Array
-) -> None:  # fmt: skip
-    deviation, factor = np.empty(len(u)), np.empty((6, 6))
+def _coverage(weight: Array, u: Array, parameters: Array, offset: float) -> float:
+    """Smaller of the two lines' fractions of usable pixels."""
+    reach, least = max(2.0 * np.exp(parameters[LOG_WIDTH]), 1.5), 1.0
+    for line in range(2):
+        near = good = 0
+        for i in range(len(u)):
+            if abs(u[i] - parameters[EPSILON] - line * offset) <= reach:
+                near += 1
+                good += weight[i] > 0.0
+        least = min(least, good / max(near, 1))
+    return least
+
+
+@compiled
+def _contamination(deviation: Array) -> float:
+    """Largest deviation of three pixels together."""
+    most = -np.inf
+    for i in range(1, len(deviation) - 1):
+        most = max(most, (deviation[i - 1] + deviation[i] + deviation[i + 1]) / np.sqrt(3.0))
+    return most
+
+
+@compiled
+def _split(left: Array, weight: Array, u: Array, parameters: Array, offset: float) -> tuple[float, float]:
+    """One Newton step of each line's own centre from the common fit: their difference and its error, pixels."""
+    width, split, variance = np.exp(parameters[LOG_WIDTH]), 0.0, 0.0
+    for line in range(2):
+        signal = power = 0.0
+        for i in range(len(u)):
+            x = (u[i] - parameters[EPSILON] - line * offset) / width
+            slope = parameters[FIRST + line] * np.exp(-0.5 * x * x) * x / width
+            signal += weight[i] * slope * left[i]
+            power += weight[i] * slope * slope
+        power = max(power, 1e-12)
+        split += (2 * line - 1) * signal / power
+        variance += 1.0 / power
+    return split, np.sqrt(variance)
+
+
+@compiled
+def _fit_each(value: Array, weight: Array, u: Array, width: Array, offset: float, results: tuple[Array, Array, Array]) -> None:
+    """Write every candidate's parameters, their covariance, and the other numbers of :class:`DoubletFit` in their order."""
+    factor = np.empty((6, 6))
     for k in range(len(value)):
-        _line_start(value[k], weight[k], u, width[k], offset, parameters[k])
-        _levenberg_marquardt(value[k], weight[k], u, parameters[k], offset)
+        parameters, covariance, others = results[0][k], results[1][k], results[2][k]
+        _line_start(value[k], weight[k], u, width[k], offset, parameters)
+        _levenberg_marquardt(value[k], weight[k], u, parameters, offset)
         # Other absorption beside the lines must not tilt the continuum: pixels that deviate there are dropped, and the fit is repeated.
-        _deviations(value[k], weight[k], u, parameters[k], offset, deviation)
-        kept = _kept(deviation, weight[k])
-        _factorize(_levenberg_marquardt(value[k], kept, u, parameters[k], offset), 0.0, factor)
-        _deviations(value[k], weight[k], u, parameters[k], offset, deviation)
-        _judge(value[k], weight[k], kept, u, parameters[k], offset, deviation, others[k])
+        left = _residuals(value[k], u, parameters, offset)
+        kept = _without_outliers(_deviations(left, weight[k], u, parameters, offset), weight[k])
+        _factorize(_levenberg_marquardt(value[k], kept, u, parameters, offset), 0.0, factor)
+        left = _residuals(value[k], u, parameters, offset)
+        others[0], others[1] = _chi2_reduced(left, kept), _coverage(weight[k], u, parameters, offset)
+        others[2] = _contamination(_deviations(left, weight[k], u, parameters, offset))
+        others[3], others[4] = _split(left, kept, u, parameters, offset)
         # Many components are not one Gaussian: what the model misses is an error of its parameters too. The 1.4 leaves chance alone.
         for a in range(6):
-            covariance[k, a] = 0.0
-            covariance[k, a, a] = max(others[k, 0] / 1.4, 1.0)
-            _solve(factor, covariance[k, a])
+            covariance[a] = 0.0
+            covariance[a, a] = max(others[0] / 1.4, 1.0)
+            _solve(factor, covariance[a])
 
 
 def fit_doublets(residual: Array, inverse_error: Array, width: Array, geometry: ImageGeometry, offset: float) -> DoubletFit:
@@ -279,5 +310,5 @@ def fit_doublets(residual: Array, inverse_error: Array, width: Array, geometry: 
     weight = doublet_pixels(inverse_error, geometry)[0] ** 2
     weight[:, (u < -_MARGIN - 3) | (u > offset + _MARGIN + 3)] = 0.0
     parameters, covariance, others = np.empty((len(value), 6)), np.empty((len(value), 6, 6)), np.empty((len(value), 5))
-    _fit_each(value, weight, u, width.astype(float), float(offset), parameters, covariance, others)
+    _fit_each(value, weight, u, width.astype(float), float(offset), (parameters, covariance, others))
     return DoubletFit(parameters, covariance, *others.T)

@@ -292,14 +292,20 @@ def _parquet_file(path: Path) -> CatalogFile:
 
 
 def _range_index(part: ds.ParquetFileFragment) -> dict[str, range]:
-    """Give the index of a pandas table whose values rise in equal steps: pandas keeps it beside the columns, as three numbers.
+    """Give the index of a pandas table whose values lie in equal steps: pandas keeps it beside the columns, as three numbers.
 
-    They may be of a larger table, of which this file is a part in any order: then nothing is known of its rows.
+    They may be of a larger table, of which this file is a part in any order: then nothing is known of its rows. A column of the same name
+    goes first.
     """
+    columns = {*part.physical_schema.names, *ds.get_partition_keys(part.partition_expression)}
     try:
-        kept = [one for one in (part.physical_schema.pandas_metadata or {})["index_columns"] if isinstance(one, dict)]
+        kept = [
+            one
+            for one in (part.physical_schema.pandas_metadata or {})["index_columns"]
+            if isinstance(one, dict) and isinstance(one["name"], str)
+        ]
         ranges = {one["name"]: range(*(int(np.int64(one[end])) for end in ("start", "stop", "step"))) for one in kept}
-        return {name: numbers for name, numbers in ranges.items() if isinstance(name, str) and len(numbers) == part.count_rows()}
+        return {name: numbers for name, numbers in ranges.items() if name not in columns and len(numbers) == part.count_rows()}
     except (LookupError, TypeError, ValueError, OverflowError):  # whoever wrote it is not pandas
         return {}
 

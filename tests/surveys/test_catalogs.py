@@ -385,6 +385,15 @@ def test_one_file_of_a_folder_may_keep_the_index_as_a_column(tmp_path: Path) -> 
         whole(open_catalog(tmp_path / "range first", "quasars"))
 
 
+def test_a_column_goes_before_an_index_of_its_name(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"plate": [752, 266], "mjd": [52251, 51602], "fiber": [44, 5], "z": [1.5, 0.5]}).rename_axis("fiber")
+    frame.to_parquet(tmp_path / "q.parquet")
+    assert whole(open_catalog(tmp_path / "q.parquet", "quasars"))["fiber"].tolist() == [44, 5]
+    (tmp_path / "parts" / "plate=752").mkdir(parents=True)
+    frame.iloc[:1].drop(columns="plate").rename_axis("plate").to_parquet(tmp_path / "parts" / "plate=752" / "0.parquet")
+    assert whole(open_catalog(tmp_path / "parts", "quasars"))["plate"].tolist() == [752]
+
+
 @pytest.mark.parametrize("start, stop, step", [("a", 2, 1), (0, 2, 0), (0, 10**30, 1), (None, 2, 1), (0, 1, 1)])
 def test_an_index_that_pandas_did_not_write_ends_in_a_sentence(tmp_path: Path, start: object, stop: object, step: object) -> None:
     index = {"kind": "range", "name": "fiber", "start": start, "stop": stop, "step": step}
