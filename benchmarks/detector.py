@@ -47,7 +47,7 @@ from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.regrid import place_on_grid
 from nalspark.surveys.catalogs import equivalent_width_quantiles, open_catalog
 from nalspark.surveys.reader import open_spectrum
-from nalspark.surveys.sdss import SurveySpectrum
+from nalspark.surveys.spectrum import SurveySpectrum
 
 BLOCK = 256
 #: Redshifts under which a star, a galaxy or empty sky is searched.

@@ -28,7 +28,7 @@ from nalspark.mocks.survey import INSTRUMENT_SIGMA_KMS, simulate_survey
 from nalspark.settings import Settings, load
 from nalspark.spectra.grid import LATTICE
 from nalspark.surveys.reader import open_spectrum
-from nalspark.surveys.sdss import SurveySpectrum
+from nalspark.surveys.spectrum import SurveySpectrum
 
 Given, Made = TypeVar("Given"), TypeVar("Made")
 

@@ -11,18 +11,19 @@ from nalspark.version import VERSION as __version__
 if TYPE_CHECKING:
     from nalspark.finder import find
     from nalspark.pipeline.door import run
-    from nalspark.surveys.reader import read_spectrum
+    from nalspark.surveys.reader import read_spectra, read_spectrum
     from nalspark.tables.result import open_result
 
 #: Public name → the module that has it. No module has a public name: importing such a module would replace the function.
 _DOORS = {
     "find": "nalspark.finder",
     "open_result": "nalspark.tables.result",
+    "read_spectra": "nalspark.surveys.reader",
     "read_spectrum": "nalspark.surveys.reader",
     "run": "nalspark.pipeline.door",
 }
 
-__all__ = ["__version__", "find", "open_result", "read_spectrum", "run"]
+__all__ = ["__version__", "find", "open_result", "read_spectra", "read_spectrum", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,7 @@ from nalspark.spectra.regrid import place_on_grid
 #: The columns that make a candidate's image, in the order of a network's channels; and what a whole-spectrum network sees.
 IMAGE_COLUMNS, SPECTRUM_COLUMNS = ("image_residual", "image_inverse_error"), ("flux",)
 #: The columns that hold a spectrum's pixels as the survey published them.
-PIXELS = ("first_pixel", "loglam", "flux", "ivar", "mask", "resolution")
+PIXELS = ("first_pixel", "loglam", "flux", "ivar", "mask", "resolution", "scatter")
 #: 5000 km/s in pixels: the range around an absorber in which a broad trough (BAL) counts.
 _BAL_REACH = 72
 
@@ -167,7 +167,8 @@ class Detections:
 def on_lattice(columns: Mapping[str, Any]) -> Spectra:
     """Lay the pixels of spectra, :data:`PIXELS` by name, on the lattice."""
     origin = [loglam if loglam is not None else int(first) for loglam, first in zip(columns["loglam"], columns["first_pixel"], strict=True)]
-    return place_on_grid(columns["flux"], columns["ivar"], columns["mask"], origin, LATTICE, columns["resolution"])
+    flux, ivar, mask, resolution, scatter = (columns[name] for name in ("flux", "ivar", "mask", "resolution", "scatter"))
+    return place_on_grid(flux, ivar, mask, origin, LATTICE, resolution, scatter)
 
 
 def prepare(spectra: Spectra, z_qso: NDArray[np.float64], settings: Settings) -> Normalized:

@@ -136,8 +136,8 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
         flux, ivar, good, scale=smoothing_scale(grid, z_qso, settings), iterations=settings.continuum_iterations,
         significance=settings.clip_significance,
     )  # fmt: skip
-    ivar /= error_inflation((flux - fitted) * np.sqrt(ivar), good, settings.noise_window_pixels) ** 2
-    ready = Spectra(flux, ivar, mask, grid, spectra.resolution)
+    ready = replace(spectra, flux=flux, ivar=ivar, mask=mask)
+    ivar /= error_inflation(ready.deviations(fitted), good, settings.noise_window_pixels) ** 2
     continuum = fitted.astype(np.float32)
     snr = masked_median(np.sqrt(ivar) * continuum, ready.good & window)
     searched = searched_pixels(ready, continuum, z_qso, species, settings) & usable[:, None]

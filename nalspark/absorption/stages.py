@@ -25,7 +25,7 @@ from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SEARCHED, SPECTRA, T
 from nalspark.tables.table import Table
 
 #: Who a spectrum is: carried through every stage.
-_CARRIED = ("spectrum_id", "part", "plate", "mjd", "fiber", "ra", "dec", "z_qso")
+_CARRIED = ("spectrum_id", "part", *schemas.NATIVE_IDS, "ra", "dec", "z_qso")
 
 
 def measured_table(settings: Settings) -> Table:
@@ -38,8 +38,8 @@ def measured_table(settings: Settings) -> Table:
 
 def _of_targets(spectra: DataFrame, targets: DataFrame) -> DataFrame:
     """The pixels of every target; targets are small beside them and are broadcast, one wave of parts at a time."""
-    pixels = spectra.select("path", *chain.PIXELS)
-    return pixels.join(F.broadcast(targets.select("path", *_CARRIED)), "path")
+    pixels = spectra.select("path", "spectrum_id", *chain.PIXELS)
+    return pixels.join(F.broadcast(targets.select("path", *_CARRIED)), ["path", "spectrum_id"])
 
 
 def _summary(columns: Columns, ready: Normalized) -> Columns:

@@ -18,8 +18,9 @@ from nalspark.absorption.normalize import Normalized
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.strength import ERRORS
 from nalspark.lines import LineSpecies
-from nalspark.surveys.catalogs import ID_COLUMNS, open_catalog, read_rows
+from nalspark.surveys.catalogs import open_catalog, read_rows
 from nalspark.surveys.crossmatch.sky import is_position, nearest
+from nalspark.surveys.identity import ID_COLUMNS, KEYS, match_by_id
 from nalspark.tables.arrow import decode
 from nalspark.tables.result import Result, open_parquet, open_result, read_columns
 from nalspark.tables.schemas import MATCHES, SPECTRA
@@ -69,7 +70,10 @@ def read_result(folder: str | Path) -> Catalogue:
     first, second = result.species.primary.label, result.species.secondary.label
     widths = [f"ew_{first}", f"ew_{first}_err", f"snr_{first}", f"snr_{second}"]
     absorbers = result.table("absorbers", ["spectrum_id", "z_abs", *widths, "fwhm_kms", "doublet_ratio", "score"]).to_pandas()
-    sightlines = result.table("sightlines", list(_SIGHTLINES)).to_pandas()
+    table = result.table("sightlines", list(_SIGHTLINES))
+    for name in ID_COLUMNS:  # of whole numbers with gaps pandas makes real ones, which do not hold them
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].fill_null(-1))
+    sightlines = table.to_pandas()
     return Catalogue(result, absorbers, sightlines.drop_duplicates("spectrum_id", ignore_index=True))
 
 
@@ -122,18 +126,19 @@ def read_catalogue(path: str | Path, catalogue: Catalogue) -> pd.DataFrame:
 
 
 def assign_spectra(rows: pd.DataFrame, sightlines: pd.DataFrame, radius_arcsec: float) -> pd.DataFrame:
-    """Give catalogue rows the ``spectrum_id`` of the spectra of their quasar: by plate, mjd and fiber, else as the nearest on the sky.
+    """Give catalogue rows the ``spectrum_id`` of the spectra of their quasar: by a key, else as the nearest on the sky.
 
     Parameters
     ----------
     rows : DataFrame
-        ``plate mjd fiber`` (-1 where not given), ``ra dec`` (NaN where not given).
+        The columns of the keys (-1 where not given), ``ra dec`` (NaN where not given).
     sightlines : DataFrame
     radius_arcsec : float
     """
     ids = list(ID_COLUMNS)
-    has_id = (rows[ids] > 0).all(axis=1)
-    by_id = rows[has_id].merge(sightlines[["spectrum_id", *ids]], on=ids)
+    has_id = np.logical_or.reduce([(rows[list(key)] > 0).all(axis=1) for key in KEYS])
+    has_id = pd.Series(has_id, rows.index)
+    by_id = match_by_id(rows, sightlines)
     spectra = sightlines[~sightlines["spectrum_id"].isin(by_id["spectrum_id"])]
     spectra = spectra[is_position(spectra["ra"].to_numpy(float), spectra["dec"].to_numpy(float))]
     placed = rows[is_position(rows["ra"].to_numpy(float), rows["dec"].to_numpy(float))]

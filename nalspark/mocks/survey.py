@@ -318,15 +318,15 @@ def _truth(species: LineSpecies, absorbers: inject.Absorbers, spectra: list[_Spe
 
 def _write_tables(out: Path, blocks: Iterator[_Block], progress: Callable[[int], None]) -> int:
     """Write truth as blocks come, the quasars (56 bytes each) and the names of their sources at the end; give the number of absorbers."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from nalspark.tables.arrow import encode
     from nalspark.tables.schemas import TRUTH  # here, not above: its pyspark types would slow down every worker's start
 
     known, sources, n_spectra, n_absorbers = list[NDArray[Any]](), list[str](), 0, 0
     with pq.ParquetWriter(out / "truth.parquet", TRUTH.arrow_schema, compression="zstd") as writer:
         for truth, of_block, names in blocks:
-            writer.write_table(pa.table(truth, schema=TRUTH.arrow_schema))
+            writer.write_batch(encode(truth, TRUTH))
             known.append(of_block)
             sources += names
             n_spectra, n_absorbers = n_spectra + len(of_block), n_absorbers + len(truth["z_abs"])

@@ -12,10 +12,11 @@ from nalspark.pipeline.inputs import Inputs
 from nalspark.pipeline.run import Run
 from nalspark.pipeline.stage import Made, Stage
 from nalspark.session import narrow_reads
-from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, rows_given, write_parquet
+from nalspark.surveys.catalogs import Catalog, rows_given, write_parquet
 from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, mark_duplicates, match_counts, passed_over
+from nalspark.surveys.identity import KEYS
 from nalspark.surveys.stages import SPECTRA_READ
-from nalspark.tables.schemas import MATCHES, TARGETS
+from nalspark.tables.schemas import MATCHES, NATIVE_IDS, TARGETS
 
 
 class Crossmatch(Stage):
@@ -28,8 +29,8 @@ class Crossmatch(Stage):
     name, table, more = "crossmatch", TARGETS, (MATCHES,)
     reads = (SPECTRA_READ.name,)
     sections = ("crossmatch",)
-    revision = 4
-    content = ("spectrum_id", "path", "plate", "mjd", "fiber", "ra", "dec", "z_qso", "reason")
+    revision = 5
+    content = ("spectrum_id", "path", *NATIVE_IDS, "ra", "dec", "z_qso", "reason")
     at_once = True
 
     def __init__(self, inputs: Inputs) -> None:
@@ -111,10 +112,12 @@ class Crossmatch(Stage):
 
 def _nothing_matches(catalog: Catalog, given: Mapping[str, int]) -> str:
     """Warn of a catalogue of which nothing matches: it is of another survey, or not read as it is meant."""
-    identified, placed = (min(given[name] for name in names) for names in (ID_COLUMNS, ("ra", "dec")))
+    identified = max(min(given[name] for name in key) for key in KEYS)
+    placed = min(given[name] for name in ("ra", "dec"))
     columns = ", ".join(f"{name} = '{column}'" for name, column in catalog.columns)
     return (
-        f"WARNING: nothing in catalogue '{catalog.name}' matches any spectrum. Of its {catalog.n_rows} rows {identified} have a plate, mjd "
-        f"and fiber and {placed} a position. The map '{catalog.map}' reads {columns}. Is it a catalogue of these spectra, and are its "
-        f"positions J2000 in degrees? Name another map with '{catalog.name}::map', or describe it in conf/catalogs."
+        f"WARNING: nothing in catalogue '{catalog.name}' matches any spectrum. Of its {catalog.n_rows} rows {identified} have an "
+        f"identifier (plate, mjd and fiber; TARGETID; CATALOGID) and {placed} a position. The map '{catalog.map}' reads {columns}. "
+        f"Is it a catalogue of these spectra, and are its positions J2000 in degrees? Name another map with '{catalog.name}::map', or "
+        "describe it in conf/catalogs."
     )

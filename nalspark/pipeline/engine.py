@@ -319,7 +319,8 @@ class Engine:
             run.manifest.parts(name).update(parts)
         if len(wave) < of:  # else when the stage has finished
             run.store.commit(run.manifest)
-        summary.add(made[stage.table.name].values(), rows_in, self._spectra(stage, wave))
+        own = made[stage.table.name].values()
+        summary.add(own, rows_in, sum(record.rows for record in own) if stage.spectra else self._spectra(stage, wave))
         summary.bytes += run.store.size(made[stage.table.name].values())
         done += len(wave)
         run.progress.advance()
@@ -363,9 +364,10 @@ class Engine:
         return {part: replace(record, content=digest(record.rows, contents.get(part))) for part, record in made.items()}
 
     def _check_rows(self, stage: Stage, parts: list[str], made: dict[str, Part]) -> None:
-        rows, due = sum(record.rows for record in made.values()), stage.due(self._run, parts)
-        if due is not None and rows != due:
-            raise StoreError(f"Stage '{stage.name}' wrote {rows} rows where {due} were due; the manifest is left as it was. Run it again.")
+        rows, due, least = sum(record.rows for record in made.values()), stage.due(self._run, parts), stage.least(self._run, parts)
+        if rows < least or (due is not None and rows != due):
+            owed = f"{due}" if due is not None else f"at least {least}"
+            raise StoreError(f"Stage '{stage.name}' wrote {rows} rows where {owed} were due; the manifest is left as it was. Run it again.")
 
     def _rows_in(self, stage: Stage, parts: list[str]) -> int:
         """Usable rows that a stage reads of some parts; its own weight where it reads none."""

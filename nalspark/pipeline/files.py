@@ -19,6 +19,8 @@ from nalspark.tables.manifest import Part
 from nalspark.tables.schemas import FILES
 
 _LISTING = "listing"
+#: A file above the first size has several spectra, each of the second: a target of a DESI coadd with its resolution matrix.
+_ONE_SPECTRUM_BYTES, _TARGET_BYTES = 24 * 2**20, 440_000
 
 
 class SpectrumFiles:
@@ -27,7 +29,7 @@ class SpectrumFiles:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._listed: DataFrame | None = None
-        self._parts: dict[str, tuple[int, str]] | None = None
+        self._parts: dict[str, tuple[int, int, str]] | None = None
         self._fixed: tuple[str, DataFrame] | None = None
 
     @cached_property
@@ -47,8 +49,8 @@ class SpectrumFiles:
             self._listed = (frame.repartition(count) if count else frame).persist()
         return self._listed
 
-    def parts(self, spark: SparkSession) -> dict[str, tuple[int, str]]:
-        """Give for each part the number of its files, and a digest of their paths, sizes and times.
+    def parts(self, spark: SparkSession) -> dict[str, tuple[int, int, str]]:
+        """Give for each part the number of its files, that of its spectra by their size, and a digest of their paths, sizes and times.
 
         Raises
         ------
@@ -57,16 +59,23 @@ class SpectrumFiles:
         """
         if self._parts is None:
             content = F.sum(F.xxhash64("path", "size", "modified_ns").cast("decimal(38,0)")).cast("string")
-            rows = self.listed(spark).groupBy("part").agg(F.count("*").alias("n"), content.alias("content")).collect()
+            spectra = F.sum(F.when(F.col("size") > _ONE_SPECTRUM_BYTES, F.col("size") / _TARGET_BYTES).otherwise(1)).cast("long")
+            sums = {"n": F.count("*"), "spectra": spectra, "content": content}
+            rows = self.listed(spark).groupBy("part").agg(*[value.alias(name) for name, value in sums.items()]).collect()
             if not rows:
-                raise NalsparkError("No spectrum files (*.fits, *.fit, also .gz) were found below the given spectra.")
-            self._parts = {row["part"]: (row["n"], row["content"]) for row in sorted(rows)}
+                raise NalsparkError("No spectrum files (*.fits, *.fit, also .gz and .fz) were found below the given spectra.")
+            self._parts = {row["part"]: (row["n"], row["spectra"], row["content"]) for row in sorted(rows)}
         return self._parts
 
     def count(self, parts: Iterable[str]) -> int:
         """Count the files of some parts."""
         assert self._parts is not None
         return sum(self._parts[part][0] for part in parts)
+
+    def spectra(self, parts: Iterable[str]) -> int:
+        """Estimate the spectra in the files of some parts, by their size."""
+        assert self._parts is not None
+        return sum(self._parts[part][1] for part in parts)
 
     def changes(self, run: Run, wanted: dict[str, str]) -> FileChanges:
         """Compare with the last list; only parts whose key differs are compared file by file."""

@@ -12,16 +12,16 @@ from nalspark.settings import Settings
 from nalspark.surveys import stages as surveys
 from nalspark.tables.schemas import FILES
 
-#: Files of a task.
-_FILES_PER_TASK = 1000
+#: Spectra of a task.
+_SPECTRA_PER_TASK = 1000
 
 
 class Ingest(Stage):
-    """Read every file. A part is a range of plates; its key the paths, sizes and times of its files."""
+    """Read every file. A part's key is made of the paths, sizes and times of its files."""
 
     name, table, more = "ingest", surveys.SPECTRA_READ, (FILES,)
     sections = ("ingest",)
-    revision = 2
+    revision = 3
     outside = spectra = True
 
     def __init__(self, settings: Settings) -> None:
@@ -31,7 +31,7 @@ class Ingest(Stage):
         _ = self.files.sources
 
     def wanted(self, run: Run) -> dict[str, str]:
-        return {part: run.key(self, part, *found) for part, found in self.files.parts(run.spark).items()}
+        return {part: run.key(self, part, files, content) for part, (files, _, content) in self.files.parts(run.spark).items()}
 
     def news(self, run: Run) -> list[str]:
         lines = [f"files       {self.files.changes(run, self.wanted(run))}"]
@@ -39,15 +39,18 @@ class Ingest(Stage):
             lines.append(f"            {again} part(s) hold files that could not be opened or read at the last run; they are tried again")
         return lines
 
-    def due(self, run: Run, parts: list[str]) -> int:
+    def least(self, run: Run, parts: list[str]) -> int:
         return self.files.count(parts)
+
+    def weight(self, run: Run, parts: list[str]) -> int:
+        return self.files.spectra(parts)
 
     def accept(self, run: Run, parts: set[str]) -> None:
         self.files.check_removals(run, parts)
 
     def compute(self, run: Run, parts: list[str]) -> Made:
         due = self.files.fix(run).where(F.col("part").isin(parts)).select("path", "part")
-        tasks = run.settings.pipeline.partitions or max(parallelism(run.spark), self.files.count(parts) // _FILES_PER_TASK)
+        tasks = run.settings.pipeline.partitions or max(parallelism(run.spark), self.files.spectra(parts) // _SPECTRA_PER_TASK)
         # Neighbouring paths in one task: it writes few parts and reads few folders.
         due = due.repartitionByRange(tasks, "part", "path").sortWithinPartitions("part", "path")
         remote = F.col("path").rlike("^[A-Za-z][A-Za-z0-9+.-]*:/")

@@ -71,6 +71,10 @@ class Stage:
         """Give the rows owed for some parts; None for any number."""
         return None
 
+    def least(self, run: Run, parts: list[str]) -> int:
+        """Give the smallest number of rows that some parts can have."""
+        return self.due(run, parts) or 0
+
     def weight(self, run: Run, parts: list[str]) -> int:
         """Give how much work some parts are, in rows: waves are bundled by it."""
         return self.due(run, parts) or 0

@@ -32,6 +32,8 @@ class Spectra:
     grid : WavelengthGrid
     resolution : ndarray, shape (n, r), lattice pixels, or None
         Gaussian σ of the line-spread function at the grid's ``resolution_pixels``; NaN where it is not known.
+    scatter : ndarray, shape (n, r), or None
+        Of rebinned spectra: how much single pixels scatter over what their errors say, which hold in sums; None where no pixel is shared.
     """
 
     flux: NDArray[np.float32]
@@ -39,6 +41,7 @@ class Spectra:
     mask: NDArray[np.uint8]
     grid: WavelengthGrid
     resolution: NDArray[np.float32] | None = None
+    scatter: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.flux), self.grid.n_pixels)
@@ -49,8 +52,16 @@ class Spectra:
 
     def take(self, which: NDArray[Any]) -> Spectra:
         """Take some of them, by a mask or by numbers."""
-        resolution = None if self.resolution is None else self.resolution[which]
-        return Spectra(self.flux[which], self.ivar[which], self.mask[which], self.grid, resolution)
+        resolution, scatter = (None if values is None else values[which] for values in (self.resolution, self.scatter))
+        return Spectra(self.flux[which], self.ivar[which], self.mask[which], self.grid, resolution, scatter)
+
+    def deviations(self, continuum: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the deviations from a continuum, shape (n, p), in units of what single pixels should scatter."""
+        deviation: NDArray[np.float64] = (self.flux - continuum) * np.sqrt(self.ivar)
+        if self.scatter is not None:
+            places = np.arange(self.scatter.shape[1]) * RESOLUTION_STEP
+            deviation /= np.stack([np.interp(np.arange(self.grid.n_pixels), places, row) for row in self.scatter])
+        return deviation
 
     def resolution_at(self, row: NDArray[np.int64], pixel: NDArray[np.int64]) -> NDArray[np.float64]:
         """Give the σ of the line-spread function at pixels of some rows, shape (m,), lattice pixels; NaN where it is not known."""

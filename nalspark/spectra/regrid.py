@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from nalspark.spectra.batch import PixelFlag, Spectra
-from nalspark.spectra.grid import WavelengthGrid
+from nalspark.spectra.grid import RESOLUTION_STEP, WavelengthGrid
 
 #: Steps over which the usual distance of pixels is taken, and the multiple of it from which on pixels are missing between two.
 _NEIGHBOURHOOD, _GAP = 11, 1.5
@@ -23,6 +25,7 @@ def place_on_grid(
     origin: Sequence[int | NDArray[np.float64]],
     grid: WavelengthGrid,
     resolution: Sequence[NDArray[np.float32] | None] | None = None,
+    scatter: Sequence[NDArray[np.float32] | None] | None = None,
 ) -> Spectra:
     """Bring spectra to a common grid.
 
@@ -35,6 +38,8 @@ def place_on_grid(
     grid : WavelengthGrid
     resolution : sequence of n ndarrays, shape (r,), or None, optional
         As :class:`Spectra` has it; None where it is not known.
+    scatter : sequence of n ndarrays, shape (r,), or None, optional
+        As :class:`Spectra` has it, of spectra that lie on the lattice because somebody rebinned them; None where nobody did.
 
     Returns
     -------
@@ -42,22 +47,28 @@ def place_on_grid(
         Pixels that a spectrum does not cover have flux and ivar 0 and the flag NO_DATA.
     """
     shape = (len(flux), grid.n_pixels)
-    known = np.full((len(flux), len(grid.resolution_pixels)), np.nan, np.float32)
-    for row, values in enumerate(() if resolution is None else resolution):
-        if values is not None:
-            known[row] = values
     empty = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.full(shape, PixelFlag.NO_DATA, np.uint8)
-    result = Spectra(*empty, grid, known)
+    known, of_single = _rows(resolution, len(flux), grid, np.nan), _rows(scatter, len(flux), grid, 1.0)
+    result = Spectra(*empty, grid, known, of_single)
     for row, (values, weights, bits, start) in enumerate(zip(flux, ivar, mask, origin, strict=True)):
         if isinstance(start, np.ndarray):
-            result.flux[row], result.ivar[row], result.mask[row] = resample(values, weights, bits, start, grid)
+            result.flux[row], result.ivar[row], result.mask[row], of_single[row] = resample(values, weights, bits, start, grid)
             continue
         shift = int(start) - grid.first
         low, high = max(shift, 0), min(shift + len(values), grid.n_pixels)
         if low < high:
             here, there = slice(low, high), slice(low - shift, high - shift)
             result.flux[row, here], result.ivar[row, here], result.mask[row, here] = values[there], weights[there], bits[there]
-    return result
+    return result if (of_single != 1.0).any() else replace(result, scatter=None)
+
+
+def _rows(given: Sequence[NDArray[np.float32] | None] | None, n: int, grid: WavelengthGrid, otherwise: float) -> NDArray[np.float32]:
+    """Rows of shape (r,), and `otherwise` in those that are not given."""
+    rows = np.full((n, len(grid.resolution_pixels)), otherwise, np.float32)
+    for row, values in enumerate(() if given is None else given):
+        if values is not None:
+            rows[row] = values
+    return rows
 
 
 def sample_resolution(sigma: NDArray[np.floating], loglam: NDArray[np.float64], grid: WavelengthGrid) -> NDArray[np.float32]:
@@ -100,42 +111,106 @@ def fill_gaps(pixels: NDArray[np.int64], *columns: NDArray[Any]) -> list[NDArray
     return filled
 
 
-def _edges(centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Begin and end of every pixel, shape (2p,): half way to its neighbours, but half a usual step into a gap."""
+def _edges(centres: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Begin and end of every pixel, shape (p,) each: half way to its neighbours, but half a usual step into a gap."""
     steps = np.diff(centres)
     usual = median_filter(steps, _NEIGHBOURHOOD, mode="nearest")
     half = 0.5 * np.where(steps > _GAP * usual, usual, steps)
-    return np.stack([centres - np.append(half[:1], half), centres + np.append(half, half[-1:])], axis=1).ravel()
+    return centres - np.append(half[:1], half), centres + np.append(half, half[-1:])
+
+
+class Rebinning:
+    """From pixels that do not lie on the lattice to a grid: each new pixel is the mean of the old ones, weighted with their overlap in Å.
+
+    Flux is conserved where nothing is masked. Neighbouring new pixels share old ones, so their errors are correlated. The inverse variance
+    is that which is right for sums over several pixels, lines above all; single pixels scatter less, by :attr:`scatter`.
+
+    Parameters
+    ----------
+    begin, end : ndarray, shape (p,), Å
+        Of the old pixels, ascending; they do not overlap.
+    grid : WavelengthGrid
+    """
+
+    def __init__(self, begin: NDArray[np.float64], end: NDArray[np.float64], grid: WavelengthGrid) -> None:
+        self._begin, self._width = begin, end - begin
+        self._edges = grid.wavelength_at(np.arange(grid.n_pixels + 1) - 0.5)
+        self._step = np.diff(self._edges)
+        self._pixel = np.searchsorted(begin, self._edges, side="right") - 1
+        self._part = np.clip((self._edges - begin[self._pixel]) / self._width[self._pixel], 0.0, 1.0) * (self._pixel >= 0)
+        middle = 0.5 * (begin + end)
+        self._narrower = np.minimum(self._width, middle * (10 ** (0.5 * grid.step) - 10 ** (-0.5 * grid.step)))
+        self._places = grid.resolution_pixels - grid.first
+
+    def _overlap_sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Integral of step functions, shape (n, p), over every new pixel, shape (n, q)."""
+        content = values * self._width
+        integral = np.cumsum(content, axis=1)
+        at = (integral - content)[:, self._pixel] + self._part * content[:, self._pixel]
+        at[:, self._pixel < 0] = 0.0
+        return np.diff(at, axis=1)
+
+    def __call__(
+        self, flux: NDArray[np.floating], ivar: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+        """Rebin n spectra.
+
+        Parameters
+        ----------
+        flux, ivar : ndarray, shape (n, p)
+            What has no inverse variance is no data.
+
+        Returns
+        -------
+        flux, ivar, mask : ndarray, shape (n, q)
+            Pixels of which the half or more is not covered have flux and ivar 0 and the flag NO_DATA.
+        """
+        good = ivar > 0
+        covered = self._overlap_sum(good.astype(float))
+        usable, total = covered > 0.5 * self._step, np.maximum(covered, 1e-30)
+        average = self._overlap_sum(np.where(good, flux, 0.0).astype(float)) / total
+        # Σ overlap² σ² / (Σ overlap)²; overlap² is taken as overlap times the narrower of the two pixels: that holds in sums.
+        variance = self._overlap_sum(np.where(good, self._narrower / np.where(good, ivar, 1.0), 0.0)) / total**2
+        new_ivar = np.where(usable, 1.0 / np.maximum(variance, 1e-30), 0.0)
+        bits = np.where(usable, 0, PixelFlag.NO_DATA).astype(np.uint8)
+        return np.where(usable, average, 0.0).astype(np.float32), new_ivar.astype(np.float32), bits
+
+    @cached_property
+    def scatter(self) -> NDArray[np.float32]:
+        """How much single new pixels scatter over what their inverse variance says, shape (r,), at the grid's ``resolution_pixels``.
+
+        1 where no old pixel is shared, 0.8 where most are: √(Σ overlap² / Σ overlap · narrower), of the pixels around.
+        """
+        cuts = np.unique(np.concatenate([self._begin, self._begin + self._width, self._edges]))
+        middle, length = 0.5 * (cuts[1:] + cuts[:-1]), np.diff(cuts)
+        old = np.searchsorted(self._begin, middle, side="right") - 1
+        new = np.searchsorted(self._edges, middle, side="right") - 1
+        shared = (old >= 0) & (new >= 0) & (new < len(self._step))
+        shared &= middle < (self._begin + self._width)[old]
+        old, new, length = old[shared], new[shared], length[shared]
+        block, blocks = np.clip((new + RESOLUTION_STEP // 2) // RESOLUTION_STEP, 0, len(self._places) - 1), len(self._places)
+        covered, single = np.bincount(block, length, blocks), np.bincount(block, length**2, blocks)
+        sums = np.bincount(block, length * self._narrower[old], blocks)
+        # A block of which little is covered says nothing: where the pixels' edges lie is chance there.
+        known = np.flatnonzero(covered > 0.3 * covered.max())
+        if not len(known):
+            return np.ones(blocks, np.float32)
+        return np.interp(np.arange(blocks), known, np.sqrt(single[known] / sums[known])).astype(np.float32)
 
 
 def resample(
     flux: NDArray[np.float32], ivar: NDArray[np.float32], mask: NDArray[np.uint8], loglam: NDArray[np.float64], grid: WavelengthGrid
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
-    """Average a spectrum over the grid's pixels, each old pixel weighted with its overlap; flux is conserved where nothing is masked.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+    """Rebin a spectrum off the lattice: flux, ivar and mask, shape (q,), and scatter, shape (r,), as of :class:`Rebinning`.
 
-    Where pixels are missing between two of a spectrum there is no data. A pixel that is not good is as one that is missing. The variance is
-    that of the weighted mean. Correlations between neighbouring new pixels, which any resampling makes, are not kept.
+    Where pixels are missing between two of a spectrum there is no data. A pixel that is not good is as one that is missing.
     """
     good = (mask == 0) & (ivar > 0)
     if np.count_nonzero(good) < 2:  # a pixel alone has no width
         nothing = np.zeros(grid.n_pixels, np.float32)
-        return nothing, nothing.copy(), np.full(grid.n_pixels, PixelFlag.NO_DATA, np.uint8)
-    old = _edges(loglam[good])
-    width = old[1::2] - old[::2]
-    new = (grid.first + np.arange(grid.n_pixels + 1) - 0.5) * grid.step
-
-    def overlap_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Integral of a step function over every new pixel."""
-        integral = np.concatenate([[0.0], np.cumsum(values * width)])
-        return np.diff(np.interp(new, old, np.stack([integral[:-1], integral[1:]], axis=1).ravel()))
-
-    covered = overlap_sum(np.ones(len(width)))
-    total = np.maximum(covered, 1e-30)
-    average = overlap_sum(flux[good].astype(float)) / total
-    # Σ overlap² σ² / (Σ overlap)²; overlap² is taken as overlap times the narrower of the two pixels.
-    narrower = np.minimum(width, grid.step)
-    variance = overlap_sum(narrower / ivar[good]) / total**2
-    usable = covered > 0.5 * grid.step
-    bits = np.where(usable, 0, PixelFlag.NO_DATA).astype(np.uint8)
-    new_ivar = np.where(usable, 1.0 / np.maximum(variance, 1e-30), 0.0)
-    return np.where(usable, average, 0.0).astype(np.float32), new_ivar.astype(np.float32), bits
+        unknown = np.ones(len(grid.resolution_pixels), np.float32)
+        return nothing, nothing.copy(), np.full(grid.n_pixels, PixelFlag.NO_DATA, np.uint8), unknown
+    begin, end = _edges(loglam[good])
+    rebin = Rebinning(10.0**begin, 10.0**end, grid)
+    new_flux, new_ivar, bits = rebin(flux[None, good], ivar[None, good])
+    return new_flux[0], new_ivar[0], bits[0], rebin.scatter

@@ -28,7 +28,7 @@ from nalspark.errors import SettingsError, UnusableSpectrum
 from nalspark.settings import Fetch
 from nalspark.surveys.fits_table import printable
 from nalspark.surveys.reader import parse_spectrum
-from nalspark.surveys.sdss import SurveySpectrum
+from nalspark.surveys.spectrum import SurveySpectrum
 from nalspark.version import VERSION
 
 _FITS = b"SIMPLE  ="
@@ -80,9 +80,8 @@ def check_is(spectrum: SurveySpectrum, wanted: SpectrumId) -> None:
     UnusableSpectrum
         ``wrong_spectrum``.
     """
-    found = SpectrumId(spectrum.plate, spectrum.mjd, spectrum.fiber)
-    if found != wanted:
-        raise UnusableSpectrum("wrong_spectrum", f"The file holds spectrum {found}; expected {wanted}.")
+    if spectrum.spectrum_id != str(wanted):
+        raise UnusableSpectrum("wrong_spectrum", f"The file holds spectrum {spectrum.spectrum_id}; expected {wanted}.")
 
 
 class Archive:

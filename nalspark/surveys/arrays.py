@@ -13,7 +13,7 @@ from nalspark.errors import SettingsError
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.grid import WavelengthGrid, lattice_pixels
 from nalspark.spectra.regrid import fill_gaps, place_on_grid
-from nalspark.surveys.sdss import WAVELENGTH_RANGE, times_power, unit_power
+from nalspark.surveys.spectrum import WAVELENGTH_RANGE, times_power, unit_power
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class GivenSpectra:
         As :func:`place_on_grid` takes it.
     flux, ivar : lists of ndarray
     mask : list of ndarray of bool
-    resolution : list of ndarray or None
+    resolution, scatter : lists of ndarray or None
     z : ndarray, shape (n,)
     """
 
@@ -35,6 +35,7 @@ class GivenSpectra:
     ivar: list[NDArray[Any]]
     mask: list[NDArray[np.bool_]]
     resolution: list[NDArray[np.float32] | None]
+    scatter: list[NDArray[np.float32] | None]
     z: NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -44,7 +45,8 @@ class GivenSpectra:
         """Bring some of the spectra to a common grid; each in a unit of its own."""
         pixels = [_in_single_precision(self.flux[row], self.ivar[row], self.mask[row]) for row in rows]
         flux, ivar, mask = zip(*pixels, strict=True) if pixels else ((), (), ())
-        return place_on_grid(flux, ivar, mask, self.origin[rows.start : rows.stop], grid, self.resolution[rows.start : rows.stop])
+        here = slice(rows.start, rows.stop)
+        return place_on_grid(flux, ivar, mask, self.origin[here], grid, self.resolution[here], self.scatter[here])
 
 
 def _in_single_precision(
@@ -72,7 +74,7 @@ def given_spectra(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any) -> GivenSp
         _no_arrays(flux, ivar, mask)
         redshifts = [None] * len(wave) if z is None else np.broadcast_to(np.asarray(z, dtype=float), len(wave)).tolist()
         parts = [_of_object(spectrum, redshift) for spectrum, redshift in zip(wave, redshifts, strict=True)]
-        names = ("origin", "flux", "ivar", "mask", "resolution")
+        names = ("origin", "flux", "ivar", "mask", "resolution", "scatter")
         rows: dict[str, list[Any]] = {name: [row for part in parts for row in getattr(part, name)] for name in names}
         return GivenSpectra(**rows, z=np.concatenate([part.z for part in parts]))
     if hasattr(wave, "flux"):
@@ -100,7 +102,7 @@ def _plain(values: Any, unit: Any) -> Any:
         raise SettingsError(f"A quantity has a wrong unit: {error}.") from None
 
 
-def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: Any = None, resolution: Any = None) -> GivenSpectra:
+def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: Any = None, **sampled: Any) -> GivenSpectra:
     unit = getattr(flux, "unit", None)
     if unit is not None:
         ivar = _plain(ivar, unit**-2)
@@ -120,7 +122,8 @@ def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: An
     rows = [_placed(place, *columns) for place, *columns in zip(places, *map(np.atleast_2d, (flux, ivar, masked)), strict=True)]
     names = ("origin", "flux", "ivar", "mask")
     placed: dict[str, list[Any]] = {name: [row[column] for row in rows] for column, name in enumerate(names)}
-    return GivenSpectra(**placed, resolution=[resolution] * n, z=_redshifts(z, n))
+    placed |= {name: [sampled.get(name)] * n for name in ("resolution", "scatter")}
+    return GivenSpectra(**placed, z=_redshifts(z, n))
 
 
 def _placed(place: NDArray[Any], *columns: NDArray[Any]) -> tuple[Any, ...]:
@@ -167,7 +170,7 @@ def _of_object(spectrum: Any, z: Any) -> GivenSpectra:
     """A survey's spectrum, or one with a spectral axis."""
     if hasattr(spectrum, "wave"):
         redshift = spectrum.z if z is None else z
-        known = {name: getattr(spectrum, name, None) for name in ("loglam", "resolution")}
+        known = {name: getattr(spectrum, name, None) for name in ("loglam", "resolution", "scatter")}
         return _of_arrays(spectrum.wave, spectrum.flux, spectrum.ivar, redshift, spectrum.mask, **known)
     if not hasattr(spectrum, "spectral_axis"):
         raise SettingsError(f"A {type(spectrum).__name__} has neither `wave` nor `spectral_axis`: give wave, flux and ivar as arrays.")

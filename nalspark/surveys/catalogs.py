@@ -13,7 +13,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -28,13 +28,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nalspark.errors import CatalogError, did_you_mean
 from nalspark.surveys.catalog_files import files_of, open_file
 from nalspark.surveys.catalog_text import folded
+from nalspark.surveys.identity import ID_COLUMNS, KEYS, LONG_IDS, PLATE_MJD_FIBER
 from nalspark.tables import atomic
 
 Kind = Literal["quasars", "absorbers"]
 Rows = dict[str, np.ndarray]
 Facts = TypeVar("Facts", bound=BaseModel)
 
-ID_COLUMNS = ("plate", "mjd", "fiber")
 _POSITION_COLUMNS = ("ra", "dec")
 #: What a coordinate counts where it is written with minutes and seconds, hours or degrees, and its largest value, both in deg.
 _UNITS = {"ra": (15.0, 360.0), "dec": (1.0, 90.0)}
@@ -52,18 +52,20 @@ _Z_FILL = 90.0
 _BLANK = r"(?i)^([-.*…?]*|nan|null|none|n/a|na|\\N|masked|<null>|\(null\))$"
 #: Hours or degrees, minutes and seconds.
 _SEXAGESIMAL = r"^(?P<sign>[-+]?)(?P<whole>\d{1,3})[:hd\s]\s*(?P<minutes>[0-5]?\d)[:m'\s]\s*(?P<seconds>[0-5]?\d(?:\.\d*)?)[s\"]?$"
+#: What stands before a column that tells quasars from other objects.
+_WHERE = "where "
 _SHOWN_COLUMNS = 30
 _SHOWN_TEXT = 40
 #: Rows that a population of absorbers is taken from at most.
 _POPULATION_ROWS = 200_000
 #: Raise it where the same file would be read as other rows: what was converted before is then converted again.
-_REVISION = 2
+_REVISION = 3
 
 
 def canonical_schema(kind: Kind) -> pa.Schema:
     """Give the columns that :func:`read_rows` gives for a kind of catalogue, and their types in what :func:`write_parquet` writes."""
     numbers = dict.fromkeys((*_POSITION_COLUMNS, *_NUMBERS[kind]), pa.float64())
-    return pa.schema({"row": pa.int64(), **dict.fromkeys(ID_COLUMNS, pa.int32()), **numbers})
+    return pa.schema({"row": pa.int64(), **{name: pa.int64() if name in LONG_IDS else pa.int32() for name in ID_COLUMNS}, **numbers})
 
 
 # --- the maps: which column is which -------------------------------------------------------------------------------------------------
@@ -94,6 +96,8 @@ class CatalogMap(BaseModel):
     columns: dict[str, tuple[str, ...]]
     """Canonical name -> accepted spellings, the best first; upper and lower case are the same."""
     pmf: OneStringId | None = None
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Of a list that has other objects too: column -> the texts that a quasar has in it. Other rows give no redshift."""
 
     @model_validator(mode="after")
     def _names_canonical_columns(self) -> CatalogMap:
@@ -102,7 +106,7 @@ class CatalogMap(BaseModel):
             f"columns.{name} is not a column of {self.kind}.{did_you_mean(name, allowed)}" for name in self.columns if name not in allowed
         ]
         faults += [f"columns.{name} is required of {self.kind}." for name in _REQUIRED[self.kind] if not self.columns.get(name)]
-        if self.pmf and sorted(self.pmf.order) != sorted(ID_COLUMNS):
+        if self.pmf and sorted(self.pmf.order) != sorted(PLATE_MJD_FIBER):
             faults.append("pmf.order must name plate, mjd and fiber once each.")
         if faults:
             raise ValueError(" ".join(faults))
@@ -178,9 +182,10 @@ def _resolve(loaded: CatalogMap, present: Mapping[str, int]) -> tuple[dict[str, 
     found = {name: _spelled(present, spellings) or _nearly_spelled(present, spellings) for name, spellings in spelled.items()}
     columns = {name: column for name, column in found.items() if column is not None}
     missing = [name for name in _REQUIRED[loaded.kind] if name not in columns]
-    known_by_id = "pmf" in columns or all(name in columns for name in ID_COLUMNS)
+    columns |= {f"{_WHERE}{name}": told for name in loaded.where if (told := _spelled(present, [name]))}
+    known_by_id = "pmf" in columns or any(all(name in columns for name in key) for key in KEYS)
     if not known_by_id and not all(name in columns for name in _POSITION_COLUMNS):
-        missing.append("plate, mjd, fiber (or ra, dec)")
+        missing.append("plate, mjd, fiber (or targetid, or catalogid, or ra, dec)")
     return columns, missing
 
 
@@ -242,6 +247,8 @@ class Catalog:
         Canonical name and the file's own, of those columns that the file has.
     pmf : tuple, optional
         Separator and order of plate, mjd and fiber, where they are one string.
+    where : mapping of str to tuple of str
+        As of :class:`CatalogMap`.
     """
 
     name: str
@@ -253,6 +260,7 @@ class Catalog:
     digest: str
     columns: tuple[tuple[str, str], ...]
     pmf: tuple[str, tuple[str, ...]] | None = None
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _existing(text: str) -> Path:
@@ -309,9 +317,8 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
     if species and loaded.species and species != loaded.species:
         raise CatalogError(f"Catalogue '{text}' lists {loaded.species} absorbers (map '{loaded.name}'), but the run searches {species}.")
     one_string = (loaded.pmf.separator, tuple(loaded.pmf.order)) if loaded.pmf and "pmf" in columns else None
-    return Catalog(
-        file.name, str(file.resolve()), kind, loaded.name, loaded.species, content.n_rows, digest, tuple(columns.items()), one_string
-    )
+    about = (loaded.name, loaded.species, content.n_rows, digest, tuple(columns.items()), one_string, loaded.where)
+    return Catalog(file.name, str(file.resolve()), kind, *about)
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------------------------
@@ -363,6 +370,20 @@ def _identifiers(values: np.ndarray) -> np.ndarray:
     return np.where(good, values, -1).astype(np.int32)
 
 
+def _long_identifiers(column: pa.Array) -> np.ndarray:
+    """Identifiers of 64 bits, -1 where there is none. Real numbers hold them up to 2^53; beyond, what is written is not what was meant."""
+    if pa.types.is_floating(column.type):
+        real = _numbers(column)
+        return np.where((real > 0) & (real < 2**53), real, -1.0).astype(np.int64)
+    if not pa.types.is_integer(column.type):
+        column = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+        column = pc.if_else(pc.match_substring_regex(column, r"^\d{1,18}$|^[1-8]\d{18}$"), column, pa.scalar(None, pa.string()))
+    elif column.type == pa.uint64():
+        column = pc.if_else(pc.less(column, 2**63), column, pa.scalar(None, pa.uint64()))
+    values = pc.cast(column, pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.where(values > 0, values, -1)
+
+
 def _split_identifiers(column: pa.Array, separator: str, order: tuple[str, ...]) -> Rows:
     """One-string identifiers as three int32 columns; -1 where a string has not three numbers of at most nine digits."""
     pattern = re.escape(separator).join(rf"\s*(?P<{name}>[0-9]{{1,9}})\s*" for name in order)
@@ -403,10 +424,12 @@ def _canonical(raw: Mapping[str, pa.Array], catalog: Catalog, start: int, place:
                 f"{str(column[row])[:_SHOWN_TEXT]!r}."
             ) from None
 
-    numbers = {name: numbers_of(name) for name in columns if name != "pmf"}
+    numbers = {name: numbers_of(name) for name in columns if name not in ("pmf", *LONG_IDS) and not name.startswith(_WHERE)}
     nothing = np.full(n_rows, np.nan)
     out: Rows = {"row": np.arange(start, start + n_rows, dtype=np.int64)}
-    out |= {name: _identifiers(numbers.get(name, nothing)) for name in ID_COLUMNS}
+    out |= {name: _identifiers(numbers.get(name, nothing)) for name in PLATE_MJD_FIBER}
+    for name in LONG_IDS:
+        out[name] = _long_identifiers(raw[columns[name]]) if name in columns else np.full(n_rows, -1, np.int64)
     if catalog.pmf:
         out |= _split_identifiers(raw[columns["pmf"]], *catalog.pmf)
     out |= {name: numbers.get(name, nothing) for name in (*_POSITION_COLUMNS, *_NUMBERS[catalog.kind])}
@@ -415,6 +438,10 @@ def _canonical(raw: Mapping[str, pa.Array], catalog: Catalog, start: int, place:
         _clean_absorbers(out, numbers)
     else:
         out["z"] = np.where((out["z"] > 0) & (out["z"] < _Z_FILL), out["z"], np.nan)
+        for name, texts in catalog.where.items():
+            if (told := columns.get(f"{_WHERE}{name}")) is not None:
+                said = pc.utf8_upper(pc.utf8_trim_whitespace(pc.cast(raw[told], pa.string())))
+                out["z"][~pc.is_in(said, pa.array(texts)).to_numpy(zero_copy_only=False)] = np.nan
     return out
 
 
@@ -428,9 +455,10 @@ def read_rows(catalog: Catalog) -> Iterator[Rows]:
     Yields
     ------
     dict of ndarray, shape (n,)
-        ``row`` (int64), counted from 0 through all of them; ``plate``, ``mjd``, ``fiber`` (int32, -1 where not given); ``ra``, ``dec``
-        (deg, right ascension from 0) and the numbers of the kind (float64, NaN where not given): ``z`` of quasars; ``z_qso``,
-        ``z_abs``, ``ew_primary``, ``ew_primary_err``, ``ew_secondary``, ``ew_secondary_err`` (rest Å) of absorbers. No row is left out:
+        ``row`` (int64), counted from 0 through all of them; ``plate``, ``mjd``, ``fiber`` (int32), ``targetid``, ``catalogid`` (int64),
+        -1 where not given; ``ra``, ``dec`` (deg, right ascension from 0) and the numbers of the kind (float64, NaN where not given): ``z``
+        of quasars; ``z_qso``, ``z_abs``, ``ew_primary``, ``ew_primary_err``, ``ew_secondary``, ``ew_secondary_err`` (rest Å) of absorbers.
+        No row is left out:
         one without a usable identifier or position cannot match.
 
     Raises

@@ -21,7 +21,8 @@ import numpy as np
 from nalspark.errors import FetchError, SettingsError, UnusableSpectrum
 from nalspark.settings import Fetch
 from nalspark.surveys.archive import Archive, SpectrumId, check_is
-from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, read_rows
+from nalspark.surveys.catalogs import Catalog, read_rows
+from nalspark.surveys.identity import PLATE_MJD_FIBER
 from nalspark.surveys.reader import open_spectrum
 from nalspark.surveys.release import DataRelease
 from nalspark.tables.atomic import beside, put, write_file
@@ -147,12 +148,12 @@ def _failure_list(out: Path) -> Iterator[Callable[[Outcome], None]]:
     """Takes the failures as they come; the list replaces the last one when the fetch ends, however it ends short of being killed."""
     part = beside(out / FAILURES)
     with open(part, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(FETCH_FAILURES.names)
+        writer = csv.DictWriter(file, FETCH_FAILURES.names, restval="")
+        writer.writeheader()
 
         def record(outcome: Outcome) -> None:
-            spectrum = outcome.spectrum
-            writer.writerow([spectrum or "", *(spectrum or ("", "", "")), outcome.url, outcome.result, outcome.detail])
+            named = {"spectrum_id": outcome.spectrum, **outcome.spectrum._asdict()} if outcome.spectrum else {}
+            writer.writerow({**named, "url": outcome.url, "reason": outcome.result, "detail": outcome.detail})
 
         try:
             yield record
@@ -167,7 +168,7 @@ def _wanted(catalog: Catalog, release: DataRelease, summary: FetchSummary) -> It
     for rows in read_rows(catalog):
         outside = (rows["z"] < selection.z_min) | (rows["z"] > selection.z_max)
         summary.not_selected += int(outside.sum())
-        ids = np.stack([rows[name] for name in ID_COLUMNS], axis=1)
+        ids = np.stack([rows[name] for name in PLATE_MJD_FIBER], axis=1)
         nameless = (ids < 1).any(axis=1)
         for row in rows["row"][nameless & ~outside]:
             yield Outcome(None, "no_identifier", f"Row {row} of {catalog.name} (counted from 0) has no usable plate, mjd and fiber.")

@@ -226,6 +226,8 @@ class FitsFile:
         Read from its first byte to its end.
     name : str
         What messages call it.
+    path : str
+        Where it lies in the local file system, if it does: other files may lie beside it.
 
     Raises
     ------
@@ -233,10 +235,12 @@ class FitsFile:
         From the methods: ``empty``, ``not_fits``, ``truncated``, ``corrupt_header``, ``header_too_large``, ``missing_column``.
     """
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self.stream = stream
+    def __init__(self, stream: BinaryIO, name: str, path: str = "") -> None:
+        self.stream, self.path = stream, path
         self.name = printable(os.path.basename(name), 120)
         self.size = stream.seek(0, io.SEEK_END)
+        self._known: list[Hdu] = []
+        self._through_astropy: Any = None
 
     def _check_magic(self, head: bytes) -> None:
         if not head:
@@ -249,16 +253,29 @@ class FitsFile:
         raise UnusableSpectrum("not_fits", f"{self.name} is not a FITS file: {found}; {expected}.")
 
     def hdus(self) -> Iterator[Hdu]:
-        """Read the HDUs in order, the primary one first; a header is read when its turn comes, data never."""
-        number = start = 0
-        while (header := self._read_header(start)) is not None:
-            hdu = Hdu(number, header, self._layout(header, number), start + len(header.raw))
-            yield hdu
-            self._require(hdu, hdu.layout.data_bytes)
-            start = hdu.start + -(-hdu.layout.data_bytes // BLOCK) * BLOCK
-            if start >= self.size:  # some leave out the padding of the last block
-                return
+        """Read the HDUs in order, the primary one first; a header is read when its turn comes, and once, data never."""
+        number = 0
+        while number < len(self._known) or self._read_next():
+            yield self._known[number]
             number += 1
+
+    def _read_next(self) -> bool:
+        start = 0
+        if self._known:
+            last = self._known[-1]
+            self._require(last, last.layout.data_bytes)
+            start = last.start + -(-last.layout.data_bytes // BLOCK) * BLOCK
+            if start >= self.size:  # some leave out the padding of the last block
+                return False
+        header = self._read_header(start)
+        if header is not None:
+            self._known.append(Hdu(len(self._known), header, self._layout(header, len(self._known)), start + len(header.raw)))
+        return header is not None
+
+    def contents(self, limit: int = 5) -> str:
+        """Describe the first HDUs for a message."""
+        hdus = list(self.hdus())
+        return "; ".join(map(_described, hdus[:limit])) + ("; …" if len(hdus) > limit else "")
 
     def _layout(self, header: Header, number: int) -> Layout:
         try:
@@ -327,22 +344,63 @@ class FitsFile:
             data += more
         return data
 
-    def image(self, hdu: Hdu) -> NDArray[Any]:
-        """Read the image of an HDU as native numbers.
+    def image_shape(self, hdu: Hdu) -> tuple[int, ...]:
+        """Give the shape of an image, in numpy's order, also where it is kept compressed in a table (FITS 4.0, §10)."""
+        if not _is_compressed(hdu):
+            return hdu.layout.shape
+        return tuple(_integer(hdu.header, f"ZNAXIS{n}", 0, 2**62) for n in range(_integer(hdu.header, "ZNAXIS", 0, 999), 0, -1))
+
+    def whole_rows(self, hdu: Hdu) -> int:
+        """Count the rows of an image, along its first axis, that lie in the file before it ends."""
+        rows = self.image_shape(hdu)[0]
+        inside = max(self.size - hdu.start, 0)
+        if _is_compressed(hdu) or not hdu.layout.data_bytes:
+            return rows if inside >= hdu.layout.data_bytes else 0
+        return min(rows, inside * rows // hdu.layout.data_bytes)
+
+    def image(self, hdu: Hdu, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Read the image of an HDU, or some of it along its first axis, as native numbers.
 
         Returns
         -------
-        ndarray, shape hdu.layout.shape
+        ndarray, shape as of :meth:`image_shape`
             float32 or float64; integer images come scaled by BSCALE and BZERO.
+
+        Raises
+        ------
+        UnusableSpectrum
+            ``truncated``, ``corrupt_header``; ``corrupt_image`` where a compressed one cannot be decompressed.
         """
+        if _is_compressed(hdu):
+            return self._decompressed(hdu, start, stop)
         bitpix, scale, zero = hdu.layout.bitpix, hdu.header.get("BSCALE"), hdu.header.get("BZERO")
         kind = f">f{-bitpix // 8}" if bitpix < 0 else ">u1" if bitpix == 8 else f">i{bitpix // 8}"
-        stored = _native(np.frombuffer(self._read_data(hdu, hdu.layout.data_bytes), kind).reshape(hdu.layout.shape))
+        shape = hdu.layout.shape
+        if stop is None:
+            data = self._read_data(hdu, hdu.layout.data_bytes)
+        else:
+            row = math.prod(shape[1:]) * abs(bitpix) // 8
+            data, shape = self._read_data(hdu, (stop - start) * row, start * row), (stop - start, *shape[1:])
+        stored = _native(np.frombuffer(data, kind).reshape(shape))
         if bitpix < 0 and scale is None and zero is None:
             return stored
         with np.errstate(all="ignore"):
             values = stored * _number(scale, 1.0, "BSCALE") + _number(zero, 0.0, "BZERO")
         return np.where(stored == _number(hdu.header.get("BLANK"), np.nan, "BLANK"), np.nan, values) if bitpix > 0 else values
+
+    def _decompressed(self, hdu: Hdu, start: int, stop: int | None) -> NDArray[Any]:
+        """Rows of an image that is kept compressed: only the tiles asked for are read."""
+        from astropy.io import fits  # seconds to load, and few files are compressed so
+
+        self._require(hdu, hdu.layout.data_bytes)
+        try:
+            if self._through_astropy is None:
+                self._through_astropy = fits.open(self.stream, memmap=False, lazy_load_hdus=True)
+            section: Any = self._through_astropy[hdu.number].section
+            return _native(np.asarray(section[start : self.image_shape(hdu)[0] if stop is None else stop]))
+        except Exception as error:  # decoders in C, and astropy, raise whatever they like at damaged data
+            what = f"{type(error).__name__}: {printable(str(error), 120)}"
+            raise UnusableSpectrum("corrupt_image", f"{self.name}: HDU {hdu.number} cannot be decompressed ({what}).") from None
 
     def columns(self, hdu: Hdu, names: Iterable[str], rows: int | None = None, start: int = 0) -> dict[str, NDArray[Any]]:
         """Read columns of a table.
@@ -395,6 +453,18 @@ class FitsFile:
                 raise _corrupt(f"{self.name}: row {row} of column '{element.name}' lies outside the heap of HDU {hdu.number}")
             values[row] = _meaning(replace(element, bits=length), np.frombuffer(heap, element.kind, count, place if count else 0))
         return values
+
+
+def _is_compressed(hdu: Hdu) -> bool:
+    return "compressed_data" in (hdu.layout.columns or {}) and hdu.header.get("ZIMAGE") is True
+
+
+def _described(hdu: Hdu) -> str:
+    title = f"HDU {hdu.number}" + (f" '{hdu.layout.name}'" if hdu.layout.name else "")
+    if hdu.layout.columns is not None:
+        return f"{title} with columns {shown_list([column.name for column in hdu.layout.columns.values()], 6)}"
+    shape = " × ".join(str(length) for length in reversed(hdu.layout.shape[:4]))
+    return f"{title} with an image of {shape} pixels" if shape else f"{title} without data"
 
 
 def shown_list(names: list[str], limit: int = 12) -> str:

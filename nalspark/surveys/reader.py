@@ -1,7 +1,8 @@
-"""From a file, or the bytes of one, to a spectrum: the door through which every survey file comes.
+"""From a file, or the bytes of one, to its spectra: the door through which every survey file comes.
 
-Whatever is wrong with a file becomes an :class:`~nalspark.errors.UnusableSpectrum` with a reason: one bad file never stops a survey.
-A fault of ours does not either: its reason is :data:`~nalspark.errors.INTERNAL_ERROR`.
+Each survey has a file of its own in :mod:`nalspark.surveys.formats`. Whatever is wrong becomes a
+:class:`~nalspark.surveys.spectrum.RejectedSpectrum` with a reason: one bad file never stops a survey, and one bad target costs one row. A
+fault of ours does not stop it either: its reason is :data:`~nalspark.errors.INTERNAL_ERROR`.
 """
 
 from __future__ import annotations
@@ -13,49 +14,141 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from tempfile import SpooledTemporaryFile
+from types import ModuleType
 from typing import BinaryIO, cast
 
 from nalspark.errors import NalsparkError, UnusableSpectrum, internal_error
-from nalspark.surveys.fits_table import printable
-from nalspark.surveys.sdss import SurveySpectrum, read_sdss
+from nalspark.surveys import formats
+from nalspark.surveys.fits_table import FitsFile, printable
 from nalspark.surveys.sources import NOT_FROM_THE_WEB, is_web
+from nalspark.surveys.spectrum import RejectedSpectrum, SurveySpectrum
 
-#: Largest file after decompression: the longest per-exposure SDSS files have some 20 MB.
-MAX_DECOMPRESSED_BYTES = 256 * 2**20
+Spectra = Iterator[SurveySpectrum | RejectedSpectrum]
+
+#: Largest file after decompression: DESI coadds have some 220 MB, those of crowded pixels more.
+MAX_DECOMPRESSED_BYTES = 2**30
+#: As much of it is kept in memory; the longest per-exposure SDSS files have some 20 MB. The rest goes to a temporary file.
+_IN_MEMORY_BYTES = 32 * 2**20
 #: As much of a file as is fetched ahead: more than the coadded spectrum that SDSS files begin with.
 _AHEAD_BYTES = 2**19
 _GZIP = b"\x1f\x8b"
 _CHUNK = 2**18
+_SHOWN_NAMES = 5
 
 
-def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
-    """Read the spectrum in a file of the local file system, plain or compressed with gzip.
+@cache
+def _formats() -> tuple[ModuleType, ...]:
+    """The readers of surveys, in the order in which they are asked."""
+    found = [import_module(f"{formats.__name__}.{module.name}") for module in iter_modules(formats.__path__)]
+    return tuple(sorted(found, key=lambda module: module.ORDER))
+
+
+def _read(fits: FitsFile) -> Spectra:
+    """The spectra of a file, by the first reader that knows what it is."""
+    hdus = fits.hdus()
+    primary = next(hdus)
+    if not primary.layout.shape and primary.header.get("EXTEND") is True and next(hdus, None) is None:
+        raise UnusableSpectrum("truncated", f"{fits.name} ends after its primary header, which says that extensions follow.")
+    for reader in _formats():
+        if (spectra := reader.read(fits)) is not None:
+            yield from spectra
+            return
+    expected = (
+        "expected an SDSS or SDSS-V spec file (COADD table with flux, loglam, ivar), an spSpec file (image with COEFF0) or a DESI coadd"
+    )
+    raise UnusableSpectrum("not_a_spectrum", f"{fits.name} is FITS but holds no spectrum: found {fits.contents()}; {expected}.")
+
+
+def open_spectra(path: str | os.PathLike[str]) -> Spectra:
+    """Read the spectra in a file of the local file system, plain or compressed with gzip, one after the other.
 
     Parameters
     ----------
     path : path-like
         Its name does not matter: what it is follows from its content.
 
-    Raises
+    Yields
     ------
-    UnusableSpectrum
-        Whatever is wrong. Of the file: ``file_missing``, ``permission_denied``, ``is_a_directory``, ``not_a_regular_file``, ``io_error``,
-        ``changed_while_read``, ``behind_http``. Of its content: see :func:`parse_spectrum`.
+    SurveySpectrum or RejectedSpectrum
+        A file that cannot be used is one RejectedSpectrum without a name. Of the file: ``file_missing``, ``permission_denied``,
+        ``is_a_directory``, ``not_a_regular_file``, ``io_error``, ``changed_while_read``, ``behind_http``. Of its content: see
+        :func:`parse_spectra`.
     """
     text = os.fspath(path)
-    with _faults_accounted(text):
+
+    def read() -> Spectra:
         _check_kind(text)
         # Unbuffered: the reader asks for whole headers and whole tables, a buffer would only copy them once more.
         with open(text, "rb", buffering=0) as stream:
             before = os.fstat(stream.fileno())
             try:
-                return read_sdss(decompressed(cast(BinaryIO, stream), text), text)
-            finally:
+                with decompressed(cast(BinaryIO, stream), text) as content:
+                    for one in _read(FitsFile(content, text, text)):
+                        _check_unchanged(text, before, os.fstat(stream.fileno()))
+                        yield one
+            except UnusableSpectrum:
                 _check_unchanged(text, before, os.fstat(stream.fileno()))
+                raise
+
+    return _with_faults(read(), text)
 
 
-def read_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
-    """Read the spectrum in a survey's file, plain or compressed with gzip.
+def parse_spectra(content: bytes, name: str) -> Spectra:
+    """Read the spectra in the bytes of a file, as a remote file system gives them.
+
+    Parameters
+    ----------
+    content : bytes
+    name : str
+        What messages call it.
+
+    Yields
+    ------
+    SurveySpectrum or RejectedSpectrum
+        Reasons: ``empty``, ``truncated``, ``not_fits``, ``corrupt_gzip``, ``truncated_gzip``, ``too_large``; those of
+        :mod:`nalspark.surveys.fits_table` and of the formats; ``unreadable`` where the memory does not suffice; ``internal_error`` for what
+        nobody foresaw.
+    """
+
+    def read() -> Spectra:
+        with decompressed(io.BytesIO(content), name) as stream:
+            yield from _read(FitsFile(stream, name))
+
+    return _with_faults(read(), name)
+
+
+def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
+    """Read the spectrum of a file that holds one: as :func:`open_spectra`.
+
+    Raises
+    ------
+    UnusableSpectrum
+        With the reasons there; ``several_spectra``.
+    """
+    return _only(open_spectra(path), os.fspath(path))
+
+
+def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
+    """Read the spectrum in the bytes of a file that holds one: as :func:`parse_spectra`; raises as :func:`open_spectrum`."""
+    return _only(parse_spectra(content, name), name)
+
+
+def _only(spectra: Spectra, name: str) -> SurveySpectrum:
+    first, more = next(spectra), next(spectra, None)
+    if isinstance(first, RejectedSpectrum) or isinstance(more, RejectedSpectrum):
+        fault = first if isinstance(first, RejectedSpectrum) else cast(RejectedSpectrum, more)
+        raise UnusableSpectrum(fault.reason, fault.detail)
+    if more is not None:
+        raise UnusableSpectrum("several_spectra", f"{_shown(name)} holds several spectra; expected one.")
+    return first
+
+
+def read_spectra(path: str | os.PathLike[str]) -> list[SurveySpectrum]:
+    """Read all spectra of a survey's file that can be used, plain or compressed with gzip: a DESI coadd has some hundred.
 
     Parameters
     ----------
@@ -63,28 +156,59 @@ def read_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
 
     Returns
     -------
-    SurveySpectrum
-        With ``name``, ``wave`` (Å, vacuum), ``flux`` and ``ivar`` (1e-17 erg/s/cm²/Å and its inverse square), ``mask`` (0: usable) of shape
-        (p,), and ``z``, the pipeline's redshift or None: what :func:`nalspark.find` takes.
+    list of SurveySpectrum
+        Each with ``name``, ``wave`` (Å, vacuum), ``flux`` and ``ivar`` (1e-17 erg/s/cm²/Å and its inverse square), ``mask`` (0: usable) of
+        shape (p,), and ``z``, the pipeline's redshift or None: what :func:`nalspark.find` takes.
 
     Raises
     ------
     NalsparkError
-        Where the file is not there or cannot be understood.
+        Where the file is not there or has no spectrum that can be used.
+    """
+    results = list(open_spectra(path))
+    found = [one for one in results if isinstance(one, SurveySpectrum)]
+    if not found:
+        raise NalsparkError(
+            next(iter(one.detail for one in results if isinstance(one, RejectedSpectrum)), f"{_shown(str(path))} is empty.")
+        )
+    return found
+
+
+def read_spectrum(path: str | os.PathLike[str], which: str | int | None = None) -> SurveySpectrum:
+    """Read one spectrum of a survey's file, plain or compressed with gzip.
+
+    Parameters
+    ----------
+    path : path-like
+    which : str or int, optional
+        Of a file that holds several: the ``spectrum_id``, or the TARGETID.
+
+    Returns
+    -------
+    SurveySpectrum
+        As of :func:`read_spectra`.
+
+    Raises
+    ------
+    NalsparkError
+        Where the file is not there or cannot be understood, or it is not clear which spectrum is meant.
 
     Examples
     --------
     >>> import nalspark
     >>> spectrum = nalspark.read_spectrum("spec-3586-55181-0002.fits")  # doctest: +SKIP
     """
-    try:
-        return open_spectrum(path)
-    except UnusableSpectrum as fault:
-        raise NalsparkError(fault.detail) from None
+    found = read_spectra(path)
+    chosen = [one for one in found if which is None or which in (one.spectrum_id, one.native.get("targetid"))]
+    if len(chosen) != 1:
+        names = ", ".join(one.spectrum_id for one in found[:_SHOWN_NAMES]) + (", …" if len(found) > _SHOWN_NAMES else "")
+        asked = "say which, by spectrum_id or TARGETID" if which is None else f"none is called {which}"
+        raise NalsparkError(f"{_shown(os.fspath(path))} holds {len(found)} spectra: {asked}. There are {names}.")
+    return chosen[0]
 
 
 def fetch_ahead(path: str) -> None:
-    """Ask the system to bring the beginning of a file into memory, for :func:`open_spectrum`, which says what is wrong with it."""
+    """Ask the system to bring the beginning of a file into memory, for the reader, which says what is wrong with it."""
     with suppress(OSError, AttributeError, ValueError):  # not every system takes such advice
         if not stat.S_ISREG(os.stat(path).st_mode):
             return
@@ -95,28 +219,9 @@ def fetch_ahead(path: str) -> None:
             os.close(handle)
 
 
-def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
-    """Read the spectrum in the bytes of a file, as a remote file system gives them.
-
-    Parameters
-    ----------
-    content : bytes
-    name : str
-        What messages call it.
-
-    Raises
-    ------
-    UnusableSpectrum
-        ``empty``, ``truncated``, ``not_fits``, ``corrupt_gzip``, ``truncated_gzip``, ``too_large``; those of
-        :mod:`nalspark.surveys.fits_table` and :mod:`nalspark.surveys.sdss`; ``unreadable`` where the memory does not suffice;
-        ``internal_error`` for what nobody foresaw.
-    """
-    with _faults_accounted(name):
-        return read_sdss(decompressed(io.BytesIO(content), name), name)
-
-
-def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
-    """Give the content of a stream, decompressed where it is gzip, whatever its name says.
+@contextmanager
+def decompressed(stream: BinaryIO, name: str) -> Iterator[BinaryIO]:
+    """Lend the content of a stream, decompressed where it is gzip, whatever its name says.
 
     Parameters
     ----------
@@ -133,7 +238,13 @@ def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
     head = stream.read(2)
     head += stream.read(1) if len(head) == 1 else b""  # an unbuffered stream may give less than asked for
     stream.seek(0)
-    return _gunzip(stream, name) if head == _GZIP else stream
+    if head != _GZIP:
+        yield stream
+        return
+    # A large file goes to the disk: it costs the memory of what is read of it.
+    with SpooledTemporaryFile(_IN_MEMORY_BYTES) as content:
+        _gunzip(stream, cast(BinaryIO, content), name)
+        yield cast(BinaryIO, content)
 
 
 def _check_kind(path: str) -> None:
@@ -158,9 +269,8 @@ def _check_unchanged(path: str, before: os.stat_result, after: os.stat_result) -
         raise UnusableSpectrum("changed_while_read", f"{_shown(path)} changed while it was read. Run again when it is complete.") from None
 
 
-def _gunzip(stream: BinaryIO, name: str) -> BinaryIO:
-    """All members of a gzip file, as far as the limit allows."""
-    content = io.BytesIO()
+def _gunzip(stream: BinaryIO, content: BinaryIO, name: str) -> None:
+    """Write all members of a gzip file, as far as the limit allows."""
     member = zlib.decompressobj(31)
     data = stream.read(_CHUNK)
     while data:
@@ -176,15 +286,23 @@ def _gunzip(stream: BinaryIO, name: str) -> BinaryIO:
             continue
         data = member.unused_data + stream.read(_CHUNK)
         if not data.startswith(_GZIP):
-            return content  # what follows the last member is padding
+            return  # what follows the last member is padding
         member = zlib.decompressobj(31)
     if not member.eof:
         raise UnusableSpectrum("truncated_gzip", f"{_shown(name)} ends before its gzip data do, after {content.tell()} decompressed bytes.")
-    return content
 
 
 def _shown(path: str) -> str:
     return printable(os.path.basename(path.rstrip("/")) or path, 120)
+
+
+def _with_faults(spectra: Spectra, path: str) -> Spectra:
+    """The same spectra; a fault ends them with a rejection of the file."""
+    try:
+        with _faults_accounted(path):
+            yield from spectra
+    except UnusableSpectrum as fault:
+        yield RejectedSpectrum(fault.reason, fault.detail)
 
 
 @contextmanager

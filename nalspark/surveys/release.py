@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nalspark.errors import SettingsError, did_you_mean
-from nalspark.surveys.catalogs import ID_COLUMNS, conf_dir, read_facts
+from nalspark.surveys.catalogs import conf_dir, read_facts
+from nalspark.surveys.identity import PLATE_MJD_FIBER
 
 
 class _Facts(BaseModel):
@@ -80,7 +81,7 @@ class DataRelease(_Facts):
     @property
     def by_fiber(self) -> bool:
         """Whether a file is one spectrum, known by plate, mjd and fiber."""
-        return self.native_id == ID_COLUMNS
+        return self.native_id == PLATE_MJD_FIBER
 
     def remote_paths(self, plate: int, mjd: int, fiber: int) -> list[str]:
         """Give the paths below the base URL at which a spectrum may be, the likeliest first."""

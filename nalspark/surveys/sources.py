@@ -28,9 +28,14 @@ NOT_EXAMINED = -1
 #: Size of a file whose path is no text: it is shown with escapes and cannot be opened by that name.
 NOT_TEXT = -2
 
-_SPECTRUM_NAME = re.compile(r".+\.fits?(\.gz)?", re.IGNORECASE | re.DOTALL)
+_SPECTRUM_NAME = re.compile(r".+\.fits?(\.gz|\.fz)?", re.IGNORECASE | re.DOTALL)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _PLATE = re.compile(r"(?:spec-(\d{1,6})-\d+-|spSpec-\d+-(\d{1,6})-)", re.IGNORECASE)
+#: Of DESI: a HEALPix pixel of nside 64, and a tile.
+_HEALPIX = re.compile(r"(?:coadd|spectra|redrock)-[a-z0-9]+-[a-z]+-(\d{1,9})\.", re.IGNORECASE)
+_TILE = re.compile(r"(?:coadd|spectra|redrock)-\d-(\d{1,9})-", re.IGNORECASE)
+#: Pixels of nside 64 in one of nside 8.
+_PIXELS_PER_PART = 64
 _FITS_OR_GZIP = (b"SIMPLE  =", b"\x1f\x8b")
 _LIST_ENTRIES_TRIED = 100
 _OTHER_PARTS = 16
@@ -310,10 +315,14 @@ def _text(path: str) -> tuple[str, bool]:
 def part_of(path: str, plates_per_part: int) -> str:
     """Name the part to which a file belongs: the unit that is resumed and replaced.
 
-    ``plate03500`` for plates from 3500 up to the next part; files whose name has no plate are spread over 16 parts by a checksum of their
-    name.
+    ``plate03500`` for plates, or fields, from 3500 up to the next part; ``healpix00142`` for the pixels of nside 64 in a pixel of nside 8;
+    ``tile01000`` as for plates. Files whose name has none of these are spread over 16 parts by a checksum of their name.
     """
     name = re.split(r"[/\\]", path)[-1]
+    if pixel := _HEALPIX.match(name):
+        return f"healpix{int(pixel[1]) // _PIXELS_PER_PART:05d}"
+    if tile := _TILE.match(name):
+        return f"tile{int(tile[1]) // plates_per_part * plates_per_part:05d}"
     match = _PLATE.match(name)
     if match:
         first = int(match[1] or match[2]) // plates_per_part * plates_per_part

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import partial, reduce
+from itertools import islice
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nalspark.errors import SettingsError, UnusableSpectrum
+from nalspark.errors import SettingsError
 from nalspark.session import SPARK_ERRORS, parallelism, spark_says
 from nalspark.settings import Settings
-from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
-from nalspark.surveys.sdss import SurveySpectrum
+from nalspark.surveys.reader import fetch_ahead, open_spectra, parse_spectra
 from nalspark.surveys.sources import FoundFile, Listing, describe, is_web, own_files, part_of, read_list, subfolders, walk
-from nalspark.tables.arrow import Batches, Columns, encode, map_arrays, map_batches
-from nalspark.tables.schemas import FILES, SPECTRA
+from nalspark.surveys.spectrum import SurveySpectrum
+from nalspark.tables.arrow import Batches, Columns, decode, encode, map_batches
+from nalspark.tables.schemas import FILES, NATIVE_IDS, SPECTRA
 from nalspark.tables.store import not_a_glob
 
 SPECTRA_READ = SPECTRA.rejectable()
 #: Threads of a task that have the next files fetched while one is read: of a far disk every file is waited for.
 _THREADS_AHEAD = 4
-_FIELDS = [field.name for field in fields(SurveySpectrum)]
+#: Spectra that a task holds at a time.
+_SPECTRA_AT_ONCE = 64
+_FIELDS = [field.name for field in fields(SurveySpectrum) if field.name != "native"]
 
 
 def _files_of(kind: str, place: str) -> Iterable[FoundFile]:
@@ -81,7 +84,7 @@ def _binary_files(spark: SparkSession, sources: Iterable[str]) -> DataFrame:
         columns = found.columns  # Spark Connect looks only when it is asked
     except SPARK_ERRORS as error:
         raise SettingsError(f"A source behind a URL cannot be read: {spark_says(error)}") from None
-    return found.select(*columns).where(F.lower("path").rlike(r"\.fits?(\.gz)?$"))
+    return found.select(*columns).where(F.lower("path").rlike(r"\.fits?(\.gz|\.fz)?$"))
 
 
 def _remote_files(spark: SparkSession, sources: Iterable[str], settings: Settings) -> DataFrame:
@@ -93,25 +96,32 @@ def _remote_files(spark: SparkSession, sources: Iterable[str], settings: Setting
     )
 
 
-def _read_one(path: str, content: bytes | None) -> SurveySpectrum | UnusableSpectrum:
-    try:
-        return open_spectrum(path) if content is None else parse_spectrum(content, path)
-    except UnusableSpectrum as fault:
-        return fault
+def read_files(columns: Columns) -> Iterator[Columns]:
+    """Read files: rows with ``path``, ``part`` and, for remote files, ``content`` → rows of SPECTRA, some at a time.
 
-
-def read_files(columns: Columns) -> Columns:
-    """Read files: rows with ``path``, ``part`` and, for remote files, ``content`` → rows of SPECTRA, unreadable files with their reason."""
-    contents = columns.get("content", [None] * len(columns["path"]))
+    What cannot be used has its reason; a file that cannot be used at all is one row.
+    """
+    files = list(zip(columns["path"], columns["part"], columns.get("content", [None] * len(columns["path"])), strict=True))
     with ThreadPoolExecutor(_THREADS_AHEAD) as ahead:
-        for path, content in zip(columns["path"], contents, strict=True):
+        for path, _, content in files:
             if content is None:
                 ahead.submit(fetch_ahead, path)
-        results = [_read_one(path, content) for path, content in zip(columns["path"], contents, strict=True)]
-    rows: Columns = {"path": columns["path"], "part": columns["part"]}
-    for name in (*_FIELDS, "reason", "detail"):
-        rows[name] = [getattr(result, name, None) for result in results]
-    return rows
+        spectra = (
+            (path, part, one)
+            for path, part, content in files
+            for one in (open_spectra(path) if content is None else parse_spectra(content, path))
+        )
+        while some := list(islice(spectra, _SPECTRA_AT_ONCE)):
+            path, part, found = zip(*some, strict=True)
+            rows: Columns = {"path": list(path), "part": list(part)}
+            rows |= {name: [one.native.get(name) for one in found] for name in NATIVE_IDS}
+            yield rows | {name: [getattr(one, name, None) for one in found] for name in (*_FIELDS, "reason", "detail")}
+
+
+def _read_batches(batches: Batches) -> Batches:
+    for batch in batches:
+        if batch.num_rows:
+            yield from (encode(rows, SPECTRA_READ) for rows in read_files(decode(batch, {})))
 
 
 def ingest(files: DataFrame) -> DataFrame:
@@ -124,9 +134,9 @@ def ingest(files: DataFrame) -> DataFrame:
 
     Returns
     -------
-    DataFrame of SPECTRA with reasons; as many rows as files
+    DataFrame of SPECTRA with reasons; at least a row for each file
     """
-    return map_arrays(files, read_files, FILES, SPECTRA_READ)
+    return map_batches(files, _read_batches, SPECTRA_READ.spark_schema)
 
 
 def remote_contents(files: DataFrame) -> DataFrame:

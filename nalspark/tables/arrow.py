@@ -45,14 +45,20 @@ def _decode_pixels(array: pa.Array, dtype: str) -> np.ndarray:
 def decode(batch: pa.RecordBatch, declared: Mapping[str, Column]) -> Columns:
     """Decode a batch to a dictionary of arrays; ``pixels`` columns come as arrays of numbers, a list as an array in its cell.
 
-    Nulls become NaN in floating columns, and in lists of numbers, and None in the others (an integer column with nulls comes as float, as
-    pyarrow does it).
+    Nulls become NaN in floating columns, and in lists of numbers, and None in the others. An integer column with nulls comes as float, as
+    pyarrow does it, but for one of 64 bits, which float does not hold: that comes as objects.
     """
     pixels = {name: column.pixel_dtype for name, column in declared.items() if column.pixel_dtype}
     return {
-        name: _decode_pixels(array, pixels[name]) if name in pixels else array.to_numpy(zero_copy_only=False)
+        name: _decode_pixels(array, pixels[name]) if name in pixels else _decode_values(array)
         for name, array in zip(batch.schema.names, batch.columns, strict=True)
     }
+
+
+def _decode_values(array: pa.Array) -> np.ndarray:
+    if array.null_count and pa.types.is_int64(array.type):
+        return objects(array.to_pylist())
+    return array.to_numpy(zero_copy_only=False)
 
 
 def _encode_column(values: Any, column: Column) -> pa.Array:

@@ -7,20 +7,47 @@ from dataclasses import replace
 from nalspark.lines import LineSpecies, Transition
 from nalspark.tables.table import REJECTION_COLUMNS, Column, Table
 
-_SPECTRUM_ID = Column("spectrum_id", "string", "PPPP-MJD-FFFF as SDSS writes it (4 or 5 digits of plate)", ucd="meta.id;meta.main")
-PART = Column("part", "string", "The unit in which tables are replaced and resumed; SDSS: a range of plates", ucd="meta.id.part")
+_SPECTRUM_ID = Column(
+    "spectrum_id",
+    "string",
+    "SDSS: PPPP-MJD-FFFF (4 or 5 digits of plate); SDSS-V: field-mjd-catalogid; DESI: survey-program-healpix-targetid, or, of files of "
+    "tiles, tile-night-petal-targetid",
+    ucd="meta.id;meta.main",
+)
+PART = Column(
+    "part",
+    "string",
+    "The unit in which tables are replaced and resumed: a range of plates, fields or tiles, or a HEALPix pixel of nside 8",
+    ucd="meta.id.part",
+)
 _PATH = Column("path", "string", "Where the spectrum was read from", ucd="meta.file")
+#: What the surveys themselves call a spectrum; null where it does not apply.
 _IDS = (
     Column("plate", "int", "SDSS plate number", ucd="meta.id"),
-    Column("mjd", "int", "Modified Julian date of the observation", "d", "time.epoch"),
+    Column("mjd", "int", "Modified Julian date of the observation: SDSS and SDSS-V", "d", "time.epoch"),
     Column("fiber", "int", "SDSS fiber number on the plate", ucd="meta.id"),
+    Column("field", "int", "SDSS-V field number", ucd="meta.id"),
+    Column("catalogid", "long", "SDSS-V CATALOGID", ucd="meta.id"),
+    Column("targetid", "long", "DESI TARGETID", ucd="meta.id"),
+    Column("survey", "string", "DESI survey: main, sv1, sv3, special, …", ucd="meta.id"),
+    Column("program", "string", "DESI program: dark, bright, backup, …", ucd="meta.id"),
+    Column("healpix", "int", "DESI HEALPix pixel of the file", ucd="meta.id"),
+    Column("tile", "int", "DESI tile of the file", ucd="meta.id"),
 )
+NATIVE_IDS = tuple(column.name for column in _IDS)
 _POSITION = (
     Column("ra", "double", "Right ascension, ICRS", "deg", "pos.eq.ra;meta.main"),
     Column("dec", "double", "Declination, ICRS", "deg", "pos.eq.dec;meta.main"),
 )
 #: What a spectrum is called, where it lies in the tables, on disk and on the sky.
-_SPECTRUM = (_SPECTRUM_ID, PART, _PATH, Column("survey", "string", "The reader that understood the file", ucd="meta.id"), *_IDS, *_POSITION)
+_SPECTRUM = (
+    _SPECTRUM_ID,
+    PART,
+    _PATH,
+    Column("format", "string", "What the file is: sdss_spec, sdss_spspec, sdssv_spec, desi_coadd", ucd="meta.id"),
+    *_IDS,
+    *_POSITION,
+)
 _Z_QSO = Column("z_qso", "double", "Redshift of the quasar", ucd="src.redshift")
 
 FILES = Table(
@@ -58,6 +85,11 @@ SPECTRA = Table(
             "pixels<f4>",
             "Gaussian σ of the line-spread function at every 100th lattice pixel from 3560 Å on; null where the file does not say",
             "pixel",
+        ),
+        Column(
+            "scatter",
+            "pixels<f4>",
+            "Scatter of single pixels over that which `ivar` says and which holds in sums, at these places; null if not rebinned",
         ),
     ),
 )

@@ -62,7 +62,7 @@ def usable(batch: pa.RecordBatch) -> pa.RecordBatch:
 def read(survey: Path) -> pa.RecordBatch:
     paths = [file.path for file in walk(str(survey / "parts"))]
     columns = {"path": np.array(paths, dtype=object), "part": [part_of(path, 1) for path in paths]}
-    return encode(surveys.read_files(columns), surveys.SPECTRA_READ)
+    return pa.concat_batches([encode(rows, surveys.SPECTRA_READ) for rows in surveys.read_files(columns)])
 
 
 @pytest.fixture(scope="module")

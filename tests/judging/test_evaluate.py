@@ -161,9 +161,10 @@ def test_other_species_of_the_truth_make_a_table(result: Path, truth: Path, tmp_
 def test_rows_of_one_quasar_go_to_every_spectrum_of_it() -> None:
     sightlines = pd.DataFrame({
         "spectrum_id": ["id", "again", "far"], "plate": [1, 2, 3], "mjd": [5, 5, 5], "fiber": [1, 1, 1],
-        "ra": [10.0, 10.0001, 50.0], "dec": [0.0, 0.0, 0.0],
+        "ra": [10.0, 10.0001, 50.0], "dec": [0.0, 0.0, 0.0], "targetid": -1, "catalogid": -1,
     })  # fmt: skip
     rows = pd.DataFrame({"plate": [1, 1], "mjd": [5, 5], "fiber": [1, 1], "ra": [10.0, 10.0], "dec": [0.0, 0.0], "z_abs": [0.7, 0.9]})
+    rows = rows.assign(targetid=-1, catalogid=-1)
     found = assign_spectra(rows, sightlines, 1.0)
     assert sorted(zip(found["spectrum_id"], found["z_abs"], strict=True)) == [("again", 0.7), ("again", 0.9), ("id", 0.7), ("id", 0.9)]
     nothing = assign_spectra(rows.assign(plate=-1, ra=np.nan), sightlines, 1.0)

@@ -69,16 +69,16 @@ def tripping(name: str) -> Callable[[Any], Any]:
     def read(columns: Any) -> Any:
         from nalspark.surveys import reader, stages
 
-        whole = reader.read_sdss
+        whole = reader._read
 
-        def trips(stream: Any, path: str) -> Any:
-            return None + 1 if path.endswith(name) else whole(stream, path)
+        def trips(fits: Any) -> Any:
+            return None + 1 if fits.path.endswith(name) else whole(fits)
 
-        reader.read_sdss = trips
+        reader._read = trips
         try:
-            return stages.read_files(columns)
+            return list(stages.read_files(columns))
         finally:
-            reader.read_sdss = whole
+            reader._read = whole
 
     return read
 

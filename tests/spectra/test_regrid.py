@@ -62,10 +62,10 @@ def test_resampling_onto_its_own_pixels_changes_nothing():
 
 def test_half_a_pixel_off_is_the_mean_of_two_neighbours():
     flux, ivar, mask = arrays(402)
-    new_flux, new_ivar, bits = resample(flux, ivar, mask, lattice(GRID.first - 1, 402) + 0.5e-4, GRID)
-    np.testing.assert_allclose(new_flux, 0.5 * (flux[:-2] + flux[1:-1]), rtol=1e-6)
+    new_flux, new_ivar, bits, _ = resample(flux, ivar, mask, lattice(GRID.first - 1, 402) + 0.5e-4, GRID)
+    np.testing.assert_allclose(new_flux, 0.5 * (flux[:-2] + flux[1:-1]), rtol=1e-4)  # in Å the redder half is wider, by a part in 4000
     # The variance keeps the power that correlation with the neighbours hides: the mean of the two, not a quarter of their sum.
-    np.testing.assert_allclose(1 / new_ivar, 0.5 * (1 / ivar[:-2] + 1 / ivar[1:-1]), rtol=1e-5)
+    np.testing.assert_allclose(1 / new_ivar, 0.5 * (1 / ivar[:-2] + 1 / ivar[1:-1]), rtol=3e-4)
     assert not bits.any()
 
 
@@ -76,14 +76,14 @@ def test_half_a_pixel_off_is_the_mean_of_two_neighbours():
     np.log10(np.arange(10**3.59, 10**3.65, 3.1)),  # coarser
 ], ids=["shifted", "linear", "finer", "coarser"])  # fmt: skip
 def test_flux_is_conserved(old):
-    """∫ flux d(log λ) over the whole grid is that of the old step function over the same range."""
+    """∫ flux dλ over the whole grid is that of the old step function over the same range."""
     flux, ivar, mask = arrays(len(old))
-    new, _, bits = resample(flux, ivar, mask, old, GRID)
+    new, _, bits, _ = resample(flux, ivar, mask, old, GRID)
     assert not bits.any()
     middle = 0.5 * (old[1:] + old[:-1])
-    edges = np.concatenate([[2 * old[0] - middle[0]], middle, [2 * old[-1] - middle[-1]]])
-    overlap = np.clip(np.minimum(edges[1:], EDGES[-1]) - np.maximum(edges[:-1], EDGES[0]), 0, None)
-    assert (new.astype(float) * GRID.step).sum() == pytest.approx((flux * overlap).sum(), rel=1e-6)
+    edges = 10 ** np.concatenate([[2 * old[0] - middle[0]], middle, [2 * old[-1] - middle[-1]]])
+    overlap = np.clip(np.minimum(edges[1:], 10 ** EDGES[-1]) - np.maximum(edges[:-1], 10 ** EDGES[0]), 0, None)
+    assert (new.astype(float) * np.diff(10**EDGES)).sum() == pytest.approx((flux * overlap).sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize("spacing", ["half", 0.2, 0.8])
@@ -91,23 +91,24 @@ def test_flux_is_conserved(old):
 def test_errors_hold_in_sums_over_lines(spacing, region):
     """Monte Carlo: the error of a mean over 20 pixels, from the variances alone, is the scatter of such means.
 
-    Single pixels scatter less than their errors say, because neighbours share old pixels: the errors must be right for what is measured,
-    which is lines of several pixels. 60 spectra of 40 boxes give the scatter to 1/√(2·2400) = 1.5 %; 5 % allows for boxes that share pixels
-    at their ends.
+    Single pixels scatter less than their errors say, because neighbours share old pixels, by as much as is told: the errors must be right
+    for what is measured, which is lines of several pixels. 60 spectra of 40 boxes give the scatter to 1/√(2·2400) = 1.5 %; 5 % allows for
+    boxes that share pixels at their ends.
     """
     old = lattice(LATTICE.first - 5, 4666) + 0.5e-4 if spacing == "half" else np.log10(np.arange(3550, 10410, spacing))
     sigma = 0.1 * (1 + 0.3 * np.sin(np.arange(len(old)) / 300))
     rng = np.random.default_rng(5)
     pixels, boxes = [], []
+    sampled = np.arange(region.start, region.stop) / 100
     for _ in range(60):
         flux = (1 + sigma * rng.standard_normal(len(old))).astype(np.float32)
-        new, ivar, bits = resample(flux, (sigma**-2).astype(np.float32), np.zeros(len(old), np.uint8), old, LATTICE)
+        new, ivar, bits, scatter = resample(flux, (sigma**-2).astype(np.float32), np.zeros(len(old), np.uint8), old, LATTICE)
         assert not bits.any()
         deviation, variance = (new[region] - 1).astype(float), 1 / ivar[region].astype(float)
-        pixels.append(deviation / np.sqrt(variance))
+        pixels.append(deviation / np.sqrt(variance) / np.interp(sampled, np.arange(len(scatter)), scatter))
         boxes.append(deviation.reshape(-1, 20).sum(axis=1) / np.sqrt(variance.reshape(-1, 20).sum(axis=1)))
     assert np.std(boxes) == pytest.approx(1.0, abs=0.05)
-    assert 0.65 < np.std(pixels) < 1.02  # 1/√2 where every pixel is the mean of two
+    assert np.std(pixels) == pytest.approx(1.0, abs=0.02)  # 1/√2 of it where every pixel is the mean of two: known beforehand
 
 
 def test_a_masked_pixel_spoils_what_it_covers_and_no_more():
@@ -115,17 +116,17 @@ def test_a_masked_pixel_spoils_what_it_covers_and_no_more():
     flux[200], mask[200] = 1e6, PixelFlag.ABSURD
     flux[300], ivar[300] = np.nan, 0.0
     # Old pixel k lies a quarter of a pixel redwards of grid pixel k - 1: three quarters of it there, one quarter in the next.
-    new_flux, new_ivar, bits = resample(flux, ivar, mask, lattice(GRID.first - 1, 402) + 0.25e-4, GRID)
+    new_flux, new_ivar, bits, _ = resample(flux, ivar, mask, lattice(GRID.first - 1, 402) + 0.25e-4, GRID)
     assert np.flatnonzero(bits).tolist() == [199, 299]
     assert (new_flux[bits != 0] == 0).all() and (new_ivar[bits != 0] == 0).all()
     # The neighbours lost a quarter of themselves; what is left of them is the good pixel alone.
     assert new_flux[200] == pytest.approx(flux[201], rel=1e-6) and np.isfinite(new_flux).all()
-    assert new_ivar[200] == pytest.approx(0.75 * ivar[201], rel=1e-5)
+    assert new_ivar[200] == pytest.approx(0.75 * ivar[201], rel=3e-4)
 
 
 def test_what_the_spectrum_does_not_cover_has_no_data():
     flux, ivar, mask = arrays(100)
-    _, new_ivar, bits = resample(flux, ivar, mask, lattice(GRID.first + 50, 100) + 0.2e-4, GRID)
+    _, new_ivar, bits, _ = resample(flux, ivar, mask, lattice(GRID.first + 50, 100) + 0.2e-4, GRID)
     covered = np.flatnonzero(bits == 0)
     assert covered[0] == 50 and covered[-1] == 149 and len(covered) == 100
     assert ((bits == PixelFlag.NO_DATA) == (new_ivar == 0)).all()

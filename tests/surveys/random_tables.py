@@ -213,8 +213,10 @@ def random_file(seed: int) -> RandomFile:
 
 def by_nalspark(raw: bytes) -> list[dict[str, np.ndarray]]:
     """The columns of all HDUs; an HDU without a table has none."""
-    file = FitsFile(decompressed(io.BytesIO(raw), "random.fits"), "random.fits")
-    return [file.columns(hdu, [column.name for column in hdu.layout.columns.values()]) if hdu.layout.columns else {} for hdu in file.hdus()]
+    with decompressed(io.BytesIO(raw), "random.fits") as stream:
+        file = FitsFile(stream, "random.fits")
+        asked = [(hdu, [column.name for column in (hdu.layout.columns or {}).values()]) for hdu in file.hdus()]
+        return [file.columns(hdu, names) if names else {} for hdu, names in asked]
 
 
 def by_astropy(file: RandomFile, raw: bytes) -> list[dict[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from astropy.io import fits
 from surveys.make_files import default_pixels, spec_hdus, spspec_hdus, table
 
 from nalspark.errors import INTERNAL_ERROR, UnusableSpectrum
-from nalspark.surveys import reader, sdss, stages
+from nalspark.surveys import reader, spec_files, stages
 from nalspark.surveys.fits_table import MAX_HEADER_BYTES
 from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
 from nalspark.tables.arrow import map_arrays
@@ -178,7 +178,7 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "no COADD table": ("wrong_hdu", lambda: content(fits.HDUList([hdu for hdu in spec_hdus() if hdu.name != "COADD"]))),
     "a catalogue": ("not_a_spectrum", lambda: desi("CATALOG")),
     "an image": ("not_a_spectrum", lambda: content(fits.HDUList([fits.PrimaryHDU(np.zeros((300, 300)))]))),
-    "a DESI coadd file": ("desi_coadd", lambda: desi("FIBERMAP", "B_WAVELENGTH", "B_FLUX")),
+    "a DESI coadd file without targets": ("missing_hdu", lambda: desi("B_WAVELENGTH", "B_FLUX")),
     "a DESI redrock file": ("desi_redrock", lambda: desi("REDSHIFTS", "FIBERMAP")),
     # columns
     "no flux column": ("missing_column", lambda: with_columns(lambda columns: columns[1:])),
@@ -304,7 +304,7 @@ def test_files_are_fetched_ahead_but_for_those_whose_bytes_are_at_hand(tmp_path:
     monkeypatch.setattr(stages, "fetch_ahead", fetched.append)
     near = os.fspath(tmp_path / "x.fits")
     Path(near).write_bytes(spec())
-    rows = stages.read_files({"path": [near, "s3a://far/y.fits"], "part": ["a", "a"], "content": [None, spec()]})
+    (rows,) = stages.read_files({"path": [near, "s3a://far/y.fits"], "part": ["a", "a"], "content": [None, spec()]})
     assert fetched == [near]
     assert rows["reason"] == [None, None]
 
@@ -319,7 +319,7 @@ def test_faults_of_the_operating_system(fault: Exception, reason: str, tmp_path:
     def broken(*arguments: object) -> None:
         raise fault
 
-    monkeypatch.setattr(reader, "read_sdss", broken)
+    monkeypatch.setattr(reader, "_read", broken)
     check(refused(tmp_path / "x.fits"), reason)
 
 
@@ -333,12 +333,12 @@ def test_a_fault_of_ours_is_no_property_of_a_file(
     def broken(*arguments: object) -> None:
         raise fault("ours\nalone")
 
-    monkeypatch.setattr(sdss, "_clean", broken)
+    monkeypatch.setattr(spec_files, "clean_pixels", broken)
     (tmp_path / "x.fits").write_bytes(spec())
     found = refused(tmp_path / "x.fits")
     check(found, INTERNAL_ERROR)
     assert fault.__name__ in found.detail and "ours" in found.detail, "what it was"
-    assert "test_broken_files.py" in found.detail and "_spec_pixels" in found.detail, "and where"
+    assert "test_broken_files.py" in found.detail and "_pixels" in found.detail, "and where"
     (record,) = caplog.records
     assert record.name == "nalspark" and record.exc_info and record.exc_info[0] is fault, "the log has the whole traceback"
 
@@ -353,16 +353,17 @@ def test_of_a_survey_only_the_row_at_fault_is_without_a_result(spark: Any, tmp_p
         """What a worker does where the reader trips over one of the files."""
         from nalspark.surveys import reader, stages
 
-        whole = reader.read_sdss
+        whole = reader._read
 
-        def trips(stream: Any, name: str) -> Any:
-            return np.uint8(1) + None if name.endswith("spec-1.fits") else whole(stream, name)
+        def trips(fits: Any) -> Any:
+            return np.uint8(1) + None if fits.path.endswith("spec-1.fits") else whole(fits)
 
-        reader.read_sdss = trips
+        reader._read = trips
         try:
-            return stages.read_files(columns)
+            (rows,) = stages.read_files(columns)
+            return rows
         finally:
-            reader.read_sdss = whole
+            reader._read = whole
 
     expected, rows = (
         sorted(frame.collect(), key=lambda row: row.path)
@@ -400,7 +401,7 @@ def outcome(raw: bytes) -> str:
         return fault.reason
     assert spectrum.flux.shape == spectrum.ivar.shape == spectrum.mask.shape and len(spectrum.flux) >= 100
     assert np.isfinite(spectrum.flux).all() and np.isfinite(spectrum.ivar).all() and (spectrum.ivar >= 0).all()
-    assert spectrum.plate > 0 and spectrum.fiber > 0 and abs(spectrum.z_warning) < 2**31
+    assert spectrum.native["plate"] > 0 and spectrum.native["fiber"] > 0 and abs(spectrum.z_warning) < 2**31
     return "good"
 
 

@@ -507,9 +507,8 @@ def test_what_is_said_of_catalogues(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     warnings = [line for line in run.said if line.startswith("WARNING")]
     assert len(warnings) == (matched == 0)
     if warnings:
-        assert (
-            "nothing in catalogue 'q.csv' matches any spectrum. Of its 3 rows 0 have a plate, mjd and fiber and 3 a position" in warnings[0]
-        )
+        assert "nothing in catalogue 'q.csv' matches any spectrum. Of its 3 rows 0 have an identifier" in warnings[0]
+        assert "and 3 a position" in warnings[0]
         assert "reads ra = 'RA', dec = 'DEC', z = 'z'" in warnings[0] and "'q.csv::map'" in warnings[0]
     assert "q.csv: 2 of its rows have no redshift" in run.said[-1] and f"{int(matched > 0)} spectra take theirs" in run.said[-1]
 

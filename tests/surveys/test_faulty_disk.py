@@ -23,7 +23,7 @@ from surveys.test_sdss import same
 from nalspark.errors import MAY_PASS, NalsparkError, UnusableSpectrum
 from nalspark.surveys import reader
 from nalspark.surveys.reader import open_spectrum, read_spectrum
-from nalspark.surveys.sdss import SurveySpectrum
+from nalspark.surveys.spectrum import SurveySpectrum
 
 REASONS = {errno.ENOENT: "file_missing", errno.EACCES: "permission_denied", errno.EIO: "io_error", errno.ESTALE: "io_error"}
 

@@ -37,7 +37,7 @@ def survey(tmp_path: Path) -> Path:
         "0266/notes.txt",
         "0266/.hidden.fits",
         "0267/deep/er/spSpec-51608-0267-003.fit",
-        "0267/spec-0267-51608-0004.fits.fz",
+        "0267/spec-0267-51608-0004.fits.bz2",
         "0267/spec-0267-51608-0005.fits.tmp",
         ".trash/spec-0266-51602-0009.fits",
         "b.fit.gz",

@@ -70,9 +70,9 @@ def test_nulls_of_every_kind_come_back():
     for values in columns.values():
         values[1] = None
     back = round_trip(columns)
-    for name in ("text", "truth", "raw", "many", "words", "fixed", "ragged", "bits"):
+    for name in ("text", "truth", "raw", "many", "words", "fixed", "ragged", "bits", "large"):  # float does not hold 64 bits
         assert back[name][1] is None and back[name][0] is not None, name
-    for name in ("small", "large", "single", "real"):  # integers with nulls come as float: documented
+    for name in ("small", "single", "real"):  # integers with nulls come as float: documented
         assert np.isnan(back[name][1]) and not np.isnan(back[name][0]), name
     assert len(back["fixed"]) == 3 and back["fixed"].dtype == object  # a null among pixels: no rectangle any more
 

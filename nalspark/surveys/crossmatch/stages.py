@@ -1,7 +1,8 @@
 """The crossmatch on Spark frames: spectra × quasar catalogues × absorber catalogues -> targets and matches.
 
-A catalogue is first grouped to *sightlines*: its rows with one plate-mjd-fiber, or, where it has none, with one position. A spectrum
-knows a sightline by plate-mjd-fiber, else as the nearest on the sky within the radius. Of equals the smallest row wins, so the result
+A catalogue is first grouped to *sightlines*: its rows with one identifier (plate-mjd-fiber, TARGETID or CATALOGID: see
+:mod:`nalspark.surveys.identity`), or, where it has none, with one position. A spectrum knows a sightline by identifier, else as the nearest
+on the sky within the radius. Of equals the smallest row wins, so the result
 depends neither on the order nor on the partitioning of any frame.
 """
 
@@ -20,8 +21,9 @@ from pyspark.sql import types as T
 
 from nalspark.errors import CatalogError
 from nalspark.settings import Crossmatch, Settings
-from nalspark.surveys.catalogs import ID_COLUMNS, Catalog, Kind, canonical_schema, write_parquet
+from nalspark.surveys.catalogs import Catalog, Kind, canonical_schema, write_parquet
 from nalspark.surveys.crossmatch import sky
+from nalspark.surveys.identity import ID_COLUMNS, KEYS
 from nalspark.tables import table as tables
 from nalspark.tables.arrow import Batches, map_batches
 from nalspark.tables.schemas import MATCHES, SPECTRA, TARGETS
@@ -67,24 +69,32 @@ def _spark_schema(kind: Kind) -> T.StructType:
 # --- matching two frames -------------------------------------------------------------------------------------------------------------
 
 
+def _keys() -> Column:
+    """The keys that a row has, as text; none where it has no identifier."""
+    written = [F.concat_ws("-", F.lit(key[0]), *[F.col(name).cast("string") for name in key]) for key in KEYS]
+    complete = [" AND ".join(f"{name} IS NOT NULL" for name in key) for key in KEYS]
+    return F.array_compact(F.array(*[F.when(F.expr(known), text) for known, text in zip(complete, written, strict=True)]))
+
+
 def match_by_id(left: DataFrame, right: DataFrame) -> DataFrame:
-    """Match rows with the same plate, mjd and fiber; null matches nothing.
+    """Match rows that share a key of :mod:`nalspark.surveys.identity`.
 
     Parameters
     ----------
     left : DataFrame
-        ``left_id`` (unique), ``plate``, ``mjd``, ``fiber``.
+        ``left_id`` (unique) and the columns of the keys.
     right : DataFrame
-        ``catalogue`` (int), ``row`` (long), ``plate``, ``mjd``, ``fiber``. Each catalogue is matched by itself; of several of its rows
-        with the same three the smallest is taken.
+        ``catalogue`` (int), ``row`` (long) and these columns. Each catalogue is matched by itself; of several of its rows with the same key
+        the smallest is taken.
 
     Returns
     -------
     DataFrame
         ``left_id``, ``catalogue``, ``right_row``, where there is a partner.
     """
-    known = right.dropna(subset=list(ID_COLUMNS)).groupBy(*ID_COLUMNS, "catalogue").agg(F.min("row").alias("right_row"))
-    return left.select("left_id", *ID_COLUMNS).join(known, list(ID_COLUMNS)).select("left_id", "catalogue", "right_row")
+    known = right.select("catalogue", "row", F.explode(_keys()).alias("key")).groupBy("key", "catalogue").agg(F.min("row").alias("row"))
+    pairs = left.select("left_id", F.explode(_keys()).alias("key")).join(known, "key")
+    return pairs.groupBy("left_id", "catalogue").agg(F.min("row").alias("right_row"))
 
 
 def _whole(batches: Batches) -> pa.RecordBatch | None:
@@ -200,14 +210,14 @@ def _all_rows(quasars: Named, absorbers: Named, significance: float) -> DataFram
 
 
 def _sightlines(rows: DataFrame, n_quasars: int) -> DataFrame:
-    """Rows of one catalogue that are one quasar: the same plate-mjd-fiber, else the same position. ``row`` is the smallest of them.
+    """Rows of one catalogue that are one quasar: the same identifiers, else the same position. ``row`` is the smallest of them.
 
     An absorber without a redshift is no system, so it matches nothing.
     """
-    has_id = F.col("plate").isNotNull() & F.col("mjd").isNotNull() & F.col("fiber").isNotNull()
+    has_id = F.size(_keys()) > 0
     usable = rows.where((has_id | _is_position()) & ((F.col("catalogue") < n_quasars) | F.col("system").isNotNull()))
-    keys = [F.when(has_id, F.col(name)).alias(name) for name in ID_COLUMNS]
-    keys += [F.when(~has_id, F.col(name)).alias(f"key_{name}") for name in ("ra", "dec")]
+    same = [F.when(has_id, F.col(name)).alias(name) for name in ID_COLUMNS]
+    same += [F.when(~has_id, F.col(name)).alias(f"key_{name}") for name in ("ra", "dec")]
     aggregates = {
         "row": F.min("row"),
         "n_rows": F.count(F.lit(1)),
@@ -217,7 +227,7 @@ def _sightlines(rows: DataFrame, n_quasars: int) -> DataFrame:
         "systems": F.sort_array(F.collect_list("system")),
         "n_strong": F.sum(F.col("system.strong").cast("int")).cast("int"),
     }
-    grouped = usable.groupBy("catalogue", *keys).agg(*[aggregate.alias(name) for name, aggregate in aggregates.items()])
+    grouped = usable.groupBy("catalogue", *same).agg(*[aggregate.alias(name) for name, aggregate in aggregates.items()])
     return grouped.withColumns({"ra": F.col("place.ra"), "dec": F.col("place.dec")}).drop("key_ra", "key_dec", "place")
 
 
