@@ -187,13 +187,16 @@ def pixels(catalogue: Catalogue, spectra: Sequence[str]) -> Iterator[tuple[NDArr
     for name, searched in lines.groupby("part"):
         if name not in recorded or not recorded[str(name)].path:
             continue
-        wanted, targets = ds.field("path").isin(list(searched["path"])), searched.set_index("path")
+        wanted = ds.field("path").isin(list(searched["path"])) & ds.field("spectrum_id").isin(list(searched["spectrum_id"]))
+        targets = searched.set_index(["path", "spectrum_id"])["z_qso"]
         try:
             table = open_parquet(store.files(recorded[str(name)]))
-            for batch in table.to_batches(columns=["path", *PIXELS], filter=wanted, batch_size=_BATCH_ROWS):
+            for batch in table.to_batches(columns=["path", "spectrum_id", *PIXELS], filter=wanted, batch_size=_BATCH_ROWS):
+                named = zip(batch["path"].to_pylist(), batch["spectrum_id"].to_pylist(), strict=True)
+                batch = batch.filter(pa.array([pair in targets.index for pair in named], pa.bool_()))
                 if batch.num_rows:
                     columns = decode(batch, _DECLARED)
-                    known = targets.loc[columns["path"]]
-                    yield known["spectrum_id"].to_numpy(), prepare(on_lattice(columns), known["z_qso"].to_numpy(float), settings)
+                    z_qso = targets.loc[list(zip(columns["path"], columns["spectrum_id"], strict=True))]
+                    yield columns["spectrum_id"], prepare(on_lattice(columns), z_qso.to_numpy(float), settings)
         except (pa.ArrowException, OSError, StoreError) as error:
             raise StoreError(f"The spectra in '{recorded[str(name)].path}' of {store.root} cannot be read: {error}") from None

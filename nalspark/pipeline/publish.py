@@ -96,7 +96,7 @@ def _write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, sett
     due = sum(part.rows for part in manifest.parts(SPECTRA_READ.name).values())
     if rows["sightlines.parquet"] + rows["rejections.parquet"] != due:
         raise StoreError(
-            f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} files read: "
+            f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} rows read: "
             "a stage was left out since the files changed. Run all stages."
         )
     catalogue = absorbers_table(settings.line_species)

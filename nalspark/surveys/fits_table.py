@@ -395,6 +395,7 @@ class FitsFile:
         self._require(hdu, hdu.layout.data_bytes)
         try:
             if self._through_astropy is None:
+                self.stream.seek(0)
                 self._through_astropy = fits.open(self.stream, memmap=False, lazy_load_hdus=True)
             section: Any = self._through_astropy[hdu.number].section
             return _native(np.asarray(section[start : self.image_shape(hdu)[0] if stop is None else stop]))

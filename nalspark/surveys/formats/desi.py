@@ -226,7 +226,7 @@ def _batch(coadd: _Coadd, first: int) -> Iterator[SurveySpectrum | RejectedSpect
             flux, ivar, mask, first_pixel, scatter = _on_lattice(coadd, first, last)
             resolution = _resolution(coadd, first, last)
         except UnusableSpectrum as fault:  # a damaged piece costs these targets, not those of other batches
-            faults = dict.fromkeys(rows, (fault.reason, fault.detail)) | faults
+            faults = dict.fromkeys(rows, (fault.reason, fault.detail.removeprefix(f"{coadd.fits.name}: "))) | faults
     for row in rows:
         if row in faults:
             yield coadd.rejected(row, *faults[row])
@@ -241,7 +241,7 @@ def _batch(coadd: _Coadd, first: int) -> Iterator[SurveySpectrum | RejectedSpect
 def _fault(coadd: _Coadd, row: int) -> tuple[str, str] | None:
     """Why a target cannot be used, before its pixels are read."""
     if row >= coadd.whole:
-        end = coadd.cut.detail if coadd.cut else "no arm has both flux and inverse variance."
+        end = coadd.cut.detail.removeprefix(f"{coadd.fits.name}: ") if coadd.cut else "no arm has both flux and inverse variance."
         return "truncated", f"its pixels are not all there: {end}"
     kind = short_text(coadd.value(row, "objtype") or "")
     if coadd.table["targetid"][row] < 0 and kind != "SKY":
