@@ -100,7 +100,7 @@ def _settled(batches: Batches, function: Callable[[Batches], Batches]) -> Batche
     idle_cleanup()
 
 
-def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema: StructType) -> DataFrame:
+def map_batches(frame: DataFrame, function: Callable[[Batches], Batches], schema: StructType | str) -> DataFrame:
     """Apply ``frame.mapInArrow``, for workers that go on to further tasks."""
     return frame.mapInArrow(partial(_settled, function=function), schema)
 

@@ -299,6 +299,12 @@ SIGHTLINES = Table(
     "One row per searched spectrum, those without an absorber included.",
     (
         *(column for column in TARGETS.columns if column not in REJECTION_COLUMNS),
+        Column(
+            "object_id",
+            "string",
+            "Name of the object: spectra within crossmatch.match_radius_arcsec of each other share it; spectrum_id without a position",
+            ucd="meta.id",
+        ),
         *SEARCHED.select("snr", "z_start", "z_stop", "redshift_path"),
         Column("n_absorbers", "int", "Absorbers found, those with the flag OFF_PATH included", ucd="meta.number"),
         Column(

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from astropy import units as u
 from astropy_healpix import HEALPix
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 #: Order of the buckets: 12,288 of them, 1.8° wide. Fine enough to share out a survey of 1 % of the sky among a hundred workers.
@@ -118,6 +120,40 @@ def buckets_with_margin(pixels: np.ndarray, order: int) -> tuple[np.ndarray, np.
     abroad = touched != own[indices]
     pairs = np.unique(np.stack([indices[abroad], touched[abroad].astype(np.int64)], axis=1), axis=0)
     return np.concatenate([everyone, pairs[:, 0]]), np.concatenate([own, pairs[:, 1].astype(np.int32)])
+
+
+def designation(ra: np.ndarray, dec: np.ndarray) -> list[str]:
+    """Name positions as the IAU recommends, ``JHHMMSS.ss+DDMMSS.s``, digits cut off and not rounded; `ra` and `dec` (n,) in deg."""
+    names = []
+    for hundredths, tenths, sign in zip(np.floor(ra % 360 * 24000), np.floor(np.abs(dec) * 36000), np.signbit(dec), strict=True):
+        seconds, part = divmod(int(hundredths), 100)
+        arcsec, tenth = divmod(int(tenths), 10)
+        east = f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}.{part:02d}"
+        north = f"{arcsec // 3600:02d}{arcsec // 60 % 60:02d}{arcsec % 60:02d}.{tenth}"
+        names.append(f"J{east}{'-' if sign else '+'}{north}")
+    return names
+
+
+def first_of_group(ra: np.ndarray, dec: np.ndarray, names: np.ndarray, radius_arcsec: float) -> np.ndarray:
+    """Give for each position the one with the first name in its group; chains of positions within a radius of the next are a group.
+
+    Parameters
+    ----------
+    ra, dec : ndarray, shape (n,), deg
+        Positions; copies of one do no harm.
+    names : ndarray of str, shape (n,)
+    radius_arcsec : float
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+    """
+    pairs = KDTree(unit_vectors(ra, dec)).query_pairs(2 * np.sin(radius_arcsec / _ARCSEC / 2) + 1e-15, output_type="ndarray")
+    links = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(len(ra), len(ra)))
+    group = connected_components(links, directed=False)[1]
+    order = np.lexsort((names, group))
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    return order[starts][group]
 
 
 def _in_sky_order(ra: np.ndarray, dec: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,8 @@ Named = Sequence[tuple[str, DataFrame]]
 _SYSTEM = "struct<z_abs: double, ew_primary: double, row: bigint, strong: boolean>"
 #: What a crossmatch needs of a spectrum: all but the pixels.
 _METADATA = [column.name for column in SPECTRA.columns if not column.pixel_dtype and column.name != "first_pixel"]
+#: Radii over which the positions of one object may be spread.
+_CHAIN = 4
 #: Stands for "no catalogue: a row to be matched".
 _OURS = -1
 
@@ -174,6 +176,52 @@ def match_on_sky(left: DataFrame, right: DataFrame, radius_arcsec: float) -> Dat
     matched = T.StructType([*[T.StructField(name, kind) for name, kind in key], T.StructField("separation_arcsec", T.DoubleType())])
     buckets = map_batches(both, partial(_put_in_buckets, order=sky.fine_order(radius_arcsec)), bucketed).repartition("bucket")
     return map_batches(buckets, partial(_match_buckets, radius_arcsec=radius_arcsec), matched)
+
+
+# --- which spectra are of one object -------------------------------------------------------------------------------------------------
+
+
+def _with_margin(batches: Batches, order: int) -> Batches:
+    """Add the bucket of every row, and copies of it for all the buckets that it may be needed in, which are not `own`."""
+    if (whole := _whole(batches)) is None:
+        return
+    copies, touched = sky.buckets_with_margin(sky.fine_pixels(*_positions(whole), order), order)
+    own = pa.array(np.arange(len(copies)) < whole.num_rows)
+    yield pa.RecordBatch.from_arrays(
+        [*whole.take(pa.array(copies)).columns, pa.array(touched, pa.int32()), own], [*whole.schema.names, "bucket", "own"]
+    )
+
+
+def _name_objects(batches: Batches, radius_arcsec: float) -> Batches:
+    if (whole := _whole(batches)) is None:
+        return
+    ra, dec = _positions(whole)
+    first = sky.first_of_group(ra, dec, np.array(whole["spectrum_id"].to_pylist()), radius_arcsec)
+    own = np.flatnonzero(whole["own"].to_numpy(zero_copy_only=False))
+    names = sky.designation(ra[first[own]], dec[first[own]])
+    yield pa.RecordBatch.from_arrays([whole["spectrum_id"].take(pa.array(own)), pa.array(names, pa.string())], ["spectrum_id", "object_id"])
+
+
+def objects(spectra: DataFrame, radius_arcsec: float) -> DataFrame:
+    """Group spectra by position: epochs and programs of one object get one name, that of the position of the first by ``spectrum_id``.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        ``spectrum_id`` (unique), ``ra``, ``dec`` (deg).
+    radius_arcsec : float
+
+    Returns
+    -------
+    DataFrame
+        ``spectrum_id``, ``object_id``, of those with a valid position.
+    """
+    placed = spectra.where(_is_position()).select("spectrum_id", "ra", "dec")
+    bucketed = T.StructType([*placed.schema.fields, T.StructField("bucket", T.IntegerType()), T.StructField("own", T.BooleanType())])
+    # A group is a chain: what is within several radii of a position must be in its bucket.
+    order = sky.fine_order(_CHAIN * radius_arcsec)
+    around = map_batches(placed, partial(_with_margin, order=order), bucketed).repartition("bucket")
+    return map_batches(around, partial(_name_objects, radius_arcsec=radius_arcsec), "spectrum_id string, object_id string")
 
 
 # --- spectra and catalogues ----------------------------------------------------------------------------------------------------------
