@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import IntFlag
 from functools import partial, reduce
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,20 @@ from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
 from nalspark.pipeline.stage import Stage
 from nalspark.plots.figures import GalleryItem
-from nalspark.plots.report import BitCount, Card, CatalogueMatch, RatioSample, Rejected, ReportData, card, draw_card, render_report
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, render_report
 from nalspark.progress import now
-from nalspark.session import narrow_reads, parallelism, together
+from nalspark.session import narrow_reads, together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.surveys.stages import SPECTRA_READ
-from nalspark.tables.arrow import Batches, Columns, encode, map_batches, read_batches, tally
+from nalspark.tables.arrow import Columns, read_batches, tally
 from nalspark.tables.changes import flat
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
 from nalspark.tables.schemas import CANDIDATES, MATCHES, REJECTIONS, SCORES, SEARCHED, SIGHTLINES, TARGETS, absorbers_table
 from nalspark.tables.store import Store
-from nalspark.tables.table import Column, Table
+from nalspark.tables.table import Table
 from nalspark.tables.versions import keep_version
 from nalspark.version import VERSION
 
@@ -138,7 +137,7 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
         histograms = {name: (cuts, counted[name]) for name, cuts in edges.items()}
         samples = _samples(files, catalogue, settings.publish.gallery)
         ratios = _ratios(samples.pop("doublet_ratios"), species)
-        galleries = _galleries(spark, store, manifest, settings, samples)
+        galleries = {name: gallery_items(store, manifest, settings, shown.to_pylist()) for name, shown in samples.items()}
         return {"rows": rows, "histograms": histograms, "doublet_ratios": ratios, **facts, **galleries}
 
     def of_sightlines() -> dict[str, Any]:
@@ -295,32 +294,6 @@ def _gallery_item(absorber: Mapping[str, Any], spectrum: Columns, candidate: Map
         [(rest * (1 + a), rest * (1 + b)) for a, b in zip(spectrum["z_start"], spectrum["z_stop"], strict=True)],
         instrument_sigma_kms=float(instrument_kms(np.nan if width is None else width, settings)),
     )
-
-
-_PICTURES = Table("pictures", "Pictures of a gallery.", (Column("number", "long", "Which item's"), Column("picture", "binary", "PNG")))
-
-
-def _draw(batches: Batches, items: Sequence[GalleryItem]) -> Batches:
-    """Numbers of items → their pictures. Each is a quarter of a second of Python: on the driver it would keep queries from being asked."""
-    for batch in batches:
-        numbers = batch.column(0)
-        pictures = [draw_card(items[number], len(items)) for number in numbers.to_pylist()]
-        yield encode({"number": numbers, "picture": pictures}, _PICTURES)
-
-
-def _galleries(
-    spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: Mapping[str, pa.Table]
-) -> dict[str, list[Card]]:
-    """The cards of each gallery, drawn by the workers."""
-    rows = {name: absorbers.to_pylist() for name, absorbers in chosen.items()}
-    items = gallery_items(store, manifest, settings, [row for absorbers in rows.values() for row in absorbers])
-    if not items:
-        return {}
-    numbers = spark.range(0, len(items), 1, min(len(items), parallelism(spark)))
-    drawn = map_batches(numbers, partial(_draw, items=items), _PICTURES.spark_schema).collect()
-    pictures = [bytes(row["picture"]) for row in sorted(drawn, key=lambda row: row["number"])]
-    cards = iter([card(item, picture) for item, picture in zip(items, pictures, strict=True)])
-    return {name: list(islice(cards, len(absorbers))) for name, absorbers in rows.items()}
 
 
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")
