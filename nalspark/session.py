@@ -422,13 +422,14 @@ def load_ahead(spark: SparkSession) -> None:
     pyspark.InheritableThread(target=begin, daemon=True).start()  # which closes its connection to Java when it ends
 
 
-#: Rows of a partition: fewer are not worth a task of their own, more take long to sort.
-_FEWEST_ROWS, _MOST_ROWS = 100, 50_000
+#: Rows of a partition: fewer are not worth a task of their own, and to order them one partition need not be looked through; more take
+#: long to sort.
+_FEWEST_ROWS, _MOST_ROWS = 2_000, 50_000
 
 
 def shuffle_partitions(cores: int, rows: int) -> int:
     """Choose the partitions of a shuffle: as many as cores, unless the rows are few or very many."""
-    return max(2, min(cores, 1 + rows // _FEWEST_ROWS), rows // _MOST_ROWS)
+    return max(min(cores, 1 + rows // _FEWEST_ROWS), rows // _MOST_ROWS)
 
 
 def shuffles(spark: SparkSession, rows: int, partitions: int = 0) -> AbstractContextManager[None]:

@@ -51,7 +51,6 @@ SHARED = (
     "nalspark.surveys.crossmatch.stages",
     "nalspark.absorption.stages",
     "nalspark.learning.inference",
-    "nalspark.pipeline.publish",
 )
 #: Seconds that a worker is held at least: its neighbour's task must not come to it too.
 _HELD = 0.2

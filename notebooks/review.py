@@ -74,5 +74,5 @@ display(doublet_ratio_figure(*ratio, table["flags"] != 0, species.optically_thin
 # COMMAND ----------
 
 for chosen in (absorbers.orderBy("significance"), absorbers.orderBy("significance", ascending=False)):
-    for item in gallery_items(spark, store, manifest, settings, chosen.limit(n_cards)):
+    for item in gallery_items(store, manifest, settings, [row.asDict() for row in chosen.limit(n_cards).collect()]):
         display(absorber_figure(item))

@@ -127,7 +127,7 @@ def test_a_worker_is_born_with_the_libraries_of_a_search(spark):
 
 def test_a_library_that_fails_or_prints_while_it_is_loaded_ends_no_session(tmp_path):
     """The daemon says on which port it listens, nothing before, and ends with its input, as Spark has it do."""
-    (tmp_path / "jinja2.py").write_text("import os; os.write(1, b'hello'); print('hello'); raise ImportError")
+    (tmp_path / "astropy_healpix.py").write_text("import os; os.write(1, b'hello'); print('hello'); raise ImportError")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "nalspark.daemon", "pyspark.worker"]
     done = subprocess.run(command, input=b"", capture_output=True, timeout=120, env=environment)

@@ -10,6 +10,7 @@ from dataclasses import fields
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -20,7 +21,7 @@ from nalspark.absorption.normalize import Normalized
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.tables import schemas
-from nalspark.tables.arrow import Columns, map_arrays, map_to_tables
+from nalspark.tables.arrow import Columns, decode, map_arrays, map_to_tables
 from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SEARCHED, SPECTRA, TRAINING_SPECTRA
 from nalspark.tables.table import Table
 
@@ -95,6 +96,17 @@ def normalize(spectra: DataFrame, targets: DataFrame, settings: Settings) -> Dat
     """
     frame = map_arrays(_of_targets(spectra, targets), partial(normalize_columns, settings=settings), SPECTRA, NORMALIZED)
     return frame.where(F.col("reason").isNull())
+
+
+def normalized(spectra: pa.Table, targets: pa.Table, settings: Settings) -> dict[str, Columns]:
+    """Normalise a few targets' spectra without Spark: spectrum_id → its columns of NORMALIZED, of those that can be searched."""
+    joined = spectra.select(["path", *chain.PIXELS]).join(targets.select(["path", *_CARRIED]), "path").combine_chunks()
+    found = dict[str, Columns]()
+    for batch in joined.to_batches():
+        columns = normalize_columns(decode(batch, {column.name: column for column in SPECTRA.columns}), settings)
+        rows = [{name: values[row] for name, values in columns.items()} for row in range(batch.num_rows)]
+        found |= {row["spectrum_id"]: row for row in rows if row["reason"] is None}
+    return found
 
 
 def whole_spectrum_columns(columns: Columns, settings: Settings) -> Columns:

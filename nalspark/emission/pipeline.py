@@ -246,8 +246,7 @@ class Publish(_WithInputs):
         store, manifest, rows = run.store, run.manifest, dict[str, int]()
         rejected = store.read(run.spark, manifest, DETECTIONS, parts).where("reason IS NOT NULL")
         for table, frame in ((CLASSIFIED, store.read(run.spark, manifest, CLASSIFIED, parts)), (REJECTED, rejected)):
-            _, written = store.write_unpublished(frame.select(*table.names).orderBy("frame", "detection_id"), table)
-            rows |= written
+            rows |= store.write_unpublished(frame.select(*table.names).orderBy("frame", "detection_id"), table)
         if sum(rows.values()) != run.rows(DETECTIONS.name, parts, usable=False):
             raise StoreError("What was classified and what was rejected do not add up to the detections. Run again with --force.")
         files = store.unpublished_files(CLASSIFIED)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import IntFlag
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import Column as Expression
 from pyspark.sql import DataFrame, SparkSession
@@ -17,27 +20,27 @@ from pyspark.sql import functions as F
 from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
-from nalspark.absorption.stages import measured_table, normalize, sightlines
+from nalspark.absorption.stages import measured_table, normalized, sightlines
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import StoreError
 from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
 from nalspark.pipeline.stage import Stage
 from nalspark.plots.figures import GalleryItem
-from nalspark.plots.report import BitCount, Card, CatalogueMatch, RatioSample, Rejected, ReportData, card, draw_card, render_report
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, render_report
 from nalspark.progress import now
-from nalspark.session import narrow_reads, parallelism, together
+from nalspark.session import narrow_reads, together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.surveys.stages import SPECTRA_READ
-from nalspark.tables.arrow import Batches, Columns, encode, map_batches, tally
+from nalspark.tables.arrow import Columns, read_batches, tally
 from nalspark.tables.changes import flat
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
 from nalspark.tables.schemas import CANDIDATES, MATCHES, REJECTIONS, SCORES, SEARCHED, SIGHTLINES, TARGETS, absorbers_table
 from nalspark.tables.store import Store
-from nalspark.tables.table import Column, Table
+from nalspark.tables.table import Table
 from nalspark.tables.versions import keep_version
 from nalspark.version import VERSION
 
@@ -127,15 +130,18 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
-        written, rows = store.write_unpublished(absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
-        edges = _absorber_edges(species)
-        counted = tally(store.unpublished_files(catalogue), catalogue.select(*edges, "flags"), partial(_absorber_counts, edges=edges))
+        rows = store.write_unpublished(absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
+        files, edges = store.unpublished_files(catalogue), _absorber_edges(species)
+        counted = tally(files, catalogue.select(*edges, "flags"), partial(_absorber_counts, edges=edges))
         facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
         histograms = {name: (cuts, counted[name]) for name, cuts in edges.items()}
-        return {"rows": rows, "histograms": histograms, "doublet_ratios": _ratios(written, species), **facts}
+        samples = _samples(files, catalogue, settings.publish.gallery)
+        ratios = _ratios(samples.pop("doublet_ratios"), species)
+        galleries = {name: gallery_items(store, manifest, settings, shown.to_pylist()) for name, shown in samples.items()}
+        return {"rows": rows, "histograms": histograms, "doublet_ratios": ratios, **facts, **galleries}
 
     def of_sightlines() -> dict[str, Any]:
-        _, rows = store.write_unpublished(lines_of_sight.orderBy("spectrum_id"), SIGHTLINES)
+        rows = store.write_unpublished(lines_of_sight.orderBy("spectrum_id"), SIGHTLINES)
         z = np.arange(*_redshifts(species), _PATH_STEP)
         columns = SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop")
         counted = tally(store.unpublished_files(SIGHTLINES), columns, partial(_sightline_counts, z=z))
@@ -144,17 +150,10 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
-        written, rows = store.write_unpublished(rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
-        return {"rows": rows, "rejections": _reasons(written)}
+        rows = store.write_unpublished(rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
+        return {"rows": rows, "rejections": _reasons(store.unpublished_files(REJECTIONS))}
 
-    def of_pictures() -> dict[str, Any]:
-        items = gallery_items(spark, store, manifest, settings, _galleries(absorbers, settings.publish.gallery))
-        shown: dict[str, list[Card]] = {name: [] for name in _GALLERIES}
-        for item, drawn in zip(items, _pictures(spark, items), strict=True):
-            shown[item.absorber["gallery"]].append(card(item, drawn))
-        return {"rows": {}, **shown}
-
-    return {"pictures": of_pictures, "absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections}
+    return {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections}
 
 
 # ---- the report's numbers
@@ -210,107 +209,91 @@ def _redshifts(species: LineSpecies) -> tuple[float, float]:
 _PATH_STEP = 0.005
 
 
-def _reasons(rejections: DataFrame) -> list[Rejected]:
-    grouped = rejections.groupBy("stage", "reason").agg(F.count("*").alias("n"), F.min("detail").alias("example"))
-    return [Rejected(*row) for row in grouped.orderBy("stage", F.desc("n"), "reason").collect()]
-
-
-#: The report's galleries: which absorbers may be in it, and whether those of the least significance come first.
-_GALLERIES = {
-    "gallery_strongest": ("flags = 0", False),
-    "gallery_doubtful": ("true", True),
-}
-
-
-def _galleries(absorbers: DataFrame, n: int) -> DataFrame:
-    """The absorbers of both galleries, `n` of each in their order, with its name as ``gallery``."""
-    chosen = [
-        absorbers.where(which).orderBy("significance", "absorber_id", ascending=[least, True]).limit(n).withColumn("gallery", F.lit(name))
-        for name, (which, least) in _GALLERIES.items()
-    ]
-    return reduce(DataFrame.unionByName, chosen)
-
-
-def gallery_items(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings, chosen: DataFrame) -> list[GalleryItem]:
-    """Pictures' worth of data of a few absorbers, in their order.
-
-    Raises
-    ------
-    StoreError
-        Where the tables do not hold an absorber's spectrum or candidate.
-    """
-    species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, LATTICE.step)
-    absorbers = [row.asDict() for row in chosen.collect()]
-    parts = sorted({row["part"] for row in absorbers})
-    shown = F.col("spectrum_id").isin([row["spectrum_id"] for row in absorbers]) & F.col("reason").isNull()
-    read, targets = (store.read(spark, manifest, table, parts).where(shown) for table in (SPECTRA_READ, TARGETS))
-    spectra = normalize(read, targets, settings)
-    candidates = store.read(spark, manifest, CANDIDATES, parts).where(F.col("candidate_id").isin([row["absorber_id"] for row in absorbers]))
-    spectrum_of = {row["spectrum_id"]: row for row in spectra.collect()}
-    candidate_of = {row["candidate_id"]: row for row in candidates.collect()}
-    items = []
-    for absorber in absorbers:
-        spectrum, candidate = spectrum_of.get(absorber["spectrum_id"]), candidate_of.get(absorber["absorber_id"])
-        if spectrum is None or candidate is None:
-            raise StoreError(
-                f"Absorber {absorber['absorber_id']} has no spectrum or no candidate in the tables any more: a stage was left out since "
-                "the files changed. Run all stages."
-            )
-        flux, ivar, continuum = (np.frombuffer(spectrum[name], "<f4") for name in ("flux", "ivar", "continuum"))
-        good = (np.frombuffer(spectrum["mask"], "u1") == 0) & (ivar > 0)
-        rest, width = species.primary.wavelength, candidate["instrument_pixels"]
-        items.append(
-            GalleryItem(
-                absorber,
-                LATTICE.wavelength,
-                flux,
-                continuum,
-                np.where(good, 1.0 / np.sqrt(np.where(good, ivar, 1.0)), np.nan),
-                np.frombuffer(candidate["image_residual"], "<f4").reshape(geometry.shape),
-                np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape),
-                geometry.fractions,
-                [str(line) for line in species.transitions],
-                np.array([line.wavelength for line in species.transitions]),
-                (geometry.primary, geometry.secondary),
-                candidate["pixel"],
-                bit_words(absorber["flags"], AbsorberFlag),
-                [(rest * (1 + a), rest * (1 + b)) for a, b in zip(spectrum["z_start"], spectrum["z_stop"], strict=True)],
-                instrument_sigma_kms=float(instrument_kms(np.nan if width is None else width, settings)),
-            )  # fmt: skip
-        )
-    return items
-
-
-_PICTURES = Table("pictures", "Pictures of a gallery.", (Column("number", "long", "Which item's"), Column("picture", "binary", "PNG")))
-
-
-def _draw(batches: Batches, items: Sequence[GalleryItem]) -> Batches:
-    """Numbers of items → their pictures. Each is a quarter of a second of Python: on the driver it would keep queries from being asked."""
-    for batch in batches:
-        numbers = batch.column(0)
-        pictures = [draw_card(items[number], len(items)) for number in numbers.to_pylist()]
-        yield encode({"number": numbers, "picture": pictures}, _PICTURES)
-
-
-def _pictures(spark: SparkSession, items: Sequence[GalleryItem]) -> list[bytes]:
-    """The pictures of some absorbers in their order, drawn by the workers."""
-    if not items:
-        return []
-    numbers = spark.range(0, len(items), 1, min(len(items), parallelism(spark)))
-    drawn = map_batches(numbers, partial(_draw, items=items), _PICTURES.spark_schema)
-    return [bytes(row["picture"]) for row in sorted(drawn.collect(), key=lambda row: row["number"])]
+def _reasons(files: Sequence[Path]) -> list[Rejected]:
+    """Count the rejections of each stage and reason; the example is the first in the alphabet."""
+    found: dict[tuple[str, str], tuple[int, str]] = {}
+    for batch in read_batches(files, REJECTIONS.select("stage", "reason", "detail")):
+        for stage, reason, detail in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            n, example = found.get((stage, reason), (0, detail))
+            found[stage, reason] = n + 1, min(example, detail)
+    rows = [Rejected(*about, *counted) for about, counted in found.items()]
+    return sorted(rows, key=lambda row: (row.stage, -row.n, row.reason))
 
 
 #: Points of the doublet-ratio figure: a sample, the most significant ones.
 _RATIO_SAMPLE = 2000
 
 
-def _ratios(absorbers: DataFrame, species: LineSpecies) -> RatioSample:
-    width = f"ew_{species.primary.label}"
-    rows = absorbers.orderBy(F.desc("significance"), "absorber_id").limit(_RATIO_SAMPLE)
-    sample = [tuple(row) for row in rows.select(width, "doublet_ratio", "doublet_ratio_err", "flags").collect()]
-    ew, ratio, ratio_err, flags = np.array(sample, dtype=float).reshape(-1, 4).T
+def _samples(files: Sequence[Path], catalogue: Table, gallery: int) -> dict[str, pa.Table]:
+    """The absorbers of each gallery in its order, and those of the doublet-ratio figure, in one pass."""
+    chosen = {
+        "gallery_strongest": (gallery, pc.field("flags") == 0, "descending"),
+        "gallery_doubtful": (gallery, pc.scalar(True), "ascending"),
+        "doublet_ratios": (_RATIO_SAMPLE, pc.scalar(True), "descending"),
+    }
+    kept = dict.fromkeys(chosen, catalogue.arrow_schema.empty_table())
+    for batch in read_batches(files, catalogue.columns):
+        for name, (n, which, order) in chosen.items():
+            rows = pa.concat_tables([kept[name], pa.Table.from_batches([batch]).filter(which)])
+            kept[name] = rows.sort_by([("significance", order), ("absorber_id", "ascending")]).slice(0, n)
+    return kept
+
+
+def _ratios(absorbers: pa.Table, species: LineSpecies) -> RatioSample:
+    names = f"ew_{species.primary.label}", "doublet_ratio", "doublet_ratio_err", "flags"
+    ew, ratio, ratio_err, flags = (absorbers[name].to_numpy() for name in names)
     return RatioSample(ew=ew, ratio=ratio, ratio_err=ratio_err, flagged=flags != 0, thin_ratio=species.optically_thin_ratio)
+
+
+# ---- the galleries
+
+
+def gallery_items(store: Store, manifest: Manifest, settings: Settings, absorbers: Sequence[Mapping[str, Any]]) -> list[GalleryItem]:
+    """Pictures' worth of data of a few rows of the absorbers table, in their order.
+
+    Raises
+    ------
+    StoreError
+        Where the tables do not hold an absorber's spectrum or candidate.
+    """
+    read = partial(store.rows_with, manifest, parts=sorted({row["part"] for row in absorbers}))
+    targets = read(TARGETS, spectrum_id=[row["spectrum_id"] for row in absorbers])
+    spectra = normalized(read(SPECTRA_READ, path=targets["path"].to_pylist()), targets, settings)
+    candidates = read(CANDIDATES, candidate_id=[row["absorber_id"] for row in absorbers])
+    candidate_of = {row["candidate_id"]: row for row in candidates.to_pylist()}
+    items = []
+    for absorber in absorbers:
+        spectrum, candidate = spectra.get(absorber["spectrum_id"]), candidate_of.get(absorber["absorber_id"])
+        if spectrum is None or candidate is None:
+            raise StoreError(
+                f"Absorber {absorber['absorber_id']} has no spectrum or no candidate in the tables any more: a stage was left out since "
+                "the files changed. Run all stages."
+            )
+        items.append(_gallery_item(absorber, spectrum, candidate, settings))
+    return items
+
+
+def _gallery_item(absorber: Mapping[str, Any], spectrum: Columns, candidate: Mapping[str, Any], settings: Settings) -> GalleryItem:
+    species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, LATTICE.step)
+    ivar, rest, width = spectrum["ivar"], species.primary.wavelength, candidate["instrument_pixels"]
+    good = (spectrum["mask"] == 0) & (ivar > 0)
+    return GalleryItem(
+        absorber,
+        LATTICE.wavelength,
+        spectrum["flux"],
+        spectrum["continuum"],
+        np.where(good, 1.0 / np.sqrt(np.where(good, ivar, 1.0)), np.nan),
+        np.frombuffer(candidate["image_residual"], "<f4").reshape(geometry.shape),
+        np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape),
+        geometry.fractions,
+        [str(line) for line in species.transitions],
+        np.array([line.wavelength for line in species.transitions]),
+        (geometry.primary, geometry.secondary),
+        candidate["pixel"],
+        bit_words(absorber["flags"], AbsorberFlag),
+        [(rest * (1 + a), rest * (1 + b)) for a, b in zip(spectrum["z_start"], spectrum["z_stop"], strict=True)],
+        instrument_sigma_kms=float(instrument_kms(np.nan if width is None else width, settings)),
+    )
 
 
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")

@@ -136,7 +136,7 @@ def _count_axis(axes: Axes, counts: Array, log_counts: bool) -> None:
     if log_counts:
         axes.set_yscale("log")
         axes.set_ylim(0.5, 1.6 * counts.max())
-        axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
     else:
         axes.set_ylim(0, 1.08 * counts.max())
         axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))

@@ -112,7 +112,7 @@ class ReportData:
     path : pair of arrays, shape (k,)
         Absorption redshifts, ascending, and the number of sightlines searched there.
     catalogue_matches : sequence of CatalogueMatch
-    gallery_strongest, gallery_doubtful : sequence of Card
+    gallery_strongest, gallery_doubtful : sequence of GalleryItem
     doublet_ratios : RatioSample, optional
     """
 
@@ -127,8 +127,8 @@ class ReportData:
     in_path: ArrayLike = ()
     path: tuple[ArrayLike, ArrayLike] = ((), ())
     catalogue_matches: Sequence[CatalogueMatch] = ()
-    gallery_strongest: Sequence[Card] = ()
-    gallery_doubtful: Sequence[Card] = ()
+    gallery_strongest: Sequence[GalleryItem] = ()
+    gallery_doubtful: Sequence[GalleryItem] = ()
     doublet_ratios: RatioSample | None = None
 
 
@@ -165,6 +165,7 @@ def render_report(data: ReportData) -> str:
         HTML with embedded style and figures; the same data give the same text.
     """
     species, (z, sightlines) = SPECIES[data.species], (np.asarray(values, dtype=float) for values in data.path)
+    n_cards = len(data.gallery_strongest) + len(data.gallery_doubtful)
     filled = {name: pair for name, pair in data.histograms.items() if np.nansum(np.asarray(pair[1], dtype=float)) > 0}
     return render(
         "report.html",
@@ -180,6 +181,8 @@ def render_report(data: ReportData) -> str:
         empty=[name for name in data.histograms if name not in filled],
         incidence=_incidence(data, z, sightlines),
         ratios=_ratios(data.doublet_ratios),
+        strongest=_cards(data.gallery_strongest, n_cards),
+        doubtful=_cards(data.gallery_doubtful, n_cards),
     )
 
 
@@ -214,20 +217,12 @@ def _ratios(sample: RatioSample | None) -> Picture | None:
     return embed(png(figure), alt, _WIDE)
 
 
-def draw_card(item: GalleryItem, n_cards: int) -> bytes:
-    """Draw the picture of a gallery's card, PNG.
-
-    Parameters
-    ----------
-    item : GalleryItem
-    n_cards : int
-        How many the report will have: of many each is drawn smaller.
-    """
-    return png(absorber_figure(item), dpi=110 if n_cards <= _MANY_CARDS else 70)
+def _cards(items: Sequence[GalleryItem], n_cards: int) -> list[Card]:
+    """The cards of a gallery in a report with so many: of many each is drawn smaller."""
+    return [_card(item, png(absorber_figure(item), dpi=110 if n_cards <= _MANY_CARDS else 70)) for item in items]
 
 
-def card(item: GalleryItem, picture: bytes) -> Card:
-    """Make the card of an absorber from its picture, PNG: :func:`draw_card`."""
+def _card(item: GalleryItem, picture: bytes) -> Card:
     name = str(item.absorber.get("spectrum_id") or "an unnamed spectrum")
     remarks = f" Flags: {', '.join(item.remarks)}." if item.remarks else ""
     alt = f"Spectrum {name} with an absorber at redshift {item.value('z_abs'):.5f}, and its transitions in velocity.{remarks}"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,6 +163,16 @@ class Store:
         """List the Parquet files of a part."""
         return sorted(str(path) for path in (self.root / part.path).glob("*.parquet"))
 
+    def rows_with(self, manifest: Manifest, table: Table, parts: Iterable[str], **values: Sequence[str]) -> pa.Table:
+        """Read, without Spark, a few usable rows of some parts: those whose column has one of the values given under its name."""
+        recorded = manifest.parts(table.name)
+        files = [file for part in parts if part in recorded and recorded[part].path for file in self.files(recorded[part])]
+        if not files:
+            return table.arrow_schema.empty_table()
+        chosen = [pc.field(name).isin(pa.array(some, pa.string())) for name, some in values.items()]
+        chosen += [pc.field("reason").is_null()] if "reason" in table.names else []
+        return pq.read_table(files, schema=table.arrow_schema, partitioning=None, filters=reduce(and_, chosen))
+
     def size(self, parts: Iterable[Part]) -> int:
         """Sum up the bytes of the Parquet files of some parts."""
         return sum(os.path.getsize(file) for part in parts if part.path for file in self.files(part))
@@ -222,12 +234,11 @@ class Store:
         """List the files of a table that is to be published."""
         return sorted(self.unpublished(f"{table.name}.parquet").glob("*.parquet"))
 
-    def write_unpublished(self, frame: DataFrame, table: Table) -> tuple[DataFrame, dict[str, int]]:
-        """Write a table to be published beside the old one; give it as read back, and the number of its rows under its name."""
-        new = self.unpublished(f"{table.name}.parquet")
-        frame.write.mode("overwrite").parquet(spark_path(new))
-        written = sum(pq.read_metadata(file).num_rows for file in self.unpublished_files(table))
-        return self.load(frame.sparkSession, table.spark_schema, new), {f"{table.name}.parquet": written}
+    def write_unpublished(self, frame: DataFrame, table: Table) -> dict[str, int]:
+        """Write a table to be published beside the old one; give the number of its rows under its name."""
+        name = f"{table.name}.parquet"
+        frame.write.mode("overwrite").parquet(spark_path(self.unpublished(name)))
+        return {name: sum(pq.read_metadata(file).num_rows for file in self.unpublished_files(table))}
 
     def replace(self, name: str) -> None:
         """Put what was made to be published as `name` in the place of what was."""

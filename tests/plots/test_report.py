@@ -17,7 +17,7 @@ from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
 from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS
 from nalspark.plots import figures
 from nalspark.plots.figures import GalleryItem, absorber_figure, histogram_figure, incidence_figure, path_figure, path_per_bin
-from nalspark.plots.report import BitCount, Card, CatalogueMatch, RatioSample, Rejected, ReportData, card, draw_card, render_report
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, render_report
 from nalspark.spectra.grid import LATTICE
 
 GEOMETRY = ImageGeometry.of(MG_II, LATTICE.step)
@@ -45,10 +45,6 @@ def make_item(z: float = 1.0007, spectrum_id: str = "0752-52251-0044", fwhm: flo
     )  # fmt: skip
 
 
-def make_card(item: GalleryItem) -> Card:
-    return card(item, draw_card(item, 2))
-
-
 def make_report(**changes: object) -> ReportData:
     z = np.linspace(0.4, 2.2, 91)
     data = ReportData(
@@ -68,8 +64,8 @@ def make_report(**changes: object) -> ReportData:
         in_path=np.arange(18),
         path=(z, 100 * np.exp(-((z - 1.2) ** 2))),
         catalogue_matches=[CatalogueMatch(EVIL, 21854, 88, 21766, 80, 8, 32)],
-        gallery_strongest=[make_card(make_item(spectrum_id=EVIL))],
-        gallery_doubtful=[make_card(make_item(1.3))],
+        gallery_strongest=[make_item(spectrum_id=EVIL)],
+        gallery_doubtful=[make_item(1.3)],
         doublet_ratios=RatioSample(ew=[1.0, 2.0], ratio=[1.2, np.nan], ratio_err=[0.1, 0.1], flagged=[True, False], thin_ratio=2.0),
     )
     return replace(data, **changes)
@@ -163,7 +159,7 @@ def test_card_of_an_absorber_full_of_nulls() -> None:
         blank, absorber={"spectrum_id": None, "z_abs": None, "ew_2796": math.nan}, inverse_error=np.zeros(GEOMETRY.shape),
         error=np.full(LATTICE.n_pixels, np.nan), remarks=(), searched=(),
     )  # fmt: skip
-    page = render_report(make_report(gallery_strongest=[make_card(nothing)], gallery_doubtful=(), histograms={}))
+    page = render_report(make_report(gallery_strongest=[nothing], gallery_doubtful=(), histograms={}))
     assert "an unnamed spectrum" in page
 
 
