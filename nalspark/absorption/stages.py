@@ -158,12 +158,18 @@ def measure(candidates: DataFrame, scores: DataFrame, settings: Settings) -> Dat
 # ---- sightlines
 
 
-def sightlines(targets: DataFrame, searched: DataFrame, absorbers: DataFrame, matches: DataFrame) -> DataFrame:
-    """Give one row per searched spectrum: who it is, what was searched, how many absorbers it has, which absorber catalogues know it."""
+def sightlines(targets: DataFrame, searched: DataFrame, absorbers: DataFrame, matches: DataFrame, objects: DataFrame) -> DataFrame:
+    """Give one row per searched spectrum: who it is, what was searched, how many absorbers it has, which absorber catalogues know it.
+
+    `objects` has the name of the object, and how many spectra it has, of those that have a position.
+    """
     searched = searched.select("spectrum_id", "snr", "z_start", "z_stop", "redshift_path")
     counted = absorbers.groupBy("spectrum_id").agg(F.count("*").cast("int").alias("n_absorbers"))
     described = F.struct("catalogue", "match", "separation_arcsec", "n_systems", "n_strong", "z_abs")
     matches = matches.where("kind IS NULL OR kind = 'absorbers'")  # null: of a result made when the table had no others
     known = matches.groupBy("spectrum_id").agg(F.to_json(F.sort_array(F.collect_list(described))).alias("matches"))
-    joined = targets.join(searched, "spectrum_id").join(counted, "spectrum_id", "left").join(known, "spectrum_id", "left")
-    return joined.withColumn("n_absorbers", F.coalesce("n_absorbers", F.lit(0)))
+    joined = targets.join(searched, "spectrum_id")
+    for others in (counted, known, objects):
+        joined = joined.join(others, "spectrum_id", "left")
+    filled = {"n_absorbers": F.lit(0), "object_id": F.col("spectrum_id"), "n_epochs": F.lit(1)}
+    return joined.withColumns({name: F.coalesce(name, otherwise) for name, otherwise in filled.items()})

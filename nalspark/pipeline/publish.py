@@ -32,13 +32,14 @@ from nalspark.progress import now
 from nalspark.session import narrow_reads, together
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
+from nalspark.surveys.crossmatch.stages import objects
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import Columns, read_batches, tally
 from nalspark.tables.changes import flat
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
-from nalspark.tables.schemas import CANDIDATES, MATCHES, REJECTIONS, SCORES, SEARCHED, SIGHTLINES, TARGETS, absorbers_table
+from nalspark.tables.schemas import CANDIDATES, FILES, MATCHES, REJECTIONS, SCORES, SEARCHED, SIGHTLINES, TARGETS, absorbers_table
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 from nalspark.tables.versions import keep_version
@@ -66,7 +67,7 @@ class Publish(Stage):
 
     name, table, in_place, tolerant = "publish", PUBLISHED, True, True
     reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, SEARCHED.name, CANDIDATES.name, SCORES.name, "measured")
-    sections = ("publish", "species")
+    sections = ("publish", "species", "crossmatch.match_radius_arcsec")
 
     def __init__(self, settings: Settings) -> None:
         self.measured = measured_table(settings)
@@ -126,7 +127,9 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     measured = store.read(spark, manifest, measured_table(settings))
     usable = [frame.where(F.col("reason").isNull()) for frame in (targets, searched)]
     absorbers = measured.where(_accepted(settings)).select(*catalogue.names)
-    lines_of_sight = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES)).select(*SIGHTLINES.names)
+    # Of the searched only: an epoch that could not be searched is none of the catalogue's.
+    same = objects(usable[0].join(usable[1].select("spectrum_id"), "spectrum_id", "left_semi"), settings.crossmatch.match_radius_arcsec)
+    lines_of_sight = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES), same).select(*SIGHTLINES.names)
     rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
@@ -143,10 +146,10 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
     def of_sightlines() -> dict[str, Any]:
         rows = store.write_unpublished(lines_of_sight.orderBy("spectrum_id"), SIGHTLINES)
         z = np.arange(*_redshifts(species), _PATH_STEP)
-        columns = SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop")
+        columns = SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop", "n_epochs")
         counted = tally(store.unpublished_files(SIGHTLINES), columns, partial(_sightline_counts, z=z))
         histograms = {name: (cuts, counted[name]) for name, cuts in _SIGHTLINE_EDGES.items()}
-        return {"rows": rows, "histograms": histograms, "path": (z, counted["path"])}
+        return {"rows": rows, "histograms": histograms, "path": (z, counted["path"]), "n_objects": round(float(counted["objects"]))}
 
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
@@ -166,10 +169,11 @@ def _absorber_counts(columns: Columns, edges: dict[str, NDArray[np.float64]]) ->
     return {**_in_bins(columns, edges), "in_path": np.histogram(in_path, edges["z_abs"])[0], "flags": flags}
 
 
-def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
-    """Counts between edges, and how many sightlines were searched at each of some ascending redshifts."""
+def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, Any]:
+    """Counts between edges, how many sightlines were searched at each of some ascending redshifts, and how many objects they are."""
     path = count_in_path(z, *(np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop")))
-    return {**_in_bins(columns, _SIGHTLINE_EDGES), "path": path}
+    # Every spectrum is its share of an object.
+    return {**_in_bins(columns, _SIGHTLINE_EDGES), "path": path, "objects": np.sum(1.0 / columns["n_epochs"])}
 
 
 def _in_bins(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
@@ -304,8 +308,9 @@ def _report_data(manifest: Manifest, settings: Settings, rows: dict[str, int], f
     species = settings.line_species
     histograms = {name: one for facts in found.values() for name, one in facts.pop("histograms", {}).items()}
     counts = {
-        "files": rows["sightlines.parquet"] + rows["rejections.parquet"],
+        "files": manifest.rows(FILES.name)[0],
         "searched spectra": rows["sightlines.parquet"],
+        "quasars searched": found["sightlines"].pop("n_objects"),
         "rejected": rows["rejections.parquet"],
         "candidates": manifest.rows("candidates")[0],
         "absorbers": rows["absorbers.parquet"],

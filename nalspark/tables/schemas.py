@@ -305,6 +305,7 @@ SIGHTLINES = Table(
             "Name of the object: spectra within crossmatch.match_radius_arcsec of each other share it; spectrum_id without a position",
             ucd="meta.id",
         ),
+        Column("n_epochs", "int", "Searched spectra of this object, this one included", ucd="meta.number"),
         *SEARCHED.select("snr", "z_start", "z_stop", "redshift_path"),
         Column("n_absorbers", "int", "Absorbers found, those with the flag OFF_PATH included", ucd="meta.number"),
         Column(

@@ -597,3 +597,37 @@ def test_real_spectra_find_their_catalogued_systems(spark: Any, real_data: Path,
     }
     wanted = {(row.name.split(".")[0], row.catalog.split("_")[-1], round(row.zabs, 3)) for row in known.itertuples(index=False)}
     assert wanted and wanted <= systems
+
+
+# ---- spectra of one object
+
+
+def test_designations_cut_digits_off() -> None:
+    assert sky.designation(np.array([0.0, 187.70593, 359.9999999]), np.array([0.0, -12.39112, 89.9999999])) == [
+        "J000000.00+000000.0", "J123049.42-122328.0", "J235959.99+895959.9",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 7])
+@pytest.mark.spark
+def test_spectra_of_one_object_share_a_name(spark: Any, partitions: int) -> None:
+    """Also where they lie across the edges of buckets, at the poles and at right ascension 0."""
+    from nalspark.surveys.crossmatch.stages import objects
+
+    rng = np.random.default_rng(4)
+    places = corners()
+    once = np.unique(sky.unit_vectors(*places).round(6), axis=0, return_index=True)[1]  # a pole is a corner of four base pixels
+    ra = np.concatenate([places[0][once], [0.0], rng.uniform(0, 360, 300)])
+    dec = np.concatenate([places[1][once], [10.0], np.degrees(np.arcsin(rng.uniform(-1, 1, 300)))])
+    epochs = rng.integers(1, 5, len(ra))
+    row = np.repeat(np.arange(len(ra)), epochs)
+    east, north = near(ra[row], dec[row], 0.1, rng)
+    spectra = [(f"s{number:05d}", float(a), float(d)) for number, (a, d) in enumerate(zip(east, north, strict=True))]
+    nowhere = [("none", None, None), ("bad", 400.0, 0.0)]
+    frame = spark.createDataFrame([*spectra, *nowhere], "spectrum_id string, ra double, dec double").repartition(partitions)
+    found = {row["spectrum_id"]: (row["object_id"], row["n_epochs"]) for row in objects(frame, 1.0).collect()}
+    assert len(found) == len(spectra)
+    first: dict[int, str] = {}
+    for (name, a, d), group in zip(spectra, row.tolist(), strict=True):
+        first.setdefault(group, sky.designation(np.array([a]), np.array([d]))[0])
+        assert found[name] == (first[group], epochs[group]), name

@@ -25,7 +25,9 @@ def content(hdus: fits.HDUList) -> bytes:
     return raw.getvalue()
 
 
-def as_sdssv(hdus: fits.HDUList, catalogid: int = CATALOGID, field: int = 15000, *, upper: bool = True, name: str = "SPALL") -> fits.HDUList:
+def as_sdssv(
+    hdus: fits.HDUList, catalogid: int = CATALOGID, field: int = 15000, *, upper: bool = True, name: str = "SPALL"
+) -> fits.HDUList:
     """The same spectrum in the layout of SDSS-V: no plate, no fiber of its own."""
     coadd, known = hdus[1], hdus[2].data
     columns = [fits.Column(c.name.upper() if upper else c.name, c.format, array=coadd.data[c.name]) for c in coadd.columns]

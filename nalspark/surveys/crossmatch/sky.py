@@ -134,26 +134,28 @@ def designation(ra: np.ndarray, dec: np.ndarray) -> list[str]:
     return names
 
 
-def first_of_group(ra: np.ndarray, dec: np.ndarray, names: np.ndarray, radius_arcsec: float) -> np.ndarray:
-    """Give for each position the one with the first name in its group; chains of positions within a radius of the next are a group.
+def groups(ra: np.ndarray, dec: np.ndarray, names: np.ndarray, radius_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
+    """Group positions: chains of them, each within a radius of the next.
 
     Parameters
     ----------
     ra, dec : ndarray, shape (n,), deg
-        Positions; copies of one do no harm.
     names : ndarray of str, shape (n,)
     radius_arcsec : float
 
     Returns
     -------
-    ndarray of int, shape (n,)
+    first : ndarray of int, shape (n,)
+        Of the group of each position, the one with the first name.
+    size : ndarray of int, shape (n,)
+        How many positions its group has.
     """
     pairs = KDTree(unit_vectors(ra, dec)).query_pairs(2 * np.sin(radius_arcsec / _ARCSEC / 2) + 1e-15, output_type="ndarray")
     links = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(len(ra), len(ra)))
     group = connected_components(links, directed=False)[1]
     order = np.lexsort((names, group))
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    return order[starts][group]
+    return order[starts][group], np.bincount(group)[group]
 
 
 def _in_sky_order(ra: np.ndarray, dec: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

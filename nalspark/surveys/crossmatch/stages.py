@@ -195,11 +195,16 @@ def _with_margin(batches: Batches, order: int) -> Batches:
 def _name_objects(batches: Batches, radius_arcsec: float) -> Batches:
     if (whole := _whole(batches)) is None:
         return
-    ra, dec = _positions(whole)
-    first = sky.first_of_group(ra, dec, np.array(whole["spectrum_id"].to_pylist()), radius_arcsec)
-    own = np.flatnonzero(whole["own"].to_numpy(zero_copy_only=False))
-    names = sky.designation(ra[first[own]], dec[first[own]])
-    yield pa.RecordBatch.from_arrays([whole["spectrum_id"].take(pa.array(own)), pa.array(names, pa.string())], ["spectrum_id", "object_id"])
+    # A partition has several buckets, and so may have a row and copies of it.
+    own = whole["own"].to_numpy(zero_copy_only=False)
+    names = np.array(whole["spectrum_id"].to_pylist())
+    once = np.lexsort((~own, names))
+    once = once[np.append(True, names[once][1:] != names[once][:-1])]
+    ra, dec = (values[once] for values in _positions(whole))
+    first, size = sky.groups(ra, dec, names[once], radius_arcsec)
+    here = np.flatnonzero(own[once])
+    columns = [names[once[here]], sky.designation(ra[first[here]], dec[first[here]]), size[here].astype(np.int32)]
+    yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], ["spectrum_id", "object_id", "n_epochs"])
 
 
 def objects(spectra: DataFrame, radius_arcsec: float) -> DataFrame:
@@ -214,14 +219,14 @@ def objects(spectra: DataFrame, radius_arcsec: float) -> DataFrame:
     Returns
     -------
     DataFrame
-        ``spectrum_id``, ``object_id``, of those with a valid position.
+        ``spectrum_id``, ``object_id``, and ``n_epochs``, the number of spectra that share it, of those with a valid position.
     """
     placed = spectra.where(_is_position()).select("spectrum_id", "ra", "dec")
     bucketed = T.StructType([*placed.schema.fields, T.StructField("bucket", T.IntegerType()), T.StructField("own", T.BooleanType())])
     # A group is a chain: what is within several radii of a position must be in its bucket.
     order = sky.fine_order(_CHAIN * radius_arcsec)
     around = map_batches(placed, partial(_with_margin, order=order), bucketed).repartition("bucket")
-    return map_batches(around, partial(_name_objects, radius_arcsec=radius_arcsec), "spectrum_id string, object_id string")
+    return map_batches(around, partial(_name_objects, radius_arcsec=radius_arcsec), "spectrum_id string, object_id string, n_epochs int")
 
 
 # --- spectra and catalogues ----------------------------------------------------------------------------------------------------------
