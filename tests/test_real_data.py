@@ -39,6 +39,7 @@ def test_every_file_is_in_exactly_one_of_sightlines_and_rejections(
 
 
 def test_targets_and_files_of_desi_are_accounted_for(real_data: Path, catalogue: dict[str, pd.DataFrame]) -> None:
+    pytest.importorskip("nalspark.surveys.formats.desi")
     rejections = catalogue["rejections"].assign(name=lambda rows: rows["path"].map(lambda path: Path(path).name)).set_index("name")
     desi = rejections[rejections["path"].str.contains("/desi/")]
     assert set(desi["path"]) == {str(path) for path in (real_data / "spectra" / "desi").iterdir()} and len(desi) >= 16
