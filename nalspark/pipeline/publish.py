@@ -165,7 +165,7 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
 def _absorber_counts(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
     """Counts between edges, of the redshifts also without those outside the searched path, and how many rows have each flag."""
     in_path = columns["z_abs"][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0]
-    flags = _with_bits(columns["flags"], AbsorberFlag)
+    flags = np.array([np.count_nonzero(columns["flags"] & int(bit)) for bit in AbsorberFlag.__members__.values()])
     return {**_in_bins(columns, edges), "in_path": np.histogram(in_path, edges["z_abs"])[0], "flags": flags}
 
 
@@ -179,10 +179,6 @@ def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, Any
 def _in_bins(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
     """Values outside all edges, and NaN, are left out."""
     return {name: np.histogram(columns[name], cuts)[0] for name, cuts in edges.items()}
-
-
-def _with_bits(values: NDArray[np.integer], enum: type[IntFlag]) -> NDArray[np.int64]:
-    return np.array([np.count_nonzero(values & int(bit)) for bit in enum.__members__.values()])
 
 
 def _bit_counts(counts: NDArray[np.int64], enum: type[IntFlag]) -> list[BitCount]:
