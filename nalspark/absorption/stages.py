@@ -100,7 +100,8 @@ def normalize(spectra: DataFrame, targets: DataFrame, settings: Settings) -> Dat
 
 def normalized(spectra: pa.Table, targets: pa.Table, settings: Settings) -> dict[str, Columns]:
     """Normalise a few targets' spectra without Spark: spectrum_id → its columns of NORMALIZED, of those that can be searched."""
-    joined = spectra.select(["path", *chain.PIXELS]).join(targets.select(["path", *_CARRIED]), "path").combine_chunks()
+    same = ["path", "spectrum_id"]
+    joined = spectra.select([*same, *chain.PIXELS]).join(targets.select(["path", *_CARRIED]), same).combine_chunks()
     found = dict[str, Columns]()
     for batch in joined.to_batches():
         columns = normalize_columns(decode(batch, {column.name: column for column in SPECTRA.columns}), settings)

@@ -257,8 +257,9 @@ def gallery_items(store: Store, manifest: Manifest, settings: Settings, absorber
         Where the tables do not hold an absorber's spectrum or candidate.
     """
     read = partial(store.rows_with, manifest, parts=sorted({row["part"] for row in absorbers}))
-    targets = read(TARGETS, spectrum_id=[row["spectrum_id"] for row in absorbers])
-    spectra = normalized(read(SPECTRA_READ, path=targets["path"].to_pylist()), targets, settings)
+    names = [row["spectrum_id"] for row in absorbers]
+    targets = read(TARGETS, spectrum_id=names)
+    spectra = normalized(read(SPECTRA_READ, path=targets["path"].to_pylist(), spectrum_id=names), targets, settings)
     candidates = read(CANDIDATES, candidate_id=[row["absorber_id"] for row in absorbers])
     candidate_of = {row["candidate_id"]: row for row in candidates.to_pylist()}
     items = []
