@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nalspark.errors import UnusableSpectrum
-from nalspark.spectra.batch import PixelFlag
+from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.regrid import Rebinning, sample_resolution
 from nalspark.surveys.fits_table import FitsFile, Hdu, printable
@@ -93,6 +93,13 @@ class _Coadd:
     def value(self, row: int, *columns: str) -> Any:
         """The first of some columns that FIBERMAP has, or None."""
         return next((self.table[name][row].item() for name in columns if name in self.table), None)
+
+    @cached_property
+    def covered(self) -> slice:
+        """The pixels of the lattice that the arms cover."""
+        ends = [LATTICE.pixel(arm.start + np.array([0.0, (arm.pixels - 1) * arm.step])) for arm in self.arms]
+        low, high = math.floor(min(end[0] for end in ends)), math.ceil(max(end[1] for end in ends)) + 1
+        return slice(max(low, 0), min(high, LATTICE.n_pixels))
 
     @cached_property
     def redshifts(self) -> dict[int, tuple[float, int, str]]:
@@ -223,19 +230,16 @@ def _batch(coadd: _Coadd, first: int) -> Iterator[SurveySpectrum | RejectedSpect
     if len(faults) < len(rows):
         last = min(rows.stop, coadd.whole)
         try:
-            flux, ivar, mask, first_pixel, scatter = _on_lattice(coadd, first, last)
-            resolution = _resolution(coadd, first, last)
+            spectra = _on_lattice(coadd, first, last)
         except UnusableSpectrum as fault:  # a damaged piece costs these targets, not those of other batches
             faults = dict.fromkeys(rows, (fault.reason, fault.detail.removeprefix(f"{coadd.fits.name}: "))) | faults
     for row in rows:
         if row in faults:
             yield coadd.rejected(row, *faults[row])
-            continue
-        at = row - first
-        if not (mask[at] == 0).any():
+        elif not (spectra.mask[row - first] == 0).any():
             yield coadd.rejected(row, "ivar_all_zero", "no pixel has a finite flux and an inverse variance above 0.")
-            continue
-        yield _spectrum(coadd, row, first_pixel, (flux[at], ivar[at], mask[at]), resolution[at], scatter)
+        else:
+            yield _spectrum(coadd, row, spectra.take(np.array([row - first])))
 
 
 def _fault(coadd: _Coadd, row: int) -> tuple[str, str] | None:
@@ -254,21 +258,15 @@ def _fault(coadd: _Coadd, row: int) -> tuple[str, str] | None:
     return None
 
 
-def _spectrum(
-    coadd: _Coadd,
-    row: int,
-    first_pixel: int,
-    pixels: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]],
-    resolution: NDArray[np.float32],
-    scatter: NDArray[np.float32],
-) -> SurveySpectrum:
+def _spectrum(coadd: _Coadd, row: int, pixels: Spectra) -> SurveySpectrum:
+    """A target with its pixels, one spectrum on the lattice."""
     target = int(coadd.table["targetid"][row])
     z, warning, kind = coadd.redshifts.get(target, (math.nan, 0, ""))
     if short_text(coadd.value(row, "objtype") or "") == "SKY":
         warning, kind = warning | SKY_FIBER, "SKY"
     elif not kind and any(int(coadd.table[name][row]) & _STANDARDS for name in coadd.table if name.endswith("desi_target")):
         kind = "STAR"
-    flux, ivar, mask = pixels
+    assert pixels.resolution is not None and pixels.scatter is not None
     return SurveySpectrum(
         spectrum_id=f"{coadd.prefix}-{target}",
         format=FORMAT,
@@ -278,35 +276,29 @@ def _spectrum(
         z_pipeline=z,
         z_warning=warning,
         object_class=kind,
-        first_pixel=first_pixel,
+        first_pixel=LATTICE.first + coadd.covered.start,
         loglam=None,
-        flux=flux,
-        ivar=ivar,
-        mask=mask,
-        resolution=resolution,
-        scatter=scatter,
+        flux=pixels.flux[0, coadd.covered],
+        ivar=pixels.ivar[0, coadd.covered],
+        mask=pixels.mask[0, coadd.covered],
+        resolution=pixels.resolution[0],
+        scatter=pixels.scatter[0],
     )
 
 
-def _on_lattice(
-    coadd: _Coadd, first: int, stop: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], int, NDArray[np.float32]]:
-    """Flux, inverse variance and mask of some targets on the lattice, shape (n, q); the first pixel's index; the scatter, shape (r,)."""
+def _on_lattice(coadd: _Coadd, first: int, stop: int) -> Spectra:
+    """The pixels of some targets on the lattice."""
     groups: dict[tuple[float, float], list[_Arm]] = {}
     for arm in coadd.arms:
         groups.setdefault((round(arm.start / arm.step % 1.0, 2) % 1.0, round(arm.step, 4)), []).append(arm)
-    rebinned = [_rebin_group(coadd, arms, first, stop) for arms in groups.values()]
-    if len(rebinned) == 1:
-        flux, ivar, mask, scatter = rebinned[0]
-    else:  # arms of old simulations lie on lattices of their own
-        ivar = np.sum([weight for _, weight, _, _ in rebinned], axis=0)
-        flux = np.sum([values * weight for values, weight, _, _ in rebinned], axis=0) / np.where(ivar > 0, ivar, 1.0)
+    parts = [_rebin_group(coadd, arms, first, stop) for arms in groups.values()]
+    flux, ivar, mask, scatter = parts[0]
+    if len(parts) > 1:  # arms of old simulations lie on lattices of their own
+        ivar = np.sum([weight for _, weight, _, _ in parts], axis=0)
+        flux = np.sum([values * weight for values, weight, _, _ in parts], axis=0) / np.where(ivar > 0, ivar, 1.0)
         mask = np.where(ivar > 0, 0, PixelFlag.NO_DATA).astype(np.uint8)
-        scatter = np.min([one for *_, one in rebinned], axis=0)
-    ends = [LATTICE.pixel(arm.start + np.array([0.0, (arm.pixels - 1) * arm.step])) for arm in coadd.arms]
-    low = max(math.floor(min(end[0] for end in ends)), 0)
-    high = min(math.ceil(max(end[1] for end in ends)) + 1, LATTICE.n_pixels)
-    return flux[:, low:high], ivar[:, low:high], mask[:, low:high], LATTICE.first + low, scatter
+        scatter = np.min([one for *_, one in parts], axis=0)
+    return Spectra(flux, ivar, mask, LATTICE, _resolution(coadd, first, stop), np.tile(scatter, (stop - first, 1)))
 
 
 def _rebin_group(
