@@ -349,7 +349,7 @@ def test_a_catalogue_that_would_not_add_up_is_not_published(spark: Any, survey: 
     manifest = store.manifest()
     del manifest.tables["searched"][next(iter(manifest.tables["searched"]))]
     store.commit(manifest)
-    with pytest.raises(StoreError, match="do not add up to the .* files read: a stage was left out"):
+    with pytest.raises(StoreError, match="do not add up to the .* rows read: a stage was left out"):
         run(spark, settings_of(survey, result), "publish", force=True)
     manifest.tables["candidates"] = dict(list(manifest.tables["candidates"].items())[:1])
     store.commit(manifest)

@@ -66,7 +66,7 @@ def find(survey: Path, out: Path, *more: str) -> tuple[int, str]:
 def tripping(name: str) -> Callable[[Any], Any]:
     """What a worker reads files with where the reader has a fault that only the file `name` meets."""
 
-    def read(columns: Any) -> Any:
+    def read(batches: Any) -> Any:
         from nalspark.surveys import reader, stages
 
         whole = reader._read
@@ -76,7 +76,7 @@ def tripping(name: str) -> Callable[[Any], Any]:
 
         reader._read = trips
         try:
-            return list(stages.read_files(columns))
+            yield from list(stages._read_batches(batches))
         finally:
             reader._read = whole
 
@@ -107,7 +107,7 @@ def faulty(spark: Any, survey: Path) -> dict[str, Any]:
     """A run in which the reader has a fault."""
     out = survey / "out"
     with opened() as counts, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(surveys, "read_files", tripping(VICTIM))
+        patched.setattr(surveys, "_read_batches", tripping(VICTIM))
         first = find(survey, out)
     return {"first": first, "with fault": published(out), "opened": counts, "out": out}
 

@@ -208,20 +208,30 @@ def test_nothing_matches_nothing(spark: Any) -> None:
 def test_match_by_id_takes_the_smallest_row_and_no_nulls(spark: Any) -> None:
     from nalspark.surveys.crossmatch.stages import match_by_id
 
-    left = spark.createDataFrame([("a", 1, 2, 3), ("b", 1, 2, None), ("c", 4, 5, 6)], "left_id string, plate int, mjd int, fiber int")
-    rows = [(0, 9, 1, 2, 3), (0, 7, 1, 2, 3), (0, 1, 1, 2, None), (0, 2, 4, 5, 7), (1, 8, 1, 2, 3)]
-    right = spark.createDataFrame(rows, "catalogue int, row long, plate int, mjd int, fiber int")
-    assert sorted(map(tuple, match_by_id(left, right).collect())) == [("a", 0, 7), ("a", 1, 8)]
+    big = 2**62 + 1  # float64 would round it
+    names = "plate int, mjd int, fiber int, targetid long, catalogid long"
+    spectra = [
+        ("a", 1, 2, 3, None, None), ("b", 1, 2, None, None, None), ("c", 4, 5, 6, None, None),
+        ("desi", None, None, None, big, None), ("next", None, None, None, big + 1, None), ("sdssv", None, 2, None, None, big),
+    ]  # fmt: skip
+    rows = [
+        (0, 9, 1, 2, 3, None, None), (0, 7, 1, 2, 3, None, None), (0, 1, 1, 2, None, None, None), (0, 2, 4, 5, 7, None, None),
+        (1, 8, 1, 2, 3, None, None), (1, 3, None, None, None, big, None), (1, 4, 9, 9, 9, big, big),
+    ]  # fmt: skip
+    left = spark.createDataFrame(spectra, f"left_id string, {names}")
+    right = spark.createDataFrame(rows, f"catalogue int, row long, {names}")
+    assert sorted(map(tuple, match_by_id(left, right).collect())) == [("a", 0, 7), ("a", 1, 8), ("desi", 1, 3), ("sdssv", 1, 4)]
 
 
 SPECTRA_SCHEMA = (
-    "spectrum_id string, part string, path string, survey string, plate int, mjd int, fiber int, ra double, dec double, "
+    "spectrum_id string, part string, path string, format string, plate int, mjd int, fiber int, field int, catalogid long, "
+    "targetid long, survey string, program string, healpix int, tile int, ra double, dec double, "
     "z_pipeline double, z_warning int, object_class string"
 )
 
 
 def spectrum(name: str, fiber: int, ra: float | None = None, dec: float | None = 10.0, **changes: Any) -> dict[str, Any]:
-    usual = {"part": "p", "path": f"/{name}.fits", "survey": "sdss", "plate": 1, "mjd": 50_000, "z_pipeline": 1.5, "z_warning": 0}
+    usual = {"part": "p", "path": f"/{name}.fits", "format": "sdss_spec", "plate": 1, "mjd": 50_000, "z_pipeline": 1.5, "z_warning": 0}
     return {
         "spectrum_id": name,
         **usual,
@@ -303,8 +313,12 @@ OTHERS = [(0, 1, 50_000, 18, None, None, 2.0, 0.7, 0.5, 0.1, 0.4, 0.1)]
 
 def matched_tables(spectra: Any, quasars: Any, absorbers: Any, **choices: Any) -> tuple[Any, Any]:
     """Targets and matches, from hits that are found once for both, as the stage has it."""
+    from pyspark.sql import functions as F
+
     from nalspark.surveys.crossmatch.stages import crossmatch, find_sightlines, mark_duplicates
 
+    none = {name: F.lit(None).cast("long") for name in ("targetid", "catalogid")}
+    quasars, absorbers = ([(name, frame.withColumns(none)) for name, frame in catalogues] for catalogues in (quasars, absorbers))
     settings = nalspark_settings.load(crossmatch=choices)
     marked = mark_duplicates(spectra).persist()
     hits = find_sightlines(marked, quasars, absorbers, settings).persist()
@@ -580,7 +594,9 @@ def test_real_spectra_find_their_catalogued_systems(spark: Any, real_data: Path,
 
     index = pd.read_csv(real_data / "spectra" / "index.csv", dtype={"cls": str})
     renamed = index.drop(columns="path").rename(columns={"z": "z_pipeline", "zw": "z_warning", "cls": "object_class", "name": "path"})
-    renamed = renamed.assign(spectrum_id=renamed["path"].str.split(".").str[0], part="p", survey="sdss")
+    renamed = renamed.assign(spectrum_id=renamed["path"].str.split(".").str[0], part="p", format="sdss_spec").reindex(
+        columns=[piece.split()[0] for piece in SPECTRA_SCHEMA.split(", ")]
+    )
     columns = [piece.split()[0] for piece in SPECTRA_SCHEMA.split(", ")]
     records = [tuple(None if pd.isna(cell) else cell for cell in row) for row in renamed[columns].astype(object).to_numpy()]
     catalog = [open_catalog(real_data / "catalogs" / f"Raghunathan2016_MgII_{name}.fits", "absorbers") for name in ("DR7", "DR12")]

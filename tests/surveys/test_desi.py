@@ -80,13 +80,13 @@ def test_what_is_masked_is_no_data() -> None:
         assert not one.mask[(one.wave < first - 3) | (one.wave > last + 3)].any()
 
 
-def test_resolution_is_the_second_moment_and_the_pixel_of_the_lattice() -> None:
+def test_resolution_is_the_second_moment_and_the_pixels() -> None:
     one = spectra(coadd(sigma=0.9))[0]
     places = LATTICE.wavelength_at(np.arange(len(one.resolution)) * 100)
     inside = (places > 3700) & (places < 9700)
     pixel = places * np.log(10) * 1e-4 / STEP
     # Of eleven diagonals of a Gaussian of 0.9 nothing is cut off that matters.
-    np.testing.assert_allclose(one.resolution[inside], np.sqrt(0.81 / pixel[inside] ** 2 + 1 / 12), rtol=2e-3)
+    np.testing.assert_allclose(one.resolution[inside], np.sqrt((0.81 + 2 / 12) / pixel[inside] ** 2 + 1 / 12), rtol=2e-3)
 
 
 def test_single_pixels_scatter_as_told_and_sums_as_their_errors_say() -> None:

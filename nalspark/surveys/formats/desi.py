@@ -337,7 +337,8 @@ def _pixels(fits: FitsFile, arm: _Arm, first: int, stop: int) -> tuple[NDArray[n
 def _resolution(coadd: _Coadd, first: int, stop: int) -> NDArray[np.float32]:
     """Gaussian σ of the line-spread function of some targets, shape (n, r), lattice pixels; NaN where not all arms say it.
 
-    The second moment of the resolution matrix's columns, and of the lattice's pixel, which rebinning adds.
+    The second moment of the resolution matrix's columns; of the native pixel twice, because the matrix acts on means over pixels, and
+    because a mean stands for its whole pixel when it is rebinned; and of the lattice's pixel.
     """
     at, sigma = [], []
     known = [arm.images.get("RESOLUTION") for arm in coadd.arms]
@@ -354,7 +355,7 @@ def _resolution(coadd: _Coadd, first: int, stop: int) -> NDArray[np.float32]:
             centre = (matrix * offset).sum(axis=1) / total
             variance = (matrix * offset**2).sum(axis=1) / total - centre**2
             pixel = wave[inside] * (10 ** (0.5 * LATTICE.step) - 10 ** (-0.5 * LATTICE.step)) / arm.step
-            sigma.append(np.sqrt(variance / pixel**2 + 1.0 / 12.0))
+            sigma.append(np.sqrt((variance + 2.0 / 12.0) / pixel**2 + 1.0 / 12.0))
         at.append(LATTICE.resolution_pixels[inside] * LATTICE.step)
     order = np.argsort(np.concatenate(at), kind="stable")
     place, widths = np.concatenate(at)[order], np.concatenate(sigma, axis=1)[:, order]
