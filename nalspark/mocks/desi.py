@@ -45,7 +45,7 @@ BAD_PIXEL = 1  #: MASK of a pixel without data
 _BATCH = 50  #: targets whose spectra are computed together: what is held in memory beside a file
 _NSIDE = 64
 _FIRST_PIXEL = 9152  #: HEALPix pixel of the first file
-_FINE = WavelengthGrid(first=177700, n_pixels=22000, step=2e-5)  #: 3584–9871 Å in pixels of 13.8 km/s, before the spectrograph
+_FINE = WavelengthGrid(first=177700, n_pixels=22000, step=2e-5)  #: in pixels of 13.8 km/s, before the spectrograph: 3581–9863 Å
 _COARSE = WavelengthGrid(first=35540, n_pixels=4400)  #: what quasars are drawn on
 _REACH = 6  #: pixels to both sides over which light is spread
 _MOCK_BIT = 1 << 58  #: of TARGETID
@@ -244,12 +244,12 @@ def _light(job: Job, target: Target, level: Array) -> Array:
         flux = _thermal(WAVELENGTH, rng.uniform(4000.0, 9000.0) if target.kind.name == "star" else 3500.0)
     else:
         return np.zeros(len(WAVELENGTH))
-    pixel = WAVELENGTH * np.log(10.0) * _COARSE.step
-    return flux * quasars.draw_snr(rng) / np.median(flux / level * np.sqrt(pixel / STEP))
+    ratio = flux / level * np.sqrt(WAVELENGTH * np.log(10.0) * _COARSE.step / STEP)
+    return flux * quasars.draw_snr(rng) / np.median(ratio[np.isfinite(level)])
 
 
 def _thermal(wavelength: Array, kelvin: float) -> Array:
-    """Planck's law, in some unit: enough for what is not to be searched."""
+    """Planck's law, in a unit of its own: enough for what is not to be searched."""
     x = 1.43877688e8 / (wavelength * kelvin)  # Å K: the second radiation constant
     return (5000.0 / wavelength) ** 5 / np.expm1(x)
 

@@ -32,6 +32,7 @@ from nalspark.mocks.sdss import SDSS
 MARKER = "simulation.json"  #: marks a folder as a simulated survey, which may be replaced
 #: The surveys that can be simulated.
 LAYOUTS = {"sdss": SDSS, "desi": DESI}
+_MOST_PER_FILE = 2000  #: 900 MB: larger files are not read
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,6 @@ def _checked_per_file(layout: Layout, like: str, per_file: int | None) -> int:
     if not 1 <= per_file <= _MOST_PER_FILE:
         raise NalsparkError(f"{per_file} targets in a file cannot be simulated; --per-file must be between 1 and {_MOST_PER_FILE}.")
     return per_file
-
-
-#: Some 1 GB: what is read of a file at most.
-_MOST_PER_FILE = 2000
 
 
 def _check_counts(n: int, workers: int | None, most: int) -> None:
