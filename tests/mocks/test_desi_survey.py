@@ -11,6 +11,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy_healpix import HEALPix
 
+from nalspark.cli import main
 from nalspark.errors import NalsparkError
 from nalspark.lines import MG_II, MG_II_2796, MG_II_2803, with_all_lines
 from nalspark.mocks import desi, inject
@@ -243,6 +244,13 @@ def test_refuses_what_cannot_be(tmp_path):
     with pytest.raises(NalsparkError, match="holds no DESI coadd"):
         simulate_survey(tmp_path / "a", 1, 1, like="desi", source=tmp_path / "empty")
     assert not (tmp_path / "a").exists()
+
+
+def test_the_command_writes_such_a_survey(tmp_path, capsys):
+    out = tmp_path / "s"
+    assert main(["simulate", "survey", "--like", "desi", "--n", "30", "--out", str(out), "--per-file", "20", "--seed", "4"]) == 0
+    assert "30 spectra with" in capsys.readouterr().out
+    assert [len(fits.getdata(path, "FIBERMAP")) for path in coadds(out)] == [20, 12]
 
 
 @pytest.mark.data
