@@ -3,7 +3,7 @@
     python benchmarks/noise_desi.py ../shared/data/spectra/desi > nalspark/mocks/noise_desi.csv
 
 Every good target's error is divided by its own median in 6500-7200 Å; the table is the median of those ratios, pixel by pixel, times the
-median error there in the main survey's dark program, 0.23e-17 erg/s/cm²/Å.
+error there of the two targets of HEALPix pixel 9144, 0.23e-17 erg/s/cm²/Å.
 """
 
 import sys
