@@ -78,7 +78,15 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["nalspark", "nalspark.*"]),
     package_data={
-        "nalspark": ["jvm/bin/java", "jvm/log4j2.properties", "learning/default/*", "plots/templates/*", "py.typed", "spectra/*.csv"]
+        "nalspark": [
+            "jvm/bin/java",
+            "jvm/log4j2.properties",
+            "learning/default/*",
+            "mocks/*.csv",
+            "plots/templates/*",
+            "py.typed",
+            "spectra/*.csv",
+        ]
     },
     data_files=conf_files(),
     entry_points={"console_scripts": ["nalspark = nalspark.__main__:main"]},

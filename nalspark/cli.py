@@ -29,7 +29,7 @@ from nalspark.judging.match import compare
 from nalspark.judging.page import evaluation_text, write_evaluation
 from nalspark.learning.models import read_model
 from nalspark.lines import SPECIES
-from nalspark.mocks.survey import simulate_survey
+from nalspark.mocks.survey import LAYOUTS, simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, stages_of
 from nalspark.pipeline.door import check_whole
 from nalspark.pipeline.engine import Engine, StageSummary, check_stages
@@ -207,12 +207,20 @@ def _add_spectra(commands: Any) -> None:
 
     simulate = commands.add_parser("simulate", help="write a simulated survey")
     survey = simulate.add_subparsers(dest="what", required=True, metavar="WHAT").add_parser(
-        "survey", help="SDSS-format FITS spectra with truth"
+        "survey", help="FITS spectra in the format of a survey, with truth"
     )
-    survey.add_argument("--n", type=int, required=True, help="number of spectra")
-    survey.add_argument("--out", required=True, type=local_folder, metavar="DIR")
-    survey.add_argument("--seed", type=int, default=1)
-    survey.add_argument("--from", dest="source", metavar="DIR", help="put the absorbers into these real spectra")
+    survey.add_argument("--like", choices=LAYOUTS, default="sdss", help="the survey whose files are imitated (default sdss)")
+    survey.add_argument("--n", type=int, required=True, help="number of quasars")
+    survey.add_argument("--out", required=True, type=local_folder, metavar="DIR", help="a new folder, or a simulated survey to replace")
+    survey.add_argument("--seed", type=int, default=1, help="the same seed gives the same spectra (default 1)")
+    survey.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR",
+        help="real files: of SDSS, spectra to put absorbers into; of DESI, coadds to take noise from",
+    )
+    survey.add_argument("--per-file", type=int, metavar="N", help="targets in a file of DESI (default 500)")
+    survey.add_argument("--workers", type=int, metavar="N", help="processes (default one per core, one for fewer than 1000 quasars)")
 
 
 def _siblings() -> list[Any]:
@@ -351,7 +359,14 @@ def _fetch(options: argparse.Namespace) -> None:
 def _simulate(options: argparse.Namespace) -> None:
     progress = Progress(sys.stderr)
     summary = simulate_survey(
-        options.out, options.n, options.seed, options.source, lambda done, n: progress.say(f"{done} of {n} spectra written")
+        options.out,
+        options.n,
+        options.seed,
+        options.source,
+        lambda done, n: progress.say(f"{done} of {n} spectra written"),
+        like=options.like,
+        workers=options.workers,
+        per_file=options.per_file,
     )
     print(f"{summary.n_spectra} spectra with {summary.n_absorbers} absorbers in {summary.out}: spectra/, quasars.fits, truth.parquet")
 

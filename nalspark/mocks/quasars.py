@@ -208,7 +208,7 @@ def observe(flux: Array, spectrograph: Spectrograph, grid: WavelengthGrid, rng: 
     sigma = claimed * (1.0 + 0.6 * rng.random() * on_lines)
     observed = flux + sigma * rng.standard_normal(grid.n_pixels)
     ivar = 1.0 / claimed**2
-    ivar[_bad_pixels(grid.n_pixels, rng)] = 0.0
+    ivar[bad_pixels(grid.n_pixels, rng)] = 0.0
     observed[ivar == 0] = 0.0
     return Observation(
         flux=observed.astype(np.float32),
@@ -301,7 +301,7 @@ def _noise(spectrograph: Spectrograph, grid: WavelengthGrid) -> tuple[Array, Arr
     return between, lines
 
 
-def _bad_pixels(n_pixels: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def bad_pixels(n_pixels: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """A few runs of one to four pixels without data."""
     starts, lengths = rng.integers(0, n_pixels, size=4), rng.integers(0, 5, size=4)
     pixels = starts[:, None] + np.arange(4)

@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from nalspark.errors import NalsparkError
 from nalspark.lines import MG_II, MG_II_2796
-from nalspark.mocks import survey as simulate
+from nalspark.mocks import sdss
 from nalspark.mocks.survey import simulate_survey
 from nalspark.tables.schemas import TRUTH
 
@@ -85,7 +85,7 @@ def test_absorbers_are_in_the_spectra_where_truth_says(survey):
 
 def test_same_identity_same_file_whatever_n_and_workers(survey, tmp_path, monkeypatch):
     few = contents(simulate_survey(tmp_path / "few", 7, 11).out)
-    monkeypatch.setattr(simulate, "BLOCK", 20)
+    monkeypatch.setattr(sdss, "BLOCK", 20)
     workers = simulate_survey(tmp_path / "workers", 60, 11, workers=2)
     everything = contents(survey.out)
     assert few.items() <= everything.items()
@@ -130,7 +130,7 @@ def test_refuses_what_cannot_be(tmp_path):
 
 
 def test_progress_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(simulate, "BLOCK", 4)
+    monkeypatch.setattr(sdss, "BLOCK", 4)
     told = []
     simulate_survey(tmp_path / "s", 10, 1, progress=lambda done, n: told.append((done, n)))
     assert told == [(4, 10), (8, 10), (10, 10)]
