@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +19,12 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from astropy import units as u
 from astropy.io.votable import from_table
 from astropy.table import Table as AstropyTable
 
 from nalspark.errors import StoreError, did_you_mean
-from nalspark.lines import LineSpecies
+from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS, LineSpecies
 from nalspark.tables.arrow import Columns, decode, encode, read_batches
 from nalspark.tables.atomic import replacing
 from nalspark.tables.fits import write_fits
@@ -72,6 +74,90 @@ def _write_translated(result: Result, needs: list[str], translate: Callable[[Col
             for batch in read_batches(files, columns):
                 writer.write_batch(encode(translate(decode(batch, declared)), target))
         return write_fits([draft], target, path)
+
+
+# ---- DESI's value-added catalogue of Mg II absorbers
+
+
+_FLUX = "1e-17 erg / (Angstrom cm2 s)"
+_UNKNOWN = "not known here"
+#: Columns of that catalogue that are columns of ours: name, type, unit, and our name; empty where we have none.
+_DESI_SAME = (
+    ("TARGETID", "long", "", "targetid"),
+    ("RA", "double", "deg", "ra"),
+    ("DEC", "double", "deg", "dec"),
+    ("SURVEY", "string", "", "survey"),
+    ("ZWARN", "long", "", ""),
+    ("TSNR2_QSO", "float", "", ""),
+    ("TSNR2_LYA", "float", "", ""),
+    ("TSNR2_LRG", "float", "", ""),
+    ("Z_QSO", "double", "", "z_qso"),
+)
+#: Its measured columns: name, unit, and our name; each has two errors, which our one error fills.
+_DESI_MEASURED = (
+    ("EW_2796", "Angstrom", "ew_2796"),
+    ("EW_2803", "Angstrom", "ew_2803"),
+    ("Z_MGII", "", "z_abs"),
+    ("AMP_2796", _FLUX, "depth_2796"),
+    ("AMP_2803", _FLUX, "depth_2803"),
+    ("STDDEV_2796", "Angstrom", "sigma_kms"),
+    ("STDDEV_2803", "Angstrom", "sigma_kms"),
+)
+_DESI_LAST = (
+    Column("CONTINUUM_METHOD", "string", "How the continuum was found: nalspark"),
+    Column("LINE_SNR_MIN", "double", "Smaller of the two lines' equivalent widths over their errors"),
+    Column("LINE_SNR_MAX", "double", "Larger of the two lines' equivalent widths over their errors"),
+)
+_DESI = Table(
+    "MGII_ABSORBERS",
+    "One row per Mg II absorber: amplitudes are negative, widths include the instrument.",
+    (
+        *(Column(name, kind, ours or _UNKNOWN, unit) for name, kind, unit, ours in _DESI_SAME),
+        *(
+            Column(f"{name}{end}", "double", f"of {ours}" if not end else f"of {ours}_err", unit)
+            for name, unit, ours in _DESI_MEASURED
+            for end in ("", "_ERR_LOW", "_ERR_HIGH")
+        ),
+        *_DESI_LAST,
+    ),
+)
+
+
+def _to_desi(columns: Columns) -> Columns:
+    """Columns of DESI's catalogue (Napolitano et al. 2023, AJ 166, 99): its model is continuum + AMP exp(-(λ - λ₀)² / 2 STDDEV²)."""
+    stretch = 1.0 + columns["z_abs"]
+    flux = columns["continuum_flux"].astype(float)
+    factors = {"AMP_2796": -flux, "AMP_2803": -flux}
+    for line in (MG_II.primary, MG_II.secondary):
+        factors[f"STDDEV_{line.label}"] = line.wavelength * stretch / SPEED_OF_LIGHT_KMS
+    result = {name: columns[ours] for name, _, _, ours in _DESI_SAME if ours}
+    for name, _, ours in _DESI_MEASURED:
+        factor = factors.get(name, np.ones(len(stretch)))
+        result[name] = columns[ours] * factor
+        result[f"{name}_ERR_LOW"] = result[f"{name}_ERR_HIGH"] = columns[f"{ours}_err"] * np.abs(factor)
+    snr = columns["snr_2796"], columns["snr_2803"]
+    result |= {"LINE_SNR_MIN": np.minimum(*snr), "LINE_SNR_MAX": np.maximum(*snr)}
+    return {**result, "CONTINUUM_METHOD": np.full(len(stretch), "nalspark", dtype=object)}
+
+
+def _write_desi(result: Result, path: Path, _: float) -> int:
+    if result.species != MG_II:
+        raise StoreError(f"{result.root} has absorbers of {result.species.name}; desi-mgii holds Mg II only. Export votable, csv or ecsv.")
+    unnamed = _count_nulls(result, "targetid")
+    if unnamed:
+        raise StoreError(
+            f"{unnamed} absorbers of {result.root} have no TARGETID: their spectra are not of DESI. Export votable, csv or ecsv, "
+            "or search the DESI spectra into a result of their own."
+        )
+    measured = [f"{ours}{end}" for ours in dict.fromkeys(ours for *_, ours in _DESI_MEASURED) for end in ("", "_err")]
+    needs = [*(ours for *_, ours in _DESI_SAME if ours), *measured, "snr_2796", "snr_2803", "continuum_flux"]
+    without = _count_nulls(result, "continuum_flux")
+    if without:
+        raise StoreError(
+            f"The continuum is not known of {without} absorbers of {result.root}: an earlier version searched them, and did not keep it. "
+            "Amplitudes in units of flux need it. Repeat the run that made the result with --force."
+        )
+    return _write_translated(result, needs, _to_desi, _DESI, path)
 
 
 # ---- picca
@@ -128,10 +214,12 @@ def _write_votable(result: Result, path: Path, _: float) -> int:
             f"The catalogue has {rows} rows; a VOTable is made in memory, of at most {_VOTABLE_ROWS}. "
             "Export csv or ecsv, or use absorbers.fits of the result: these are written batch by batch."
         )
-    votable = from_table(_plain(result.table("absorbers", catalogue.names), catalogue), table_id=catalogue.name)
-    votable.get_first_table().description = catalogue.description
-    # The only form of a VOTable in which a null is a null whatever the type.
-    votable.to_xml(str(path), tabledata_format="binary2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", u.UnitsWarning)  # that VOUnit likes 0.1nm more than Angstrom
+        votable = from_table(_plain(result.table("absorbers", catalogue.names), catalogue), table_id=catalogue.name)
+        votable.get_first_table().description = catalogue.description
+        # The only form of a VOTable in which a null is a null whatever the type.
+        votable.to_xml(str(path), tabledata_format="binary2")
     return rows
 
 
@@ -167,6 +255,7 @@ class _Format:
 
 
 FORMATS = {
+    "desi-mgii": _Format("the columns of DESI's value-added catalogue of Mg II absorbers", "mgii_absorbers.fits", _write_desi),
     "picca-absorbercat": _Format("the lines that picca masks", "absorbercat.fits", _write_picca),
     "votable": _Format("all columns, for Virtual Observatory tools", "absorbers.vot", _write_votable),
     "csv": _Format("all columns, as text", "absorbers.csv", _write_text),
@@ -184,7 +273,7 @@ def export_result(
     folder : path
         A result of ``nalspark find``.
     form : str
-        A name of :data:`FORMATS`: ``picca-absorbercat``, ``votable``, ``csv``, ``ecsv``.
+        A name of :data:`FORMATS`: ``desi-mgii``, ``picca-absorbercat``, ``votable``, ``csv``, ``ecsv``.
     out : path, optional
         The file to write; by default one in the result's directory.
     overwrite : bool
