@@ -80,7 +80,6 @@ def _write_translated(result: Result, needs: list[str], translate: Callable[[Col
 
 
 _FLUX = "1e-17 erg / (Angstrom cm2 s)"
-_UNKNOWN = "not known here"
 #: Columns of that catalogue that are columns of ours: name, type, unit, and our name; empty where we have none.
 _DESI_SAME = (
     ("TARGETID", "long", "", "targetid"),
@@ -93,15 +92,15 @@ _DESI_SAME = (
     ("TSNR2_LRG", "float", "", ""),
     ("Z_QSO", "double", "", "z_qso"),
 )
-#: Its measured columns: name, unit, and our name; each has two errors, which our one error fills.
+#: Its measured columns: name, unit, our name, and meaning; each has two errors, which our one error fills.
 _DESI_MEASURED = (
-    ("EW_2796", "Angstrom", "ew_2796"),
-    ("EW_2803", "Angstrom", "ew_2803"),
-    ("Z_MGII", "", "z_abs"),
-    ("AMP_2796", _FLUX, "depth_2796"),
-    ("AMP_2803", _FLUX, "depth_2803"),
-    ("STDDEV_2796", "Angstrom", "sigma_kms"),
-    ("STDDEV_2803", "Angstrom", "sigma_kms"),
+    ("EW_2796", "Angstrom", "ew_2796", "Rest equivalent width"),
+    ("EW_2803", "Angstrom", "ew_2803", "Rest equivalent width"),
+    ("Z_MGII", "", "z_abs", "Absorption redshift"),
+    ("AMP_2796", _FLUX, "depth_2796", "Amplitude of the Gaussian added to the continuum: negative in absorption"),
+    ("AMP_2803", _FLUX, "depth_2803", "Amplitude of the Gaussian added to the continuum: negative in absorption"),
+    ("STDDEV_2796", "Angstrom", "sigma_kms", "Gaussian σ, observed, instrument included"),
+    ("STDDEV_2803", "Angstrom", "sigma_kms", "Gaussian σ, observed, instrument included"),
 )
 _DESI_LAST = (
     Column("CONTINUUM_METHOD", "string", "How the continuum was found: nalspark"),
@@ -112,10 +111,10 @@ _DESI = Table(
     "MGII_ABSORBERS",
     "One row per Mg II absorber: amplitudes are negative, widths include the instrument.",
     (
-        *(Column(name, kind, ours or _UNKNOWN, unit) for name, kind, unit, ours in _DESI_SAME),
+        *(Column(name, kind, f"As {ours} of nalspark" if ours else "Not known to nalspark", unit) for name, kind, unit, ours in _DESI_SAME),
         *(
-            Column(f"{name}{end}", "double", f"of {ours}" if not end else f"of {ours}_err", unit)
-            for name, unit, ours in _DESI_MEASURED
+            Column(f"{name}{end}", "double", f"Standard error of {name}" if end else meaning, unit)
+            for name, unit, _, meaning in _DESI_MEASURED
             for end in ("", "_ERR_LOW", "_ERR_HIGH")
         ),
         *_DESI_LAST,
@@ -131,7 +130,7 @@ def _to_desi(columns: Columns) -> Columns:
     for line in (MG_II.primary, MG_II.secondary):
         factors[f"STDDEV_{line.label}"] = line.wavelength * stretch / SPEED_OF_LIGHT_KMS
     result = {name: columns[ours] for name, _, _, ours in _DESI_SAME if ours}
-    for name, _, ours in _DESI_MEASURED:
+    for name, _, ours, _ in _DESI_MEASURED:
         factor = factors.get(name, np.ones(len(stretch)))
         result[name] = columns[ours] * factor
         result[f"{name}_ERR_LOW"] = result[f"{name}_ERR_HIGH"] = columns[f"{ours}_err"] * np.abs(factor)
@@ -149,7 +148,7 @@ def _write_desi(result: Result, path: Path, _: float) -> int:
             f"{unnamed} absorbers of {result.root} have no TARGETID: their spectra are not of DESI. Export votable, csv or ecsv, "
             "or search the DESI spectra into a result of their own."
         )
-    measured = [f"{ours}{end}" for ours in dict.fromkeys(ours for *_, ours in _DESI_MEASURED) for end in ("", "_err")]
+    measured = [f"{ours}{end}" for ours in dict.fromkeys(ours for _, _, ours, _ in _DESI_MEASURED) for end in ("", "_err")]
     needs = [*(ours for *_, ours in _DESI_SAME if ours), *measured, "snr_2796", "snr_2803", "continuum_flux"]
     without = _count_nulls(result, "continuum_flux")
     if without:
