@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from nalspark.finder import find
     from nalspark.pipeline.door import run
     from nalspark.surveys.reader import read_spectra, read_spectrum
+    from nalspark.tables.export import export_result
     from nalspark.tables.result import open_result
 
 #: Public name → the module that has it. No module has a public name: importing such a module would replace the function.
 _DOORS = {
+    "export_result": "nalspark.tables.export",
     "find": "nalspark.finder",
     "open_result": "nalspark.tables.result",
     "read_spectra": "nalspark.surveys.reader",
@@ -23,7 +25,7 @@ _DOORS = {
     "run": "nalspark.pipeline.door",
 }
 
-__all__ = ["__version__", "find", "open_result", "read_spectra", "read_spectrum", "run"]
+__all__ = ["__version__", "export_result", "find", "open_result", "read_spectra", "read_spectrum", "run"]
 
 
 def __getattr__(name: str) -> Any:

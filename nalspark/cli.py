@@ -42,6 +42,7 @@ from nalspark.surveys.catalogs import open_catalog
 from nalspark.surveys.download import FAILURES, fetch
 from nalspark.surveys.release import load_release, release_names
 from nalspark.tables.data_model import data_model_page
+from nalspark.tables.export import COMPANION_SNR, FORMATS, export_result
 from nalspark.tables.schemas import (
     CANDIDATES,
     CHANGES,
@@ -71,6 +72,7 @@ _EXAMPLES = {
     "nalspark demo": "nalspark demo --out nalspark-demo --n 100",
     "nalspark diff": "nalspark diff result/versions/0001 result --out changes",
     "nalspark status": "nalspark status result",
+    "nalspark export": "nalspark export result --format ecsv --out absorbers.ecsv",
     "nalspark evaluate": "nalspark evaluate --catalogue result --truth survey/truth.parquet",
     "nalspark data-model": "nalspark data-model > data_model.md",
     "nalspark settings": "nalspark settings search",
@@ -188,6 +190,20 @@ def _add_looks(commands: Any) -> None:
         help="absorber catalogues to compare with (default: those of the run)",
     )
     evaluate.add_argument("--out", type=local_folder, metavar="DIR", help="folder for numbers and pictures (default DIR/evaluation)")
+
+    export = commands.add_parser("export", help="write the catalogue of a result in a format that other programs read")
+    export.add_argument("result", metavar="DIR")
+    forms = "; ".join(f"{name}: {form.meaning}" for name, form in FORMATS.items())
+    export.add_argument("--format", required=True, metavar="FORMAT", help=forms)
+    export.add_argument("--out", type=local_folder, metavar="FILE", help="the file to write (default: one in DIR)")
+    export.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    export.add_argument(
+        "--companion-snr",
+        type=float,
+        default=COMPANION_SNR,
+        metavar="N",
+        help=f"picca-absorbercat: mask other lines than the doublet's above so many standard errors (default {COMPANION_SNR:g})",
+    )
 
     commands.add_parser("doctor", help="show what a local session finds on this machine, and what it lacks")
     commands.add_parser("data-model", help="print the columns of every table, as Markdown")
@@ -336,6 +352,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"{evaluation_text(evaluation)}\n\nevaluation  {(out / 'evaluation.html').absolute()}")
 
 
+def _export(options: argparse.Namespace) -> None:
+    how = {"overwrite": options.overwrite, "companion_snr": options.companion_snr}
+    path, rows = export_result(options.result, options.format, options.out, **how)
+    print(f"{rows} rows  {path}")
+
+
 def _train(options: argparse.Namespace) -> None:
     settings = load(options.run, options.set)
     _run(settings, options, LEARNING)
@@ -436,6 +458,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fetch": _fetch,
     "simulate": _simulate,
     "evaluate": _evaluate,
+    "export": _export,
     "doctor": lambda _: _doctor(),
     "data-model": lambda _: print(data_model(), end=""),
     "demo": _demo,

@@ -135,6 +135,7 @@ def measure_candidates(
     scale = np.log(10.0) * grid.step
     position = grid.wavelength_at(candidates["pixel"] + fit.parameters[:, EPSILON])
     redshift = position / species.primary.wavelength - 1.0
+    sigma = np.exp(fit.parameters[:, LOG_WIDTH])
     result = {
         "z_abs": redshift,
         "z_abs_err": (1.0 + redshift) * scale * np.sqrt(fit.covariance[:, EPSILON, EPSILON]),
@@ -143,8 +144,8 @@ def measure_candidates(
         "contamination": fit.contamination,
         "split_kms": fit.split * grid.pixel_kms,
         "split_significance": np.abs(fit.split) / fit.split_error,
-        "sigma_pixels": np.exp(fit.parameters[:, LOG_WIDTH]),
-        "sigma_pixels_err": np.exp(fit.parameters[:, LOG_WIDTH]) * np.sqrt(fit.covariance[:, LOG_WIDTH, LOG_WIDTH]),
+        "sigma_pixels": sigma,
+        "sigma_pixels_err": sigma * np.sqrt(fit.covariance[:, LOG_WIDTH, LOG_WIDTH]),
         "wavelength_primary": position,
         "wavelength_secondary": species.secondary.wavelength * (1.0 + redshift),
     }
@@ -152,6 +153,8 @@ def measure_candidates(
         width, width_error = _equivalent_width(fit, column, line.wavelength * scale)
         result[f"ew_{line.label}"], result[f"ew_{line.label}_err"] = width, width_error
         result[f"snr_{line.label}"] = width / width_error
+        result[f"depth_{line.label}"] = fit.parameters[:, column]
+        result[f"depth_{line.label}_err"] = np.sqrt(fit.covariance[:, column, column])
         shift = 0.0 if column == FIRST else float(geometry.fractions[row])
         box, box_error = _box(image[:, row], error[:, row], fit, shift, offset)
         result[f"ew_{line.label}_box"], result[f"ew_{line.label}_box_err"] = (

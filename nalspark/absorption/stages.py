@@ -53,8 +53,10 @@ def search_columns(columns: Columns, settings: Settings) -> tuple[Columns, Colum
     z_qso = columns["z_qso"].astype(float)
     ready = chain.prepare(chain.on_lattice(columns), z_qso, settings)
     candidates = chain.propose(Searchable.of(ready, z_qso), settings)
-    carried = {name: columns[name][candidates.row] for name in _CARRIED}
-    found = {**candidates.columns, **carried, "candidate_id": candidates.names(columns["spectrum_id"])}
+    row = candidates.row
+    carried = {name: columns[name][row] for name in _CARRIED}
+    named = {**carried, "candidate_id": candidates.names(columns["spectrum_id"])}
+    found = {**candidates.columns, **named, "continuum_flux": ready.continuum[row, candidates.pixel] * ready.rescale[row]}
     return _summary(columns, ready), found
 
 
@@ -134,7 +136,8 @@ def measure_columns(columns: Columns, settings: Settings) -> Columns:
     row = np.arange(len(columns["candidate_id"]))
     candidates = Candidates(**{**known, **images, "row": row, "grid": LATTICE})
     measured = chain.measure(candidates, columns["score"], settings)
-    return {**measured, **{name: columns[name] for name in _CARRIED}, "absorber_id": columns["candidate_id"]}
+    named = {**{name: columns[name] for name in _CARRIED}, "absorber_id": columns["candidate_id"]}
+    return {**measured, **named, "continuum_flux": columns["continuum_flux"]}
 
 
 def measure(candidates: DataFrame, scores: DataFrame, settings: Settings) -> DataFrame:

@@ -185,6 +185,13 @@ NORMALIZED = Table(
     ),
 ).rejectable()
 
+_CONTINUUM = Column(
+    "continuum_flux",
+    "float",
+    "Fitted continuum at the first line of the doublet; null where an earlier version searched, which did not keep it",
+    "1e-17 erg/s/cm^2/Angstrom",
+    "spect.continuum",
+)
 CANDIDATES = Table(
     "candidates",
     "One row per candidate doublet: where it is, how significant, and its image.",
@@ -201,6 +208,7 @@ CANDIDATES = Table(
         Column("pixel", "int", "Grid pixel of the first line of the doublet: the centre of the image", ucd="meta.number"),
         Column("width_pixels", "float", "Gaussian σ of the best filter, grid pixels", "pixel"),
         Column("instrument_pixels", "float", "Gaussian σ of the line-spread function at the doublet; null where it is not known", "pixel"),
+        _CONTINUUM,
         Column("significance", "float", "Matched-filter significance of the doublet, both lines together", ucd="stat.snr"),
         Column("filter_snr_primary", "float", "Matched-filter signal-to-noise ratio of the first line", ucd="stat.snr"),
         Column("filter_snr_secondary", "float", "Matched-filter signal-to-noise ratio of the second line", ucd="stat.snr"),
@@ -234,6 +242,15 @@ def _width_columns(line: Transition, suffix: str = "", how: str = "") -> tuple[C
     )
 
 
+def _depth_columns(line: Transition) -> tuple[Column, Column]:
+    """The amplitude of a line's Gaussian and its standard error."""
+    name = f"depth_{line.label}"
+    return (
+        Column(name, "double", f"Depth of {line} at its centre, instrument included, over the continuum", ucd="spect.line"),
+        Column(f"{name}_err", "double", f"Standard error of {name}", ucd="stat.error;spect.line"),
+    )
+
+
 def absorbers_table(species: LineSpecies) -> Table:
     """Declare the catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
     first, second = species.primary, species.secondary
@@ -264,6 +281,11 @@ def absorbers_table(species: LineSpecies) -> Table:
             "spect.line.width",
         ),
         Column("fwhm_kms_err", "double", "Standard error of fwhm_kms", "km/s", "stat.error;spect.line.width"),
+        *_depth_columns(first),
+        *_depth_columns(second),
+        Column("sigma_kms", "double", "Gaussian σ of both lines as fitted, instrument included", "km/s", "spect.line.width"),
+        Column("sigma_kms_err", "double", "Standard error of sigma_kms", "km/s", "stat.error;spect.line.width"),
+        _CONTINUUM,
         Column("doublet_ratio", "double", f"ew_{first.label} / ew_{second.label}", ucd="arith.ratio"),
         Column("doublet_ratio_err", "double", "Standard error of doublet_ratio", ucd="stat.error;arith.ratio"),
         *_width_columns(first, "_box", " by direct summation"),

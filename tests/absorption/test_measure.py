@@ -54,6 +54,7 @@ def test_noise_free_lines_are_recovered(sigma):
     np.testing.assert_allclose(result["z_abs"], redshift(PIXEL + PHASES), atol=1e-8)
     for label, depth in (("2796", 0.5), ("2803", 0.35), ("2600", 0.2), ("2852", 0.1)):
         np.testing.assert_allclose(result[f"ew_{label}"], depth * sigma * UNIT_WIDTH[label], rtol=1e-4, err_msg=label)
+    np.testing.assert_allclose([result["depth_2796"], result["depth_2803"]], [[0.5] * 11, [0.35] * 11], rtol=1e-4)
     np.testing.assert_allclose(result["sigma_pixels"], sigma, rtol=1e-4)
     np.testing.assert_allclose(result["doublet_ratio"], 0.5 / 0.35 * RATIO_OF_WAVELENGTHS, rtol=1e-4)
     np.testing.assert_allclose(result["wavelength_primary"], LATTICE.wavelength_at(PIXEL + PHASES), rtol=1e-7)

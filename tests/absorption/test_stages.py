@@ -11,10 +11,14 @@ import pyarrow as pa
 import pytest
 from runs import make_survey, settings_of, spark_frame
 
+from nalspark.absorption import chain
 from nalspark.absorption import stages as absorption
+from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
 from nalspark.learning.inference import decode_examples, score
 from nalspark.learning.models import PackedModel, read_model
+from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS
 from nalspark.settings import Settings
+from nalspark.spectra.grid import LATTICE
 from nalspark.surveys import stages as surveys
 from nalspark.surveys.sources import classify, part_of, walk
 from nalspark.tables.arrow import Columns, decode, encode, rows_of, to_arrow
@@ -171,6 +175,29 @@ def test_what_is_measured_has_the_score_and_some_are_absorbers(
     assert 5 < len(possible) < len(given)
     accepted = [value >= settings.infer.min_score for value in measured["score"].to_pylist()]
     assert measured["accepted"].to_pylist() == accepted and 5 < sum(accepted) < len(accepted)
+
+
+def test_the_continuum_goes_with_each_candidate_in_units_of_flux(pixels: Columns, candidates: pa.RecordBatch, settings: Settings) -> None:
+    """1 - residual = flux / continuum, in the pixel of the first line and with the flux as the survey gives it."""
+    flux = chain.on_lattice(pixels).flux
+    found = as_columns(candidates, CANDIDATES)
+    row_of = {name: row for row, name in enumerate(pixels["spectrum_id"])}
+    given = np.array([flux[row_of[name], pixel] for name, pixel in zip(found["spectrum_id"], found["pixel"], strict=True)])
+    geometry = ImageGeometry.of(settings.line_species, LATTICE.step)
+    middle = (slice(None), geometry.primary, HALF_WIDTH)
+    residual, weight = (found[name].reshape(-1, *geometry.shape)[middle] for name in ("image_residual", "image_inverse_error"))
+    seen = weight > 0
+    assert seen.sum() > 0.9 * len(seen) and (found["continuum_flux"] > 0).all()
+    np.testing.assert_allclose((found["continuum_flux"] * (1.0 - residual))[seen], given[seen], rtol=1e-3, atol=1e-4)
+
+
+def test_widths_follow_from_depths_and_sigma(measured: pa.RecordBatch, settings: Settings) -> None:
+    """W = A σ λ₀ √(2π) / c: what those need who want the amplitudes in units of flux."""
+    rows = as_columns(measured, absorption.measured_table(settings))
+    for line in (MG_II.primary, MG_II.secondary):
+        width = rows[f"depth_{line.label}"] * rows["sigma_kms"] / SPEED_OF_LIGHT_KMS * line.wavelength * np.sqrt(2.0 * np.pi)
+        np.testing.assert_allclose(width, rows[f"ew_{line.label}"], rtol=1e-6)
+    assert (rows["continuum_flux"] > 0).all() and (rows["sigma_kms_err"] > 0).all() and (rows["depth_2796_err"] > 0).all()
 
 
 def test_a_candidate_without_a_score_is_not_measured(spark: Any, settings: Settings, candidates: Any, scores: Any) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from nalspark.lines import C_IV, MG_II
 from nalspark.tables import schemas
-from nalspark.tables.arrow import decode, encode
+from nalspark.tables.arrow import decode, encode, read_batches
 from nalspark.tables.table import Column, Table
 
 KINDS = Table(
@@ -147,3 +148,18 @@ def test_spark_and_arrow_agree_on_every_table(table):
     assert to_arrow_schema(table.spark_schema).equals(table.arrow_schema)
     assert len(set(table.names)) == len(table.names)
     assert all(column.description for column in table.columns)
+
+
+def test_a_file_is_read_in_memory_that_does_not_grow_with_its_rows(tmp_path):
+    """Groups of rows of 0.8 MB, one of which is held at a time, with what is in hand of it."""
+    table = Table("t", "T.", (Column("x", "double", "x"),))
+    values = np.random.default_rng(1).normal(size=100_000)
+    path, groups = tmp_path / "x.parquet", 30
+    with pq.ParquetWriter(path, table.arrow_schema) as writer:
+        for number in range(groups):
+            writer.write_table(pa.table({"x": values + number}))
+    before, most, total = pa.total_allocated_bytes(), 0, 0.0
+    for batch in read_batches([path], table.columns):
+        most, total = max(most, pa.total_allocated_bytes() - before), total + batch["x"].to_numpy().sum()
+    assert most < 5 * values.nbytes < groups * values.nbytes
+    assert total == pytest.approx(groups * values.sum() + len(values) * sum(range(groups)), rel=1e-9)
