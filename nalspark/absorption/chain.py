@@ -303,8 +303,10 @@ def measure(candidates: Candidates, score: NDArray[np.floating] | None, settings
     images = candidates.image_residual, candidates.image_inverse_error
     measured = measuring.measure_candidates(*images, candidates.columns, species, grid)
     instrument = instrument_kms(candidates.instrument_pixels, settings)
-    measured |= {f"sigma_kms{end}": measured[f"sigma_pixels{end}"] * grid.pixel_kms for end in ("", "_err")}
-    measured["fwhm_kms"], measured["fwhm_kms_err"] = measuring.intrinsic_fwhm(measured["sigma_kms"], measured["sigma_kms_err"], instrument)
+    measured |= {f"sigma_fit_kms{end}": measured[f"sigma_pixels{end}"] * grid.pixel_kms for end in ("", "_err")}
+    measured["fwhm_kms"], measured["fwhm_kms_err"] = measuring.intrinsic_fwhm(
+        measured["sigma_fit_kms"], measured["sigma_fit_kms_err"], instrument
+    )
     velocity = measuring.velocity_from_quasar(measured["z_abs"], candidates.z_qso)
     names = ("neighbour_pixels", "depressed_fraction", "crowding", "significance", "z_start", "z_stop")
     context = {**{name: candidates.columns[name].astype(float) for name in names}, "velocity_kms": velocity, "z_qso": candidates.z_qso}

@@ -99,8 +99,8 @@ _DESI_MEASURED = (
     ("Z_MGII", "", "z_abs", "Absorption redshift"),
     ("AMP_2796", _FLUX, "depth_2796", "Amplitude of the Gaussian added to the continuum: negative in absorption"),
     ("AMP_2803", _FLUX, "depth_2803", "Amplitude of the Gaussian added to the continuum: negative in absorption"),
-    ("STDDEV_2796", "Angstrom", "sigma_kms", "Gaussian σ, observed, instrument included"),
-    ("STDDEV_2803", "Angstrom", "sigma_kms", "Gaussian σ, observed, instrument included"),
+    ("STDDEV_2796", "Angstrom", "sigma_fit_kms", "Gaussian σ, observed, instrument included"),
+    ("STDDEV_2803", "Angstrom", "sigma_fit_kms", "Gaussian σ, observed, instrument included"),
 )
 _DESI_LAST = (
     Column("CONTINUUM_METHOD", "string", "How the continuum was found: nalspark"),

@@ -195,9 +195,9 @@ def test_widths_follow_from_depths_and_sigma(measured: pa.RecordBatch, settings:
     """W = A σ λ₀ √(2π) / c: what those need who want the amplitudes in units of flux."""
     rows = as_columns(measured, absorption.measured_table(settings))
     for line in (MG_II.primary, MG_II.secondary):
-        width = rows[f"depth_{line.label}"] * rows["sigma_kms"] / SPEED_OF_LIGHT_KMS * line.wavelength * np.sqrt(2.0 * np.pi)
+        width = rows[f"depth_{line.label}"] * rows["sigma_fit_kms"] / SPEED_OF_LIGHT_KMS * line.wavelength * np.sqrt(2.0 * np.pi)
         np.testing.assert_allclose(width, rows[f"ew_{line.label}"], rtol=1e-6)
-    assert (rows["continuum_flux"] > 0).all() and (rows["sigma_kms_err"] > 0).all() and (rows["depth_2796_err"] > 0).all()
+    assert (rows["continuum_flux"] > 0).all() and (rows["sigma_fit_kms_err"] > 0).all() and (rows["depth_2796_err"] > 0).all()
 
 
 def test_a_candidate_without_a_score_is_not_measured(spark: Any, settings: Settings, candidates: Any, scores: Any) -> None:

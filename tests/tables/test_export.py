@@ -42,7 +42,7 @@ def absorber(targetid: int | None = IDS[0], *, depths: tuple[float, float] = (0.
     row = {
         "absorber_id": f"main-dark-9144-{targetid}-38000", "spectrum_id": f"main-dark-9144-{targetid}", "part": "healpix00142",
         "targetid": targetid, "survey": "main", "program": "dark", "healpix": 9144, "ra": 150.0, "dec": -2.5, "z_qso": Z_QSO,
-        "species": "MgII", "z_abs": Z_ABS, "z_abs_err": 1e-4, "sigma_kms": sigma, "sigma_kms_err": 8.0, "continuum_flux": 4.0,
+        "species": "MgII", "z_abs": Z_ABS, "z_abs_err": 1e-4, "sigma_fit_kms": sigma, "sigma_fit_kms_err": 8.0, "continuum_flux": 4.0,
         "fwhm_kms": 160.0, "ew_2600": 0.9, "ew_2600_err": 0.1, "ew_2852": 0.2, "ew_2852_err": 0.1, "ew_2344": None, "flags": 0,
         **values,
     }  # fmt: skip

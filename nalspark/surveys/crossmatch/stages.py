@@ -296,7 +296,7 @@ def _great_circle(ra: str, dec: str, other_ra: str, other_dec: str) -> Column:
 def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> DataFrame:
     """Every spectrum and catalogue that knows it: by id, else on the sky.
 
-    Returns spectrum_id, part, catalogue, match, separation_arcsec, row, n_rows, z, systems, n_strong.
+    Returns spectrum_id, part, catalogue, match, separation_arcsec, row, n_rows, ra, dec (the catalogue's), z, systems, n_strong.
     """
     # All that is asked of a spectrum later goes with it: to join it again would be to read it again.
     spectrum = F.struct("spectrum_id", "part", F.when(_is_position(), F.col("ra")).alias("ra"), "dec")
@@ -313,7 +313,7 @@ def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> Da
     return (
         hits.join(sightlines.drop(*ID_COLUMNS), ["catalogue", "row"])
         .withColumns({"separation_arcsec": distance, "spectrum_id": F.col("left_id.spectrum_id"), "part": F.col("left_id.part")})
-        .drop("left_id", "ra", "dec")
+        .drop("left_id")
     )
 
 
@@ -339,7 +339,8 @@ def _known(hits: DataFrame, n_quasars: int) -> DataFrame:
     """One row per spectrum that any catalogue knows: the quasar of the first that has its redshift, and what there is of absorbers."""
     is_quasar = F.col("catalogue") < n_quasars
     on_sky = F.when(F.col("match") == "sky", F.col("separation_arcsec"))
-    quasar = F.struct("catalogue", F.col("z").alias("z_catalogue"), F.col("match").alias("z_match"), on_sky.alias("z_separation_arcsec"))
+    renamed = {"z": "z_catalogue", "match": "z_match", "ra": "catalogue_ra", "dec": "catalogue_dec"}
+    quasar = F.struct("catalogue", *[F.col(old).alias(new) for old, new in renamed.items()], on_sky.alias("z_separation_arcsec"))
     return (
         hits.groupBy("spectrum_id")
         .agg(
@@ -470,6 +471,9 @@ def crossmatch(
     z_qso = F.when(F.col("quasar_catalogue").isNull(), F.col("z_pipeline")).otherwise(F.col("z_catalogue"))
     listed = F.sort_array(F.transform(F.coalesce("absorber_catalogues", F.array().cast("array<int>")), lambda number: names[number]))
     known = known.withColumns({"z_source": source, "z_qso": z_qso, "label": _label(bool(absorbers), rules.weak), "catalogues": listed})
+    # Some files do not say where their objects are: then the quasar catalogue does.
+    placed = _is_position() | F.col("catalogue_ra").isNull()
+    known = known.withColumns({name: F.when(placed, F.col(name)).otherwise(F.col(f"catalogue_{name}")) for name in ("ra", "dec")})
     reason, detail = _verdict(rules)
     targets = _shaped(known.withColumns({"reason": reason, "detail": detail}), TARGETS)
     is_absorbers = F.col("catalogue") >= n_quasars
