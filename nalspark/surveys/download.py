@@ -69,8 +69,8 @@ class FetchSummary:
     n_bytes : int
         Bytes of the files that came.
     seconds : float
-    one_a_row : bool
-        Whether each row of the catalogue has a file of its own.
+    files : int
+        Files that hold the quasars, where that is known; 0 where each row of the catalogue may have its own.
     """
 
     rows: int = 0
@@ -80,7 +80,7 @@ class FetchSummary:
     not_selected: int = 0
     n_bytes: int = 0
     seconds: float = 0.0
-    one_a_row: bool = True
+    files: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Count the outcome of one file."""
@@ -96,12 +96,11 @@ class FetchSummary:
         return self.downloaded + self.present + self.failures.total()
 
     def progress(self) -> str:
-        """Say what is done of what, and how long the rest will take at this rate; of files that hold many quasars, what is done."""
-        if not self.one_a_row:
-            return f"{self.done} files: {self}"
-        left = max(self.rows - self.not_selected - self.done, 0)
-        minutes = left * self.seconds / self.done / 60 if self.done else 0.0
-        return f"{self.done} of {self.done + left} files, about {minutes:.0f} min left: {self}"
+        """Say what is done of what, and how long the rest will take at this rate."""
+        done = self.done - (self.failures["no_identifier"] if self.files else 0)
+        left = max((self.files or self.rows - self.not_selected) - done, 0)
+        minutes = left * self.seconds / done / 60 if done else 0.0
+        return f"{done} of {done + left} files, about {minutes:.0f} min left: {self}"
 
     def __str__(self) -> str:
         seconds = max(self.seconds, 1e-3)
@@ -177,7 +176,7 @@ def _failure_list(out: Path) -> Iterator[Callable[[Outcome], None]]:
 def _files(wanted: Wanted, summary: FetchSummary, beside: bool) -> Iterator[ArchiveFile | Outcome]:
     """The files of a catalogue's quasars; rows that name none as failures."""
     for key in wanted.each():
-        summary.not_selected = wanted.not_selected
+        summary.not_selected, summary.files = wanted.not_selected, wanted.n_keys * wanted.release.files_a_key(beside)
         if isinstance(key, str):
             yield Outcome(None, "no_identifier", key)
         else:
@@ -271,7 +270,7 @@ def fetch(release: DataRelease, catalog: Catalog, out: str | Path, settings: Fet
     """
     words = {"survey": settings.surveys, "program": settings.programs}
     wanted = Wanted(catalog, release, {name: given or release.words(name) for name, given in words.items()})
-    out, summary = Path(out), FetchSummary(catalog.n_rows, one_a_row=not release.nside)
+    out, summary = Path(out), FetchSummary(catalog.n_rows)
     archive = Archive(settings.base_url or release.base_url, _completed(settings, release))
     for fact in () if settings.base_url else release.unverified:
         say(f"note: not verified: {fact}")

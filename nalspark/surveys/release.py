@@ -152,6 +152,10 @@ class DataRelease(_Facts):
             other = self._filled(name, key.values)
             yield ArchiveFile(key, tuple(_next_to(path, other) for path in paths), _next_to(local, other))
 
+    def files_a_key(self, beside: bool) -> int:
+        """Count the files that :meth:`files` gives."""
+        return 1 + beside * len(self.beside)
+
     def remote_paths(self, *ids: int | str) -> list[str]:
         """Give the paths below the base URL at which a file may be, the likeliest first."""
         plate = dict(zip(self.native_id, ids, strict=True)).get("plate", -1)

@@ -22,6 +22,7 @@ from nalspark.surveys.identity import FILE_NUMBERS, FILE_WORDS, PLATE_MJD_FIBER
 from nalspark.surveys.release import DataRelease, FileKey
 
 Defaults = Mapping[str, tuple[str, ...]]
+Ids = tuple[int | str, ...]
 
 
 @dataclass
@@ -36,12 +37,15 @@ class Wanted:
         Words where the catalogue has none, by column: each quasar is looked for in all of them.
     not_selected : int
         Rows whose redshift is outside the release's range, so far.
+    n_keys : int
+        Of files that are known by pixel: how many there are; 0 as long as that is not known.
     """
 
     catalog: Catalog
     release: DataRelease
     defaults: Defaults
     not_selected: int = field(default=0, init=False)
+    n_keys: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         known = {name for name, _ in (*self.catalog.columns, *self.catalog.files)}
@@ -60,18 +64,19 @@ class Wanted:
         Of files that are known by pixel all rows are read before the first key, and each file has one key; there are few. Of others the
         same key may come again.
         """
-        if not self.release.nside:
-            yield from self._keys()
-            return
-        found = set[FileKey]()
-        for one in self._keys():
-            if isinstance(one, str):
-                yield one
+        found = set[Ids]()
+        for ids in self._ids():
+            if isinstance(ids, str):
+                yield ids
+            elif self.release.nside:
+                found.add(ids)
             else:
-                found.add(one)
-        yield from sorted(found, key=lambda key: key.values)
+                yield self.release.key(*ids)
+        self.n_keys = len(found)
+        yield from (self.release.key(*ids) for ids in sorted(found))
 
-    def _keys(self) -> Iterator[FileKey | str]:
+    def _ids(self) -> Iterator[Ids | str]:
+        """What files are known by, the same one once in some rows; of rows that name none a sentence."""
         for rows in read_rows(self.catalog, [name for name in self.release.native_id if name in (*FILE_NUMBERS, *FILE_WORDS)]):
             chosen = self._in_range(rows["z"])
             self.not_selected += int((~chosen).sum())
@@ -82,7 +87,7 @@ class Wanted:
             values = np.stack([codes for codes, _, _ in columns], axis=1)[chosen & usable]
             for row in np.unique(values, axis=0).tolist():
                 spelled = [(value,) if words is None else words[value] for value, (_, _, words) in zip(row, columns, strict=True)]
-                yield from (self.release.key(*ids) for ids in product(*spelled))
+                yield from product(*spelled)
 
     def _in_range(self, z: np.ndarray) -> np.ndarray:
         selection = self.release.selection

@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import resource
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -29,6 +33,17 @@ from nalspark.surveys.release import load_release
 from nalspark.surveys.spectrum import SurveySpectrum
 
 QUICK = {"workers": 2, "timeout_s": 1.5, "retries": 2, "backoff_s": 0.01}
+#: What the command line does, without the rest of it, at 500 kB/s.
+SLOW_FETCH = """
+import sys
+from nalspark.settings import load
+from nalspark.surveys.catalogs import open_catalog
+from nalspark.surveys.download import fetch
+from nalspark.surveys.release import load_release
+base_url, quasars, out = sys.argv[1:]
+settings = load(fetch={"base_url": base_url, "beside": False, "limit_rate_mb_s": 0.5}).fetch
+fetch(load_release("desi_dr1"), open_catalog(quasars, "quasars"), out, settings, lambda _: None)
+"""
 PIXELS = (0, 9144, 27_255)
 
 
@@ -188,6 +203,33 @@ def test_what_came_is_not_trusted_more_than_what_comes(tmp_path: Path) -> None:
         next(out.rglob("coadd-*")).unlink()
 
 
+def test_a_large_file_that_is_cut_in_the_archive_is_not_fetched_again_and_again(tmp_path: Path) -> None:
+    place = (9144, "main", "dark")
+    with shelf_with({path(9144): coadd(*place, n_targets=20)[:-50_000]}) as server:
+        summary = run_fetch(server, quasars(tmp_path / "q.csv", place), tmp_path / "out", beside=False)
+        assert len(server.log) == 1
+    assert summary.failures == {"incomplete": 1} and not files(tmp_path / "out")
+
+
+def test_a_killed_fetch_goes_on_in_the_middle_of_a_file(tmp_path: Path) -> None:
+    place, out = (9144, "main", "dark"), tmp_path / "out"
+    content = coadd(*place, n_targets=20)
+    given = quasars(tmp_path / "q.csv", place)
+    with shelf_with({path(9144): content}) as server:
+        running = subprocess.Popen([sys.executable, "-c", SLOW_FETCH, server.base_url, str(given), str(out)])
+        end = time.monotonic() + 60
+        while not any(left.stat().st_size > 200_000 for left in out.rglob(".coadd*.new")):
+            assert running.poll() is None and time.monotonic() < end, "the fetch ended before it could be killed"
+            time.sleep(0.005)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait(20) == -signal.SIGKILL
+        (left,) = out.rglob(".coadd*.new")
+        size = left.stat().st_size
+        summary = run_fetch(server, given, out, beside=False)
+        assert server.answers("9144.fits")[1:] == [[size, 206, len(content) - size]]
+    assert summary.n_bytes == len(content) - size and files(out) == {"coadd-main-dark-9144.fits": content}
+
+
 def test_wrong_files_are_refused_with_reasons(tmp_path: Path) -> None:
     places = [(pixel, "main", "dark") for pixel in range(8)]
     shelved = shelf(*places)
@@ -269,7 +311,7 @@ def test_a_million_quasars_are_a_set_of_files(tmp_path: Path, monkeypatch: pytes
     with shelf_with({}) as server:
         summary = run_fetch(server, tmp_path / "q.parquet", tmp_path / "out", beside=False)
         assert sorted(server.asked()) == sorted(map(path, PIXELS))
-    assert summary.failures == {"not_found": 3} and summary.progress().startswith("3 files: ")
+    assert summary.failures == {"not_found": 3} and summary.progress().startswith("3 of 3 files, about 0 min left: ")
 
 
 def test_spectra_of_sdss_v_come_by_field_mjd_and_catalogid(tmp_path: Path) -> None:
