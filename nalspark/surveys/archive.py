@@ -232,9 +232,8 @@ class Archive:
         promised = int(length) if length.isascii() and length.isdigit() else None
         if response.status == 200:
             part.begin(response.headers, promised)
-        due = None if promised is None else part.size + promised
         too_large = UnusableSpectrum("too_large", f"The file is larger than fetch.max_file_mb = {self._settings.max_file_mb:g} MB.")
-        if due is not None and due > limit:
+        if part.total > limit:
             raise too_large
         with part.writing() as write:
             # read1 gives what has come: a server that sends a byte now and then cannot hold a thread beyond the time limit.
@@ -246,5 +245,5 @@ class Archive:
                     late = f"After {self._settings.file_timeout_s:g} s the file was not there yet, {part.size} bytes were."
                     raise _Passing("stalled", late)
                 self._rate.take(len(piece))
-        if due is not None and part.size != due:
-            raise _Passing("incomplete", f"{part.size} bytes came of {due}.")
+        if part.total >= 0 and not part.is_whole:
+            raise _Passing("incomplete", f"{part.size} bytes came of {part.total}.")

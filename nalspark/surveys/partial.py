@@ -35,6 +35,8 @@ class Partial:
         Where the bytes are.
     size : int
         How many.
+    total : int
+        How many there will be; -1 where the server does not say.
     received : int
         Bytes that came through this object, those of all attempts.
     begun : bool
@@ -45,17 +47,17 @@ class Partial:
         self.path, self._target = beside(target), target
         self._about = target.with_name(f".{target.name}.version")
         self.size, self.received, self.begun = 0, 0, True
-        self._version, self._total = "", -1
+        self._version, self.total = "", -1
         try:
             version, total = self._about.read_text(encoding="ascii").split("\n")[:2]
-            self._version, self._total, self.size, self.begun = version, int(total), self.path.stat().st_size, False
+            self._version, self.total, self.size, self.begun = version, int(total), self.path.stat().st_size, False
         except (OSError, ValueError):
             self.discard()
 
     @property
     def is_whole(self) -> bool:
         """Whether all that the server promised has come."""
-        return self.size == self._total
+        return self.size == self.total
 
     @property
     def is_large(self) -> bool:
@@ -71,16 +73,17 @@ class Partial:
         remove(self._about)
         self.path.write_bytes(b"")
         self.size, self.begun = 0, True
-        self._version, self._total = _version(headers), -1 if total is None else total
-        if self._version and self._total >= _WORTH_KEEPING:
-            self._about.write_text(f"{self._version}\n{self._total}\n", encoding="ascii")
+        self._version, self.total = _version(headers), -1 if total is None else total
+        if self._version and self.total >= _WORTH_KEEPING:
+            self._about.write_text(f"{self._version}\n{self.total}\n", encoding="ascii")
 
     def goes_on(self, headers: Mapping[str, str]) -> bool:
         """Tell whether an answer of status 206 brings what :meth:`asks` asked for."""
         piece = _PIECE.fullmatch(headers.get("Content-Range", ""))
-        same = _version(headers) in ("", self._version)
-        self.begun = False
-        return piece is not None and same and int(piece[1]) == self.size and (self._total < 0 or piece[3] in ("*", str(self._total)))
+        total = int(piece[3]) if piece and piece[3] != "*" else self.total
+        fits = piece is not None and int(piece[1]) == self.size and self.total in (-1, total) and _version(headers) in ("", self._version)
+        self.begun, self.total = False, total
+        return fits
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[bytes], None]]:
@@ -103,7 +106,7 @@ class Partial:
         """Remove what came."""
         remove(self.path)
         remove(self._about)
-        self.size, self.begun, self._version, self._total = 0, True, "", -1
+        self.size, self.begun, self._version, self.total = 0, True, "", -1
 
     def put(self) -> None:
         """Give the file its name."""

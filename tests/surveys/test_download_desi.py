@@ -31,6 +31,7 @@ from nalspark.surveys.download import FAILURES, FetchSummary, fetch
 from nalspark.surveys.reader import identify, open_spectra
 from nalspark.surveys.release import load_release
 from nalspark.surveys.spectrum import SurveySpectrum
+from nalspark.surveys.wanted import Wanted
 
 QUICK = {"workers": 2, "timeout_s": 1.5, "retries": 2, "backoff_s": 0.01}
 #: What the command line does, without the rest of it, at 500 kB/s.
@@ -135,6 +136,15 @@ def test_each_file_comes_once_with_its_redshifts_and_a_second_fetch_asks_for_not
     assert file.relative_to(out).as_posix() == "sv3/dark/91/coadd-sv3-dark-9144.fits"
     spectra = [one for one in open_spectra(file) if isinstance(one, SurveySpectrum)]
     assert [(one.spectrum_id.rsplit("-", 1)[0], one.z_pipeline) for one in spectra] == [("sv3-dark-9144", 1.5)] * 2
+
+
+def test_the_pixel_of_a_position_is_the_archives(real_data: Path) -> None:
+    """Quasars of the Early Data Release in pixel 9144 are in the file of that number, by its own header."""
+    folder = real_data / "spectra" / "desi"
+    catalog = open_catalog(folder / "QSO_cat_fuji_dark_healpix.fits.gz", "quasars")
+    keys = [str(key) for key in Wanted(catalog, load_release("desi_edr"), {"program": ("dark",)}).each()]
+    assert identify(folder / "coadd-main-dark-9144.fits") == {"survey": "sv3", "program": "dark", "healpix": 9144}
+    assert "sv3-dark-9144" in keys and len(keys) == 5
 
 
 def test_what_a_catalogue_does_not_say_comes_from_options_or_the_release(tmp_path: Path) -> None:
