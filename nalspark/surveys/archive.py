@@ -127,10 +127,7 @@ class Archive:
                 return part.received
             except _Passing as fault:
                 retry = self._next(retry, url, fault, part)
-            except UnusableSpectrum:
-                part.discard()
-                raise
-            except OSError:
+            except (UnusableSpectrum, OSError):
                 part.give_up()
                 raise
 
@@ -214,6 +211,7 @@ class Archive:
         status = response.status
         if status in (404, 410):
             response.read(_CHUNK)  # the connection is good for the next file
+            part.discard()
             raise UnusableSpectrum("not_found", f"The archive has no such file (HTTP {status}).")
         if status == 429 or status >= 500:
             response.read(_CHUNK)
@@ -234,11 +232,13 @@ class Archive:
             part.begin(response.headers, promised)
         too_large = UnusableSpectrum("too_large", f"The file is larger than fetch.max_file_mb = {self._settings.max_file_mb:g} MB.")
         if part.total > limit:
+            part.discard()
             raise too_large
         with part.writing() as write:
             # read1 gives what has come: a server that sends a byte now and then cannot hold a thread beyond the time limit.
             while piece := response.read1(_CHUNK):
                 if part.size + len(piece) > limit:
+                    part.discard()
                     raise too_large
                 write(piece)
                 if time.monotonic() > end or self.stopping.is_set():

@@ -242,6 +242,9 @@ class _FromShelf(BaseHTTPRequestHandler):
             return
         if fault == "changed" and before:
             content = self.server.files[f"new {path}"]
+        if fault == "forbidden":
+            self._answer(path, 403, b"not now", {})
+            return
         version = {} if fault == "nameless" else {"ETag": f'"{zlib.crc32(content):x}"'}
         if fault == "rangeless":
             version["Accept-Ranges"] = "none"
