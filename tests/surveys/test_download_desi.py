@@ -23,6 +23,7 @@ from astropy_healpix import HEALPix
 from surveys.faulty_archive import Shelf, shelf_with
 from surveys.make_files import desi_hdus, redrock_hdus, sdssv_hdus, write_spec
 
+from nalspark.cli import main
 from nalspark.errors import CatalogError, FetchError, UnusableSpectrum
 from nalspark.settings import load
 from nalspark.surveys import partial
@@ -325,6 +326,16 @@ def test_a_million_quasars_are_a_set_of_files(tmp_path: Path, monkeypatch: pytes
         summary = run_fetch(server, tmp_path / "q.parquet", tmp_path / "out", beside=False)
         assert sorted(server.asked()) == sorted(map(path, PIXELS))
     assert summary.failures == {"not_found": 3} and summary.progress().startswith("3 of 3 files, about 0 min left: ")
+
+
+def test_the_command_takes_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str], no_spark: None) -> None:
+    given = catalogue(tmp_path / "q.csv", [(*positions(0)[0], 1.5)], "ra,dec,z")
+    with shelf_with(shelf((0, "main", "dark"), (0, "main", "bright"))) as server:
+        options = ["--quasars", str(given), "--out", str(tmp_path / "out"), "--base-url", server.base_url]
+        assert main(["fetch", "desi_dr1", *options, "--programs", "dark", "bright"]) == 0
+        assert capsys.readouterr().out.startswith("4 downloaded in ") and len(server.log) == 4
+        assert main(["fetch", "desi_dr1", *options, "--programs", "../x"]) == 2
+        assert "'fetch.programs.0' = '../x'" in capsys.readouterr().err
 
 
 def test_spectra_of_sdss_v_come_by_field_mjd_and_catalogid(tmp_path: Path) -> None:
