@@ -212,10 +212,12 @@ def _add_looks(commands: Any) -> None:
 def _add_spectra(commands: Any) -> None:
     fetch = commands.add_parser("fetch", help="get the spectra of a quasar catalogue from a survey's archive")
     fetch.add_argument("release", metavar="RELEASE", help=f"one of {', '.join(release_names())}, or a TOML file like theirs")
-    fetch.add_argument("--quasars", required=True, metavar="FILE", help="quasar catalogue with plate, mjd and fiber")
+    fetch.add_argument("--quasars", required=True, metavar="FILE", help="quasar catalogue with what the files are known by")
     fetch.add_argument("--out", required=True, type=local_folder, metavar="DIR", help="folder of the spectra; whole files in it are kept")
     fetch.add_argument("--base-url", metavar="URL", help="a mirror of the archive")
     fetch.add_argument("--workers", metavar="N", help="parallel downloads (default 4)")
+    fetch.add_argument("--surveys", nargs="+", metavar="NAME", help="of DESI, where the catalogue has no SURVEY: main, sv3")
+    fetch.add_argument("--programs", nargs="+", metavar="NAME", help="of DESI, where the catalogue has no PROGRAM: dark, bright")
     fetch.add_argument("--limit-rate", metavar="MB/S", help="largest rate of all downloads together")
     fetch.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change settings, for example fetch.retries=10"
@@ -370,6 +372,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     given = {"base_url": options.base_url, "workers": options.workers, "limit_rate_mb_s": options.limit_rate}
+    given |= {"surveys": options.surveys, "programs": options.programs}
     settings = load(overrides=options.set, **{f"fetch.{key}": value for key, value in given.items() if value is not None})
     release, catalog = load_release(options.release), open_catalog(options.quasars, "quasars")
     summary = fetch(release, catalog, options.out, settings.fetch, Progress(sys.stderr).say)

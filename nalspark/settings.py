@@ -20,6 +20,9 @@ from nalspark.errors import SettingsError, did_you_mean
 from nalspark.lines import SPECIES, LineSpecies
 
 Positive = Annotated[float, Field(gt=0)]
+#: What a survey calls its parts: it may stand in a path.
+PLAIN_WORD = "^[a-z0-9]{1,20}$"
+PlainWord = Annotated[str, Field(pattern=PLAIN_WORD)]
 
 
 #: A URL, as against a folder with a colon in its name.
@@ -69,14 +72,20 @@ class Fetch(Section):
     """Largest rate of all downloads together; 0 for no limit."""
     timeout_s: Annotated[float, Field(gt=0, le=600), Unit("s")] = 30.0
     """Read timeout before a retry."""
-    file_timeout_s: Annotated[float, Field(gt=0, le=3600), Unit("s")] = 300.0
-    """Timeout for a whole file."""
+    file_timeout_s: Annotated[float, Field(ge=0, le=86400), Unit("s")] = 0.0
+    """Timeout of one attempt at a whole file; 0 for the release's own: 300 s for SDSS, 3600 s for DESI. What came is not lost."""
     retries: Annotated[int, Field(ge=0, le=20)] = 5
     """Retries of a request after server errors, timeouts and truncated bodies."""
     backoff_s: Annotated[float, Field(ge=0, le=60), Unit("s")] = 1.0
     """Pauses between retries: none before the first, twice this before the second, then each twice as long, at most 60 s."""
-    max_file_mb: Annotated[float, Field(gt=0, le=256), Unit("MB")] = 32.0
-    """Largest file accepted. A lite spectrum has 0.2 MB, one with all exposures up to 20 MB."""
+    max_file_mb: Annotated[float, Field(ge=0, le=10000), Unit("MB")] = 0.0
+    """Largest file accepted; 0 for the release's own: 32 MB for SDSS, 1000 MB for DESI, whose files have some 220 MB."""
+    surveys: tuple[PlainWord, ...] = ()
+    """DESI surveys (main, sv1, sv3, …) of quasars for which the catalogue has no SURVEY; empty for the release's."""
+    programs: tuple[PlainWord, ...] = ()
+    """DESI programs (dark, bright, backup, …) of quasars for which the catalogue has no PROGRAM; empty for the release's."""
+    beside: bool = True
+    """Fetch what the release has beside a file of spectra too: the pipeline's redshifts of DESI (redrock-*)."""
 
 
 class Ingest(Section):

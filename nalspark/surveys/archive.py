@@ -1,7 +1,7 @@
 """An archive's server: one file of it at a time, whole and right or refused, for many threads at once.
 
-Redirects stay on the archive's host, bodies are bounded in size and time, and what arrives is read by this project's own reader and
-compared with what was asked for before anybody sees it.
+Redirects stay on the archive's host, bodies are bounded in size and time and go to the disk as they come, and what arrives is checked
+before it gets its name. A transfer that breaks off is gone on with where it broke off.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import threading
 import time
 import urllib.request
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -27,8 +29,7 @@ from urllib3.exceptions import (
 from nalspark.errors import SettingsError, UnusableSpectrum
 from nalspark.settings import Fetch
 from nalspark.surveys.fits_table import printable
-from nalspark.surveys.reader import parse_spectrum
-from nalspark.surveys.spectrum import SurveySpectrum
+from nalspark.surveys.partial import Partial
 from nalspark.version import VERSION
 
 _FITS = b"SIMPLE  ="
@@ -37,17 +38,6 @@ _MOST_REDIRECTS = 3
 _LONGEST_WAIT_S = 60.0
 #: What the readers find in a file that was cut short on its way.
 _CUT_SHORT = ("empty", "truncated")
-
-
-class SpectrumId(NamedTuple):
-    """What SDSS calls a spectrum."""
-
-    plate: int
-    mjd: int
-    fiber: int
-
-    def __str__(self) -> str:
-        return f"{self.plate:04d}-{self.mjd}-{self.fiber:04d}"
 
 
 class _Passing(Exception):
@@ -70,18 +60,6 @@ class _Rate:
                 self._due = max(self._due, time.monotonic()) + n_bytes / self._bytes_per_s
                 pause = self._due - time.monotonic()
             time.sleep(max(pause, 0.0))
-
-
-def check_is(spectrum: SurveySpectrum, wanted: SpectrumId) -> None:
-    """Refuse a spectrum that is not the one that was asked for.
-
-    Raises
-    ------
-    UnusableSpectrum
-        ``wrong_spectrum``.
-    """
-    if spectrum.spectrum_id != str(wanted):
-        raise UnusableSpectrum("wrong_spectrum", f"The file holds spectrum {spectrum.spectrum_id}; expected {wanted}.")
 
 
 class Archive:
@@ -115,27 +93,55 @@ class Archive:
     def url(self, path: str) -> str:
         return self._base + path
 
-    def get(self, url: str, wanted: SpectrumId) -> bytes:
-        """Get the file behind a URL, checked; asked for again where the fault may pass.
+    def get(self, url: str, target: Path, check: Callable[[Path], object]) -> int:
+        """Get the file behind a URL into its place, checked; asked for again where the fault may pass, from where it broke off.
+
+        Parameters
+        ----------
+        url : str
+        target : Path
+            Its folder is there.
+        check : callable
+            Looks at the file that came; raises `UnusableSpectrum` where it is not as it should be.
+
+        Returns
+        -------
+        int
+            Bytes that came.
 
         Raises
         ------
         UnusableSpectrum
-            ``not_found``, ``refused``, ``redirected``, ``too_large``, ``not_fits``, ``wrong_spectrum`` and the reader's reasons at once;
+            ``not_found``, ``refused``, ``redirected``, ``too_large``, ``not_fits`` and the reasons of `check` at once;
             ``server_error``, ``unreachable``, ``stalled``, ``incomplete`` after the repetitions.
+        OSError
+            Where the file cannot be written.
         """
-        retry = self._retry
+        retry, part = self._retry, Partial(target)
         while True:
             try:
-                return self._checked(self._body(url), wanted)
+                if not part.is_whole:
+                    self._body(url, part)
+                self._check(part, check)
+                part.put()
+                return part.received
             except _Passing as fault:
-                try:
-                    retry = retry.increment("GET", url, fault.response)
-                except MaxRetryError:
-                    attempts = f" ({self._settings.retries + 1} attempts)"
-                    raise UnusableSpectrum(fault.reason, fault.detail + attempts) from None
-                if self.stopping.wait(self._pause(retry, fault.response)):
-                    raise UnusableSpectrum("stopped", "The fetch was stopped.") from None
+                retry = self._next(retry, url, fault, part)
+            except (UnusableSpectrum, OSError):
+                part.give_up()
+                raise
+
+    def _next(self, retry: urllib3.Retry, url: str, fault: _Passing, part: Partial) -> urllib3.Retry:
+        """Wait until the next attempt is due; what has come is left for it, or for the next fetch where there is none."""
+        try:
+            retry = retry.increment("GET", url, fault.response)
+        except MaxRetryError:
+            part.give_up()
+            raise UnusableSpectrum(fault.reason, f"{fault.detail} ({self._settings.retries + 1} attempts)") from None
+        if self.stopping.wait(self._pause(retry, fault.response)):
+            part.give_up()
+            raise UnusableSpectrum("stopped", "The fetch was stopped.") from None
+        return retry
 
     @staticmethod
     def _pause(retry: urllib3.Retry, response: urllib3.BaseHTTPResponse | None) -> float:
@@ -147,31 +153,35 @@ class Archive:
         return min(asked or retry.get_backoff_time(), _LONGEST_WAIT_S)
 
     @staticmethod
-    def _checked(content: bytes, wanted: SpectrumId) -> bytes:
+    def _check(part: Partial, check: Callable[[Path], object]) -> None:
+        """Refuse what is not the file that was asked for; what came in pieces may be right when it comes at once."""
         try:
-            if content and not content.startswith(_FITS):
-                begin = printable(content[:40].decode("ascii", "replace"), 40)
-                raise UnusableSpectrum("not_fits", f"The server sent something that is no FITS file; it begins with '{begin}'.")
-            check_is(parse_spectrum(content, str(wanted)), wanted)
+            with open(part.path, "rb") as file:
+                begin = file.read(40)
+            if begin and not begin.startswith(_FITS):
+                shown = printable(begin.decode("ascii", "replace"), 40)
+                raise UnusableSpectrum("not_fits", f"The server sent something that is no FITS file; it begins with '{shown}'.")
+            check(part.path)
         except UnusableSpectrum as fault:
-            if fault.reason in _CUT_SHORT:
-                raise _Passing("incomplete", fault.detail) from None
-            raise
-        return content
+            reason = "incomplete" if fault.reason in _CUT_SHORT else fault.reason
+            again = (reason == "incomplete" and not (part.is_large and part.is_whole)) or not part.begun
+            part.discard()
+            raise (_Passing if again else UnusableSpectrum)(reason, fault.detail) from None
 
-    def _body(self, url: str) -> bytes:
-        """What one request, and the redirects it may take, bring."""
+    def _body(self, url: str, part: Partial) -> None:
+        """Take what one request, and the redirects it may take, bring."""
         for _ in range(_MOST_REDIRECTS + 1):
             try:
                 response = self._pool.request(
-                    "GET", url, headers={"Accept-Encoding": "identity"}, preload_content=False, redirect=False, retries=False,
-                    timeout=self._settings.timeout_s,
+                    "GET", url, headers={"Accept-Encoding": "identity", **part.asks()}, preload_content=False, redirect=False,
+                    retries=False, timeout=self._settings.timeout_s,
                 )  # fmt: skip
                 try:
                     location = response.get_redirect_location()
                     if not location:
-                        self._check_status(response)
-                        return self._read(response)
+                        self._check_status(response, part)
+                        self._receive(response, part)
+                        return
                 finally:
                     response.close()  # a body that was read to its end has given its connection back already
             except (NewConnectionError, ConnectTimeoutError, ProxyError, SSLError) as error:
@@ -197,36 +207,43 @@ class Archive:
         return target
 
     @staticmethod
-    def _check_status(response: urllib3.BaseHTTPResponse) -> None:
+    def _check_status(response: urllib3.BaseHTTPResponse, part: Partial) -> None:
         status = response.status
         if status in (404, 410):
             response.read(_CHUNK)  # the connection is good for the next file
+            part.discard()
             raise UnusableSpectrum("not_found", f"The archive has no such file (HTTP {status}).")
         if status == 429 or status >= 500:
             response.read(_CHUNK)
             raise _Passing("server_error", f"The server answers HTTP {status}.", response)
-        if status != 200 or response.headers.get("Content-Encoding", "identity") != "identity":
+        if part.asks() and (status == 416 or (status == 206 and not part.goes_on(response.headers))):
+            part.discard()
+            raise _Passing("incomplete", f"The server does not go on where its answer broke off (HTTP {status}).")
+        if status not in ((200, 206) if part.asks() else (200,)) or response.headers.get("Content-Encoding", "identity") != "identity":
             encoding = response.headers.get("Content-Encoding", "none")
             raise UnusableSpectrum("refused", f"The server answers HTTP {status}, encoding {encoding}; expected 200 and the file as it is.")
 
-    def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
+    def _receive(self, response: urllib3.BaseHTTPResponse, part: Partial) -> None:
+        """Write the body of an answer to the disk."""
         limit, end = int(self._settings.max_file_mb * 1e6), time.monotonic() + self._settings.file_timeout_s
         length = response.headers.get("Content-Length", "")
         promised = int(length) if length.isascii() and length.isdigit() else None
+        if response.status == 200:
+            part.begin(response.headers, promised)
         too_large = UnusableSpectrum("too_large", f"The file is larger than fetch.max_file_mb = {self._settings.max_file_mb:g} MB.")
-        if promised is not None and promised > limit:
+        if part.total > limit:
+            part.discard()
             raise too_large
-        content = bytearray()
-        # read1 gives what has come: a server that sends a byte now and then cannot hold a thread beyond the time limit.
-        while piece := response.read1(_CHUNK):
-            content += piece
-            if len(content) > limit:
-                raise too_large
-            if time.monotonic() > end or self.stopping.is_set():
-                raise _Passing(
-                    "stalled", f"After {self._settings.file_timeout_s:g} s the file was not there yet, {len(content)} bytes were."
-                )
-            self._rate.take(len(piece))
-        if promised is not None and len(content) != promised:
-            raise _Passing("incomplete", f"{len(content)} bytes came of {promised}.")
-        return bytes(content)
+        with part.writing() as write:
+            # read1 gives what has come: a server that sends a byte now and then cannot hold a thread beyond the time limit.
+            while piece := response.read1(_CHUNK):
+                if part.size + len(piece) > limit:
+                    part.discard()
+                    raise too_large
+                write(piece)
+                if time.monotonic() > end or self.stopping.is_set():
+                    late = f"After {self._settings.file_timeout_s:g} s the file was not there yet, {part.size} bytes were."
+                    raise _Passing("stalled", late)
+                self._rate.take(len(piece))
+        if part.total >= 0 and not part.is_whole:
+            raise _Passing("incomplete", f"{part.size} bytes came of {part.total}.")

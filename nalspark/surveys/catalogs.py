@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nalspark.errors import CatalogError, did_you_mean
 from nalspark.surveys.catalog_files import files_of, open_file
 from nalspark.surveys.catalog_text import folded
-from nalspark.surveys.identity import ID_COLUMNS, KEYS, LONG_IDS, PLATE_MJD_FIBER
+from nalspark.surveys.identity import FILE_NUMBERS, ID_COLUMNS, KEYS, LONG_IDS, PLATE_MJD_FIBER
 from nalspark.tables import atomic
 
 Kind = Literal["quasars", "absorbers"]
@@ -98,6 +98,8 @@ class CatalogMap(BaseModel):
     pmf: OneStringId | None = None
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Of a list that has other objects too: column -> the texts that a quasar has in it. Other rows give no redshift."""
+    files: dict[Literal["field", "survey", "program"], tuple[str, ...]] = Field(default_factory=dict)
+    """As `columns`, of what only names an archive's files: read where files are fetched, and nowhere else."""
 
     @model_validator(mode="after")
     def _names_canonical_columns(self) -> CatalogMap:
@@ -249,6 +251,8 @@ class Catalog:
         Separator and order of plate, mjd and fiber, where they are one string.
     where : mapping of str to tuple of str
         As of :class:`CatalogMap`.
+    files : tuple of (str, str)
+        As `columns`, of those that only name an archive's files.
     """
 
     name: str
@@ -261,6 +265,12 @@ class Catalog:
     columns: tuple[tuple[str, str], ...]
     pmf: tuple[str, tuple[str, ...]] | None = None
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    files: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def has_other_objects(self) -> bool:
+        """Whether rows without a redshift may be no quasars."""
+        return any(name.startswith(_WHERE) for name, _ in self.columns)
 
 
 def _existing(text: str) -> Path:
@@ -272,7 +282,8 @@ def _existing(text: str) -> Path:
 
 
 def _digest(path: Path, loaded: CatalogMap) -> str:
-    digest = hashlib.blake2b(json.dumps(loaded.model_dump(), sort_keys=True).encode(), digest_size=16)
+    # What names files changes no row of the canonical columns.
+    digest = hashlib.blake2b(json.dumps(loaded.model_dump(exclude={"files"}), sort_keys=True).encode(), digest_size=16)
     try:
         for file in files_of(path):
             digest.update(b"" if file == path else str(file.relative_to(path)).encode())
@@ -317,7 +328,8 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
     if species and loaded.species and species != loaded.species:
         raise CatalogError(f"Catalogue '{text}' lists {loaded.species} absorbers (map '{loaded.name}'), but the run searches {species}.")
     one_string = (loaded.pmf.separator, tuple(loaded.pmf.order)) if loaded.pmf and "pmf" in columns else None
-    about = (loaded.name, loaded.species, content.n_rows, digest, tuple(columns.items()), one_string, loaded.where)
+    files = tuple((name, found) for name, spellings in loaded.files.items() if (found := _spelled(content.widths, spellings)))
+    about = (loaded.name, loaded.species, content.n_rows, digest, tuple(columns.items()), one_string, loaded.where, files)
     return Catalog(file.name, str(file.resolve()), kind, *about)
 
 
@@ -445,12 +457,29 @@ def _canonical(raw: Mapping[str, pa.Array], catalog: Catalog, start: int, place:
     return out
 
 
-def read_rows(catalog: Catalog) -> Iterator[Rows]:
+def _naming_files(raw: Mapping[str, pa.Array], catalog: Catalog, names: Sequence[str], n_rows: int) -> Rows:
+    """What names files: int64, -1 where there is none; words in lower case, empty where there is none."""
+    own, out = dict(catalog.files), Rows()
+    for name in names:
+        if name in FILE_NUMBERS:
+            out[name] = _long_identifiers(raw[own[name]]) if name in own else np.full(n_rows, -1, np.int64)
+        elif name in own:
+            words = pc.utf8_lower(pc.utf8_trim_whitespace(pc.cast(raw[own[name]], pa.string()))).fill_null("")
+            out[name] = pc.if_else(pc.match_substring_regex(words, _BLANK), "", words).to_numpy(zero_copy_only=False)
+        else:
+            out[name] = np.full(n_rows, "", object)
+    return out
+
+
+def read_rows(catalog: Catalog, files: Sequence[str] = ()) -> Iterator[Rows]:
     """Read a catalogue once, some ten thousand rows at a time.
 
     Parameters
     ----------
     catalog : Catalog
+    files : sequence of str
+        Of what names an archive's files: ``field`` (int64, -1 where not given), ``survey``, ``program`` (str in lower case, empty where not
+        given), to be read too.
 
     Yields
     ------
@@ -468,8 +497,10 @@ def read_rows(catalog: Catalog) -> Iterator[Rows]:
     """
     path, start = Path(catalog.path), 0
     content = open_file(path, _known_names())
-    for raw in content.read(sorted({column for _, column in catalog.columns})):
+    own = [column for name, column in catalog.files if name in files]
+    for raw in content.read(sorted({*(column for _, column in catalog.columns), *own})):
         rows = _canonical(raw, catalog, start, content.place)
+        rows |= _naming_files(raw, catalog, files, len(rows["row"]))
         start += len(rows["row"])
         if len(rows["row"]):
             yield rows

@@ -1,8 +1,8 @@
 """Spectra from a survey's archive: many files at a time, politely, each whole or not at all.
 
-A file appears under its name only after it was read by this project's own reader and found to be the spectrum that was asked for. So
-whatever ends a fetch, the next one needs nothing but the files that are there to go on. Names are made of three whole numbers, never of
-text from a catalogue. Nothing here grows with the number of spectra.
+A file appears under its name only after this project's own reader found it to be the one that was asked for. So whatever ends a fetch, the
+next one needs nothing but the files that are there to go on. Names are made of numbers, and of words of at most 20 letters and digits.
+Nothing here grows with the number of quasars.
 """
 
 from __future__ import annotations
@@ -10,40 +10,38 @@ from __future__ import annotations
 import csv
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from nalspark.errors import FetchError, SettingsError, UnusableSpectrum
+from nalspark.errors import FetchError, UnusableSpectrum
 from nalspark.settings import Fetch
-from nalspark.surveys.archive import Archive, SpectrumId, check_is
-from nalspark.surveys.catalogs import Catalog, read_rows
-from nalspark.surveys.identity import PLATE_MJD_FIBER
-from nalspark.surveys.reader import open_spectrum
-from nalspark.surveys.release import DataRelease
-from nalspark.tables.atomic import beside, put, write_file
+from nalspark.surveys.archive import Archive
+from nalspark.surveys.catalogs import Catalog
+from nalspark.surveys.reader import identify
+from nalspark.surveys.release import ArchiveFile, DataRelease, FileKey
+from nalspark.surveys.wanted import Wanted
+from nalspark.tables.atomic import beside, put
 from nalspark.tables.lock import InUse, hold
 from nalspark.tables.schemas import FETCH_FAILURES
 
-#: The list of failed spectra, in the output folder.
+#: The list of files that could not be had, in the output folder.
 FAILURES = "fetch_failures.csv"
 _LOCK = ".nalspark-fetch.lock"
 #: Seconds between two lines of progress.
 _EVERY_S = 5.0
-#: Consecutive spectra for which the server gave no answer or an error, after which the fetch stops.
+#: Consecutive files for which the server gave no answer or an error, after which the fetch stops.
 _SERVER_GONE, _NOTHING_CAME = 20, ("unreachable", "server_error", "stalled", "incomplete", "refused", "redirected")
 _GO_ON = "Run the same command again to go on."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one spectrum: ``downloaded``, ``present``, or the reason of its failure and a sentence."""
+    """What became of one file, or of a row that names none: ``downloaded``, ``present``, or the reason of its failure and a sentence."""
 
-    spectrum: SpectrumId | None
+    key: FileKey | None
     result: str
     detail: str = ""
     url: str = ""
@@ -56,7 +54,7 @@ class Outcome:
 
 @dataclass
 class FetchSummary:
-    """Counts of a fetch; every spectrum that was asked for is in one of them.
+    """Counts of a fetch; every file that was asked for is in one of them.
 
     Attributes
     ----------
@@ -65,12 +63,14 @@ class FetchSummary:
     downloaded, present : int
         Files that came, and files that were there already and whole.
     failures : Counter
-        Reason → spectra.
+        Reason → files, or rows that name none.
     not_selected : int
         Rows of the catalogue whose redshift is outside the range that was asked for.
     n_bytes : int
         Bytes of the files that came.
     seconds : float
+    files : int
+        Files that hold the quasars, where that is known; 0 where each row of the catalogue may have its own.
     """
 
     rows: int = 0
@@ -80,9 +80,10 @@ class FetchSummary:
     not_selected: int = 0
     n_bytes: int = 0
     seconds: float = 0.0
+    files: int = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Count the outcome of one spectrum."""
+        """Count the outcome of one file."""
         if outcome.failed:
             self.failures[outcome.result] += 1
         else:
@@ -96,9 +97,10 @@ class FetchSummary:
 
     def progress(self) -> str:
         """Say what is done of what, and how long the rest will take at this rate."""
-        left = max(self.rows - self.not_selected - self.done, 0)
-        minutes = left * self.seconds / self.done / 60 if self.done else 0.0
-        return f"{self.done} of {self.done + left} spectra, about {minutes:.0f} min left: {self}"
+        done = self.done - (self.failures["no_identifier"] if self.files else 0)
+        left = max((self.files or self.rows - self.not_selected) - done, 0)
+        minutes = left * self.seconds / done / 60 if done else 0.0
+        return f"{done} of {done + left} files, about {minutes:.0f} min left: {self}"
 
     def __str__(self) -> str:
         seconds = max(self.seconds, 1e-3)
@@ -108,28 +110,37 @@ class FetchSummary:
 
 
 class _Fetcher:
-    """One spectrum at a time, from its identifier to its file."""
+    """One file at a time, from its key to its place."""
 
-    def __init__(self, release: DataRelease, archive: Archive, out: Path) -> None:
-        self._release, self.archive, self._out = release, archive, out
+    def __init__(self, archive: Archive, out: Path) -> None:
+        self.archive, self._out = archive, out
 
-    def __call__(self, wanted: SpectrumId) -> Outcome:
-        path = self._out / self._release.local_path(*wanted)
+    def __call__(self, file: ArchiveFile) -> Outcome:
+        path = self._out / file.local
+
+        def check(found: Path) -> None:
+            _check_is(identify(found, path.name), file.key)
+
         with suppress(UnusableSpectrum):
-            check_is(open_spectrum(path), wanted)
-            return Outcome(wanted, "present")
-        urls = [self.archive.url(remote) for remote in self._release.remote_paths(*wanted)]
+            check(path)
+            return Outcome(file.key, "present")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        urls = [self.archive.url(remote) for remote in file.paths]
         for url in urls:
             try:
-                content = self.archive.get(url, wanted)
+                return Outcome(file.key, "downloaded", url=url, n_bytes=self.archive.get(url, path, check))
             except UnusableSpectrum as fault:
                 if fault.reason != "not_found":
-                    return Outcome(wanted, fault.reason, fault.detail, url)
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(path, content)  # not synced to the disk: what a power cut damages, the next fetch finds damaged and gets again
-                return Outcome(wanted, "downloaded", url=url, n_bytes=len(content))
-        return Outcome(wanted, "not_found", f"The archive has no such file, in none of {len(urls)} reductions.", urls[0])
+                    return Outcome(file.key, fault.reason, fault.detail, url)
+        lost = "The archive has no such file" + (f", in none of {len(urls)} reductions." if len(urls) > 1 else ".")
+        return Outcome(file.key, "not_found", lost, urls[0])
+
+
+def _check_is(native: Mapping[str, int | str], key: FileKey) -> None:
+    """Refuse a file that is not the one that was asked for."""
+    other = [f"{name} {native.get(name, 'not known')}" for name, value in key.native.items() if native.get(name) != value]
+    if other:
+        raise UnusableSpectrum("wrong_spectrum", f"The file is of another one ({', '.join(other)}); expected {key}.")
 
 
 @contextmanager
@@ -152,7 +163,7 @@ def _failure_list(out: Path) -> Iterator[Callable[[Outcome], None]]:
         writer.writeheader()
 
         def record(outcome: Outcome) -> None:
-            named = {"spectrum_id": outcome.spectrum, **outcome.spectrum._asdict()} if outcome.spectrum else {}
+            named = {"spectrum_id": outcome.key, **outcome.key.native} if outcome.key else {}
             writer.writerow({**named, "url": outcome.url, "reason": outcome.result, "detail": outcome.detail})
 
         try:
@@ -162,38 +173,37 @@ def _failure_list(out: Path) -> Iterator[Callable[[Outcome], None]]:
             put(part, out / FAILURES)
 
 
-def _wanted(catalog: Catalog, release: DataRelease, summary: FetchSummary) -> Iterator[SpectrumId | Outcome]:
-    """The spectra of a catalogue in the release's range of redshifts, some rows in memory; rows that name none as failures."""
-    selection = release.selection
-    for rows in read_rows(catalog):
-        outside = (rows["z"] < selection.z_min) | (rows["z"] > selection.z_max)
-        summary.not_selected += int(outside.sum())
-        ids = np.stack([rows[name] for name in PLATE_MJD_FIBER], axis=1)
-        nameless = (ids < 1).any(axis=1)
-        for row in rows["row"][nameless & ~outside]:
-            yield Outcome(None, "no_identifier", f"Row {row} of {catalog.name} (counted from 0) has no usable plate, mjd and fiber.")
-        for plate, mjd, fiber in np.unique(ids[~nameless & ~outside], axis=0).tolist():
-            yield SpectrumId(plate, mjd, fiber)
+def _files(wanted: Wanted, summary: FetchSummary, beside: bool) -> Iterator[ArchiveFile | Outcome]:
+    """The files of a catalogue's quasars; rows that name none as failures."""
+    for key in wanted.each():
+        summary.not_selected, summary.files = wanted.not_selected, wanted.n_keys * wanted.release.files_a_key(beside)
+        if isinstance(key, str):
+            yield Outcome(None, "no_identifier", key)
+        else:
+            yield from wanted.release.files(key, beside)
 
 
-def _outcomes(wanted: Iterator[SpectrumId | Outcome], fetcher: _Fetcher, workers: int) -> Generator[Outcome, None, None]:
-    """Outcomes as they come, a few spectra for each worker under way."""
-    pending: set[Future[Outcome]] = set()
+def _outcomes(files: Iterator[ArchiveFile | Outcome], fetcher: _Fetcher, workers: int) -> Generator[Outcome, None, None]:
+    """Outcomes as they come, a few files for each worker under way, none of them twice."""
+    pending: dict[Future[Outcome], str] = {}
 
     def finished(at_most: int) -> Iterator[Outcome]:
         """Wait until so many are under way at most."""
         while len(pending) > at_most:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
-            pending.difference_update(done)
+            for future in done:
+                del pending[future]
             yield from (future.result() for future in done)
 
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for spectrum in wanted:
-                if isinstance(spectrum, Outcome):
-                    yield spectrum
+            for file in files:
+                if isinstance(file, Outcome):
+                    yield file
                     continue
-                pending.add(pool.submit(fetcher, spectrum))
+                while file.local in pending.values():
+                    yield from finished(len(pending) - 1)
+                pending[pool.submit(fetcher, file)] = file.local
                 yield from finished(4 * workers - 1)
             yield from finished(0)
         finally:
@@ -219,10 +229,16 @@ def _follow(outcomes: Iterator[Outcome], summary: FetchSummary, record: Callable
             record(outcome)
         gone = gone + 1 if outcome.result in _NOTHING_CAME else 0
         if gone >= _SERVER_GONE:
-            raise FetchError(f"{gone} spectra in a row could not be had. {outcome.detail} {summary}. {_GO_ON}")
+            raise FetchError(f"{gone} files in a row could not be had. {outcome.detail} {summary}. {_GO_ON}")
         if now - told >= _EVERY_S:
             told = now
             say(f"fetch       {summary.progress()}")
+
+
+def _completed(settings: Fetch, release: DataRelease) -> Fetch:
+    """The settings, with the release's own where they leave it to the release."""
+    own = {"max_file_mb": release.largest_mb, "file_timeout_s": release.file_time_s}
+    return settings.model_copy(update={name: getattr(settings, name) or value for name, value in own.items()})
 
 
 def fetch(release: DataRelease, catalog: Catalog, out: str | Path, settings: Fetch, say: Callable[[str], None]) -> FetchSummary:
@@ -232,9 +248,9 @@ def fetch(release: DataRelease, catalog: Catalog, out: str | Path, settings: Fet
     ----------
     release : DataRelease
     catalog : Catalog
-        Quasars with plate, mjd and fiber.
+        Quasars with what the release's files are known by: plate, mjd and fiber; field, mjd and catalogid; a position, survey and program.
     out : path
-        ``out/PLATE/FILE``, and ``out/fetch_failures.csv``: a row for every spectrum that could not be had.
+        ``out/FOLDER/FILE``, and ``out/fetch_failures.csv``: a row for every file that could not be had.
     settings : Fetch
     say : callable
         Takes lines of progress.
@@ -246,27 +262,26 @@ def fetch(release: DataRelease, catalog: Catalog, out: str | Path, settings: Fet
     Raises
     ------
     SettingsError
-        Where the base URL is none, or the release does not keep one spectrum a file.
+        Where the base URL is none.
+    CatalogError
+        Where the catalogue lacks a column by which files are known, or cannot be read.
     FetchError
         Where the folder cannot be written or is in use, the server is gone, or somebody interrupts. What came is kept.
     """
-    if not release.by_fiber:
-        names = ", ".join(release.native_id)
-        raise SettingsError(
-            f"The files of {release.name} are named by {names} and hold many spectra each: nalspark fetch goes by plate, mjd and fiber. "
-            f"Get them with the archive's own tools from {release.base_url}."
-        )
+    words = {"survey": settings.surveys, "program": settings.programs}
+    wanted = Wanted(catalog, release, {name: given or release.words(name) for name, given in words.items()})
     out, summary = Path(out), FetchSummary(catalog.n_rows)
-    archive = Archive(settings.base_url or release.base_url, settings)
+    archive = Archive(settings.base_url or release.base_url, _completed(settings, release))
     for fact in () if settings.base_url else release.unverified:
         say(f"note: not verified: {fact}")
     try:
         with _held(out), _failure_list(out) as record:
-            wanted, fetcher = _wanted(catalog, release, summary), _Fetcher(release, archive, out)
-            with closing(_outcomes(wanted, fetcher, settings.workers)) as outcomes:
+            files, fetcher = _files(wanted, summary, settings.beside), _Fetcher(archive, out)
+            with closing(_outcomes(files, fetcher, settings.workers)) as outcomes:
                 _follow(outcomes, summary, record, say)
     except KeyboardInterrupt:
         raise FetchError(f"Stopped: {summary}. {_GO_ON}") from None
     except OSError as error:
         raise FetchError(f"'{out}' cannot be written: {error.strerror}. {summary}. {_GO_ON}") from None
+    summary.not_selected = wanted.not_selected
     return summary

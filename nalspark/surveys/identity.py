@@ -10,6 +10,8 @@ KEYS = (PLATE_MJD_FIBER, ("targetid",), ("catalogid",))
 #: All columns of the keys, and which of them have 64 bits: neither float64 nor text with an exponent holds those.
 ID_COLUMNS = (*PLATE_MJD_FIBER, "targetid", "catalogid")
 LONG_IDS = ("targetid", "catalogid")
+#: What else names files of an archive, of which a crossmatch needs nothing: numbers, and words.
+FILE_NUMBERS, FILE_WORDS = ("field",), ("survey", "program")
 
 
 def match_by_id(rows: pd.DataFrame, spectra: pd.DataFrame) -> pd.DataFrame:

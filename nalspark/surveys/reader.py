@@ -19,7 +19,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from tempfile import SpooledTemporaryFile
 from types import ModuleType
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from nalspark.errors import NalsparkError, UnusableSpectrum, internal_error
 from nalspark.surveys import formats
@@ -49,18 +49,51 @@ def _formats() -> tuple[ModuleType, ...]:
 
 def _read(fits: FitsFile) -> Spectra:
     """The spectra of a file, by the first reader that knows what it is."""
+    yield from _known(fits, "read")
+
+
+def _known(fits: FitsFile, asked: str) -> Any:
+    """What the first reader that knows what a file is answers to what is asked of it."""
     hdus = fits.hdus()
     primary = next(hdus)
     if not primary.layout.shape and primary.header.get("EXTEND") is True and next(hdus, None) is None:
         raise UnusableSpectrum("truncated", f"{fits.name} ends after its primary header, which says that extensions follow.")
     for reader in _formats():
-        if (spectra := reader.read(fits)) is not None:
-            yield from spectra
-            return
+        if (answer := getattr(reader, asked)(fits)) is not None:
+            return answer
     expected = (
         "expected an SDSS or SDSS-V spec file (COADD table with flux, loglam, ivar), an spSpec file (image with COEFF0) or a DESI coadd"
     )
     raise UnusableSpectrum("not_a_spectrum", f"{fits.name} is FITS but holds no spectrum: found {fits.contents()}; {expected}.")
+
+
+def identify(path: str | os.PathLike[str], name: str = "") -> dict[str, int | str]:
+    """Tell what the survey calls a file that has come, or what is in it, and that it is whole.
+
+    A file of one spectrum is read as :func:`open_spectra` does it; of one with many, the headers and the table of targets.
+
+    Parameters
+    ----------
+    path : path-like
+    name : str
+        What it will be called, if that is not in the path.
+
+    Returns
+    -------
+    dict
+        Native columns that all spectra of the file share.
+
+    Raises
+    ------
+    UnusableSpectrum
+        With the reasons of :func:`open_spectra`; ``missing_hdu`` where a file that is called one of redshifts has none.
+    """
+    text = os.fspath(path)
+    with _faults_accounted(text):
+        _check_kind(text)
+        with open(text, "rb", buffering=0) as stream, decompressed(cast(BinaryIO, stream), text) as content:
+            native: dict[str, int | str] = _known(FitsFile(content, name or text), "identify")
+            return native
 
 
 def open_spectra(path: str | os.PathLike[str]) -> Spectra:

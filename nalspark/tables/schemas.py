@@ -63,7 +63,8 @@ FILES = Table(
 
 FETCH_FAILURES = Table(
     "fetch_failures",
-    "One row per spectrum that could not be fetched from the archive: `fetch_failures.csv` in the folder of `nalspark fetch`.",
+    "One row per file that could not be fetched from the archive, and per row of the catalogue that names none: `fetch_failures.csv` in "
+    "the folder of `nalspark fetch`. `spectrum_id` of a DESI file is what its spectra share: survey-program-healpix.",
     (_SPECTRUM_ID, *_IDS, Column("url", "string", "Where it was looked for", ucd="meta.ref.url"), *REJECTION_COLUMNS),
 )
 

@@ -1,4 +1,4 @@
-"""An archive on the loopback that has spectra of SDSS DR16's form, and every fault that an archive can have."""
+"""Archives on the loopback that have every fault that an archive can have: one of SDSS DR16's spectra, and one of any files."""
 
 from __future__ import annotations
 
@@ -6,20 +6,33 @@ import io
 import re
 import struct
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple, TypeVar
 
 from surveys.make_files import spec_hdus
 
-from nalspark.surveys.archive import SpectrumId
-
 PATH = re.compile(r"/sas/dr16/(sdss|eboss)/spectro/redux/(\w+)/spectra/lite/(\d{4,5})/spec-(\d+)-(\d+)-(\d+)\.fits")
+_SILENCE_S = 10.0
+
+
+class SpectrumId(NamedTuple):
+    """What SDSS calls a spectrum."""
+
+    plate: int
+    mjd: int
+    fiber: int
+
+    def __str__(self) -> str:
+        return f"{self.plate:04d}-{self.mjd}-{self.fiber:04d}"
+
+
 #: Stands for plate, mjd and fiber in the one file from which all are made.
 _PLACEHOLDER = SpectrumId(77_777, 88_888, 6_666)
-_SILENCE_S = 10.0
 
 
 @cache
@@ -181,10 +194,106 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(302, b"", {"Location": self.path})
 
 
+class Shelf(ThreadingHTTPServer):
+    """Serves `files`, in pieces too, and with `faults`: the end of a path → what is wrong with that file.
+
+    Attributes
+    ----------
+    log : list of (path, first byte, status, bytes sent)
+        Answers, in their order.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, files: Mapping[str, bytes], faults: Mapping[str, str]) -> None:
+        super().__init__(("127.0.0.1", 0), _FromShelf)
+        self.files, self.faults = dict(files), dict(faults)
+        self.log: list[tuple[str, int, int, int]] = []
+        self.closing = threading.Event()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/shelf"
+
+    def answers(self, name: str) -> list[tuple[int, int, int]]:
+        """First byte, status and bytes sent of the answers for a file."""
+        return [answer for path, *answer in self.log if path.endswith(name)]  # type: ignore[misc]
+
+    def asked(self) -> list[str]:
+        return [path for path, *_ in self.log]
+
+
+class _FromShelf(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Shelf
+
+    def log_message(self, *arguments: object) -> None:
+        """The log that counts is the server's list."""
+
+    def do_GET(self) -> None:
+        path = self.path.removeprefix("/shelf/")
+        fault = next((fault for end, fault in self.server.faults.items() if path.endswith(end)), "")
+        before = sum(known == path for known, *_ in self.server.log)
+        content = self.server.files.get(path)
+        if content is None or fault == "missing":
+            self._answer(path, 404, b"no such file", {})
+            return
+        if fault == "changed" and before:
+            content = self.server.files[f"new {path}"]
+        if fault == "forbidden":
+            self._answer(path, 403, b"not now", {})
+            return
+        version = {} if fault == "nameless" else {"ETag": f'"{zlib.crc32(content):x}"'}
+        if fault == "rangeless":
+            version["Accept-Ranges"] = "none"
+        headers, status, first = version, 200, self._first(version, len(content), fault)
+        if first:
+            headers, status = version | {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}, 206
+            if fault == "elsewhere":
+                headers["Content-Range"] = f"bytes {first + 7}-{len(content) - 1}/{len(content)}"
+        left = content[first:]
+        sent = len(left) - len(left) // 2 if fault == "broken" or (fault and fault != "good" and not before) else len(left)
+        self._answer(path, status, left[:sent], headers, first, len(left))
+
+    def _first(self, version: Mapping[str, str], size: int, fault: str) -> int:
+        """The first byte that is asked for, where the answer is a piece."""
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        same = fault == "elsewhere" or self.headers.get("If-Range") in (None, version.get("ETag"))
+        return int(asked[1]) if asked and same and fault != "rangeless" and int(asked[1]) < size else 0
+
+    def _answer(self, path: str, status: int, body: bytes, headers: Mapping[str, str], first: int = 0, length: int | None = None) -> None:
+        self.server.log.append((path, first, status, len(body)))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        with suppress(ConnectionError):  # whoever asked may be gone
+            self.wfile.write(body)
+        self.close_connection = length is not None and length != len(body)
+
+
+@contextmanager
+def shelf_with(files: Mapping[str, bytes], faults: Mapping[str, str] | None = None) -> Iterator[Shelf]:
+    """A running archive of some files, by their paths below its base URL."""
+    with _running(Shelf(files, faults or {})) as server:
+        yield server
+
+
 @contextmanager
 def archive_with(faults: Mapping[SpectrumId, str], delay_s: float = 0.0) -> Iterator[FaultyArchive]:
-    """A running archive."""
-    server = FaultyArchive(faults, delay_s)
+    """A running archive of SDSS."""
+    with _running(FaultyArchive(faults, delay_s)) as server:
+        yield server
+
+
+Server = TypeVar("Server", FaultyArchive, Shelf)
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

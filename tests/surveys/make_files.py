@@ -125,3 +125,59 @@ def write_spspec(path: str | Path, plate: int = 266, mjd: int = 51630, fiber: in
     """Write a valid ``spSpec`` file; further settings are those of :func:`spspec_hdus`."""
     spspec_hdus(plate, mjd, fiber, z, **settings).writeto(path, overwrite=True)
     return Path(path)
+
+
+#: First wavelength in Å and number of pixels of 0.8 Å of DESI's arms.
+DESI_ARMS = {"B": (3600.0, 2751), "R": (5760.0, 2326), "Z": (7520.0, 2881)}
+
+
+def desi_hdus(
+    survey: str = "main", program: str = "dark", healpix: int = 9144, n_targets: int = 2, arms: str = "BRZ", seed: int = 0
+) -> fits.HDUList:
+    """The HDUs of a coadd file of a HEALPix pixel, without masks and resolution."""
+    rng = np.random.default_rng(seed)
+    primary = fits.PrimaryHDU()
+    primary.header.update({"HPXPIXEL": healpix, "HPXNSIDE": 64, "HPXNEST": "True", "SURVEY": survey, "PROGRAM": program})
+    targets: dict[str, tuple[str, Any]] = {
+        "TARGETID": ("K", 39_627_000_000_000_000 + np.arange(n_targets) + 1000 * healpix),
+        "TARGET_RA": ("D", np.full(n_targets, 150.0)),
+        "TARGET_DEC": ("D", np.full(n_targets, 2.0)),
+        "COADD_FIBERSTATUS": ("J", np.zeros(n_targets)),
+        "OBJTYPE": ("3A", ["TGT"] * n_targets),
+    }
+    hdus: list[Any] = [primary, table("FIBERMAP", targets)]
+    for arm in arms:
+        start, pixels = DESI_ARMS[arm]
+        hdus.append(fits.ImageHDU(start + 0.8 * np.arange(pixels), name=f"{arm}_WAVELENGTH"))
+        hdus.append(fits.ImageHDU(rng.normal(5.0, 1.0, (n_targets, pixels)).astype(np.float32), name=f"{arm}_FLUX"))
+        hdus.append(fits.ImageHDU(np.ones((n_targets, pixels), np.float32), name=f"{arm}_IVAR"))
+    return fits.HDUList(hdus)
+
+
+def redrock_hdus(survey: str = "main", program: str = "dark", healpix: int = 9144, n_targets: int = 2, z: float = 1.5) -> fits.HDUList:
+    """The HDUs of the file of redshifts beside that of :func:`desi_hdus`."""
+    coadd = desi_hdus(survey, program, healpix, n_targets, arms="B")
+    redshifts: dict[str, tuple[str, Any]] = {
+        "TARGETID": ("K", coadd["FIBERMAP"].data["TARGETID"]),
+        "Z": ("D", np.full(n_targets, z)),
+        "ZWARN": ("K", np.zeros(n_targets)),
+        "SPECTYPE": ("6A", ["QSO"] * n_targets),
+    }
+    return fits.HDUList([coadd[0], table("REDSHIFTS", redshifts)])
+
+
+def sdssv_hdus(field: int = 15000, mjd: int = 59146, catalogid: int = 4375924756) -> fits.HDUList:
+    """The HDUs of a lite spec file of SDSS-V."""
+    hdus = spec_hdus(mjd=mjd)
+    primary = hdus[0]
+    for card in ("PLATEID", "FIBERID"):
+        del primary.header[card]
+    row: dict[str, tuple[str, Any]] = {
+        "FIELD": ("J", [field]),
+        "MJD": ("J", [mjd]),
+        "CATALOGID": ("K", [catalogid]),
+        "CLASS": ("6A", ["QSO"]),
+        "Z": ("E", [1.5]),
+        "ZWARNING": ("J", [0]),
+    }
+    return fits.HDUList([primary, hdus["COADD"], table("SPALL", row)])

@@ -525,6 +525,25 @@ def test_a_map_can_be_forced(tmp_path: Path) -> None:
         open_catalog(f"{tmp_path}/q.csv::dr12", "quasars")
 
 
+def test_what_names_files_is_read_where_it_is_asked_for_and_changes_nothing_else(tmp_path: Path) -> None:
+    lines = ["TARGETID,Z,RA,DEC,SURVEY,Program,FIELD", "1,1.5,10,20, MAIN ,dark,15000", "2,1.5,10,20,,--,x", "3,1.5,10,20,../x,nan,0"]
+    (tmp_path / "q.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "plain.csv").write_text("\n".join(line.rsplit(",", 3)[0] for line in lines) + "\n")
+    catalog, plain = (open_catalog(tmp_path / name, "quasars") for name in ("q.csv", "plain.csv"))
+    ((rows,), (same,)) = (list(read_rows(one)) for one in (catalog, plain))
+    assert catalog.columns == plain.columns and rows.keys() == same.keys()
+    assert all(np.array_equal(rows[name], same[name], equal_nan=True) for name in rows)
+    (rows,) = read_rows(catalog, ["survey", "field", "program"])
+    assert (rows["survey"].tolist(), rows["program"].tolist()) == (["main", "", "../x"], ["dark", "", ""])
+    assert rows["field"].tolist() == [15000, -1, -1] and rows["field"].dtype == np.int64
+    (rows,) = read_rows(plain, ["survey", "field"])
+    assert (rows["survey"].tolist(), rows["field"].tolist()) == ([""] * 3, [-1] * 3)
+    known = next(one for one in load_maps() if one.name == "generic_quasars")
+    assert known.files and catalogs._digest(tmp_path / "q.csv", known) == catalogs._digest(
+        tmp_path / "q.csv", known.model_copy(update={"files": {}})
+    )
+
+
 def test_the_digest_follows_the_map(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("SMJD,PLATE,FIBER,Z\n1,2,3,0.5\n")
     recognised, forced = (open_catalog(f"{tmp_path}/q.csv{forced}", "quasars") for forced in ("", "::generic"))

@@ -12,12 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from surveys.faulty_archive import FaultyArchive, archive_with, spectrum_file
+from surveys.faulty_archive import FaultyArchive, SpectrumId, archive_with, spectrum_file
 
 from nalspark.cli import main
-from nalspark.errors import FetchError, SettingsError
+from nalspark.errors import CatalogError, FetchError, SettingsError
 from nalspark.settings import load
-from nalspark.surveys.archive import SpectrumId
 from nalspark.surveys.catalogs import open_catalog
 from nalspark.surveys.download import FAILURES, FetchSummary, fetch
 from nalspark.surveys.release import load_release
@@ -156,9 +155,7 @@ def test_a_server_that_is_gone_ends_the_fetch_and_what_came_is_kept(tmp_path: Pa
     quasars, out = catalogue(tmp_path / "q.csv", ids), tmp_path / "out"
     with archive_with({}) as archive:
         run_fetch(archive, catalogue(tmp_path / "some.csv", sorted(ids)[:5]), out)
-    with pytest.raises(
-        FetchError, match="20 spectra in a row could not be had.*no connection.*5 already there.*Run the same command again"
-    ):
+    with pytest.raises(FetchError, match="20 files in a row could not be had.*no connection.*5 already there.*Run the same command again"):
         run_fetch(archive, quasars, out, retries=0, workers=1)
     assert len(files(out)) == 5
     assert failures(out)["reason"].unique().tolist() == ["unreachable"]
@@ -167,7 +164,7 @@ def test_a_server_that_is_gone_ends_the_fetch_and_what_came_is_kept(tmp_path: Pa
 def test_a_server_that_will_not_give_anything_is_not_asked_for_everything(tmp_path: Path) -> None:
     ids = spectra(60)
     with archive_with(dict.fromkeys(ids, "error")) as archive:
-        with pytest.raises(FetchError, match="20 spectra in a row could not be had"):
+        with pytest.raises(FetchError, match="20 files in a row could not be had"):
             run_fetch(archive, catalogue(tmp_path / "q.csv", ids), tmp_path / "out", retries=0, workers=1)
         assert len(archive.log) < 60
 
@@ -211,9 +208,9 @@ def test_a_base_url_is_an_http_address(base_url: str, tmp_path: Path) -> None:
         run_fetch(base_url, catalogue(tmp_path / "q.csv", spectra(1)), tmp_path / "out")
 
 
-def test_desi_files_are_refused_with_their_reason(tmp_path: Path) -> None:
+def test_a_catalogue_without_what_the_files_are_known_by_is_refused(tmp_path: Path) -> None:
     catalog = open_catalog(catalogue(tmp_path / "q.csv", spectra(1)), "quasars")
-    with pytest.raises(SettingsError, match="named by survey, program, healpix.*goes by plate, mjd and fiber"):
+    with pytest.raises(CatalogError, match="no column for ra, dec; the files of desi_dr1 are known by survey, program, healpix"):
         fetch(load_release("desi_dr1"), catalog, tmp_path / "out", load().fetch, lambda _: None)
 
 

@@ -13,7 +13,7 @@ from nalspark.surveys.sources import part_of
 
 
 def test_the_releases_that_are_described() -> None:
-    assert release_names() == ["desi_dr1", "desi_edr", "sdss_dr12", "sdss_dr14", "sdss_dr16", "sdss_dr7"]
+    assert release_names() == ["desi_dr1", "desi_edr", "sdss_dr12", "sdss_dr14", "sdss_dr16", "sdss_dr19", "sdss_dr7"]
 
 
 @pytest.mark.parametrize("name", release_names())
@@ -48,6 +48,34 @@ def test_paths_are_the_archives_own(name: str, spectrum: tuple[int, int, int], f
     assert part_of(local, 500) == f"plate{spectrum[0] // 500 * 500:05d}"
 
 
+def test_files_of_pixels_and_what_is_beside_them() -> None:
+    release = load_release("desi_dr1")
+    coadd, redrock = release.files(release.key("main", "dark", 10016))
+    assert coadd.paths == ("healpix/main/dark/100/10016/coadd-main-dark-10016.fits",)
+    assert redrock.paths == ("healpix/main/dark/100/10016/redrock-main-dark-10016.fits",)
+    assert (coadd.local, redrock.local) == ("main/dark/100/coadd-main-dark-10016.fits", "main/dark/100/redrock-main-dark-10016.fits")
+    assert str(coadd.key) == "main-dark-10016" and len(list(release.files(coadd.key, beside=False))) == 1
+    assert part_of(coadd.local, 500) == part_of(redrock.local, 500) == "healpix00156"
+
+
+def test_pixels_may_be_numbered_among_those_of_all_sizes(tmp_path: Path) -> None:
+    """As DESI DR3 does it: 4 nside² is added."""
+    text = (Path(__file__).parents[2] / "conf" / "releases" / "desi_dr1.toml").read_text(encoding="utf-8")
+    old = "healpix/{survey}/{program}/{healpix_group}/{healpix}/coadd-{survey}-{program}-{healpix}.fits"
+    new = "spectra/{survey}/{program}/{uniqpix_group}/{uniqpix}/coadd-{survey}-{program}-{uniqpix}.fits"
+    (tmp_path / "mine.toml").write_text(text.replace(old, new), encoding="utf-8")
+    assert load_release(str(tmp_path / "mine.toml")).remote_paths("main", "dark", 9144) == [
+        "spectra/main/dark/255/25528/coadd-main-dark-25528.fits"
+    ]
+
+
+def test_sdss_v_files_have_a_field_of_six_digits() -> None:
+    release = load_release("sdss_dr19")
+    path = "spectro/boss/redux/v6_1_3/spectra/lite/015000/59146/spec-015000-59146-4375924756.fits"
+    assert release.remote_paths(15000, 59146, 4375924756) == [path]
+    assert release.local_path(15000, 59146, 4375924756) == "015000/spec-015000-59146-4375924756.fits"
+
+
 def test_the_files_at_hand_are_looked_for_where_they_came_from(real_data: Path) -> None:
     import pandas as pd
 
@@ -62,7 +90,11 @@ def test_the_files_at_hand_are_looked_for_where_they_came_from(real_data: Path) 
     [
         ("{plate:04d}/1d", "{plate.__class__}/1d", "may be made of plate, mjd, fiber only"),
         ("1d_26/{plate", "../{plate", "may be made of plate, mjd, fiber only"),
-        ('survey = "SDSS"', 'survey = "2dF"', "survey: Input should be 'SDSS' or 'DESI'"),
+        ('folder = "{plate:04d}"', 'folder = "/{plate:04d}"', "may be made of plate, mjd, fiber only"),
+        ('folder = "{plate:04d}"', 'folder = "{healpix_group}"', "may be made of plate, mjd, fiber only"),
+        ("largest_mb", "nside = 64\nlargest_mb", "nside belongs to files that are known by healpix"),
+        ("largest_mb", 'beside = ["../x"]\nlargest_mb', "may be made of"),
+        ('survey = "SDSS"', 'survey = "2dF"', "survey: Input should be 'SDSS', 'SDSS-V' or 'DESI'"),
         ("z_min = 0.36", "z_min = -1", "selection.z_min: .*greater than or equal to 0"),
         ("native_id", "native_ids", "native_ids: Extra inputs"),
         ("[selection]", "[selection", "is not valid TOML"),
@@ -78,5 +110,5 @@ def test_a_release_with_faults_is_refused_with_all_of_them(old: str, new: str, s
 def test_a_release_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read: No such file"):
         load_release(str(tmp_path / "mine.toml"))
-    with pytest.raises(SettingsError, match="There is no release 'sdss_dr61'; .*Did you mean 'sdss_dr16'?"):
+    with pytest.raises(SettingsError, match="There is no release 'sdss_dr61'; .*Did you mean 'sdss_dr1[69]'"):
         load_release("sdss_dr61")

@@ -39,8 +39,9 @@ _HARMLESS = 8
 _STANDARDS = 2**33 | 2**34 | 2**35
 #: By how much wavelengths may be off a regular lattice, pixels: those of old simulations are float32.
 _IRREGULAR = 0.01
+_ALL_ARMS = ({"B", "R", "Z"}, {"BRZ"})
 _REDROCK = ("redrock-", "zbest-")
-_OF_HEALPIX = re.compile(r"(?:coadd|spectra)-([a-z0-9]+)-([a-z]+)-(\d+)\.")
+_OF_HEALPIX = re.compile(r"(?:coadd|spectra|redrock)-([a-z0-9]+)-([a-z]+)-(\d+)\.")
 _OF_TILE = re.compile(r"(?:coadd|spectra)-(\d)-(\d+)-(?:thru)?(\d{8})\.")
 
 
@@ -122,14 +123,48 @@ def read(fits: FitsFile) -> Iterator[SurveySpectrum | RejectedSpectrum] | None:
         ``missing_hdu``, ``bad_image``, ``wavelength_invalid``, ``duplicate_targets``. Of single targets ``truncated``,
         ``unassigned_fiber``, ``bad_fiber``, ``flux_all_nan``, ``ivar_all_zero``.
     """
+    coadd = _opened(fits)
+    if coadd is None:
+        return None
+    return (one for first in range(0, len(coadd.table["targetid"]), _BATCH) for one in _batch(coadd, first))
+
+
+def identify(fits: FitsFile) -> dict[str, int | str] | None:
+    """Tell what all spectra of a whole file are named by, or of one of redshifts; None where it is of another survey.
+
+    Raises
+    ------
+    UnusableSpectrum
+        As :func:`read`, also where only some targets or arms could be read; ``missing_hdu`` where a file that is called ``redrock-*`` has
+        no redshifts.
+    """
+    if fits.name.startswith(_REDROCK):
+        hdus, cut = _hdus(fits)
+        if cut:
+            raise cut
+        if not {"REDSHIFTS", "ZBEST"} & {hdu.layout.name for hdu in hdus}:
+            raise UnusableSpectrum("missing_hdu", f"{fits.name} has no REDSHIFTS: found {fits.contents()}.")
+        return _naming(fits, {}, {})[0]
+    coadd = _opened(fits)
+    if coadd is None:
+        return None
+    if coadd.cut:
+        raise coadd.cut
+    if {arm.name for arm in coadd.arms} not in _ALL_ARMS:
+        names = ", ".join(arm.name for arm in coadd.arms)
+        raise UnusableSpectrum("truncated", f"{fits.name} has flux and inverse variance of the arms {names}; expected B, R and Z, or BRZ.")
+    return coadd.naming
+
+
+def _opened(fits: FitsFile) -> _Coadd | None:
+    """The file without its pixels; None where no HDU is called ``…_WAVELENGTH``."""
     hdus, cut = _hdus(fits)
     names = [hdu.layout.name for hdu in hdus]
     if {"REDSHIFTS", "ZBEST"} & set(names) and not any(name.endswith("_WAVELENGTH") for name in names):
         raise UnusableSpectrum("desi_redrock", f"{fits.name} is a DESI redrock file: it has redshifts and no spectra.")
     if not any(name.endswith("_WAVELENGTH") for name in names):
         return None
-    coadd = _coadd(fits, {hdu.layout.name: hdu for hdu in reversed(hdus)}, cut)
-    return (one for first in range(0, len(coadd.table["targetid"]), _BATCH) for one in _batch(coadd, first))
+    return _coadd(fits, {hdu.layout.name: hdu for hdu in reversed(hdus)}, cut)
 
 
 def _hdus(fits: FitsFile) -> tuple[list[Hdu], UnusableSpectrum | None]:
@@ -168,7 +203,7 @@ def _coadd(fits: FitsFile, hdus: Mapping[str, Hdu], cut: UnusableSpectrum | None
                 )
             if kind != "RESOLUTION":
                 read = min(read, fits.whole_rows(hdu))
-    if not found or (cut and len(found) < len(arms)) or (cut and {arm.name for arm in found} not in ({"B", "R", "Z"}, {"BRZ"})):
+    if not found or (cut and len(found) < len(arms)) or (cut and {arm.name for arm in found} not in _ALL_ARMS):
         read = 0
     naming, prefix = _naming(fits, hdus, table)
     return _Coadd(fits, table, naming, prefix, sorted(found, key=lambda arm: arm.start), read, cut)
@@ -208,7 +243,7 @@ def _naming(fits: FitsFile, hdus: Mapping[str, Hdu], table: dict[str, NDArray[An
     found = {"survey": header.get("SURVEY", survey), "program": header.get("PROGRAM", program), "healpix": header.get("HPXPIXEL", pixel)}
     known = {key: printable(str(value), 20) for key, value in found.items() if value is not None}
     native: dict[str, int | str] = {key: value for key, value in known.items() if key != "healpix"}
-    if whole(found["healpix"] if isinstance(found["healpix"], int) else int(known.get("healpix", "0"))):
+    if known.get("healpix", "").isdecimal():
         native["healpix"] = int(known["healpix"])
     return native, "-".join(known.values())
 

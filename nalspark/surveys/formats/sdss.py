@@ -60,6 +60,12 @@ def read(fits: FitsFile) -> Iterator[SurveySpectrum] | None:
     return None
 
 
+def identify(fits: FitsFile) -> dict[str, int | str] | None:
+    """Tell plate, mjd and fiber of a file that can be read; None, and raises, as :func:`read`."""
+    spectra = read(fits)
+    return None if spectra is None else dict(next(spectra).native)
+
+
 def _is_spspec(primary: Hdu) -> bool:
     if not primary.layout.data_bytes:
         return False

@@ -29,3 +29,9 @@ def read(fits: FitsFile) -> Iterator[SurveySpectrum] | None:
     tables = find_tables(fits)
     known = tables.objects.layout.columns if tables.objects else None
     return iter([read_spec(fits, tables, _FIELDS)]) if tables.coadd and known and "catalogid" in known else None
+
+
+def identify(fits: FitsFile) -> dict[str, int | str] | None:
+    """Tell field, mjd and catalogid of a file that can be read; None, and raises, as :func:`read`."""
+    spectra = read(fits)
+    return None if spectra is None else dict(next(spectra).native)
