@@ -165,11 +165,6 @@ def open_spectrum(path: str | os.PathLike[str]) -> SurveySpectrum:
     return _only(open_spectra(path), os.fspath(path))
 
 
-def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
-    """Read the spectrum in the bytes of a file that holds one: as :func:`parse_spectra`; raises as :func:`open_spectrum`."""
-    return _only(parse_spectra(content, name), name)
-
-
 def _only(spectra: Spectra, name: str) -> SurveySpectrum:
     first, more = next(spectra), next(spectra, None)
     if isinstance(first, RejectedSpectrum) or isinstance(more, RejectedSpectrum):

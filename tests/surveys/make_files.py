@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from nalspark.surveys import reader
+from nalspark.surveys.spectrum import SurveySpectrum
+
 FIRST_PIXEL = 35_800
 BRIGHT_SKY = 1 << 23
+
+
+def parse_spectrum(content: bytes, name: str) -> SurveySpectrum:
+    """The spectrum in the bytes of a file that holds one; raises as `open_spectrum`."""
+    return reader._only(reader.parse_spectra(content, name), name)
 
 
 def default_pixels(n_pixels: int = 400, seed: int = 0) -> dict[str, np.ndarray]:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
-from surveys.make_files import default_pixels, spec_hdus, spspec_hdus, table
+from surveys.make_files import default_pixels, parse_spectrum, spec_hdus, spspec_hdus, table
 
 from nalspark.errors import INTERNAL_ERROR, UnusableSpectrum
 from nalspark.surveys import reader, spec_files, stages
 from nalspark.surveys.fits_table import MAX_HEADER_BYTES
-from nalspark.surveys.reader import fetch_ahead, open_spectrum, parse_spectrum
+from nalspark.surveys.reader import fetch_ahead, open_spectrum
 from nalspark.tables.arrow import map_arrays
 from nalspark.tables.schemas import FILES
 

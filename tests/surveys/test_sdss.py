@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
-from surveys.make_files import BRIGHT_SKY, FIRST_PIXEL, default_pixels, spec_hdus, write_spec, write_spspec
+from surveys.make_files import BRIGHT_SKY, FIRST_PIXEL, default_pixels, parse_spectrum, spec_hdus, write_spec, write_spspec
 from surveys.test_broken_files import with_objects
 
 from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.regrid import place_on_grid
-from nalspark.surveys.reader import open_spectrum, parse_spectrum
+from nalspark.surveys.reader import open_spectrum
 from nalspark.surveys.spectrum import SurveySpectrum
 
 CLASSES = {0: "", 1: "STAR", 2: "GALAXY", 3: "QSO", 4: "QSO", 5: "SKY", 6: "STAR"}

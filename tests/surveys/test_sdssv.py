@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
-from surveys.make_files import spec_hdus
+from surveys.make_files import parse_spectrum, spec_hdus
 
 import nalspark
 from nalspark.errors import UnusableSpectrum
-from nalspark.surveys.reader import open_spectrum, parse_spectrum
+from nalspark.surveys.reader import open_spectrum
 from nalspark.surveys.sources import part_of
 
 CATALOGID = 9007199254740993123  # of 19 digits; float64 would round it
