@@ -82,7 +82,7 @@ setup(
             "jvm/bin/java",
             "jvm/log4j2.properties",
             "learning/default/*",
-            "mocks/*.csv",
+            "mocks/surveys/*.csv",
             "plots/templates/*",
             "py.typed",
             "spectra/*.csv",

@@ -38,8 +38,8 @@ from nalspark.mocks.examples import strong
 from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES
 from nalspark.mocks.noise import sky_noise
 from nalspark.mocks.recipes import INSTRUMENT_SIGMAS, Mocks, Recipe, make_mocks
-from nalspark.mocks.sdss import usable_sources
 from nalspark.mocks.stages import REALISTIC
+from nalspark.mocks.surveys.sdss import usable_sources
 from nalspark.settings import Settings, load
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.eigenspectra import DrawnQuasars, bridge_gaps, fit_eigenspectra

@@ -1,6 +1,6 @@
-"""The standard error of DESI's pixels: the data of `nalspark/mocks/noise_desi.csv`.
+"""The standard error of DESI's pixels: the data of `nalspark/mocks/surveys/noise_desi.csv`.
 
-    python benchmarks/noise_desi.py ../shared/data/spectra/desi > nalspark/mocks/noise_desi.csv
+    python benchmarks/noise_desi.py ../shared/data/spectra/desi > nalspark/mocks/surveys/noise_desi.csv
 
 Every good target's error is divided by its own median in 6500-7200 Å; the table is the median of those ratios, pixel by pixel, times the
 error there of the two targets of HEALPix pixel 9144, 0.23e-17 erg/s/cm²/Å.
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nalspark.lines import MG_II
-from nalspark.mocks.desi import WAVELENGTH, find_coadds, read_errors
+from nalspark.mocks.surveys.desi import WAVELENGTH, find_coadds, read_errors
 
 LEVEL = 0.23
 

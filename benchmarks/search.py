@@ -24,8 +24,8 @@ from astropy.table import Table
 from nalspark.absorption.chain import PIXELS, Candidates, Searchable, measure, on_lattice, prepare, propose
 from nalspark.absorption.normalize import Normalized, searched_pixels
 from nalspark.mocks.inject import Population
-from nalspark.mocks.sdss import INSTRUMENT_SIGMA_KMS
 from nalspark.mocks.survey import simulate_survey
+from nalspark.mocks.surveys.sdss import INSTRUMENT_SIGMA_KMS
 from nalspark.settings import Settings, load
 from nalspark.spectra.grid import LATTICE
 from nalspark.surveys.reader import open_spectrum

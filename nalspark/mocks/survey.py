@@ -1,6 +1,6 @@
 """A simulated survey: spectra in a survey's own file format with absorbers whose redshifts and strengths are known.
 
-``DIR/spectra`` holds files as SDSS or DESI write them (``nalspark.mocks.sdss``, ``nalspark.mocks.desi``), ``DIR/quasars.fits`` true
+``DIR/spectra`` holds files as SDSS or DESI write them (``nalspark.mocks.surveys``), ``DIR/quasars.fits`` true
 redshifts, ``DIR/truth.parquet`` every absorber put in; ``DIR/sources.csv`` says of spectra that were made with real files from which.
 
 Spectrum number i is always the same for a seed: everything random about it comes from a generator seeded with its identity.
@@ -15,7 +15,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
@@ -24,14 +26,14 @@ from numpy.typing import NDArray
 
 from nalspark.errors import NalsparkError
 from nalspark.lines import MG_II, LineSpecies
-from nalspark.mocks import inject
-from nalspark.mocks.desi import DESI
+from nalspark.mocks import inject, surveys
 from nalspark.mocks.layout import Block, Job, Layout
-from nalspark.mocks.sdss import SDSS
 
 MARKER = "simulation.json"  #: marks a folder as a simulated survey, which may be replaced
 #: The surveys that can be simulated.
-LAYOUTS = {"sdss": SDSS, "desi": DESI}
+LAYOUTS: dict[str, Layout] = {
+    module.name: import_module(f"{surveys.__name__}.{module.name}").LAYOUT for module in iter_modules(surveys.__path__)
+}
 _MOST_PER_FILE = 2000  #: 900 MB: larger files are not read
 
 

@@ -14,9 +14,10 @@ from astropy_healpix import HEALPix
 from nalspark.cli import main
 from nalspark.errors import NalsparkError
 from nalspark.lines import MG_II, MG_II_2796, MG_II_2803, with_all_lines
-from nalspark.mocks import desi, inject
+from nalspark.mocks import inject
 from nalspark.mocks.layout import Job
 from nalspark.mocks.survey import simulate_survey
+from nalspark.mocks.surveys import desi
 from nalspark.surveys.catalogs import open_catalog, read_rows
 from nalspark.surveys.reader import open_spectra
 from nalspark.surveys.spectrum import SKY_FIBER, RejectedSpectrum

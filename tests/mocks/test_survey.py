@@ -10,8 +10,8 @@ from astropy.io import fits
 
 from nalspark.errors import NalsparkError
 from nalspark.lines import MG_II, MG_II_2796
-from nalspark.mocks import sdss
 from nalspark.mocks.survey import simulate_survey
+from nalspark.mocks.surveys import sdss
 from nalspark.tables.schemas import TRUTH
 
 

@@ -276,7 +276,7 @@ def noise_level(job: Job, target: Target) -> tuple[Array, str]:
 
 @lru_cache(maxsize=1)
 def _typical_error() -> Array:
-    with files("nalspark.mocks").joinpath("noise_desi.csv").open(encoding="utf-8") as text:
+    with files("nalspark.mocks.surveys").joinpath("noise_desi.csv").open(encoding="utf-8") as text:
         return np.loadtxt(text)
 
 
@@ -462,7 +462,7 @@ def _most(per_file: int) -> int:
     return 12 * _NSIDE**2 * per_file * (_OTHERS_EVERY - 1) // _OTHERS_EVERY
 
 
-DESI = Layout(
+LAYOUT = Layout(
     files="healpix/*/*/*/*/coadd-*.fits",
     quasars="QSO_CAT",
     population=inject.Population(),

@@ -274,7 +274,7 @@ def _real_spectrum(job: Job, identity: _Identity) -> _Spectrum:
 
 
 #: There are 2510 plate numbers from 1000 until BOSS's begin. Spectra made from real ones have absorbers where they can.
-SDSS = Layout(
+LAYOUT = Layout(
     files="*/spec-*.fits",
     quasars="QUASARS",
     population=inject.Population(counts=(0.0, 0.8, 0.15, 0.05)),
