@@ -170,7 +170,7 @@ print(json.dumps([at_first, rows, before, callable(nalspark.find), callable(nals
 
 def test_nothing_heavy_is_loaded_that_is_not_needed():
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
-    names = ["__version__", "find", "open_result", "read_spectra", "read_spectrum", "run"]
+    names = ["__version__", "export_result", "find", "open_result", "read_spectra", "read_spectrum", "run"]
     assert json.loads(done.stdout) == [[], 0, [], True, True, names]
 
 

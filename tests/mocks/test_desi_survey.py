@@ -233,7 +233,7 @@ def test_noise_is_taken_from_given_coadds(survey, tmp_path):
 
 
 def test_refuses_what_cannot_be(tmp_path):
-    with pytest.raises(NalsparkError, match="like 'keck' cannot be simulated; choose sdss or desi"):
+    with pytest.raises(NalsparkError, match="like 'keck' cannot be simulated; choose desi or sdss"):
         simulate_survey(tmp_path / "a", 1, 1, like="keck")
     with pytest.raises(NalsparkError, match="--per-file must be between 1 and"):
         simulate_survey(tmp_path / "a", 1, 1, like="desi", per_file=0)

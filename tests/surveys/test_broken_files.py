@@ -108,12 +108,6 @@ def with_objects(fiber: int | None, fibers: list[int]) -> fits.HDUList:
     return hdus
 
 
-def desi(*names: str) -> bytes:
-    columns = {"TARGETID": ("K", [1, 2]), "Z": ("D", [1.0, 2.0])}
-    hdus = [table(name, columns) if not name.endswith("WAVELENGTH") else fits.ImageHDU(np.arange(9.0), name=name) for name in names]
-    return content(fits.HDUList([fits.PrimaryHDU(), *hdus]))
-
-
 def without_cards(*keywords: str) -> bytes:
     hdus = spec_hdus()[:2]
     for keyword in keywords:
@@ -176,10 +170,8 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "too few fields": ("corrupt_header", lambda: replaced(spec(), card("TFIELDS", 8), card("TFIELDS", 7))),
     # FITS, but not this
     "no COADD table": ("wrong_hdu", lambda: content(fits.HDUList([hdu for hdu in spec_hdus() if hdu.name != "COADD"]))),
-    "a catalogue": ("not_a_spectrum", lambda: desi("CATALOG")),
+    "a catalogue": ("not_a_spectrum", lambda: content(fits.HDUList([fits.PrimaryHDU(), table("CATALOG", {"Z": ("D", [1.0, 2.0])})]))),
     "an image": ("not_a_spectrum", lambda: content(fits.HDUList([fits.PrimaryHDU(np.zeros((300, 300)))]))),
-    "a DESI coadd file without targets": ("missing_hdu", lambda: desi("B_WAVELENGTH", "B_FLUX")),
-    "a DESI redrock file": ("desi_redrock", lambda: desi("REDSHIFTS", "FIBERMAP")),
     # columns
     "no flux column": ("missing_column", lambda: with_columns(lambda columns: columns[1:])),
     "no loglam column": ("missing_column", lambda: with_columns(lambda columns: [c for c in columns if c.name != "loglam"])),

@@ -227,6 +227,10 @@ def test_a_bad_file_is_one_row(change: Any, reason: str) -> None:
     assert found[0].spectrum_id is None and found[0].detail.startswith("coadd-main-dark-9144.fits")  # type: ignore[union-attr]
 
 
+def test_a_file_of_redshifts_is_called_by_its_name() -> None:
+    assert reasons(read(redrock(TARGETS, [1.0, 2.0, 3.0], ["QSO"] * 3))) == ["desi_redrock"]
+
+
 def test_identifiers_in_real_numbers_are_refused() -> None:
     assert reasons(read(coadd(fibermap={"TARGETID": ("D", [1.0, 2.0, 3.0])}))) == ["bad_column_type"]
 
