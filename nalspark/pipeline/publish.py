@@ -62,6 +62,10 @@ def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> Da
 PUBLISHED = Table("published", "The files of the catalogue.", ())
 
 
+#: Objects with more spectra are counted as if they had as many.
+_MOST_EPOCHS = 1000
+
+
 class Publish(Stage):
     """Write the catalogue and the report. Files are replaced when all are whole."""
 
@@ -149,7 +153,9 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
         columns = SIGHTLINES.select(*_SIGHTLINE_EDGES, "z_start", "z_stop", "n_epochs")
         counted = tally(store.unpublished_files(SIGHTLINES), columns, partial(_sightline_counts, z=z))
         histograms = {name: (cuts, counted[name]) for name, cuts in _SIGHTLINE_EDGES.items()}
-        return {"rows": rows, "histograms": histograms, "path": (z, counted["path"]), "n_objects": round(float(counted["objects"]))}
+        # Every spectrum is its share of an object.
+        n_objects = round(float(np.sum(counted["epochs"][1:] / np.arange(1, _MOST_EPOCHS))))
+        return {"rows": rows, "histograms": histograms, "path": (z, counted["path"]), "n_objects": n_objects}
 
     def of_rejections() -> dict[str, Any]:
         # Each file is sorted, of few rows the only one: to order all would be to find them twice.
@@ -170,10 +176,13 @@ def _absorber_counts(columns: Columns, edges: dict[str, NDArray[np.float64]]) ->
 
 
 def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, Any]:
-    """Counts between edges, how many sightlines were searched at each of some ascending redshifts, and how many objects they are."""
+    """Counts between edges, at each of some ascending redshifts how many were searched there, and by number of epochs."""
     path = count_in_path(z, *(np.concatenate([*columns[name], ()]) for name in ("z_start", "z_stop")))
-    # Every spectrum is its share of an object.
-    return {**_in_bins(columns, _SIGHTLINE_EDGES), "path": path, "objects": np.sum(1.0 / columns["n_epochs"])}
+    return {
+        **_in_bins(columns, _SIGHTLINE_EDGES),
+        "path": path,
+        "epochs": np.bincount(np.minimum(columns["n_epochs"], _MOST_EPOCHS - 1), minlength=_MOST_EPOCHS),
+    }
 
 
 def _in_bins(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:

@@ -14,7 +14,15 @@ from nalspark.tables.table import Column, Table
 
 EDGES = {"z_abs": np.array([0.5, 1.0, 2.0])}
 Z = np.arange(0.4, 2.3, 0.005)
-KINDS = {"z_abs": "double", "flags": "int", "z_qso": "double", "snr": "float", "z_start": "list<double>", "z_stop": "list<double>"}
+KINDS = {
+    "z_abs": "double",
+    "flags": "int",
+    "z_qso": "double",
+    "snr": "float",
+    "z_start": "list<double>",
+    "z_stop": "list<double>",
+    "n_epochs": "int",
+}
 TABLE = Table("counted", "Rows to count.", tuple(Column(name, kind, name) for name, kind in KINDS.items()))
 OFF, EDGE = int(AbsorberFlag.OFF_PATH), int(AbsorberFlag.EDGE)
 
@@ -37,7 +45,7 @@ def test_the_path_is_the_number_of_intervals_that_hold_a_redshift() -> None:
     ends = [np.sort(rng.uniform(0.2, 2.6, 2 * k)) for k in rng.integers(0, 4, 300)]
     columns = {"z_start": [list(one[::2]) for one in ends], "z_stop": [list(one[1::2]) for one in ends]}
     by_hand = sum(((one[::2, None] <= Z) & (one[1::2, None] >= Z)).sum(axis=0) for one in ends)
-    known = {"z_qso": np.ones(300), "snr": np.ones(300)}
+    known = {"z_qso": np.ones(300), "snr": np.ones(300), "n_epochs": np.ones(300, np.int32)}
     np.testing.assert_array_equal(stages._sightline_counts(columns | known, Z)["path"], by_hand)
 
 
@@ -46,12 +54,13 @@ def test_a_tally_is_the_sum_over_all_rows_however_they_are_cut(tmp_path: Path, p
     rng = np.random.default_rng(6)
     value, flags = rng.uniform(0, 2.5, 50), rng.choice([0, OFF, EDGE, OFF | EDGE], 50)
     columns = {"z_abs": value, "flags": flags, "z_qso": value, "snr": value, "z_start": value[:, None], "z_stop": value[:, None] + 0.3}
+    columns["n_epochs"] = rng.integers(1, 5, 50).astype(np.int32)
     files = []
     for number, rows in enumerate(np.array_split(np.arange(50), pieces)):
         files.append(tmp_path / f"{number}.parquet")
         pq.write_table(pa.Table.from_batches([encode({name: values[rows] for name, values in columns.items()}, TABLE)]), files[-1])
     for some, expected in ((files, columns), ([], {name: values[:0] for name, values in columns.items()})):
         found, by_hand = tally(some, TABLE.columns, count), count(expected)
-        assert set(found) == set(by_hand) == {"z_abs", "in_path", "flags", "z_qso", "snr", "path"}
+        assert set(found) == set(by_hand) == {"z_abs", "in_path", "flags", "z_qso", "snr", "path", "epochs"}
         for name in found:
             np.testing.assert_array_equal(found[name], by_hand[name], err_msg=name)

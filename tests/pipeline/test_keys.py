@@ -86,7 +86,7 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     **rows(
         "fetch", why="spectra count as they lie there, however they came",
         base_url="http://localhost", workers=2, limit_rate_mb_s=1.0, timeout_s=9.0, file_timeout_s=9.0, retries=1, backoff_s=2.0,
-        max_file_mb=9.0,
+        max_file_mb=9.0, surveys=["sv3"], programs=["bright"], beside=False,
     ),
     **rows("ingest", "ingest", plates_per_part=7),
     **rows("crossmatch", "crossmatch", match_radius_arcsec=2.0, label_significance=4.0, weak="negative", z_min=0.1, z_max=5.0),
@@ -201,7 +201,7 @@ def stages_with(settings: Settings) -> tuple[Stage, ...]:
     stages = stages_of(settings)
     for stage in stages:
         if isinstance(stage, Ingest):
-            stage.files._parts = {part: (3, digest(settings.spectra, part)) for part in ("plate01001", "plate01002")}
+            stage.files._parts = {part: (3, 3, digest(settings.spectra, part)) for part in ("plate01001", "plate01002")}
     return stages
 
 

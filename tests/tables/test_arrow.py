@@ -151,15 +151,15 @@ def test_spark_and_arrow_agree_on_every_table(table):
 
 
 def test_a_file_is_read_in_memory_that_does_not_grow_with_its_rows(tmp_path):
-    """Groups of rows of 0.8 MB, one of which is held at a time, with what is in hand of it."""
+    """Of 60 groups of rows one is held at a time, with what is in hand of it: far less than a quarter of the file."""
     table = Table("t", "T.", (Column("x", "double", "x"),))
     values = np.random.default_rng(1).normal(size=100_000)
-    path, groups = tmp_path / "x.parquet", 30
+    path, groups = tmp_path / "x.parquet", 60
     with pq.ParquetWriter(path, table.arrow_schema) as writer:
         for number in range(groups):
             writer.write_table(pa.table({"x": values + number}))
     before, most, total = pa.total_allocated_bytes(), 0, 0.0
     for batch in read_batches([path], table.columns):
         most, total = max(most, pa.total_allocated_bytes() - before), total + batch["x"].to_numpy().sum()
-    assert most < 5 * values.nbytes < groups * values.nbytes
+    assert most < groups * values.nbytes / 4
     assert total == pytest.approx(groups * values.sum() + len(values) * sum(range(groups)), rel=1e-9)
