@@ -323,7 +323,7 @@ def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray]:
 def on_lattice(found: list[SurveySpectrum]) -> Spectra:
     origin = [one.loglam if one.loglam is not None else one.first_pixel for one in found]
     columns = ([getattr(one, name) for one in found] for name in ("flux", "ivar", "mask"))
-    return place_on_grid(*columns, origin, LATTICE, [one.resolution for one in found])
+    return place_on_grid(*columns, origin, LATTICE, resolution=[one.resolution for one in found])
 
 
 def real(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:

@@ -168,7 +168,7 @@ def on_lattice(columns: Mapping[str, Any]) -> Spectra:
     """Lay the pixels of spectra, :data:`PIXELS` by name, on the lattice."""
     origin = [loglam if loglam is not None else int(first) for loglam, first in zip(columns["loglam"], columns["first_pixel"], strict=True)]
     flux, ivar, mask, resolution, scatter = (columns[name] for name in ("flux", "ivar", "mask", "resolution", "scatter"))
-    return place_on_grid(flux, ivar, mask, origin, LATTICE, resolution, scatter)
+    return place_on_grid(flux, ivar, mask, origin, LATTICE, resolution=resolution, scatter=scatter)
 
 
 def prepare(spectra: Spectra, z_qso: NDArray[np.float64], settings: Settings) -> Normalized:

@@ -24,6 +24,7 @@ def place_on_grid(
     mask: Sequence[NDArray[np.uint8]],
     origin: Sequence[int | NDArray[np.float64]],
     grid: WavelengthGrid,
+    *,
     resolution: Sequence[NDArray[np.float32] | None] | None = None,
     scatter: Sequence[NDArray[np.float32] | None] | None = None,
 ) -> Spectra:
@@ -134,21 +135,25 @@ class Rebinning:
 
     def __init__(self, begin: NDArray[np.float64], end: NDArray[np.float64], grid: WavelengthGrid) -> None:
         self._begin, self._width = begin, end - begin
-        self._edges = grid.wavelength_at(np.arange(grid.n_pixels + 1) - 0.5)
-        self._step = np.diff(self._edges)
-        self._pixel = np.searchsorted(begin, self._edges, side="right") - 1
-        self._part = np.clip((self._edges - begin[self._pixel]) / self._width[self._pixel], 0.0, 1.0) * (self._pixel >= 0)
+        edges = grid.wavelength_at(np.arange(grid.n_pixels + 1) - 0.5)
+        self._step = np.diff(edges)
         middle = 0.5 * (begin + end)
         self._narrower = np.minimum(self._width, middle * (10 ** (0.5 * grid.step) - 10 ** (-0.5 * grid.step)))
-        self._places = grid.resolution_pixels - grid.first
+        # Pieces, each of one old and one new pixel.
+        cuts = np.unique(np.concatenate([begin, end, edges]))
+        centre = 0.5 * (cuts[1:] + cuts[:-1])
+        old, new = (np.searchsorted(some, centre, side="right") - 1 for some in (begin, edges))
+        shared = (old >= 0) & (new >= 0) & (new < grid.n_pixels) & (centre < end[np.maximum(old, 0)])
+        self._old, self._new, self._overlap = old[shared], new[shared], np.diff(cuts)[shared]
+        self._first = np.flatnonzero(np.diff(self._new, prepend=-1))
+        self._blocks = len(grid.resolution_pixels)
 
     def _overlap_sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Integral of step functions, shape (n, p), over every new pixel, shape (n, q)."""
-        content = values * self._width
-        integral = np.cumsum(content, axis=1)
-        at = (integral - content)[:, self._pixel] + self._part * content[:, self._pixel]
-        at[:, self._pixel < 0] = 0.0
-        return np.diff(at, axis=1)
+        sums = np.zeros((len(values), len(self._step)))
+        if len(self._first):  # piece by piece: in a difference of long sums one large value would drown what comes after it
+            sums[:, self._new[self._first]] = np.add.reduceat(values[:, self._old] * self._overlap, self._first, axis=1)
+        return sums
 
     def __call__(
         self, flux: NDArray[np.floating], ivar: NDArray[np.floating]
@@ -171,9 +176,11 @@ class Rebinning:
         average = self._overlap_sum(np.where(good, flux, 0.0).astype(float)) / total
         # Σ overlap² σ² / (Σ overlap)²; overlap² is taken as overlap times the narrower of the two pixels: that holds in sums.
         variance = self._overlap_sum(np.where(good, self._narrower / np.where(good, ivar, 1.0), 0.0)) / total**2
-        new_ivar = np.where(usable, 1.0 / np.maximum(variance, 1e-30), 0.0)
+        with np.errstate(over="ignore", divide="ignore"):
+            new_flux, new_ivar = average.astype(np.float32), (1.0 / variance).astype(np.float32)
+        usable &= np.isfinite(new_flux) & (new_ivar > 0) & np.isfinite(new_ivar)
         bits = np.where(usable, 0, PixelFlag.NO_DATA).astype(np.uint8)
-        return np.where(usable, average, 0.0).astype(np.float32), new_ivar.astype(np.float32), bits
+        return np.where(usable, new_flux, np.float32(0)), np.where(usable, new_ivar, np.float32(0)), bits
 
     @cached_property
     def scatter(self) -> NDArray[np.float32]:
@@ -181,21 +188,14 @@ class Rebinning:
 
         1 where no old pixel is shared, 0.8 where most are: √(Σ overlap² / Σ overlap · narrower), of the pixels around.
         """
-        cuts = np.unique(np.concatenate([self._begin, self._begin + self._width, self._edges]))
-        middle, length = 0.5 * (cuts[1:] + cuts[:-1]), np.diff(cuts)
-        old = np.searchsorted(self._begin, middle, side="right") - 1
-        new = np.searchsorted(self._edges, middle, side="right") - 1
-        shared = (old >= 0) & (new >= 0) & (new < len(self._step))
-        shared &= middle < (self._begin + self._width)[old]
-        old, new, length = old[shared], new[shared], length[shared]
-        block, blocks = np.clip((new + RESOLUTION_STEP // 2) // RESOLUTION_STEP, 0, len(self._places) - 1), len(self._places)
-        covered, single = np.bincount(block, length, blocks), np.bincount(block, length**2, blocks)
-        sums = np.bincount(block, length * self._narrower[old], blocks)
+        block = np.minimum((self._new + RESOLUTION_STEP // 2) // RESOLUTION_STEP, self._blocks - 1)
+        covered, single = (np.bincount(block, self._overlap**power, self._blocks) for power in (1, 2))
+        sums = np.bincount(block, self._overlap * self._narrower[self._old], self._blocks)
         # A block of which little is covered says nothing: where the pixels' edges lie is chance there.
         known = np.flatnonzero(covered > 0.3 * covered.max())
         if not len(known):
-            return np.ones(blocks, np.float32)
-        return np.interp(np.arange(blocks), known, np.sqrt(single[known] / sums[known])).astype(np.float32)
+            return np.ones(self._blocks, np.float32)
+        return np.interp(np.arange(self._blocks), known, np.sqrt(single[known] / sums[known])).astype(np.float32)
 
 
 def resample(

@@ -46,7 +46,7 @@ class GivenSpectra:
         pixels = [_in_single_precision(self.flux[row], self.ivar[row], self.mask[row]) for row in rows]
         flux, ivar, mask = zip(*pixels, strict=True) if pixels else ((), (), ())
         here = slice(rows.start, rows.stop)
-        return place_on_grid(flux, ivar, mask, self.origin[here], grid, self.resolution[here], self.scatter[here])
+        return place_on_grid(flux, ivar, mask, self.origin[here], grid, resolution=self.resolution[here], scatter=self.scatter[here])
 
 
 def _in_single_precision(

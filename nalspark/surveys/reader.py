@@ -17,26 +17,20 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from tempfile import SpooledTemporaryFile
 from types import ModuleType
 from typing import Any, BinaryIO, cast
 
 from nalspark.errors import NalsparkError, UnusableSpectrum, internal_error
 from nalspark.surveys import formats
 from nalspark.surveys.fits_table import FitsFile, printable
+from nalspark.surveys.packed import decompressed
 from nalspark.surveys.sources import NOT_FROM_THE_WEB, is_web
 from nalspark.surveys.spectrum import RejectedSpectrum, SurveySpectrum
 
 Spectra = Iterator[SurveySpectrum | RejectedSpectrum]
 
-#: Largest file after decompression: DESI coadds have some 220 MB, those of crowded pixels more.
-MAX_DECOMPRESSED_BYTES = 2**30
-#: As much of it is kept in memory; the longest per-exposure SDSS files have some 20 MB. The rest goes to a temporary file.
-_IN_MEMORY_BYTES = 32 * 2**20
 #: As much of a file as is fetched ahead: more than the coadded spectrum that SDSS files begin with.
 _AHEAD_BYTES = 2**19
-_GZIP = b"\x1f\x8b"
-_CHUNK = 2**18
 _SHOWN_NAMES = 5
 
 
@@ -247,34 +241,6 @@ def fetch_ahead(path: str) -> None:
             os.close(handle)
 
 
-@contextmanager
-def decompressed(stream: BinaryIO, name: str) -> Iterator[BinaryIO]:
-    """Lend the content of a stream, decompressed where it is gzip, whatever its name says.
-
-    Parameters
-    ----------
-    stream : binary file, seekable
-        Read from its first byte.
-    name : str
-        What messages call it.
-
-    Raises
-    ------
-    UnusableSpectrum
-        ``corrupt_gzip``, ``truncated_gzip``, ``too_large``.
-    """
-    head = stream.read(2)
-    head += stream.read(1) if len(head) == 1 else b""  # an unbuffered stream may give less than asked for
-    stream.seek(0)
-    if head != _GZIP:
-        yield stream
-        return
-    # A large file goes to the disk: it costs the memory of what is read of it.
-    with SpooledTemporaryFile(_IN_MEMORY_BYTES) as content:
-        _gunzip(stream, cast(BinaryIO, content), name)
-        yield cast(BinaryIO, content)
-
-
 def _check_kind(path: str) -> None:
     """Refuse what is no file before it is opened: opening a named pipe would wait for ever."""
     if is_web(path):
@@ -295,29 +261,6 @@ def _check_unchanged(path: str, before: os.stat_result, after: os.stat_result) -
     """Refuse a file that somebody wrote to meanwhile: what was read may be half of the one and half of the other."""
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise UnusableSpectrum("changed_while_read", f"{_shown(path)} changed while it was read. Run again when it is complete.") from None
-
-
-def _gunzip(stream: BinaryIO, content: BinaryIO, name: str) -> None:
-    """Write all members of a gzip file, as far as the limit allows."""
-    member = zlib.decompressobj(31)
-    data = stream.read(_CHUNK)
-    while data:
-        try:
-            content.write(member.decompress(data, MAX_DECOMPRESSED_BYTES + 1 - content.tell()))
-        except zlib.error as error:
-            raise UnusableSpectrum("corrupt_gzip", f"{_shown(name)} is damaged gzip data: {printable(str(error), 120)}.") from None
-        if content.tell() > MAX_DECOMPRESSED_BYTES:
-            limit = MAX_DECOMPRESSED_BYTES >> 20
-            raise UnusableSpectrum("too_large", f"{_shown(name)} is larger than {limit} MB when decompressed; no spectrum file is.")
-        if not member.eof:
-            data = member.unconsumed_tail or stream.read(_CHUNK)
-            continue
-        data = member.unused_data + stream.read(_CHUNK)
-        if not data.startswith(_GZIP):
-            return  # what follows the last member is padding
-        member = zlib.decompressobj(31)
-    if not member.eof:
-        raise UnusableSpectrum("truncated_gzip", f"{_shown(name)} ends before its gzip data do, after {content.tell()} decompressed bytes.")
 
 
 def _shown(path: str) -> str:

@@ -211,9 +211,24 @@ def test_a_resolution_that_no_spectrograph_has_says_nothing(nothing):
 def test_spectra_on_the_grid_keep_the_resolution_that_they_have():
     rows = [arrays(400, k) for k in range(2)]
     known = np.linspace(0.8, 1.2, len(GRID.resolution_pixels), dtype=np.float32)
-    placed = place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID, [known, None])
+    placed = place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID, resolution=[known, None])
     np.testing.assert_array_equal(placed.resolution[0], known)
     assert np.isnan(placed.resolution[1]).all()
     both = np.stack([known, 2 * known])  # as columns of a table come
-    np.testing.assert_array_equal(place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID, both).resolution, both)
+    np.testing.assert_array_equal(place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID, resolution=both).resolution, both)
     assert np.isnan(place_on_grid(*zip(*rows, strict=True), [GRID.first] * 2, GRID).resolution).all()
+
+
+@pytest.mark.parametrize("odd", [1e-30, 1e-18, 1e-10, 1e10, 1e30])
+def test_a_pixel_with_an_odd_weight_or_flux_spoils_no_other(odd):
+    old = np.log10(3600 + 0.8 * np.arange(7781))
+    flux, ivar = np.ones(7781), np.ones(7781)
+    usual = resample(flux, ivar, np.zeros(7781, np.uint8), old, LATTICE)
+    for values in (flux, ivar):
+        values[1000] = odd
+        found = resample(flux, ivar, np.zeros(7781, np.uint8), old, LATTICE)
+        values[1000] = 1.0
+        far = np.abs(LATTICE.wavelength - 3600 - 0.8 * 1000) > 3
+        for one, other in zip(found[:3], usual[:3], strict=True):
+            np.testing.assert_array_equal(one[far], other[far])
+        assert np.isfinite(found[0]).all() and np.isfinite(found[1]).all()

@@ -16,7 +16,7 @@ from astropy.io import fits
 
 from nalspark.errors import UnusableSpectrum
 from nalspark.surveys.fits_table import FitsFile
-from nalspark.surveys.reader import decompressed
+from nalspark.surveys.packed import decompressed
 
 BLOCK = 2880
 KINDS = {"L": "u1", "X": "u1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "C": ">c8", "M": ">c16", "A": "S1"}

@@ -17,7 +17,7 @@ from astropy.io import fits
 from surveys.make_files import default_pixels, parse_spectrum, spec_hdus, spspec_hdus, table
 
 from nalspark.errors import INTERNAL_ERROR, UnusableSpectrum
-from nalspark.surveys import reader, spec_files, stages
+from nalspark.surveys import packed, reader, spec_files, stages
 from nalspark.surveys.fits_table import MAX_HEADER_BYTES
 from nalspark.surveys.reader import fetch_ahead, open_spectrum
 from nalspark.tables.arrow import map_arrays
@@ -367,7 +367,7 @@ def test_of_a_survey_only_the_row_at_fault_is_without_a_result(spark: Any, tmp_p
 
 
 def test_a_gzip_bomb_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "MAX_DECOMPRESSED_BYTES", 2**20)
+    monkeypatch.setattr(packed, "MAX_DECOMPRESSED_BYTES", 2**20)
     with pytest.raises(UnusableSpectrum) as caught:
         parse_spectrum(gzip.compress(bytes(2**20 + 1)), "x.fits.gz")
     check(caught.value, "too_large")

@@ -14,7 +14,6 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -23,11 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nalspark.errors import UnusableSpectrum
+from nalspark.settings import PLAIN_WORD
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.regrid import Rebinning, sample_resolution
-from nalspark.surveys.fits_table import FitsFile, Hdu, printable
-from nalspark.surveys.spectrum import SKY_FIBER, RejectedSpectrum, SurveySpectrum, angle, real, short_text, whole
+from nalspark.surveys.fits_table import FitsFile, Hdu, Header, printable
+from nalspark.surveys.packed import decompressed
+from nalspark.surveys.spectrum import (
+    MIN_PIXELS,
+    SKY_FIBER,
+    WAVELENGTH_RANGE,
+    RejectedSpectrum,
+    SurveySpectrum,
+    angle,
+    real,
+    short_text,
+    whole,
+)
 
 ORDER = 1
 FORMAT = "desi_coadd"
@@ -41,8 +52,17 @@ _STANDARDS = 2**33 | 2**34 | 2**35
 _IRREGULAR = 0.01
 _ALL_ARMS = ({"B", "R", "Z"}, {"BRZ"})
 _REDROCK = ("redrock-", "zbest-")
+_TABLES_OF_REDSHIFTS = {"REDSHIFTS", "ZBEST"}
+#: The class of a target whose file of redshifts is there and cannot be used.
+_NO_REDSHIFTS = "REDROCK DAMAGED"
+#: Columns of FIBERMAP that have one number.
+_NUMBERS = ("target_ra", "target_dec", "ra_target", "dec_target", "coadd_fiberstatus", "fiberstatus", "tileid", "petal_loc")
+#: An arm has some 3000 pixels of 0.8 Å, and its resolution matrix 11 diagonals; more is no spectrograph's.
+_MOST_PIXELS, _MOST_DIAGONALS = 20_000, 64
+#: HEALPix order of the pixels that files are of.
+_ORDER_OF_FILES = 6
 _OF_HEALPIX = re.compile(r"(?:coadd|spectra|redrock)-([a-z0-9]+)-([a-z]+)-(\d+)\.")
-_OF_TILE = re.compile(r"(?:coadd|spectra)-(\d)-(\d+)-(?:thru)?(\d{8})\.")
+_OF_TILE = re.compile(r"(?:coadd|spectra|redrock|zbest)-(\d)-(\d+)-([a-z0-9]*?)(\d{8})\.")
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,10 @@ class _Coadd:
         """The first of some columns that FIBERMAP has, or None."""
         return next((self.table[name][row].item() for name in columns if name in self.table), None)
 
+    def is_standard(self, row: int) -> bool:
+        """Whether any survey took the target for a standard star."""
+        return any(int(values[row]) & _STANDARDS for name, values in self.table.items() if name.endswith("desi_target"))
+
     @cached_property
     def covered(self) -> slice:
         """The pixels of the lattice that the arms cover."""
@@ -104,12 +128,22 @@ class _Coadd:
 
     @cached_property
     def redshifts(self) -> dict[int, tuple[float, int, str]]:
-        """Redshift, ZWARN and class by TARGETID, from the file of the pipeline's redshifts beside this one; empty where there is none."""
+        """Redshift, ZWARN and class by TARGETID, from the file of the pipeline's redshifts beside this one; empty where there is none.
+
+        What cannot be read, or is of another file, has :data:`_NO_REDSHIFTS` for the class of every target.
+        """
         folder, name = os.path.split(self.fits.path)
         kind, _, rest = name.partition("-")
-        for other in (f"{first}{rest}" for first in _REDROCK) if folder and kind in ("coadd", "spectra") else ():
-            with suppress(OSError, UnusableSpectrum), open(os.path.join(folder, other), "rb") as stream:
-                return _read_redshifts(FitsFile(stream, other))
+        rest = rest.removesuffix(".gz")
+        others = [f"{first}{rest}{end}" for first in _REDROCK for end in ("", ".gz")] if folder and kind in ("coadd", "spectra") else []
+        for other in others:
+            path = os.path.join(folder, other)
+            if os.path.isfile(path):
+                try:
+                    with open(path, "rb") as stream, decompressed(stream, other) as content:
+                        return _read_redshifts(FitsFile(content, other), self)
+                except (OSError, UnusableSpectrum):
+                    return dict.fromkeys(self.table["targetid"].tolist(), (math.nan, 0, _NO_REDSHIFTS))
         return {}
 
 
@@ -120,8 +154,8 @@ def read(fits: FitsFile) -> Iterator[SurveySpectrum | RejectedSpectrum] | None:
     ------
     UnusableSpectrum
         Where no target can be read: with the reasons of :mod:`nalspark.surveys.fits_table`; ``desi_redrock``, ``desi_uncoadded``,
-        ``missing_hdu``, ``bad_image``, ``wavelength_invalid``, ``duplicate_targets``. Of single targets ``truncated``,
-        ``unassigned_fiber``, ``bad_fiber``, ``flux_all_nan``, ``ivar_all_zero``.
+        ``missing_hdu``, ``no_targets``, ``missing_id``, ``bad_id``, ``bad_column_type``, ``bad_image``, ``wavelength_invalid``. Of single
+        targets ``truncated``, ``unassigned_fiber``, ``bad_fiber``, ``ivar_all_zero``.
     """
     coadd = _opened(fits)
     if coadd is None:
@@ -142,9 +176,10 @@ def identify(fits: FitsFile) -> dict[str, int | str] | None:
         hdus, cut = _hdus(fits)
         if cut:
             raise cut
-        if not {"REDSHIFTS", "ZBEST"} & {hdu.layout.name for hdu in hdus}:
+        named = {hdu.layout.name: hdu for hdu in hdus}
+        if not _TABLES_OF_REDSHIFTS & named.keys():
             raise UnusableSpectrum("missing_hdu", f"{fits.name} has no REDSHIFTS: found {fits.contents()}.")
-        return _naming(fits, {}, {})[0]
+        return _placed(fits, _fibermap(fits, named["FIBERMAP"]) if "FIBERMAP" in named else {})
     coadd = _opened(fits)
     if coadd is None:
         return None
@@ -153,14 +188,26 @@ def identify(fits: FitsFile) -> dict[str, int | str] | None:
     if {arm.name for arm in coadd.arms} not in _ALL_ARMS:
         names = ", ".join(arm.name for arm in coadd.arms)
         raise UnusableSpectrum("truncated", f"{fits.name} has flux and inverse variance of the arms {names}; expected B, R and Z, or BRZ.")
-    return coadd.naming
+    return _placed(fits, coadd.table)
+
+
+def _placed(fits: FitsFile, table: dict[str, NDArray[Any]]) -> dict[str, int | str]:
+    """What the file is named by; where its header has no pixel, that of its first target: its own name proves nothing."""
+    from nalspark.surveys.crossmatch.sky import fine_pixels, is_position  # for who fetches files; who reads them does without
+
+    naming = _naming(fits, table)[0]
+    if "healpix" in naming and next(fits.hdus()).header.get("HPXPIXEL") is None and {"target_ra", "target_dec"} <= table.keys():
+        ra, dec = (table[name][:1] for name in ("target_ra", "target_dec"))
+        if is_position(ra, dec).all() and int(naming["healpix"]) < 12 * 4**_ORDER_OF_FILES:
+            naming = {**naming, "healpix": int(fine_pixels(ra, dec, _ORDER_OF_FILES)[0])}
+    return naming
 
 
 def _opened(fits: FitsFile) -> _Coadd | None:
     """The file without its pixels; None where no HDU is called ``…_WAVELENGTH``."""
     hdus, cut = _hdus(fits)
     names = [hdu.layout.name for hdu in hdus]
-    if {"REDSHIFTS", "ZBEST"} & set(names) and not any(name.endswith("_WAVELENGTH") for name in names):
+    if _TABLES_OF_REDSHIFTS & set(names) and not any(name.endswith("_WAVELENGTH") for name in names):
         raise UnusableSpectrum("desi_redrock", f"{fits.name} is a DESI redrock file: it has redshifts and no spectra.")
     if not any(name.endswith("_WAVELENGTH") for name in names):
         return None
@@ -181,31 +228,43 @@ def _hdus(fits: FitsFile) -> tuple[list[Hdu], UnusableSpectrum | None]:
     return hdus, None
 
 
+def _fibermap(fits: FitsFile, hdu: Hdu) -> dict[str, NDArray[Any]]:
+    """What FIBERMAP says of the targets, by lower-case column: those that we know and that have one value of the right type."""
+    columns = hdu.layout.columns
+    if columns is None:
+        raise UnusableSpectrum("bad_column_type", f"{fits.name}: FIBERMAP is no table.")
+    target = columns.get("targetid")
+    if target is not None and not (target.is_number and target.code in "BIJK" and target.scale == 1):
+        raise UnusableSpectrum("bad_column_type", f"{fits.name}: TARGETID is no column of 64-bit integers, which alone hold it.")
+    present = ["targetid"]
+    for name, column in columns.items():
+        known = column.is_number and (name in _NUMBERS or (name.endswith("desi_target") and column.code in "BIJK"))
+        present += [name] if known or (name == "objtype" and column.is_text) else []
+    table = {name: np.ma.getdata(values) for name, values in fits.columns(hdu, present).items()}
+    if not len(table["targetid"]):
+        raise UnusableSpectrum("no_targets", f"{fits.name} has no targets: FIBERMAP has no rows.")
+    if table["targetid"].dtype.kind == "u" and table["targetid"].max() >= 2**63:
+        raise UnusableSpectrum("bad_id", f"{fits.name}: TARGETID is {table['targetid'].max()}; expected less than 2^63.")
+    return {**table, "targetid": table["targetid"].astype(np.int64)}
+
+
 def _coadd(fits: FitsFile, hdus: Mapping[str, Hdu], cut: UnusableSpectrum | None) -> _Coadd:
     if "FIBERMAP" not in hdus:
         raise UnusableSpectrum("missing_hdu", f"{fits.name} has arms of DESI and no FIBERMAP, so nobody knows whose the spectra are.")
-    columns = hdus["FIBERMAP"].layout.columns or {}
-    wanted = ("ra_target", "dec_target", "target_ra", "target_dec", "objtype", "coadd_fiberstatus", "fiberstatus", "tileid", "petal_loc")
-    present = [name for name in columns if name in wanted or name.endswith("desi_target")]
-    table = {name: np.ma.getdata(values) for name, values in fits.columns(hdus["FIBERMAP"], ["targetid", *present]).items()}
-    if table["targetid"].dtype.kind not in "iu":
-        raise UnusableSpectrum("bad_column_type", f"{fits.name}: TARGETID is no column of 64-bit integers, which alone hold it.")
-    if len(np.unique(table["targetid"])) < len(table["targetid"]):
+    table = _fibermap(fits, hdus["FIBERMAP"])
+    n = read = len(table["targetid"])
+    if len(np.unique(table["targetid"])) < n:
         raise UnusableSpectrum("desi_uncoadded", f"{fits.name} has several rows of a target: single exposures. Give the coadd-* file.")
     arms = [_arm(fits, hdus, name.removesuffix("_WAVELENGTH")) for name in hdus if name.endswith("_WAVELENGTH")]
     found = [arm for arm in arms if arm is not None]
-    n, read = len(table["targetid"]), len(table["targetid"])
-    for arm in found:
-        for kind, hdu in arm.images.items():
-            if fits.image_shape(hdu)[0] != n:
-                raise UnusableSpectrum(
-                    "bad_image", f"{fits.name}: {hdu.layout.name} has {fits.image_shape(hdu)[0]} rows, FIBERMAP has {n}."
-                )
-            if kind != "RESOLUTION":
-                read = min(read, fits.whole_rows(hdu))
+    for kind, hdu in ((kind, hdu) for arm in found for kind, hdu in arm.images.items()):
+        if fits.image_shape(hdu)[0] != n:
+            raise UnusableSpectrum("bad_image", f"{fits.name}: {hdu.layout.name} has {fits.image_shape(hdu)[0]} rows, FIBERMAP has {n}.")
+        if kind != "RESOLUTION":
+            read = min(read, fits.whole_rows(hdu))
     if not found or (cut and len(found) < len(arms)) or (cut and {arm.name for arm in found} not in _ALL_ARMS):
         read = 0
-    naming, prefix = _naming(fits, hdus, table)
+    naming, prefix = _naming(fits, table)
     return _Coadd(fits, table, naming, prefix, sorted(found, key=lambda arm: arm.start), read, cut)
 
 
@@ -214,45 +273,99 @@ def _arm(fits: FitsFile, hdus: Mapping[str, Hdu], name: str) -> _Arm | None:
     images = {kind: hdus[f"{name}_{kind}"] for kind in ("FLUX", "IVAR", "MASK", "RESOLUTION") if f"{name}_{kind}" in hdus}
     if not {"FLUX", "IVAR"} <= images.keys():
         return None
-    wave = fits.image(hdus[f"{name}_WAVELENGTH"]).astype(float).ravel()
-    if len(wave) < 2 or not np.isfinite(wave).all() or wave[0] <= 0 or wave[-1] <= wave[0]:
-        raise UnusableSpectrum("wavelength_invalid", f"{fits.name}: {name}_WAVELENGTH holds no ascending wavelengths.")
+    pixels = fits.image_shape(hdus[f"{name}_WAVELENGTH"])
+    if len(pixels) != 1 or not MIN_PIXELS <= pixels[0] <= _MOST_PIXELS:
+        found, expected = " × ".join(map(str, pixels[:4])) or "none", f"{MIN_PIXELS} to {_MOST_PIXELS} in a row"
+        raise UnusableSpectrum("wavelength_invalid", f"{fits.name}: {name}_WAVELENGTH has pixels {found}; expected {expected}.")
+    wave = fits.image(hdus[f"{name}_WAVELENGTH"]).astype(float)
+    low, high = WAVELENGTH_RANGE
+    if not np.isfinite(wave).all() or wave[0] < low or wave[-1] > high or wave[-1] <= wave[0]:
+        limits = f"{low:.0f} to {high:.0f} Å"
+        raise UnusableSpectrum("wavelength_invalid", f"{fits.name}: {name}_WAVELENGTH holds no ascending wavelengths of {limits}.")
     step = (wave[-1] - wave[0]) / (len(wave) - 1)
     if np.abs(wave - wave[0] - step * np.arange(len(wave))).max() > max(_IRREGULAR * step, np.spacing(np.float32(wave[-1]))):
         raise UnusableSpectrum("wavelength_invalid", f"{fits.name}: the steps of {name}_WAVELENGTH differ; expected those of a lattice.")
     for kind, hdu in images.items():
-        shape = fits.image_shape(hdu)
-        if len(shape) != (3 if kind == "RESOLUTION" else 2) or shape[-1] != len(wave):
-            found = " × ".join(map(str, shape))
-            raise UnusableSpectrum("bad_image", f"{fits.name}: {name}_{kind} has shape {found}; {name}_WAVELENGTH has {len(wave)} pixels.")
+        _check_image(fits, hdu, kind == "RESOLUTION", len(wave))
     return _Arm(name, wave[0], step, len(wave), images)
 
 
-def _naming(fits: FitsFile, hdus: Mapping[str, Hdu], table: dict[str, NDArray[Any]]) -> tuple[dict[str, int | str], str]:
+def _check_image(fits: FitsFile, hdu: Hdu, matrix: bool, pixels: int) -> None:
+    shape = fits.image_shape(hdu)
+    if len(shape) != (3 if matrix else 2) or shape[-1] != pixels or (matrix and not 0 < shape[1] <= _MOST_DIAGONALS):
+        found, expected = " × ".join(map(str, shape[:4])), f"n {'× up to ' + str(_MOST_DIAGONALS) + ' ' if matrix else ''}× {pixels}"
+        raise UnusableSpectrum("bad_image", f"{fits.name}: {hdu.layout.name} has shape {found}; expected {expected}.")
+
+
+# ---- what the spectra of a file are called
+
+
+def _naming(fits: FitsFile, table: dict[str, NDArray[Any]]) -> tuple[dict[str, int | str], str]:
     """What all spectra of the file are called: from its header, else from FIBERMAP, else from its name."""
-    header, name = next(fits.hdus()).header, fits.name
-    tile = header.get("TILEID", table["tileid"][0].item() if "tileid" in table and len(table["tileid"]) else None)
-    if header.get("HPXPIXEL") is None and isinstance(tile, int) and not _OF_HEALPIX.match(name):
-        of_name = _OF_TILE.match(name)
-        petal = header.get("PETAL", table["petal_loc"][0].item() if "petal_loc" in table else of_name and int(of_name[1]))
-        night = header.get("NIGHT", int(of_name[3]) if of_name else None)
-        pieces = [tile, night, petal]
-        return {"tile": tile}, "-".join(printable(str(piece), 20) for piece in pieces if piece is not None)
-    of_name = _OF_HEALPIX.match(name)
+    header = next(fits.hdus()).header
+    tile = _whole_number(header.get("TILEID"), table, "tileid")
+    if header.get("HPXPIXEL") is None and tile is not None and not _OF_HEALPIX.match(fits.name):
+        return _naming_of_tile(fits, header, tile, table)
+    of_name = _OF_HEALPIX.match(fits.name)
     survey, program, pixel = of_name.groups() if of_name else (None, None, None)
-    found = {"survey": header.get("SURVEY", survey), "program": header.get("PROGRAM", program), "healpix": header.get("HPXPIXEL", pixel)}
-    known = {key: printable(str(value), 20) for key, value in found.items() if value is not None}
-    native: dict[str, int | str] = {key: value for key, value in known.items() if key != "healpix"}
-    if known.get("healpix", "").isdecimal():
-        native["healpix"] = int(known["healpix"])
-    return native, "-".join(known.values())
+    found = {"survey": header.get("SURVEY", survey), "program": header.get("PROGRAM", program)}
+    words = {name: str(word).strip().lower() for name, word in found.items() if word is not None}
+    number = whole(header.get("HPXPIXEL", int(pixel) if pixel else None), default=-1)
+    if number < 0 or len(words) == 1:
+        expected = "SURVEY, PROGRAM and HPXPIXEL, or TILEID, NIGHT and PETAL, in its header or its name"
+        raise UnusableSpectrum("missing_id", f"{fits.name} does not say what it holds; expected {expected}.")
+    for name, word in words.items():
+        if not re.fullmatch(PLAIN_WORD, word):
+            raise UnusableSpectrum("bad_id", f"{fits.name}: {name.upper()} is {printable(word, 40)!r}; expected letters and digits.")
+    _check_id(fits, "HPXPIXEL", number)
+    return {**words, "healpix": number}, "-".join([*words.values(), str(number)])
 
 
-def _read_redshifts(fits: FitsFile) -> dict[int, tuple[float, int, str]]:
-    table = next(hdu for hdu in fits.hdus() if hdu.layout.name in ("REDSHIFTS", "ZBEST"))
-    columns = fits.columns(table, ("targetid", "z", "zwarn", "spectype"))
-    rows = zip(*(columns[name].tolist() for name in ("targetid", "z", "zwarn", "spectype")), strict=True)
-    return {target: (real(z), whole(warning) & 0x7FFFFFFF, short_text(kind)) for target, z, warning, kind in rows}
+def _naming_of_tile(fits: FitsFile, header: Header, tile: int, table: dict[str, NDArray[Any]]) -> tuple[dict[str, int | str], str]:
+    """Of a tile's file: one of all nights until one, of one night, or of one exposure."""
+    of_name = _OF_TILE.match(fits.name)
+    petal = _whole_number(header.get("PETAL", int(of_name[1]) if of_name else None), table, "petal_loc")
+    kind = str(header.get("SPGRP", "")).strip().lower()
+    if kind:
+        night = header.get("NIGHT", header.get("SPGRPVAL")) if kind == "cumulative" else header.get("SPGRPVAL")
+    else:
+        kind, night = ("cumulative" if not of_name or of_name[3] == "thru" else of_name[3] or "pernight"), header.get("NIGHT")
+        night = int(of_name[4]) if night is None and of_name else night
+    number = whole(night, default=-1)
+    if petal is None or number < 0 or not re.fullmatch(PLAIN_WORD, kind):
+        expected = "PETAL and NIGHT in its header, or a name like coadd-PETAL-TILE-thruNIGHT.fits"
+        raise UnusableSpectrum("missing_id", f"{fits.name} does not say which part of tile {tile} it holds; expected {expected}.")
+    _check_id(fits, "TILEID", tile)
+    return {"tile": tile}, f"{tile}-{'' if kind == 'cumulative' else kind}{number}-{petal}"
+
+
+def _whole_number(value: object, table: dict[str, NDArray[Any]], column: str) -> int | None:
+    """A number of the header, else of the first target."""
+    found = whole(table[column][0].item() if value is None and column in table else value, default=-1)
+    return found if found >= 0 else None
+
+
+def _check_id(fits: FitsFile, card: str, number: int) -> None:
+    if number >= 2**31:
+        raise UnusableSpectrum("bad_id", f"{fits.name}: {card} is {number}; expected a number below 2^31.")
+
+
+def _read_redshifts(fits: FitsFile, coadd: _Coadd) -> dict[int, tuple[float, int, str]]:
+    """What the pipeline says of every target; of one with several rows the first counts."""
+    hdus = list(fits.hdus())
+    table = next((hdu for hdu in hdus if hdu.layout.name in _TABLES_OF_REDSHIFTS and hdu.layout.columns), None)
+    known = (table.layout.columns or {}) if table else {}
+    if table is None or not all(name in known and known[name].is_number for name in ("targetid", "z", "zwarn")):
+        raise UnusableSpectrum("missing_hdu", f"{fits.name} has no table of redshifts.")
+    pixel = hdus[0].header.get("HPXPIXEL")
+    if pixel is not None and "healpix" in coadd.naming and whole(pixel) != coadd.naming["healpix"]:
+        raise UnusableSpectrum("wrong_file", f"{fits.name} is of HEALPix pixel {pixel}, {coadd.fits.name} is not.")
+    names = ("targetid", "z", "zwarn", *(["spectype"] if "spectype" in known and known["spectype"].is_text else []))
+    columns = [np.ma.getdata(values).tolist() for values in fits.columns(table, names).values()]
+    return {
+        int(target): (real(z), whole(warning) & 0x7FFFFFFF, short_text(kind[0]) if kind else "")
+        for target, z, warning, *kind in reversed(list(zip(*columns, strict=True)))
+    }
 
 
 # ---- pixels
@@ -299,7 +412,7 @@ def _spectrum(coadd: _Coadd, row: int, pixels: Spectra) -> SurveySpectrum:
     z, warning, kind = coadd.redshifts.get(target, (math.nan, 0, ""))
     if short_text(coadd.value(row, "objtype") or "") == "SKY":
         warning, kind = warning | SKY_FIBER, "SKY"
-    elif not kind and any(int(coadd.table[name][row]) & _STANDARDS for name in coadd.table if name.endswith("desi_target")):
+    elif kind in ("", _NO_REDSHIFTS) and coadd.is_standard(row):
         kind = "STAR"
     assert pixels.resolution is not None and pixels.scatter is not None
     return SurveySpectrum(
@@ -342,6 +455,8 @@ def _rebin_group(
     """Add arms that share a lattice, and rebin the sum."""
     start, step = min(arm.start for arm in arms), arms[0].step
     pixels = max(round((arm.start - start) / step) + arm.pixels for arm in arms)
+    if pixels > _MOST_PIXELS:
+        raise UnusableSpectrum("wavelength_invalid", f"{coadd.fits.name}: its arms lie {pixels} pixels apart, at most.")
     flux, ivar = np.zeros((stop - first, pixels)), np.zeros((stop - first, pixels))
     for arm in arms:
         here = slice(at := round((arm.start - start) / step), at + arm.pixels)
