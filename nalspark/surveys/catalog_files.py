@@ -165,13 +165,13 @@ def _open_bytes(path: Path) -> IO[bytes]:
 def _as_arrow(values: np.ndarray) -> pa.Array:
     """A column of numpy, of n elements, as strings or as numbers in the machine's byte order; null where it is masked.
 
-    Integers of 64 bits stay what they are: float64 would ruin identifiers.
+    Integers of 64 bits stay what they are: float64 would ruin identifiers. So do real numbers of fewer: who reads one sees what it holds.
     """
     flat, masked = np.ma.getdata(values).ravel(), np.ma.getmaskarray(values).ravel()
     if flat.dtype.kind == "S":
         flat = np.char.decode(flat, "ascii", "replace")
-    long = flat.dtype.kind in "iu" and flat.dtype.itemsize == 8
-    kind = str if flat.dtype.kind in "UO" else flat.dtype.newbyteorder("=") if long else np.float64
+    kept = (flat.dtype.kind in "iu" and flat.dtype.itemsize == 8) or flat.dtype.kind == "f"
+    kind = str if flat.dtype.kind in "UO" else flat.dtype.newbyteorder("=") if kept else np.float64
     return pa.array(flat.astype(kind), mask=masked if masked.any() else None)
 
 

@@ -181,8 +181,11 @@ def _nearly_spelled(present: Mapping[str, int], spellings: Iterable[str]) -> str
 def _resolve(loaded: CatalogMap, present: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
     """Canonical name -> the file's name, and what is missing of what must be there."""
     spelled = {**loaded.columns, **({"pmf": loaded.pmf.columns} if loaded.pmf else {})}
-    found = {name: _spelled(present, spellings) or _nearly_spelled(present, spellings) for name, spellings in spelled.items()}
-    columns = {name: column for name, column in found.items() if column is not None}
+    columns = {name: column for name, spellings in spelled.items() if (column := _spelled(present, spellings)) is not None}
+    for name, spellings in spelled.items():  # what is spelled so is nobody else's: e_w2796 folds to what EW_2796 does
+        left = {column: width for column, width in present.items() if column not in columns.values()}
+        if name not in columns and (near := _nearly_spelled(left, spellings)) is not None:
+            columns[name] = near
     missing = [name for name in _REQUIRED[loaded.kind] if name not in columns]
     columns |= {f"{_WHERE}{name}": told for name in loaded.where if (told := _spelled(present, [name]))}
     known_by_id = "pmf" in columns or any(all(name in columns for name in key) for key in KEYS)
@@ -382,16 +385,22 @@ def _identifiers(values: np.ndarray) -> np.ndarray:
     return np.where(good, values, -1).astype(np.int32)
 
 
+#: Whole numbers that a real one of so many bytes holds.
+_EXACT = {2: 2**11, 4: 2**24, 8: 2**53}
+
+
 def _long_identifiers(column: pa.Array) -> np.ndarray:
-    """Identifiers of 64 bits, -1 where there is none. Real numbers hold them up to 2^53; beyond, what is written is not what was meant."""
+    """Identifiers of 64 bits, -1 where there is none. A real number that does not hold a whole one exactly is not what was meant."""
     if pa.types.is_floating(column.type):
         real = _numbers(column)
-        return np.where((real > 0) & (real < 2**53), real, -1.0).astype(np.int64)
+        exact = (real > 0) & (real < _EXACT[column.type.bit_width // 8]) & (real == np.floor(real))
+        return np.where(exact, real, -1.0).astype(np.int64)
     if not pa.types.is_integer(column.type):
         column = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
-        column = pc.if_else(pc.match_substring_regex(column, r"^\d{1,18}$|^[1-8]\d{18}$"), column, pa.scalar(None, pa.string()))
+        fits = pc.and_(pc.match_substring_regex(column, r"^\d{1,19}$"), pc.less_equal(pc.utf8_lpad(column, 19, "0"), f"{2**63 - 1}"))
+        column = pc.if_else(fits, column, pa.scalar(None, pa.string()))
     elif column.type == pa.uint64():
-        column = pc.if_else(pc.less(column, 2**63), column, pa.scalar(None, pa.uint64()))
+        column = pc.if_else(pc.less(column, pa.scalar(2**63, pa.uint64())), column, pa.scalar(None, pa.uint64()))
     values = pc.cast(column, pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     return np.where(values > 0, values, -1)
 

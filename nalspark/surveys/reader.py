@@ -42,8 +42,10 @@ def _formats() -> tuple[ModuleType, ...]:
 
 
 def _read(fits: FitsFile) -> Spectra:
-    """The spectra of a file, by the first reader that knows what it is."""
-    yield from _known(fits, "read")
+    """The spectra of a file, by the first reader that knows what it is; a file has one at least, or is rejected."""
+    spectra = iter(_known(fits, "read"))
+    yield next(spectra, RejectedSpectrum("no_targets", f"{fits.name} holds no spectra."))
+    yield from spectra
 
 
 def _known(fits: FitsFile, asked: str) -> Any:

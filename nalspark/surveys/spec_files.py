@@ -19,6 +19,8 @@ from nalspark.spectra.regrid import sample_resolution
 from nalspark.surveys.fits_table import BLOCK, Column, FitsFile, Hdu, Header, printable
 from nalspark.surveys.spectrum import SurveySpectrum, angle, clean_pixels, real, short_text, whole
 
+#: From here on float32 does not hold every whole number, and a number written as a real one may be another.
+_EXACT = 2**24
 _PIXEL_COLUMNS = ("flux", "loglam", "ivar")
 _OBJECT_TABLES = ("SPECOBJ", "SPALL")
 _KNOWN = ("plug_ra", "plug_dec", "ra", "dec", "z", "zwarning", "class")
@@ -37,7 +39,7 @@ class Naming:
     columns : tuple of str
         Of the object table, in lower case.
     cards : tuple of str
-        Of the primary header, where the table is missing.
+        Of the primary header, where the table is missing; empty where no card can have the name.
     native : tuple of str
         What nalspark calls them.
     largest : tuple of int
@@ -60,12 +62,13 @@ class Naming:
             ``missing_id``, ``bad_id``.
         """
         native: dict[str, int | str] = {}
-        for value, card, column, largest in zip(values, self.cards, self.native, self.largest, strict=True):
+        for value, title, column, largest in zip(values, self.columns, self.native, self.largest, strict=True):
+            card = title.upper()
             if value is None:
                 needed = f"{_listed(self.columns)} in SPECOBJ or SPALL, or {_listed(self.cards)} in the primary header"
                 raise UnusableSpectrum("missing_id", f"{name} does not say its {card}; expected {needed}.")
             number = whole(value)
-            if not 0 < number <= largest:
+            if not 0 < number <= largest or (isinstance(value, float) and number >= _EXACT):
                 shown = printable(str(value), 40)
                 raise UnusableSpectrum("bad_id", f"{name}: {card} is {shown}; expected a whole number from 1 to {largest}.")
             native[column] = number
@@ -73,6 +76,7 @@ class Naming:
 
 
 def _listed(names: tuple[str, ...]) -> str:
+    names = tuple(filter(None, names))
     return ", ".join(names[:-1]).upper() + f" and {names[-1].upper()}"
 
 
@@ -160,7 +164,7 @@ def _object_row(fits: FitsFile, header: Header, objects: Hdu, naming: Naming) ->
     rows = {name: values.tolist() for name, values in fits.columns(objects, present).items()}
     n_rows, chosen = objects.layout.shape[0], 0
     if n_rows > 1:
-        named = {column: header.get(card) for column, card in zip(naming.columns, naming.cards, strict=True)}
+        named = {column: header.get(card) for column, card in zip(naming.columns, naming.cards, strict=True) if card}
         fitting = [row for row in range(n_rows) if all(rows[column][row] == named[column] for column in named if column in rows)]
         if len(fitting) != 1 or not named.keys() <= rows.keys():
             found = f"{len(fitting)} of the {n_rows} rows of HDU {objects.number} have {_listed(naming.cards)} of the primary header"
@@ -185,7 +189,7 @@ def read_spec(fits: FitsFile, tables: SpecTables, naming: Naming) -> SurveySpect
     row = _object_row(fits, header, tables.objects, naming) if tables.objects else {}
 
     def known(column: str, card: str) -> Any:
-        return header.get(card) if row.get(column) is None else row[column]
+        return header.get(card) if card and row.get(column) is None else row.get(column)
 
     return SurveySpectrum(
         **naming.identity(fits.name, [known(column, card) for column, card in zip(naming.columns, naming.cards, strict=True)]),

@@ -787,3 +787,53 @@ def test_a_process_that_ends_while_a_catalogue_is_read_ends_as_it_says(tmp_path)
     place.write_text("ra,dec,z\n" + "150.12,2.12,1.12\n" * 6000)
     done = subprocess.run([sys.executable, "-c", ENDED, str(place)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str([2] * 25), done.stderr
+
+
+# ---- identifiers of 64 bits
+
+
+BIG = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.array([BIG, 39627835576420000, 0, -5]), [BIG, 39627835576420000, -1, -1]),
+        (np.array([2**63, 7], np.uint64), [-1, 7]),
+        (np.array([2.0**53, 12.0, 12.5, np.nan]), [-1, 12, -1, -1]),
+        (np.array([4544940698, 12], np.float32), [-1, 12]),
+        (np.array([f"{BIG}", f"{BIG + 1}", " 0012 ", "12.0", "", "x"]), [BIG, -1, 12, -1, -1, -1]),
+    ],
+    ids=["long", "unsigned", "double", "single", "text"],
+)
+def test_identifiers_of_64_bits_are_whole_or_none(tmp_path: Path, values: np.ndarray, expected: list[int]) -> None:
+    table = pa.table({"targetid": pa.array(values), "z": pa.array(np.full(len(values), 1.5))})
+    pq.write_table(table, tmp_path / "q.parquet")
+    assert whole(open_catalog(tmp_path / "q.parquet", "quasars"))["targetid"].tolist() == expected
+
+
+def test_identifiers_survive_every_format(tmp_path: Path) -> None:
+    rows = Table({"TARGETID": np.array([BIG, 39627835576420001]), "Z": [1.0, 2.0]})
+    rows.write(tmp_path / "q.fits")
+    rows.write(tmp_path / "q.csv")
+    rows.write(tmp_path / "q.ecsv")
+    rows.write(tmp_path / "q.xml", format="votable")
+    np.savez(tmp_path / "q.npz", **{name: np.asarray(rows[name]) for name in rows.colnames})
+    for path in sorted(tmp_path.iterdir()):
+        assert whole(open_catalog(path, "quasars"))["targetid"].tolist() == [BIG, 39627835576420001], path
+
+
+def test_rows_that_are_no_quasars_give_no_redshift(tmp_path: Path) -> None:
+    """A map says which are: of DESI's redshifts those of class QSO without a warning."""
+    kinds, warnings = ["QSO", "STAR", "QSO", "qso "], [0, 0, 4, 0]
+    Table({"TARGETID": [1, 2, 3, 4], "Z": [1.0, 0.1, 1.2, 1.3], "ZWARN": warnings, "SPECTYPE": kinds}).write(tmp_path / "r.fits")
+    catalog = open_catalog(tmp_path / "r.fits", "quasars")
+    assert catalog.map == "desi_redrock"
+    np.testing.assert_array_equal(whole(catalog)["z"], [1.0, np.nan, np.nan, 1.3])
+
+
+def test_a_column_is_one_thing_only(tmp_path: Path) -> None:
+    """`e_w2796`, an error as VizieR spells it, folds to what EW_2796 does."""
+    (tmp_path / "a.csv").write_text("plate,mjd,fiber,z_abs,EW_2796\n1,2,3,0.8,1.2\n")
+    rows = whole(open_catalog(tmp_path / "a.csv", "absorbers"))
+    assert rows["ew_primary"].tolist() == [1.2] and np.isnan(rows["ew_primary_err"]).all()

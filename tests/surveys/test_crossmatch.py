@@ -217,10 +217,13 @@ def test_match_by_id_takes_the_smallest_row_and_no_nulls(spark: Any) -> None:
     rows = [
         (0, 9, 1, 2, 3, None, None), (0, 7, 1, 2, 3, None, None), (0, 1, 1, 2, None, None, None), (0, 2, 4, 5, 7, None, None),
         (1, 8, 1, 2, 3, None, None), (1, 3, None, None, None, big, None), (1, 4, 9, 9, 9, big, big),
+        (2, 1, None, 3, None, None, big), (2, 2, None, 2, None, None, big), (2, 5, None, 1, None, None, big),
     ]  # fmt: skip
     left = spark.createDataFrame(spectra, f"left_id string, {names}")
     right = spark.createDataFrame(rows, f"catalogue int, row long, {names}")
-    assert sorted(map(tuple, match_by_id(left, right).collect())) == [("a", 0, 7), ("a", 1, 8), ("desi", 1, 3), ("sdssv", 1, 4)]
+    # The epoch comes before the object.
+    expected = [("a", 0, 7), ("a", 1, 8), ("desi", 1, 3), ("sdssv", 1, 4), ("sdssv", 2, 2)]
+    assert sorted(map(tuple, match_by_id(left, right).collect())) == expected
 
 
 SPECTRA_SCHEMA = (

@@ -61,6 +61,16 @@ def test_identifiers_of_any_length_stay_whole(catalogid: int) -> None:
     assert parse_spectrum(content(as_sdssv(spec_hdus(), catalogid)), "x").native["catalogid"] == catalogid
 
 
+@pytest.mark.parametrize("form", ["D", "E"])
+def test_an_identifier_in_real_numbers_is_refused(form: str) -> None:
+    hdus = as_sdssv(spec_hdus(), 4544940698)
+    columns = [fits.Column(c.name, form if c.name == "CATALOGID" else c.format, array=hdus[2].data[c.name]) for c in hdus[2].columns]
+    hdus[2] = fits.BinTableHDU.from_columns(columns, name="SPALL")
+    with pytest.raises(UnusableSpectrum) as caught:
+        parse_spectrum(content(hdus), "x.fits")
+    assert caught.value.reason == "bad_id" and "CATALOGID" in caught.value.detail
+
+
 @pytest.mark.parametrize("catalogid", [0, -1, -999])
 def test_a_file_without_an_identifier_is_rejected(catalogid: int) -> None:
     with pytest.raises(UnusableSpectrum) as caught:

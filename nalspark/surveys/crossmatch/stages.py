@@ -72,10 +72,11 @@ def _spark_schema(kind: Kind) -> T.StructType:
 
 
 def _keys() -> Column:
-    """The keys that a row has, as text; none where it has no identifier."""
-    written = [F.concat_ws("-", F.lit(key[0]), *[F.col(name).cast("string") for name in key]) for key in KEYS]
+    """The keys that a row has: their number among all, and their values as text; none where it has no identifier."""
+    written = [F.concat_ws("-", *[F.col(name).cast("string") for name in key]) for key in KEYS]
     complete = [" AND ".join(f"{name} IS NOT NULL" for name in key) for key in KEYS]
-    return F.array_compact(F.array(*[F.when(F.expr(known), text) for known, text in zip(complete, written, strict=True)]))
+    numbered = [F.struct(F.lit(number).alias("kind"), text.alias("value")) for number, text in enumerate(written)]
+    return F.array_compact(F.array(*[F.when(F.expr(known), key) for known, key in zip(complete, numbered, strict=True)]))
 
 
 def match_by_id(left: DataFrame, right: DataFrame) -> DataFrame:
@@ -87,7 +88,7 @@ def match_by_id(left: DataFrame, right: DataFrame) -> DataFrame:
         ``left_id`` (unique) and the columns of the keys.
     right : DataFrame
         ``catalogue`` (int), ``row`` (long) and these columns. Each catalogue is matched by itself; of several of its rows with the same key
-        the smallest is taken.
+        the smallest is taken, and of several keys the first in their order.
 
     Returns
     -------
@@ -96,7 +97,8 @@ def match_by_id(left: DataFrame, right: DataFrame) -> DataFrame:
     """
     known = right.select("catalogue", "row", F.explode(_keys()).alias("key")).groupBy("key", "catalogue").agg(F.min("row").alias("row"))
     pairs = left.select("left_id", F.explode(_keys()).alias("key")).join(known, "key")
-    return pairs.groupBy("left_id", "catalogue").agg(F.min("row").alias("right_row"))
+    best = F.min(F.struct("key.kind", "row"))["row"]
+    return pairs.groupBy("left_id", "catalogue").agg(best.alias("right_row"))
 
 
 def _whole(batches: Batches) -> pa.RecordBatch | None:
@@ -195,16 +197,19 @@ def _with_margin(batches: Batches, order: int) -> Batches:
 def _name_objects(batches: Batches, radius_arcsec: float) -> Batches:
     if (whole := _whole(batches)) is None:
         return
-    # A partition has several buckets, and so may have a row and copies of it.
-    own = whole["own"].to_numpy(zero_copy_only=False)
-    names = np.array(whole["spectrum_id"].to_pylist())
-    once = np.lexsort((~own, names))
-    once = once[np.append(True, names[once][1:] != names[once][:-1])]
-    ra, dec = (values[once] for values in _positions(whole))
-    first, size = sky.groups(ra, dec, names[once], radius_arcsec)
-    here = np.flatnonzero(own[once])
-    columns = [names[once[here]], sky.designation(ra[first[here]], dec[first[here]]), size[here].astype(np.int32)]
-    yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], ["spectrum_id", "object_id", "n_epochs"])
+    bucket = whole["bucket"].to_numpy()
+    order = np.argsort(bucket, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(bucket[order])) + 1):  # each for itself: partitions must not matter
+        yield _objects_of_bucket(whole.take(pa.array(rows)), radius_arcsec)
+
+
+def _objects_of_bucket(rows: pa.RecordBatch, radius_arcsec: float) -> pa.RecordBatch:
+    ra, dec = _positions(rows)
+    names = np.array(rows["spectrum_id"].to_pylist())
+    first, size = sky.groups(ra, dec, names, radius_arcsec)
+    own = np.flatnonzero(rows["own"].to_numpy(zero_copy_only=False))
+    columns = [pa.array(values, pa.string()) for values in (names[own], sky.designation(ra[first[own]], dec[first[own]]))]
+    return pa.RecordBatch.from_arrays([*columns, pa.array(size[own].astype(np.int32))], ["spectrum_id", "object_id", "n_epochs"])
 
 
 def objects(spectra: DataFrame, radius_arcsec: float) -> DataFrame:
@@ -223,7 +228,7 @@ def objects(spectra: DataFrame, radius_arcsec: float) -> DataFrame:
     """
     placed = spectra.where(_is_position()).select("spectrum_id", "ra", "dec")
     bucketed = T.StructType([*placed.schema.fields, T.StructField("bucket", T.IntegerType()), T.StructField("own", T.BooleanType())])
-    # A group is a chain: what is within several radii of a position must be in its bucket.
+    # A group is a chain: what is within several radii of a position must be in its bucket. A longer chain may be cut at a bucket's edge.
     order = sky.fine_order(_CHAIN * radius_arcsec)
     around = map_batches(placed, partial(_with_margin, order=order), bucketed).repartition("bucket")
     return map_batches(around, partial(_name_objects, radius_arcsec=radius_arcsec), "spectrum_id string, object_id string, n_epochs int")

@@ -16,7 +16,7 @@ _FIELDS = Naming(
     format="sdssv_spec",
     template="{field:06d}-{mjd}-{catalogid}",
     columns=("field", "mjd", "catalogid"),
-    cards=("FIELDID", "MJD", "CATALOGID"),
+    cards=("FIELDID", "MJD", ""),  # a keyword has eight letters
     native=("field", "mjd", "catalogid"),
     largest=(999_999, 99_999, 2**63 - 1),
 )
