@@ -164,10 +164,32 @@ def test_redshifts_come_from_the_file_beside(tmp_path: Path) -> None:
     assert [(one.object_class, one.z_warning) for one in found] == [("GALAXY", 0), ("QSO", 4), ("SKY", 1)]
 
 
-def test_a_damaged_file_of_redshifts_costs_the_redshifts_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["no FITS file", "cut", "no table", "an image", "another pixel"])
+def test_a_bad_file_of_redshifts_costs_the_redshifts_only(tmp_path: Path, fault: str) -> None:
+    """And the class of its targets says so: it is shown with what is rejected."""
     coadd().writeto(tmp_path / "coadd-main-dark-9144.fits")
-    (tmp_path / "redrock-main-dark-9144.fits").write_bytes(b"no FITS file")
-    assert [one.z for one in nalspark.read_spectra(tmp_path / "coadd-main-dark-9144.fits")] == [None] * 3
+    beside = redrock(TARGETS, [1.0, 2.0, 3.0], ["QSO"] * 3)
+    if fault == "no table":
+        beside.pop()
+    elif fault == "an image":
+        beside[1] = fits.ImageHDU(np.zeros((2, 2, 2)), name="REDSHIFTS")
+    elif fault == "another pixel":
+        beside[0].header["HPXPIXEL"] = 7
+    raw = b"no FITS file" if fault == "no FITS file" else content(beside)
+    (tmp_path / "redrock-main-dark-9144.fits").write_bytes(raw[: len(raw) - 4000] if fault == "cut" else raw)
+    found = nalspark.read_spectra(tmp_path / "coadd-main-dark-9144.fits")
+    assert [(one.z, one.object_class) for one in found] == [(None, "REDROCK DAMAGED")] * 3
+
+
+def test_redshifts_of_packed_files(tmp_path: Path) -> None:
+    """Packed or not, on either side; of a target with two rows the first counts."""
+    twice = content(redrock([*TARGETS, TARGETS[0]], [1.0, 2.0, 3.0, 9.0], ["QSO"] * 3 + ["STAR"]))
+    for number, (end, other) in enumerate([("", ""), (".gz", ".gz"), (".gz", ""), ("", ".gz")]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, raw in ((f"coadd-main-dark-9144.fits{end}", content(coadd())), (f"redrock-main-dark-9144.fits{other}", twice)):
+            (folder / name).write_bytes(gzip.compress(raw, 1) if name.endswith(".gz") else raw)
+        assert [one.z for one in nalspark.read_spectra(folder / f"coadd-main-dark-9144.fits{end}")] == [1.0, 2.0, 3.0]
 
 
 def test_standard_stars_are_stars() -> None:
@@ -229,6 +251,92 @@ def test_a_bad_file_is_one_row(change: Any, reason: str) -> None:
 
 def test_a_file_of_redshifts_is_called_by_its_name() -> None:
     assert reasons(read(redrock(TARGETS, [1.0, 2.0, 3.0], ["QSO"] * 3))) == ["desi_redrock"]
+
+
+HEALPIX = {"SURVEY": "main", "PROGRAM": "dark", "HPXPIXEL": 9144}
+
+
+@pytest.mark.parametrize(
+    "header, name, reason",
+    [
+        ({}, "x.fits", "missing_id"),
+        ({"SURVEY": "main", "HPXPIXEL": 5}, "x.fits", "missing_id"),
+        (HEALPIX | {"SURVEY": "../../e"}, "x.fits", "bad_id"),
+        (HEALPIX | {"PROGRAM": "a'b"}, "x.fits", "bad_id"),
+        (HEALPIX | {"HPXPIXEL": 99999999999}, "x.fits", "bad_id"),
+        (HEALPIX | {"HPXPIXEL": -1}, "x.fits", "missing_id"),
+        ({"TILEID": 80613}, "x.fits", "missing_id"),
+        ({"TILEID": 80613, "PETAL": 4}, "x.fits", "missing_id"),
+        ({"TILEID": 99999999999, "PETAL": 4, "NIGHT": 20210324}, "x.fits", "bad_id"),
+    ],
+)
+def test_a_file_that_does_not_say_what_it_is_is_refused(header: dict[str, Any], name: str, reason: str) -> None:
+    assert reasons(read(coadd(header=header), name)) == [reason]
+
+
+def test_files_of_one_tile_have_names_of_their_own() -> None:
+    """Of all nights until one, of that night, of an exposure; from the header, else from the name of the file."""
+    tile = {"TILEID": 80613, "PETAL": 4, "NIGHT": 20210324}
+    headers = [
+        tile, tile | {"SPGRP": "cumulative", "SPGRPVAL": 20210324}, tile | {"SPGRP": "pernight", "SPGRPVAL": 20210324},
+        tile | {"SPGRP": "perexp", "SPGRPVAL": 81234},
+    ]  # fmt: skip
+    names = [spectra(coadd(header=header), "x.fits")[0].spectrum_id.rpartition("-")[0] for header in headers]
+    assert names == ["80613-20210324-4", "80613-20210324-4", "80613-pernight20210324-4", "80613-perexp81234-4"]
+    bare = {"TILEID": 80613}
+    files = ["coadd-4-80613-thru20210324.fits", "coadd-4-80613-20210324.fits", "coadd-4-80613-exp00081234.fits"]
+    names = [spectra(coadd(header=bare), name)[0].spectrum_id.rpartition("-")[0] for name in files]
+    assert names == ["80613-20210324-4", "80613-pernight20210324-4", "80613-exp81234-4"]
+
+
+@pytest.mark.parametrize(
+    "columns, expected",
+    [
+        ({"TARGETID": ("2K", np.ones((3, 2)))}, ["bad_column_type"]),
+        ({"TARGETID": ("K", np.zeros(0))}, ["no_targets"]),
+        ({"COADD_FIBERSTATUS": ("2J", np.ones((3, 2)))}, [None, None, None]),
+        ({"DESI_TARGET": ("E", [np.nan] * 3)}, [None, None, None]),
+        ({"DESI_TARGET": ("4A", ["x"] * 3)}, [None, None, None]),
+        ({"PETAL_LOC": ("2I", np.ones((3, 2))), "TILEID": ("2J", np.ones((3, 2)))}, [None, None, None]),
+        ({"OBJTYPE": ("J", [1, 2, 3]), "TARGET_RA": ("3A", ["a"] * 3)}, [None, None, None]),
+    ],
+)
+def test_columns_of_odd_types_are_left_aside(columns: dict[str, Any], expected: list[str | None]) -> None:
+    hdus = coadd()
+    if len(columns.get("TARGETID", ("", TARGETS))[1]) == 0:
+        hdus["FIBERMAP"].data = hdus["FIBERMAP"].data[:0]
+    else:
+        hdus = coadd(fibermap=columns)
+    assert reasons(read(hdus)) == expected
+
+
+def test_a_table_that_is_none_is_refused() -> None:
+    hdus = coadd()
+    hdus[1] = fits.ImageHDU(np.zeros((3, 4)), name="FIBERMAP")
+    assert reasons(read(hdus)) == ["bad_column_type"]
+    hdus = coadd()
+    hdus[2] = fits.ImageHDU(name="B_WAVELENGTH")
+    assert reasons(read(hdus)) == ["wavelength_invalid"]
+
+
+def test_files_that_would_fill_the_memory_are_refused() -> None:
+    far = {"B": (3600.0, 2751), "R": (28000.0, 200)}
+    assert reasons(read(coadd(arms=far))) == ["wavelength_invalid"] * 3
+    assert reasons(read(coadd(arms={"B": (3600.0, 25_000)}))) == ["wavelength_invalid"]
+    hdus = coadd(TARGETS[:1], arms={"B": (3600.0, 200)})
+    hdus["B_RESOLUTION"].data = np.zeros((1, 65, 200), "f4")
+    assert reasons(read(hdus)) == ["bad_image"]
+
+
+def test_what_is_beyond_numbers_is_no_data() -> None:
+    hdus = coadd()
+    hdus["B_FLUX"].data[0, 100:140] = 3e38
+    hdus["B_IVAR"].data[1, 100] = 1e-37
+    hdus["B_IVAR"].data[2, 100] = 3e38
+    for one, other in zip(spectra(hdus), spectra(coadd()), strict=True):
+        assert np.isfinite(one.flux).all() and np.isfinite(one.ivar).all() and (one.ivar[one.mask != 0] == 0).all()
+        far = np.abs(one.wave - 3600 - 0.8 * 120) > 25
+        assert np.array_equal(one.flux[far], other.flux[far]) and np.array_equal(one.ivar[far], other.ivar[far])
 
 
 def test_identifiers_in_real_numbers_are_refused() -> None:
