@@ -70,11 +70,19 @@ def read_result(folder: str | Path) -> Catalogue:
     first, second = result.species.primary.label, result.species.secondary.label
     widths = [f"ew_{first}", f"ew_{first}_err", f"snr_{first}", f"snr_{second}"]
     absorbers = result.table("absorbers", ["spectrum_id", "z_abs", *widths, "fwhm_kms", "doublet_ratio", "score"]).to_pandas()
-    table = result.table("sightlines", list(_SIGHTLINES))
+    return Catalogue(result, absorbers, _sightlines(result).drop_duplicates("spectrum_id", ignore_index=True))
+
+
+def _sightlines(result: Result) -> pd.DataFrame:
+    """The published sightlines, identifiers as whole numbers: -1 where there is none, as in a result of an earlier version."""
+    known = result.dataset("sightlines").schema.names
+    table = result.table("sightlines", [name for name in _SIGHTLINES if name in known or name not in ID_COLUMNS])
     for name in ID_COLUMNS:  # of whole numbers with gaps pandas makes real ones, which do not hold them
-        table = table.set_column(table.schema.get_field_index(name), name, table[name].fill_null(-1))
-    sightlines = table.to_pandas()
-    return Catalogue(result, absorbers, sightlines.drop_duplicates("spectrum_id", ignore_index=True))
+        if name in known:
+            table = table.set_column(table.schema.get_field_index(name), name, table[name].fill_null(-1))
+        else:
+            table = table.append_column(name, pa.repeat(pa.scalar(-1, pa.int64()), table.num_rows))
+    return table.to_pandas()
 
 
 def read_truth(path: str | Path, catalogue: Catalogue) -> pd.DataFrame:
