@@ -198,7 +198,8 @@ def pixels(catalogue: Catalogue, spectra: Sequence[str]) -> Iterator[tuple[NDArr
         wanted = ds.field("path").isin(list(searched["path"])) & ds.field("spectrum_id").isin(list(searched["spectrum_id"]))
         targets = searched.set_index(["path", "spectrum_id"])["z_qso"]
         try:
-            table = open_parquet(store.files(recorded[str(name)]))
+            # Of a column that an earlier version did not know all is null.
+            table = open_parquet(store.files(recorded[str(name)])).replace_schema(SPECTRA.arrow_schema)
             for batch in table.to_batches(columns=["path", "spectrum_id", *PIXELS], filter=wanted, batch_size=_BATCH_ROWS):
                 named = zip(batch["path"].to_pylist(), batch["spectrum_id"].to_pylist(), strict=True)
                 batch = batch.filter(pa.array([pair in targets.index for pair in named], pa.bool_()))

@@ -72,25 +72,30 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_result_of_an_earlier_version_is_read(result: Path, tmp_path: Path) -> None:
-    """It knew of no TARGETID and no CATALOGID."""
-    old = Path(shutil.copytree(result, tmp_path / "old"))
-    file = old / "sightlines.parquet" / "part.parquet"
-    later = ["field", "catalogid", "targetid", "program", "healpix", "tile", "object_id", "n_epochs", "format"]
-    pq.write_table(pq.read_table(file).drop_columns(later), file)
-    ours, theirs = read_result(old).sightlines, read_result(result).sightlines
-    assert ours["targetid"].tolist() == ours["catalogid"].tolist() == [-1] * 4 and ours["targetid"].dtype == np.int64
-    assert ours["plate"].tolist() == [1, 2, 3, 4] and set(ours) == set(theirs)
-    rows = pd.DataFrame({"plate": [2], "mjd": [55000], "fiber": [2], "targetid": -1, "catalogid": -1, "ra": np.nan, "dec": np.nan})
-    assert assign_spectra(rows, ours, 1.0)["spectrum_id"].tolist() == ["missed"]
-
-
 @pytest.fixture(scope="module")
 def truth(result: Path) -> Path:
     path = result.parent / "truth.parquet"
     rows = [(name, z, 3.0 * depth, 2.0 * depth, 60.0) for name, (z, depth) in SYSTEMS.items()]
     pd.DataFrame(rows, columns=["spectrum_id", "z_abs", "ew_primary", "ew_secondary", "sigma_kms"]).to_parquet(path)
     return path
+
+
+def test_a_result_of_an_earlier_version_is_judged(result: Path, truth: Path, tmp_path: Path) -> None:
+    """It knew of no TARGETID, no CATALOGID and no rebinned pixels."""
+    old = Path(shutil.copytree(result, tmp_path / "old"))
+    file = old / "sightlines.parquet" / "part.parquet"
+    later = ["field", "catalogid", "targetid", "program", "healpix", "tile", "object_id", "n_epochs", "format"]
+    pq.write_table(pq.read_table(file).drop_columns(later), file)
+    for file in old.glob("tables/spectra/run/*/part.parquet"):
+        spectra = pq.read_table(file, partitioning=None)
+        pq.write_table(spectra.drop_columns([name for name in (*later, "scatter") if name in spectra.column_names]), file)
+    ours, theirs = read_result(old).sightlines, read_result(result).sightlines
+    assert ours["targetid"].tolist() == ours["catalogid"].tolist() == [-1] * 4 and ours["targetid"].dtype == np.int64
+    assert ours["plate"].tolist() == [1, 2, 3, 4] and set(ours) == set(theirs)
+    rows = pd.DataFrame({"plate": [2], "mjd": [55000], "fiber": [2], "targetid": -1, "catalogid": -1, "ra": np.nan, "dec": np.nan})
+    assert assign_spectra(rows, ours, 1.0)["spectrum_id"].tolist() == ["missed"]
+    numbers = [json.dumps(evaluate_result(folder, truth).numbers | {"catalogue": ""}, default=str) for folder in (old, result)]
+    assert numbers[0] == numbers[1]
 
 
 @pytest.fixture(scope="module")
