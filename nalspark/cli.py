@@ -191,6 +191,12 @@ def _add_looks(commands: Any) -> None:
     )
     evaluate.add_argument("--out", type=local_folder, metavar="DIR", help="folder for numbers and pictures (default DIR/evaluation)")
 
+    _add_export(commands)
+    commands.add_parser("doctor", help="show what a local session finds on this machine, and what it lacks")
+    commands.add_parser("data-model", help="print the columns of every table, as Markdown")
+
+
+def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="write the catalogue of a result in a format that other programs read")
     export.add_argument("result", metavar="DIR")
     forms = "; ".join(f"{name}: {form.meaning}" for name, form in FORMATS.items())
@@ -204,9 +210,6 @@ def _add_looks(commands: Any) -> None:
         metavar="N",
         help=f"picca-absorbercat: mask other lines than the doublet's above so many standard errors (default {COMPANION_SNR:g})",
     )
-
-    commands.add_parser("doctor", help="show what a local session finds on this machine, and what it lacks")
-    commands.add_parser("data-model", help="print the columns of every table, as Markdown")
 
 
 def _add_spectra(commands: Any) -> None:

@@ -70,7 +70,8 @@ def find(
     ivar : array_like, the same shape, inverse variance in the inverse square of that unit
         A pixel is not used where it is 0, negative or not finite, or where the flux is not finite.
     z : float, or array_like, shape (n,)
-        Redshift of each quasar. A spectrum that knows its own needs none.
+        Redshift of each quasar. A spectrum that knows its own needs none. Those of :func:`nalspark.read_spectra` are not all that the file
+        has: look redshifts up by ``native["targetid"]``.
     mask : array_like, the shape of `flux`, optional
         A pixel is not used where it is not 0 (or is True).
     settings : Settings, or mapping of dotted keys, optional

@@ -332,6 +332,20 @@ def test_several_files_at_once(files):
     assert set(elsewhere.candidates["z_qso"]) == {1.3}
 
 
+def test_redshifts_of_a_list_of_spectra_are_checked(files):
+    spectra = [nalspark.read_spectrum(file) for file in files[:3]]
+    for z, sentence in (
+        ([1.0, 2.0], r"z has shape \(2,\); expected one redshift for each of the 3 spectra"),
+        ("high", "z must be numbers, one redshift for each of the 3 spectra; found 'high'"),
+        (["1.0", "x", "2.0"], "z must be numbers"),
+        ([[1.0], [1.0, 2.0]], "z must be numbers"),
+    ):
+        with pytest.raises(SettingsError, match=sentence):
+            nalspark.find(spectra, z=z, score=False)
+    with pytest.raises(SettingsError, match="The list of spectra is empty"):
+        nalspark.find([], z=[], score=False)
+
+
 def test_a_file_that_cannot_be_read_is_told_in_a_sentence(tmp_path):
     with pytest.raises(NalsparkError, match="There is no file nowhere.fits"):
         nalspark.read_spectrum(tmp_path / "nowhere.fits")

@@ -21,6 +21,8 @@ from nalspark.tables.table import Table
 
 #: Settings that cannot change a catalogue.
 _IDLE = ("pipeline.", "out", "publish.")
+#: Columns that are not in the hash as they are: the first says where a row lies, the others are compared otherwise.
+_APART = {"part", "score", "continuum_flux"}
 #: What a change is called, from what the other catalogue knows of the spectrum.
 _GAINED = {
     "spectrum_absent": "new spectrum",
@@ -99,7 +101,8 @@ def compare_catalogues(spark: SparkSession, before: Result, after: Result) -> Co
 
     Absorbers of one spectrum are paired with the nearest one of the other catalogue, if they are one system
     (:mod:`nalspark.absorption.systems`) and each is the other's nearest. A pair has moved where the redshift differs at all, and is
-    measured anew where only its other numbers differ; pairs that are equal are not listed.
+    measured anew where only its other numbers differ; pairs that are equal are not listed. What only one of the two catalogues has a
+    column for, as where an earlier version made the other, is not compared.
 
     Parameters
     ----------
@@ -113,7 +116,8 @@ def compare_catalogues(spark: SparkSession, before: Result, after: Result) -> Co
     """
     if before.species != after.species:
         raise StoreError(f"{before.root} is a catalogue of {before.species.name}, {after.root} of {after.species.name}.")
-    old, new = _absorbers(spark, before), _absorbers(spark, after)
+    shared = _shared_columns(before, after)
+    old, new = _absorbers(spark, before, shared), _absorbers(spark, after, shared)
     pairs = _pairs(old, new)
     lost, gained = (
         rows.join(pairs.select(F.col(f"{side}.id").alias("id")), "id", "anti") for rows, side in ((old, "before"), (new, "after"))
@@ -130,13 +134,18 @@ def _causes(before: Manifest, after: Manifest) -> list[str]:
     return changes + value_changes({"nalspark": before.version}, {"nalspark": after.version})
 
 
-def _absorbers(spark: SparkSession, side: Result) -> DataFrame:
-    """Narrow rows, and a hash of all that was measured."""
-    table = absorbers_table(side.species)
-    measured = F.xxhash64(*[name for name in table.names if name not in ("part", "score")], F.round("score", 6))
+def _shared_columns(before: Result, after: Result) -> list[str]:
+    """Columns of the absorbers that both catalogues have, but for those that are compared otherwise."""
+    known = set(before.dataset("absorbers").schema.names) & set(after.dataset("absorbers").schema.names)
+    return [name for name in absorbers_table(after.species).names if name in known - _APART]
+
+
+def _absorbers(spark: SparkSession, side: Result, shared: list[str]) -> DataFrame:
+    """Narrow rows, and a hash of the columns `shared`."""
+    measured = F.xxhash64(*shared, F.round("score", 6)).alias("content")
     width = F.col(f"ew_{side.species.primary.label}").alias("ew")
-    names = ("spectrum_id", F.col("absorber_id").alias("id"), "z_abs", width, "score", measured.alias("content"))
-    return _published(spark, side, table).select(*names)
+    names = ("spectrum_id", F.col("absorber_id").alias("id"), "z_abs", width, "score", measured, "continuum_flux")
+    return _published(spark, side, absorbers_table(side.species)).select(*names)
 
 
 def _pairs(old: DataFrame, new: DataFrame) -> DataFrame:
@@ -179,7 +188,9 @@ def _values(before: str | None, after: str | None) -> list[Expression]:
 
 
 def _paired(pairs: DataFrame, before: DataFrame, after: DataFrame) -> DataFrame:
-    changed = pairs.where(F.col("before.content") != F.col("after.content"))
+    # Null where an earlier version searched: that says nothing of what was measured.
+    other_continuum = F.coalesce(F.col("before.continuum_flux") != F.col("after.continuum_flux"), F.lit(False))
+    changed = pairs.where((F.col("before.content") != F.col("after.content")) | other_continuum)
     old, new = (frame.select("spectrum_id", F.col("data").alias(name)) for frame, name in ((before, "data_before"), (after, "data_after")))
     known = changed.join(old, "spectrum_id").join(new, "spectrum_id")
     moved = F.col("before.z_abs") != F.col("after.z_abs")

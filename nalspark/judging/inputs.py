@@ -70,11 +70,19 @@ def read_result(folder: str | Path) -> Catalogue:
     first, second = result.species.primary.label, result.species.secondary.label
     widths = [f"ew_{first}", f"ew_{first}_err", f"snr_{first}", f"snr_{second}"]
     absorbers = result.table("absorbers", ["spectrum_id", "z_abs", *widths, "fwhm_kms", "doublet_ratio", "score"]).to_pandas()
-    table = result.table("sightlines", list(_SIGHTLINES))
+    return Catalogue(result, absorbers, _sightlines(result).drop_duplicates("spectrum_id", ignore_index=True))
+
+
+def _sightlines(result: Result) -> pd.DataFrame:
+    """The published sightlines, identifiers as whole numbers: -1 where there is none, as in a result of an earlier version."""
+    known = result.dataset("sightlines").schema.names
+    table = result.table("sightlines", [name for name in _SIGHTLINES if name in known or name not in ID_COLUMNS])
     for name in ID_COLUMNS:  # of whole numbers with gaps pandas makes real ones, which do not hold them
-        table = table.set_column(table.schema.get_field_index(name), name, table[name].fill_null(-1))
-    sightlines = table.to_pandas()
-    return Catalogue(result, absorbers, sightlines.drop_duplicates("spectrum_id", ignore_index=True))
+        if name in known:
+            table = table.set_column(table.schema.get_field_index(name), name, table[name].fill_null(-1))
+        else:
+            table = table.append_column(name, pa.repeat(pa.scalar(-1, pa.int64()), table.num_rows))
+    return table.to_pandas()
 
 
 def read_truth(path: str | Path, catalogue: Catalogue) -> pd.DataFrame:
@@ -190,7 +198,8 @@ def pixels(catalogue: Catalogue, spectra: Sequence[str]) -> Iterator[tuple[NDArr
         wanted = ds.field("path").isin(list(searched["path"])) & ds.field("spectrum_id").isin(list(searched["spectrum_id"]))
         targets = searched.set_index(["path", "spectrum_id"])["z_qso"]
         try:
-            table = open_parquet(store.files(recorded[str(name)]))
+            # Of a column that an earlier version did not know all is null.
+            table = open_parquet(store.files(recorded[str(name)])).replace_schema(SPECTRA.arrow_schema)
             for batch in table.to_batches(columns=["path", "spectrum_id", *PIXELS], filter=wanted, batch_size=_BATCH_ROWS):
                 named = zip(batch["path"].to_pylist(), batch["spectrum_id"].to_pylist(), strict=True)
                 batch = batch.filter(pa.array([pair in targets.index for pair in named], pa.bool_()))

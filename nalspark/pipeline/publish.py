@@ -258,7 +258,7 @@ def _ratios(absorbers: pa.Table, species: LineSpecies) -> RatioSample:
 
 
 def gallery_items(store: Store, manifest: Manifest, settings: Settings, absorbers: Sequence[Mapping[str, Any]]) -> list[GalleryItem]:
-    """Pictures' worth of data of a few rows of the absorbers table, in their order.
+    """Read what the pictures of a few rows of the absorbers table show, in their order.
 
     Raises
     ------

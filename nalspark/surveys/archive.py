@@ -91,6 +91,7 @@ class Archive:
         self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
     def url(self, path: str) -> str:
+        """Give the URL of a path below the base."""
         return self._base + path
 
     def get(self, url: str, target: Path, check: Callable[[Path], object]) -> int:

@@ -70,9 +70,11 @@ def given_spectra(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any) -> GivenSp
     SettingsError
         Where shapes, wavelengths or units cannot be right, or something is missing.
     """
+    if isinstance(wave, (list, tuple)) and not wave and flux is None:
+        raise SettingsError("The list of spectra is empty; expected at least one spectrum.")
     if isinstance(wave, Sequence) and len(wave) and all(hasattr(spectrum, "flux") for spectrum in wave):
         _no_arrays(flux, ivar, mask)
-        redshifts = [None] * len(wave) if z is None else np.broadcast_to(np.asarray(z, dtype=float), len(wave)).tolist()
+        redshifts = [None] * len(wave) if z is None else _redshifts(z, len(wave)).tolist()
         parts = [_of_object(spectrum, redshift) for spectrum, redshift in zip(wave, redshifts, strict=True)]
         names = ("origin", "flux", "ivar", "mask", "resolution", "scatter")
         rows: dict[str, list[Any]] = {name: [row for part in parts for row in getattr(part, name)] for name in names}
@@ -134,7 +136,10 @@ def _placed(place: NDArray[Any], *columns: NDArray[Any]) -> tuple[Any, ...]:
 def _redshifts(z: Any, n: int) -> NDArray[np.float64]:
     if z is None:
         raise SettingsError("z, the redshift of the quasar, is missing: it says where lines can be searched.")
-    redshifts = np.asarray(_plain(z, ""), dtype=float)
+    try:
+        redshifts = np.asarray(_plain(z, ""), dtype=float)
+    except (TypeError, ValueError):
+        raise SettingsError(f"z must be numbers, one redshift for each of the {n} spectra; found {str(z)[:80]!r}.") from None
     if redshifts.shape not in ((), (1,), (n,)):
         raise SettingsError(f"z has shape {redshifts.shape}; expected one redshift for each of the {n} spectra.")
     return np.broadcast_to(redshifts, n).copy()

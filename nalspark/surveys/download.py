@@ -49,6 +49,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
+        """Whether there is no file now."""
         return self.result not in ("downloaded", "present")
 
 

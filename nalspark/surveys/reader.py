@@ -181,20 +181,33 @@ def read_spectra(path: str | os.PathLike[str]) -> list[SurveySpectrum]:
     Returns
     -------
     list of SurveySpectrum
-        Each with ``name``, ``wave`` (Å, vacuum), ``flux`` and ``ivar`` (1e-17 erg/s/cm²/Å and its inverse square), ``mask`` (0: usable) of
-        shape (p,), and ``z``, the pipeline's redshift or None: what :func:`nalspark.find` takes.
+        In the file's order, those that cannot be used left out: redshifts from elsewhere go with them by what the survey calls a spectrum,
+        not by row. Each with ``name``, ``native`` (``targetid`` and the like), ``wave`` (Å, vacuum), ``flux`` and ``ivar``
+        (1e-17 erg/s/cm²/Å and its inverse square), ``mask`` (0: usable) of shape (p,), and ``z``, the pipeline's redshift or None: what
+        :func:`nalspark.find` takes.
 
     Raises
     ------
     NalsparkError
         Where the file is not there or has no spectrum that can be used.
+
+    Examples
+    --------
+    With `redshifts`, a mapping from TARGETID to redshift:
+
+    >>> import nalspark
+    >>> spectra = nalspark.read_spectra("coadd-main-dark-9144.fits")  # doctest: +SKIP
+    >>> z = [redshifts[one.native["targetid"]] for one in spectra]  # doctest: +SKIP
+    >>> found = nalspark.find(spectra, z=z)  # doctest: +SKIP
     """
-    results = list(open_spectra(path))
+    return _usable(list(open_spectra(path)), path)
+
+
+def _usable(results: list[SurveySpectrum | RejectedSpectrum], path: str | os.PathLike[str]) -> list[SurveySpectrum]:
     found = [one for one in results if isinstance(one, SurveySpectrum)]
     if not found:
-        raise NalsparkError(
-            next(iter(one.detail for one in results if isinstance(one, RejectedSpectrum)), f"{_shown(str(path))} is empty.")
-        )
+        faults = (one.detail for one in results if isinstance(one, RejectedSpectrum))
+        raise NalsparkError(next(faults, f"{_shown(os.fspath(path))} is empty."))
     return found
 
 
@@ -215,20 +228,29 @@ def read_spectrum(path: str | os.PathLike[str], which: str | int | None = None) 
     Raises
     ------
     NalsparkError
-        Where the file is not there or cannot be understood, or it is not clear which spectrum is meant.
+        Where the file is not there or cannot be understood, the spectrum cannot be used, or it is not clear which one is meant.
 
     Examples
     --------
     >>> import nalspark
     >>> spectrum = nalspark.read_spectrum("spec-3586-55181-0002.fits")  # doctest: +SKIP
     """
-    found = read_spectra(path)
-    chosen = [one for one in found if which is None or which in (one.spectrum_id, one.native.get("targetid"))]
-    if len(chosen) != 1:
-        names = ", ".join(one.spectrum_id for one in found[:_SHOWN_NAMES]) + (", …" if len(found) > _SHOWN_NAMES else "")
-        asked = "say which, by spectrum_id or TARGETID" if which is None else f"none is called {which}"
-        raise NalsparkError(f"{_shown(os.fspath(path))} holds {len(found)} spectra: {asked}. There are {names}.")
-    return chosen[0]
+    results = list(open_spectra(path))
+    called = [one for one in results if which is None or str(which) in (one.spectrum_id, str(one.native.get("targetid")))]
+    chosen = [one for one in called if isinstance(one, SurveySpectrum)]
+    if len(chosen) == 1:
+        return chosen[0]
+    if not chosen:  # what is meant cannot be used, or it lies where the file cannot be read any more
+        of_file = [one for one in results if one.spectrum_id is None and not one.native]
+        for fault in (*called, *of_file):
+            if isinstance(fault, RejectedSpectrum):
+                raise NalsparkError(fault.detail)
+    found = _usable(results, path)
+    names = ", ".join(one.spectrum_id for one in found[:_SHOWN_NAMES]) + (", …" if len(found) > _SHOWN_NAMES else "")
+    named = f"{len(chosen)} are called {which}" if chosen else f"none is called {which}"
+    asked = "say which, by spectrum_id or TARGETID" if which is None else named
+    what = "1 spectrum" if len(found) == 1 else f"{len(found)} spectra"
+    raise NalsparkError(f"{_shown(os.fspath(path))} holds {what} that can be used: {asked}. There are {names}.")
 
 
 def fetch_ahead(path: str) -> None:

@@ -33,6 +33,7 @@ class FileKey:
 
     @property
     def native(self) -> dict[str, int | str]:
+        """The values by the names of the ids, as spectra have them."""
         return dict(zip(self.names, self.values, strict=True))
 
 
@@ -71,6 +72,7 @@ class Reduction(_Facts):
 
     @property
     def file_name(self) -> str:
+        """What the archive calls a file, without its folder; made as `path` is."""
         return self.path.rsplit("/", 1)[-1]
 
 
@@ -166,7 +168,7 @@ class DataRelease(_Facts):
         return [self._filled(reduction.path, ids) for reduction in sorted(self.reductions, key=unlikely)]
 
     def local_path(self, *ids: int | str) -> str:
-        """Tell where a file is kept below the output folder: ``PLATE/<the survey's file name>``."""
+        """Tell where a file is kept below the output folder: ``FOLDER/<the survey's file name>``, with the folder of the release."""
         return f"{self._filled(self.folder, ids)}/{self._filled(self.reductions[0].file_name, ids)}"
 
     def _filled(self, template: str, ids: tuple[int | str, ...]) -> str:

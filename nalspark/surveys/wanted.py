@@ -117,4 +117,5 @@ class Wanted:
     def _nameless(self, rows: Rows, at: int, good: list[bool]) -> str:
         bad = [name for name, usable in zip(self.release.native_id, good, strict=True) if not usable]
         shown = [f"{name} ('{printable(rows[name][at], 40)}')" if name in FILE_WORDS else name for name in bad]
+        shown = ["ra, dec (no position on the sky)" if name == "healpix" else name for name in shown]
         return f"Row {rows['row'][at]} of {self.catalog.name} (counted from 0) has no usable {', '.join(shown)}."

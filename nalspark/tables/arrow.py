@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nalspark.errors import StoreError
 from nalspark.tables.table import Column, Table
 from nalspark.worker import idle_cleanup
 
@@ -109,13 +110,22 @@ def read_batches(files: Iterable[str | Path], columns: Sequence[Column]) -> Batc
     """Read some columns of Parquet files, batch after batch, with the types that their table declares.
 
     Group of rows by group: a pass over several keeps the bytes of those that are done until it ends.
+
+    Raises
+    ------
+    StoreError
+        Where one of the files cannot be read.
     """
     names = [column.name for column in columns]
     for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for group in range(parquet.num_row_groups):
-                for batch in parquet.iter_batches(_BATCH_ROWS, [group], names):
-                    yield pa.RecordBatch.from_arrays([batch.column(column.name).cast(column.arrow_type) for column in columns], names=names)
+        try:
+            with pq.ParquetFile(file) as parquet:
+                for group in range(parquet.num_row_groups):
+                    for batch in parquet.iter_batches(_BATCH_ROWS, [group], names):
+                        arrays = [batch.column(column.name).cast(column.arrow_type) for column in columns]
+                        yield pa.RecordBatch.from_arrays(arrays, names=names)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"'{file}' is not readable as Parquet: {error}.") from None
 
 
 def tally(

@@ -29,12 +29,13 @@ from nalspark.tables.arrow import Columns, decode, encode, read_batches
 from nalspark.tables.atomic import replacing
 from nalspark.tables.fits import write_fits
 from nalspark.tables.quantities import to_qtable
-from nalspark.tables.result import Result, open_result
+from nalspark.tables.result import Result, open_parquet, open_result
 from nalspark.tables.schemas import absorbers_table
 from nalspark.tables.table import Column, Table
+from nalspark.tables.versions import VERSIONS
 
-#: Rows of which a VOTable is made, at most: astropy makes it in memory, of some 3 kB a row.
-_VOTABLE_ROWS = 2_000_000
+#: Rows of which a VOTable is made, at most: astropy makes it in memory, of some 3 kB a row, so in 1 GB.
+_VOTABLE_ROWS = 300_000
 #: Significance at which a companion line is masked, if nothing else is said.
 COMPANION_SNR = 3.0
 
@@ -52,9 +53,19 @@ def _catalogue(result: Result) -> tuple[list[str], Table]:
 
 def _count_nulls(result: Result, column: str) -> int:
     """In how many rows of the absorbers a column is null; all, where they have no such column."""
-    published = result.dataset("absorbers")
-    known = column in published.schema.names
-    return published.count_rows(filter=ds.field(column).is_null()) if known else published.count_rows()
+    known = column in result.dataset("absorbers").schema.names
+    return _count_rows(result, ds.field(column).is_null() if known else None)
+
+
+def _count_rows(result: Result, which: ds.Expression | None = None) -> int:
+    """Count absorbers, those only that a filter lets pass."""
+    rows = 0
+    for file in result.dataset("absorbers").files:
+        try:
+            rows += open_parquet(Path(file)).count_rows(filter=which)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"'{file}' is not readable as Parquet: {error}.") from None
+    return rows
 
 
 def _write_translated(result: Result, needs: list[str], translate: Callable[[Columns], Columns], target: Table, path: Path) -> int:
@@ -206,8 +217,8 @@ def _plain(rows: pa.Table, table: Table) -> AstropyTable:
 
 
 def _write_votable(result: Result, path: Path, _: float) -> int:
-    files, catalogue = _catalogue(result)
-    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    catalogue = _catalogue(result)[1]
+    rows = _count_rows(result)
     if rows > _VOTABLE_ROWS:
         raise StoreError(
             f"The catalogue has {rows} rows; a VOTable is made in memory, of at most {_VOTABLE_ROWS}. "
@@ -244,6 +255,14 @@ def _write_text(result: Result, path: Path, _: float, *, described: bool = False
 # ---- the door
 
 
+def _is_of_result(path: Path, result: Result) -> bool:
+    """Whether a place is that of a file of the result, or of the one that keeps it as a version."""
+    place, root = path.parent.resolve() / path.name, result.root.resolve()
+    homes = [root, root.parents[1]] if root.parent.name == VERSIONS else [root]
+    home = next((home for home in homes if place.is_relative_to(home)), None)
+    return home is not None and place.relative_to(home).parts[0] in {"manifest.json", "tables", VERSIONS, *result.manifest.published}
+
+
 @dataclass(frozen=True)
 class _Format:
     """A format: what it is for, the name of the file by default, and what writes it and gives the number of rows."""
@@ -276,7 +295,7 @@ def export_result(
     out : path, optional
         The file to write; by default one in the result's directory.
     overwrite : bool
-        Replace a file that is there.
+        Replace a file that is there; never one of the result itself.
     companion_snr : float
         For picca: other lines than the doublet's are masked where their equivalent width is above so many standard errors.
 
@@ -290,8 +309,8 @@ def export_result(
     Raises
     ------
     StoreError
-        Where there is no such format, no published result, a file is in the way, the place cannot be written, or the format cannot hold
-        this catalogue.
+        Where there is no such format, no published result, a file is in the way, the place cannot be written or is that of a file of the
+        result, or the format cannot hold this catalogue.
     """
     if form not in FORMATS:
         raise StoreError(f"There is no format '{form}'; there are {', '.join(FORMATS)}.{did_you_mean(form, FORMATS)}")
@@ -299,6 +318,8 @@ def export_result(
     path = Path(out or result.root / FORMATS[form].file).expanduser().absolute()
     if path.is_dir():
         raise StoreError(f"{path} is a folder; give --out the name of a file in it, such as {path / FORMATS[form].file}.")
+    if _is_of_result(path, result):
+        raise StoreError(f"{path} is the place of a file of the result itself; give another file with --out.")
     if path.exists() and not overwrite:
         raise StoreError(f"{path} is there already. Give --overwrite to replace it, or another file with --out.")
     try:

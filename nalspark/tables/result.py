@@ -73,12 +73,15 @@ class Result:
         Parameters
         ----------
         columns : sequence of str, optional
-            All but the images by default: these are what is large.
+            All that there are but the images by default: these are what is large.
         """
         small = [column.name for column in CANDIDATES.columns if not column.pixel_dtype]
         if CANDIDATES.name in self.manifest.tables and not self.manifest.rows(CANDIDATES.name)[0]:
             return to_qtable(CANDIDATES.arrow_schema.empty_table().select(list(columns or small)), CANDIDATES)
-        return to_qtable(self.table(CANDIDATES.name, columns or small), CANDIDATES)
+        if not columns:  # a result of an earlier version lacks some
+            known = self.dataset(CANDIDATES.name).schema.names
+            columns = [name for name in small if name in known]
+        return to_qtable(self.table(CANDIDATES.name, columns), CANDIDATES)
 
     def has(self, name: str) -> bool:
         """Say whether the files of a table are all there; of a table that is not published, also whether it has any."""

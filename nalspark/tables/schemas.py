@@ -105,7 +105,7 @@ MATCHES = Table(
         Column("catalogue", "string", "Name of the catalogue: its file name", ucd="meta.id"),
         Column("row", "long", "The first of the catalogue's rows on this sightline, counted from 0", ucd="meta.record"),
         Column("n_rows", "long", "How many rows the catalogue has on this sightline", ucd="meta.number"),
-        Column("match", "string", "How it was matched: 'id' (plate, mjd, fiber) or 'sky'", ucd="meta.code"),
+        Column("match", "string", "How it was matched: 'id' (plate, mjd, fiber; TARGETID; CATALOGID) or 'sky'", ucd="meta.code"),
         Column(
             "separation_arcsec",
             "double",

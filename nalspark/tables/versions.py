@@ -16,6 +16,8 @@ from nalspark.tables.atomic import remove, replacing
 from nalspark.tables.manifest import Manifest, write_manifest
 from nalspark.tables.store import Store
 
+#: The folder of a result in which they lie.
+VERSIONS = "versions"
 #: The tables of a version: who was measured and scored, narrow beside spectra and images.
 KEPT = ("scores", "measured")
 
@@ -38,7 +40,7 @@ def _link_all(source: Path, target: Path) -> None:
 
 def versions(store: Store) -> dict[int, Path]:
     """List the versions that are kept, oldest first: number → directory."""
-    found = {int(path.name): path for path in (store.root / "versions").glob("[0-9]*") if path.name.isdigit()}
+    found = {int(path.name): path for path in (store.root / VERSIONS).glob("[0-9]*") if path.name.isdigit()}
     return dict(sorted(found.items()))
 
 
@@ -50,7 +52,7 @@ def keep_version(store: Store, manifest: Manifest, kept: int) -> None:
     The manifest is the one that will be committed.
     """
     if kept:
-        target = store.root / "versions" / f"{manifest.publication:04d}"
+        target = store.root / VERSIONS / f"{manifest.publication:04d}"
         target.parent.mkdir(exist_ok=True)
         with replacing(target) as new:
             new.mkdir()

@@ -80,6 +80,24 @@ def truth(result: Path) -> Path:
     return path
 
 
+def test_a_result_of_an_earlier_version_is_judged(result: Path, truth: Path, tmp_path: Path) -> None:
+    """It knew of no TARGETID, no CATALOGID and no rebinned pixels."""
+    old = Path(shutil.copytree(result, tmp_path / "old"))
+    file = old / "sightlines.parquet" / "part.parquet"
+    later = ["field", "catalogid", "targetid", "program", "healpix", "tile", "object_id", "n_epochs", "format"]
+    pq.write_table(pq.read_table(file).drop_columns(later), file)
+    for file in old.glob("tables/spectra/run/*/part.parquet"):
+        spectra = pq.read_table(file, partitioning=None)
+        pq.write_table(spectra.drop_columns([name for name in (*later, "scatter") if name in spectra.column_names]), file)
+    ours, theirs = read_result(old).sightlines, read_result(result).sightlines
+    assert ours["targetid"].tolist() == ours["catalogid"].tolist() == [-1] * 4 and ours["targetid"].dtype == np.int64
+    assert ours["plate"].tolist() == [1, 2, 3, 4] and set(ours) == set(theirs)
+    rows = pd.DataFrame({"plate": [2], "mjd": [55000], "fiber": [2], "targetid": -1, "catalogid": -1, "ra": np.nan, "dec": np.nan})
+    assert assign_spectra(rows, ours, 1.0)["spectrum_id"].tolist() == ["missed"]
+    numbers = [json.dumps(evaluate_result(folder, truth).numbers | {"catalogue": ""}, default=str) for folder in (old, result)]
+    assert numbers[0] == numbers[1]
+
+
 @pytest.fixture(scope="module")
 def theirs(result: Path) -> Path:
     """Another catalogue: of `found` by identifier, of `missed` by position, and a system in `faint` that is none."""

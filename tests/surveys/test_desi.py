@@ -204,12 +204,28 @@ def test_one_of_several_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "x.fits"
     coadd().writeto(path)
     assert nalspark.read_spectrum(path, TARGETS[1]).spectrum_id == nalspark.read_spectrum(path, f"main-dark-9144-{TARGETS[1]}").spectrum_id
-    with pytest.raises(NalsparkError, match="holds 3 spectra: say which"):
+    with pytest.raises(NalsparkError, match="holds 3 spectra that can be used: say which"):
         nalspark.read_spectrum(path)
     with pytest.raises(NalsparkError, match="none is called 7"):
         nalspark.read_spectrum(path, 7)
     found = nalspark.find(nalspark.read_spectra(path), z=[2.0, 2.1, 2.2], score=False)
     assert len(found) == 3 and list(found.reason) == [None] * 3
+    assert nalspark.read_spectrum(path, str(TARGETS[1])).native["targetid"] == TARGETS[1], "as a table of text has it"
+
+
+def test_one_that_was_rejected_says_why_and_its_redshift_goes_to_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.fits"
+    coadd(fibermap={"COADD_FIBERSTATUS": ("J", [2, 0, 2])}).writeto(path)
+    for which in (TARGETS[0], str(TARGETS[0]), f"main-dark-9144-{TARGETS[0]}"):
+        with pytest.raises(NalsparkError, match="COADD_FIBERSTATUS is 2"):
+            nalspark.read_spectrum(path, which)
+    with pytest.raises(NalsparkError, match=f"holds 1 spectrum that can be used: none is called 7. There are main-.*{TARGETS[1]}"):
+        nalspark.read_spectrum(path, 7)
+    with pytest.raises(NalsparkError, match="There is no file nowhere.fits"):
+        nalspark.read_spectrum(tmp_path / "nowhere.fits", TARGETS[0])
+    redshifts = dict(zip(TARGETS, (2.0, 2.1, 2.2), strict=True))
+    found = nalspark.read_spectra(path)
+    assert [redshifts[one.native["targetid"]] for one in found] == [2.1]
 
 
 # ---- what is rejected

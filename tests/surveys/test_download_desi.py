@@ -284,7 +284,7 @@ def test_names_from_a_catalogue_are_plain_words_or_nothing(tmp_path: Path) -> No
     assert (summary.downloaded, summary.not_selected, dict(summary.failures)) == (1, 1, {"no_identifier": 7})
     details = pd.read_csv(tmp_path / "out" / FAILURES)["detail"].tolist()
     assert details[0] == "Row 0 of q.csv (counted from 0) has no usable survey ('../../x')."
-    assert details[-1] == "Row 7 of q.csv (counted from 0) has no usable healpix."
+    assert details[-1] == "Row 7 of q.csv (counted from 0) has no usable ra, dec (no position on the sky)."
     assert {path.name for path in tmp_path.iterdir()} == {"q.csv", "out"}
 
 

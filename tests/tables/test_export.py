@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -320,6 +321,34 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(make: Make, form: str, 
     with pytest.raises(StoreError, match="cannot be written: No space left on device"):
         export_result(folder, form, overwrite=True)
     assert path.read_bytes() == before and sorted(folder.iterdir()) == files
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_damaged_file_of_the_result_is_named(make: Make, form: str) -> None:
+    folder = make(absorber(), absorber(IDS[1]))
+    damaged = folder / "absorbers.parquet" / "part-00001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-40] + bytes(32) + b"PAR1" * 2)
+    files = sorted(folder.iterdir())
+    with pytest.raises(StoreError, match=r"part-00001\.parquet' is not readable as Parquet"):
+        export_result(folder, form)
+    assert sorted(folder.iterdir()) == files
+
+
+@pytest.mark.parametrize("place", ["manifest.json", "absorbers.fits", "tables/x.csv", "versions/0001/x.csv", "tables/../manifest.json"])
+@pytest.mark.parametrize("version", [False, True])
+def test_a_file_of_the_result_is_never_replaced(make: Make, place: str, version: bool) -> None:
+    """Neither by an export of the result, nor by one of a version that it keeps."""
+    folder = make(absorber())
+    manifest = open_result(folder).manifest
+    manifest.published["absorbers.fits"] = 1
+    write_manifest(manifest, folder / "manifest.json")
+    (folder / "tables").mkdir()
+    source = Path(shutil.copytree(folder, folder / "versions" / "0002")) if version else folder
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(StoreError, match="is the place of a file of the result itself"):
+        export_result(source, "csv", folder / place, overwrite=True)
+    assert (folder / "manifest.json").read_bytes() == before and not (folder / place).is_dir()
+    assert export_result(source, "csv")[0] == source / "absorbers.csv"
 
 
 def test_a_votable_of_too_many_rows_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,16 @@ def test_the_tables_of_the_manifest(folder: Path) -> None:
     assert len(none.candidates()) == 0 and none.candidates().colnames[0] == "candidate_id"
 
 
+def test_the_candidates_of_an_earlier_version_have_the_columns_that_it_knew(folder: Path) -> None:
+    file = folder / "tables" / "candidates" / "run" / "in_part=a" / "x.parquet"
+    pq.write_table(pq.read_table(file, partitioning=None).drop_columns(["field", "targetid", "continuum_flux"]), file)
+    candidates = open_result(folder).candidates()
+    assert candidates["candidate_id"].tolist() == ["b", "a"] and "significance" in candidates.colnames
+    assert not {"field", "targetid", "continuum_flux", "image_residual"} & set(candidates.colnames)
+    with pytest.raises(StoreError, match="has no column 'field'"):
+        open_result(folder).candidates(["field"])
+
+
 def test_what_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
     result = open_result(folder)
     with pytest.raises(StoreError, match="has no table 'candidate'; it has absorbers, sightlines, rejections, candidates. Did you mean"):
