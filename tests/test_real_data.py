@@ -45,9 +45,9 @@ def test_targets_and_files_of_desi_are_accounted_for(real_data: Path, catalogue:
     assert set(desi["path"]) == {str(path) for path in (real_data / "spectra" / "desi").iterdir()} and len(desi) >= 16
     # No quasar catalogue is given here, and one file alone has its redshifts beside it: of a galaxy.
     assert {name.split("-")[0]: reason for name, reason in desi["reason"].items() if "-" in name} == {
-        "coadd": "not_a_quasar", "redrock": "desi_redrock",
+        "coadd": "no_redshift", "redrock": "desi_redrock",
     }  # fmt: skip
-    assert set(desi["reason"]) <= {"not_a_quasar", "desi_redrock", "not_a_spectrum"}
+    assert set(desi["reason"]) <= {"not_a_quasar", "no_redshift", "desi_redrock", "not_a_spectrum"}
 
 
 def test_no_sky_fiber_star_or_galaxy_is_searched_as_a_quasar(catalogue: dict[str, pd.DataFrame]) -> None:

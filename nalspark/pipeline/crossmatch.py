@@ -86,8 +86,8 @@ class Crossmatch(Stage):
             del run.manifest.inputs[name]  # those of this run are told by `given`
         for counts in run.manifest.catalogues:
             run.progress.say(
-                "  {catalogue}: {rows_matched} of its {rows} rows have a spectrum; in it are {spectra_by_id} spectra by id and "
-                "{spectra_on_sky} by position, {spectra_unmatched} are not".format(**counts)
+                "  {catalogue}: {rows_matched} of its {rows} rows have a spectrum; of the spectra {spectra_by_id} are in it by identifier, "
+                "{spectra_on_sky} by position, {spectra_unmatched} not".format(**counts)
             )
         converted = {
             (kind, one.name): (one, rows_given(write_parquet(one, run.store.catalogues)))

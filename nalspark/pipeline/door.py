@@ -14,7 +14,7 @@ from nalspark.pipeline.engine import Engine, StageSummary, check_stages
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import load
-from nalspark.tables.result import Result, open_result
+from nalspark.tables.result import Result, open_parquet, open_result
 from nalspark.tables.store import Store
 
 
@@ -78,7 +78,14 @@ def check_whole(summaries: Sequence[StageSummary], out: str, reasons: str = "") 
     for table in manifest.tables:
         usable, rejected = manifest.rows(table)
         if rejected and not usable:
-            raise IncompleteError(
-                f"Of the {rejected} rows of table '{table}' none can be used: "
-                + (reasons or f"{Path(out) / 'rejections.parquet'} has the reason of each, once stage 'publish' has run.")
-            )
+            listed = Path(out) / "rejections.parquet"
+            where = f"{listed} has the reason of each" + ("." if listed.exists() else ", once stage 'publish' has run.")
+            raise IncompleteError(f"Of the {rejected} rows of table '{table}' none can be used: {reasons or where}{_first_reason(listed)}")
+
+
+def _first_reason(listed: Path) -> str:
+    """The sentence of one of the published rejections, for who looks no further; empty where there are none."""
+    if not listed.exists():
+        return ""
+    rows = open_parquet(listed).head(1, columns=["reason", "detail"]).to_pylist()
+    return f" The first is {rows[0]['reason']}: {rows[0]['detail'].rstrip('.')}." if rows else ""

@@ -234,6 +234,8 @@ def _follow(outcomes: Iterator[Outcome], summary: FetchSummary, record: Callable
         if now - told >= _EVERY_S:
             told = now
             say(f"fetch       {summary.progress()}")
+    if 0 < summary.failures["unreachable"] == summary.done:
+        raise FetchError(f"None of the files ({summary.done}) could be had. {outcome.detail} {_GO_ON}")
 
 
 def _completed(settings: Fetch, release: DataRelease) -> Fetch:

@@ -66,7 +66,8 @@ def usable(batch: pa.RecordBatch) -> pa.RecordBatch:
 def read(survey: Path) -> pa.RecordBatch:
     paths = [file.path for file in walk(str(survey / "parts"))]
     columns = {"path": np.array(paths, dtype=object), "part": [part_of(path, 1) for path in paths]}
-    return pa.concat_batches([encode(rows, surveys.SPECTRA_READ) for rows in surveys.read_files(columns)])
+    rows = pa.Table.from_batches([encode(rows, surveys.SPECTRA_READ) for rows in surveys.read_files(columns)])
+    return rows.combine_chunks().to_batches()[0]
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_they_do_so_through_pandas_parquet_and_json(make: Make) -> None:
     assert pq.read_table(folder / "absorbers.parquet")["targetid"].to_pylist() == [*IDS, None]
     result = open_result(folder)
     assert json.loads(json.dumps(result.table("absorbers", ["targetid"]).to_pylist())) == [{"targetid": n} for n in (*IDS, None)]
-    assert json.loads(result.absorbers.to_pandas()["targetid"].to_json(orient="values")) == [*IDS, None]
+    assert [None if number is pd.NA else int(number) for number in result.absorbers.to_pandas()["targetid"]] == [*IDS, None]
 
 
 @pytest.mark.parametrize("form", ["votable", "ecsv"])
@@ -130,7 +130,7 @@ def test_whole_tables_keep_units_ucds_and_nulls(make: Make, form: str) -> None:
 def test_numbers_of_text_are_those_of_the_catalogue(make: Make) -> None:
     folder = make(*(absorber(z_abs=float(z)) for z in np.random.default_rng(3).uniform(0.4, 2.0, 9)), absorber(absorber_id='a, "b"'))
     export_result(folder, "csv")
-    text = pd.read_csv(folder / "absorbers.csv")
+    text = pd.read_csv(folder / "absorbers.csv", float_precision="round_trip")
     rows = pq.read_table(folder / "absorbers.parquet").to_pandas()
     assert text["z_abs"].tolist() == rows["z_abs"].tolist() and text["absorber_id"].tolist() == rows["absorber_id"].tolist()
     assert text["ew_2344"].isna().all()

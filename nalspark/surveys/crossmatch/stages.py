@@ -391,10 +391,15 @@ def _verdict(settings: Crossmatch) -> tuple[Column, Column]:
         "no quasar catalogue has its redshift, its class is ", shown_class, " and z_warning is ", shown_warning, ": a fiber on blank sky"
     )
     no_quasar = _sentence("no quasar catalogue has its redshift and the class from the pipeline is ", shown_class, "; expected QSO")
+    no_redshift = F.lit(
+        "no quasar catalogue has it, and neither its own file nor one of redshifts beside it has a redshift or a class: give a catalogue "
+        "of its quasar with --quasars"
+    )
     bad_z = _sentence("the redshift from ", F.col("z_source"), " is ", shown_z, allowed)
     cases = [
         (F.col("kept_path").isNotNull(), "duplicate_spectrum_id", duplicate),
         (unknown & (warned | (object_class == "SKY")), "sky_fiber", sky_fiber),
+        (unknown & (object_class == "") & ~_finite("z_pipeline"), "no_redshift", no_redshift),
         (unknown & (object_class != "QSO"), "not_a_quasar", no_quasar),
         (bad, "bad_redshift", bad_z),
     ]
