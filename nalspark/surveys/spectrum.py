@@ -25,7 +25,7 @@ _ORDINARY, _ORDINARY_POWER = (1e-12, 1e12), 20
 SKY_FIBER = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SurveySpectrum:
     """One spectrum as the survey published it, on its own pixels or brought to the lattice.
 
@@ -77,6 +77,10 @@ class SurveySpectrum:
     mask: NDArray[np.uint8]
     resolution: NDArray[np.float32] | None
     scatter: NDArray[np.float32] | None = None
+
+    def __repr__(self) -> str:
+        known = ", ".join([f"z = {self.z_pipeline:.4f}"] * (self.z is not None) + [self.object_class or "class unknown"])
+        return f"<SurveySpectrum {self.spectrum_id}: {known}, {len(self.flux)} pixels>"
 
     @property
     def name(self) -> str:

@@ -47,6 +47,7 @@ def test_every_target_is_a_spectrum() -> None:
     found = spectra(coadd())
     assert [one.spectrum_id for one in found] == [f"main-dark-9144-{target}" for target in TARGETS]
     first = found[0]
+    assert repr(first) == f"<SurveySpectrum main-dark-9144-{TARGETS[0]}: class unknown, 4361 pixels>"
     assert first.native == {"survey": "main", "program": "dark", "healpix": 9144, "targetid": TARGETS[0]}
     assert (first.format, first.ra, first.dec, first.z, first.object_class, first.z_warning) == ("desi_coadd", 150.0, 2.0, None, "", 0)
     assert first.wave[0] == pytest.approx(3600, abs=1) and first.wave[-1] == pytest.approx(9824, abs=2)
