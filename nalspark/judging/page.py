@@ -24,7 +24,7 @@ from nalspark.plots.pages import render
 from nalspark.tables.atomic import replacing, write_file
 
 _RATES = {
-    "accuracy": "accuracy", "precision": "precision", "recall": "recall (completeness)", "f1": "F1", "auc": "AUC of the score",
+    "accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "auc": "AUC of the score",
     "balanced_accuracy": "balanced accuracy (the paper's AUC)",
 }  # fmt: skip
 #: Zhao et al. (2019), Table 2: real and artificial test spectra.
@@ -140,7 +140,7 @@ def _per_spectrum(counts: Mapping[str, Any]) -> Sheet:
         f"{counts['fp_with_a_weak_system']} of the FP hold a true system that is not strong."
     )
     heads = ["", "#this", "#+-", "#Zhao+19 real", "#artificial"]
-    return Sheet("Per spectrum (Zhao et al. 2019, Table 2; their spectra are others)", heads, rows, note)
+    return Sheet("Per spectrum: has it a strong absorber? (Zhao et al. 2019, Table 2; their spectra are others)", heads, rows, note)
 
 
 def _per_absorber(numbers: Mapping[str, Any]) -> list[Sheet]:
@@ -151,8 +151,8 @@ def _per_absorber(numbers: Mapping[str, Any]) -> list[Sheet]:
     )
     pure = f"Of the catalogue's rows. Calibration error (ECE) of the score: {_number(error)}. Only a probability can be calibrated."
     return [
-        _fractions("Completeness", "found", numbers["completeness"], (systems["found"], systems["in_path"]), complete),
-        _fractions("Purity", "true", numbers["purity"], (systems["true_rows"], numbers["absorbers"]), pure),
+        _fractions("Completeness, per system of any strength", "found", numbers["completeness"], (systems["found"], systems["in_path"]), complete),
+        _fractions("Purity, per row of the catalogue", "true", numbers["purity"], (systems["true_rows"], numbers["absorbers"]), pure),
     ]
 
 
