@@ -151,8 +151,8 @@ def _per_absorber(numbers: Mapping[str, Any]) -> list[Sheet]:
     )
     pure = f"Of the catalogue's rows. Calibration error (ECE) of the score: {_number(error)}. Only a probability can be calibrated."
     return [
-        _fractions("Completeness, per system of any strength", "found", numbers["completeness"], (systems["found"], systems["in_path"]), complete),
-        _fractions("Purity, per row of the catalogue", "true", numbers["purity"], (systems["true_rows"], numbers["absorbers"]), pure),
+        _fractions("Completeness, per system", "found", numbers["completeness"], (systems["found"], systems["in_path"]), complete),
+        _fractions("Purity, per row", "true", numbers["purity"], (systems["true_rows"], numbers["absorbers"]), pure),
     ]
 
 
