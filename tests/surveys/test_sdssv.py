@@ -13,7 +13,7 @@ from surveys.make_files import parse_spectrum, spec_hdus
 
 import nalspark
 from nalspark.errors import UnusableSpectrum
-from nalspark.surveys.reader import open_spectrum
+from nalspark.surveys.reader import identify, open_spectrum
 from nalspark.surveys.sources import part_of
 
 CATALOGID = 9007199254740993123  # of 19 digits; float64 would round it
@@ -46,11 +46,13 @@ def as_sdssv(
 
 @pytest.mark.parametrize("upper", [True, False])
 @pytest.mark.parametrize("name", ["SPALL", "SPECOBJ", ""])
-def test_a_file_is_read_whatever_its_case(upper: bool, name: str) -> None:
+def test_a_file_is_read_whatever_its_case(tmp_path: Path, upper: bool, name: str) -> None:
     spectrum = parse_spectrum(content(as_sdssv(spec_hdus(), upper=upper, name=name)), "x.fits")
     usual = parse_spectrum(content(spec_hdus()), "x.fits")
     assert spectrum.spectrum_id == f"015000-59300-{CATALOGID}" and spectrum.format == "sdssv_spec"
     assert spectrum.native == {"field": 15000, "mjd": 59300, "catalogid": CATALOGID}
+    as_sdssv(spec_hdus(), upper=upper, name=name).writeto(tmp_path / "x.fits")
+    assert identify(tmp_path / "x.fits") == spectrum.native
     assert (spectrum.ra, spectrum.dec, spectrum.z, spectrum.object_class) == (usual.ra, usual.dec, usual.z, "QSO")
     for one in ("flux", "ivar", "mask", "resolution"):
         assert np.array_equal(getattr(spectrum, one), getattr(usual, one))
