@@ -144,8 +144,7 @@ def assign_spectra(rows: pd.DataFrame, sightlines: pd.DataFrame, radius_arcsec: 
     radius_arcsec : float
     """
     ids = list(ID_COLUMNS)
-    has_id = np.logical_or.reduce([(rows[list(key)] > 0).all(axis=1) for key in KEYS])
-    has_id = pd.Series(has_id, rows.index)
+    has_id = pd.concat([(rows[list(key)] > 0).all(axis=1) for key in KEYS], axis=1).any(axis=1)
     by_id = match_by_id(rows, sightlines)
     spectra = sightlines[~sightlines["spectrum_id"].isin(by_id["spectrum_id"])]
     spectra = spectra[is_position(spectra["ra"].to_numpy(float), spectra["dec"].to_numpy(float))]

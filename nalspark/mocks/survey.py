@@ -108,6 +108,8 @@ def simulate_survey(
     per_file = _checked_per_file(layout, like, per_file)
     _check_counts(n, workers, layout.most(per_file))
     if source is not None:
+        if not Path(source).is_dir():
+            raise NalsparkError(f"There is no folder '{source}'; --from must name a folder of real files of the survey that is imitated.")
         _check_apart(out, Path(source))
     sources, skipped = layout.find_sources(Path(source), species) if source is not None else ((), Counter())
     if population is None:

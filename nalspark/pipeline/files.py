@@ -19,7 +19,7 @@ from nalspark.tables.manifest import Part
 from nalspark.tables.schemas import FILES
 
 _LISTING = "listing"
-#: A file above the first size has several spectra, each of the second: a target of a DESI coadd with its resolution matrix.
+#: A file above the first size has several spectra, each of the second: with its resolution matrix.
 _ONE_SPECTRUM_BYTES, _TARGET_BYTES = 24 * 2**20, 440_000
 
 

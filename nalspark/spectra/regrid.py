@@ -134,11 +134,10 @@ class Rebinning:
     """
 
     def __init__(self, begin: NDArray[np.float64], end: NDArray[np.float64], grid: WavelengthGrid) -> None:
-        self._begin, self._width = begin, end - begin
         edges = grid.wavelength_at(np.arange(grid.n_pixels + 1) - 0.5)
         self._step = np.diff(edges)
         middle = 0.5 * (begin + end)
-        self._narrower = np.minimum(self._width, middle * (10 ** (0.5 * grid.step) - 10 ** (-0.5 * grid.step)))
+        self._narrower = np.minimum(end - begin, middle * (10 ** (0.5 * grid.step) - 10 ** (-0.5 * grid.step)))
         # Pieces, each of one old and one new pixel.
         cuts = np.unique(np.concatenate([begin, end, edges]))
         centre = 0.5 * (cuts[1:] + cuts[:-1])

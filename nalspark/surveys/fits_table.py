@@ -393,15 +393,17 @@ class FitsFile:
         from astropy.io import fits  # seconds to load, and few files are compressed so
 
         self._require(hdu, hdu.layout.data_bytes)
+        stop = self.image_shape(hdu)[0] if stop is None else stop
         try:
             if self._through_astropy is None:
                 self.stream.seek(0)
                 self._through_astropy = fits.open(self.stream, memmap=False, lazy_load_hdus=True)
             section: Any = self._through_astropy[hdu.number].section
-            return _native(np.asarray(section[start : self.image_shape(hdu)[0] if stop is None else stop]))
+            rows = np.asarray(section[start:stop])
         except Exception as error:  # decoders in C, and astropy, raise whatever they like at damaged data
             what = f"{type(error).__name__}: {printable(str(error), 120)}"
             raise UnusableSpectrum("corrupt_image", f"{self.name}: HDU {hdu.number} cannot be decompressed ({what}).") from None
+        return _native(rows)
 
     def columns(self, hdu: Hdu, names: Iterable[str], rows: int | None = None, start: int = 0) -> dict[str, NDArray[Any]]:
         """Read columns of a table.

@@ -45,7 +45,7 @@ class SurveySpectrum:
     z_warning : int
         ZWARNING bits; bit 0 is a sky fiber. Of spSpec files bit 0 only: DR7's own bits mean other things.
     object_class : str
-        QSO, GALAXY, STAR, SKY or empty, in upper case.
+        QSO, GALAXY, STAR, SKY or empty, in upper case; REDROCK DAMAGED where there is a file of redshifts that cannot be used.
     first_pixel : int or None
         Index of the first pixel on the 1e-4 dex lattice; None where the wavelengths are off it.
     loglam : ndarray of float64, shape (p,), or None
@@ -146,7 +146,7 @@ def _lattice(name: str, loglam: NDArray[np.float64]) -> NDArray[np.int64] | None
 
 
 def clean_pixels(name: str, loglam: NDArray[np.float64], flux: NDArray[Any], ivar: NDArray[Any]) -> dict[str, Any]:
-    """The pixels as nalspark keeps them: 0 where there is no data, pixels that the file left out among them."""
+    """Bring pixels to the form in which they are kept: 0 where there is no data, pixels that the file left out among them."""
     pixels = _lattice(name, loglam)
     if pixels is not None:
         flux, ivar = fill_gaps(pixels, flux, ivar)
@@ -194,22 +194,24 @@ def _refuse_pixels(name: str, flux: NDArray[np.float32], ivar: NDArray[np.float3
 
 
 def whole(value: object, default: int = 0) -> int:
-    """A whole number from a card or a table, which may write it as a real number."""
+    """Give a whole number of a card or a table, which may write it as a real one; `default` where it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value != int(value):
         return default
     return int(value)
 
 
 def real(value: object) -> float:
+    """Give a number of a card or a table as a real one; nan where it is none."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
 def angle(value: object, low: float, high: float) -> float:
+    """Give an angle in degrees; nan where it is none from `low` to `high`."""
     degrees = real(value)
     return degrees if low <= degrees <= high else math.nan
 
 
 def short_text(value: object) -> str:
-    """A short string from a file: stripped, in upper case, bounded."""
+    """Give a text of a file, short, stripped and in upper case."""
     text = value.split(b"\0")[0].decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
     return printable(text.strip().upper(), 16)

@@ -75,7 +75,12 @@ SPECTRA = Table(
         *_SPECTRUM,
         Column("z_pipeline", "double", "Redshift from the survey's own pipeline, stored in the file", ucd="src.redshift"),
         Column("z_warning", "int", "ZWARNING bits of the survey's pipeline; bit 0 is a sky fiber", ucd="meta.code.qual"),
-        Column("object_class", "string", "Class from the survey's pipeline: QSO, GALAXY, STAR, SKY or empty", ucd="src.class"),
+        Column(
+            "object_class",
+            "string",
+            "Class from the survey's pipeline: QSO, GALAXY, STAR, SKY, empty, or why its file is of no use",
+            ucd="src.class",
+        ),
         Column("first_pixel", "int", "Lattice index of the first pixel; null where the spectrum is off the lattice", ucd="meta.number"),
         Column("loglam", "pixels<f8>", "log10 of the vacuum wavelength in Å, only where the spectrum is off the lattice", ucd="em.wl"),
         Column("flux", "pixels<f4>", "Flux density", "1e-17 erg/s/cm^2/Angstrom", "phot.flux.density;em.wl"),

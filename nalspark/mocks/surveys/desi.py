@@ -307,8 +307,6 @@ def read_errors(path: Path) -> NDArray[np.float32]:
 
 def find_coadds(folder: Path, species: LineSpecies) -> tuple[tuple[Path, ...], Counter[str]]:
     """Find the coadds below a folder whose noise can be taken, sorted by name, and why the others cannot be used."""
-    if not folder.is_dir():
-        raise NalsparkError(f"There is no folder '{folder}'; --from must name a folder of DESI coadds.")
     usable, skipped = [], Counter[str]()
     for path in sorted(folder.rglob("coadd-*.fits*")):
         try:

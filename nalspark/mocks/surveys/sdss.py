@@ -213,8 +213,6 @@ def _primary_header(spectrum: _Spectrum) -> bytes:
 
 def usable_sources(folder: Path, species: LineSpecies) -> tuple[tuple[Path, ...], Counter[str]]:
     """Find the files below a folder in which absorbers of the species can be put, sorted by name, and why the others cannot."""
-    if not folder.is_dir():
-        raise NalsparkError(f"There is no folder '{folder}'; --from must name a folder of real SDSS spectra.")
     usable, skipped = [], Counter[str]()
     for path in sorted(folder.rglob("*.fit*")):
         try:
