@@ -46,9 +46,13 @@ from nalspark.tables.export import COMPANION_SNR, FORMATS, export_result
 from nalspark.tables.schemas import (
     CANDIDATES,
     CHANGES,
+    COMPLETENESS,
+    DECOYS,
     EIGENSPECTRA,
     FETCH_FAILURES,
+    INJECTIONS,
     MATCHES,
+    PUBLISHED_SENSITIVITY,
     REJECTIONS,
     SCORES,
     SIGHTLINES,
@@ -427,7 +431,8 @@ def settings_text(section: str = "") -> str:
 def data_model() -> str:
     """Write the data-model page, for the default species, as text."""
     settings = Settings()
-    catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, MATCHES, CANDIDATES, SCORES, measured_table(settings)]
+    catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, PUBLISHED_SENSITIVITY, COMPLETENESS, INJECTIONS, DECOYS]
+    catalogue += [MATCHES, CANDIDATES, SCORES, measured_table(settings)]
     tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
     tables += [table for programme in _siblings() for table in programme.TABLES]
     return data_model_page(tables, {"flags": AbsorberFlag})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ from nalspark.absorption import measure as measuring
 from nalspark.absorption.images import ImageGeometry, cut_images
 from nalspark.absorption.normalize import Normalized, normalize, residuals, searched_pixels
 from nalspark.absorption.search import Doublet, Peaks, Thresholds, find_doublets
+from nalspark.absorption.sensitivity import Sensitivity, measure_sensitivity
 from nalspark.absorption.windows import interval_around, zhao_window
 from nalspark.lines import LineSpecies
 from nalspark.settings import Settings
@@ -93,6 +94,8 @@ class Candidates:
         Fraction of the pixels within 5000 km/s that lie significantly below the continuum.
     crowding : ndarray
         Narrow features of the spectrum that the candidate does not explain, per 1000 searched pixels.
+    sigma_ew : ndarray, rest Å
+        σ_W of the sightline there: see :mod:`nalspark.absorption.sensitivity`.
     image_residual, image_inverse_error : ndarray, shape (m, t, c)
         1 - flux/continuum around each line, and its inverse standard error.
     grid : WavelengthGrid
@@ -112,6 +115,7 @@ class Candidates:
     neighbour_pixels: NDArray[np.float32]
     depressed_fraction: NDArray[np.float32]
     crowding: NDArray[np.float32]
+    sigma_ew: NDArray[np.float32]
     image_residual: NDArray[np.float32]
     image_inverse_error: NDArray[np.float32]
     grid: WavelengthGrid
@@ -176,12 +180,38 @@ def prepare(spectra: Spectra, z_qso: NDArray[np.float64], settings: Settings) ->
     return normalize(spectra, z_qso, settings.line_species, settings.preprocess)
 
 
-def propose(searchable: Searchable, settings: Settings) -> Candidates:
-    """Find candidate doublets: generously, the network decides."""
-    species, limits, spectra = settings.line_species, settings.search, searchable.spectra
-    grid = spectra.grid
+class Light(NamedTuple):
+    """What is searched of m spectra: 1 - flux/continuum, its inverse variance, and the pixels of the first line, (m, p) each; and σ_W."""
+
+    residual: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    searched: NDArray[np.bool_]
+    sensitivity: Sensitivity
+
+
+def light_of(searchable: Searchable, settings: Settings) -> Light:
+    """Compute what is searched of spectra, and how well an absorber would be seen in them."""
+    species, spectra = settings.line_species, searchable.spectra
     residual, weight = residuals(spectra.flux, spectra.ivar, searchable.continuum, spectra.mask)
     searched = searched_pixels(spectra, searchable.continuum, searchable.z_qso, species, settings.preprocess)
+    return Light(residual, weight, searched, measure_sensitivity(weight, searched, species, spectra.grid))
+
+
+def propose(searchable: Searchable, settings: Settings, light: Light | None = None, species: LineSpecies | None = None) -> Candidates:
+    """Find candidate doublets: generously, the network decides.
+
+    Parameters
+    ----------
+    searchable : Searchable
+    settings : Settings
+    light : Light, optional
+        Of these spectra, where it is at hand.
+    species : LineSpecies, optional
+        By default that of the settings; another one, with the same first line, is searched in the same pixels.
+    """
+    species, limits, spectra = species or settings.line_species, settings.search, searchable.spectra
+    grid = spectra.grid
+    residual, weight, searched, sensitivity = light or light_of(searchable, settings)
     thresholds = Thresholds(
         limits.min_significance, limits.min_snr_primary, limits.min_snr_secondary, limits.min_separation_pixels, limits.max_per_spectrum
     )
@@ -203,6 +233,7 @@ def propose(searchable: Searchable, settings: Settings) -> Candidates:
         neighbour_pixels=_neighbours(peaks),
         depressed_fraction=_depressed_fraction(residual, weight, peaks),
         crowding=peaks.crowding,
+        sigma_ew=sensitivity.at(peaks.row, peaks.pixel, grid),
         image_residual=cut_images(residual, peaks.row, peaks.pixel, geometry),
         image_inverse_error=np.sqrt(cut_images(weight, peaks.row, peaks.pixel, geometry)),
         grid=grid,
@@ -318,6 +349,7 @@ def measure(candidates: Candidates, score: NDArray[np.floating] | None, settings
         "z_qso": candidates.z_qso,
         "species": np.full(len(candidates), species.name, dtype=object),
         "significance": context["significance"],
+        "sigma_ew": candidates.sigma_ew,
         "velocity_kms": velocity,
         "score": scores,
         "flags": measuring.flag_absorbers(measured, context, species, settings),

@@ -11,18 +11,19 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from nalspark.absorption import chain
 from nalspark.absorption.chain import IMAGE_COLUMNS, Candidates, Searchable
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.normalize import Normalized
+from nalspark.absorption.systems import MATCH_PIXELS, MATCH_PIXELS_PER_ANGSTROM, STEP
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.tables import schemas
 from nalspark.tables.arrow import Columns, decode, map_arrays, map_to_tables
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SEARCHED, SPECTRA, TRAINING_SPECTRA
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, PUBLISHED_SENSITIVITY, SEARCHED, SENSITIVITY, SPECTRA, TRAINING_SPECTRA
 from nalspark.tables.table import Table
 
 #: Who a spectrum is: carried through every stage.
@@ -48,20 +49,23 @@ def _summary(columns: Columns, ready: Normalized) -> Columns:
     return {**{name: columns[name] for name in _CARRIED}, **{name: getattr(ready, name) for name in names}}
 
 
-def search_columns(columns: Columns, settings: Settings) -> tuple[Columns, Columns]:
-    """Normalise and search rows of spectra with their targets; rows of SEARCHED, and rows of CANDIDATES."""
+def search_columns(columns: Columns, settings: Settings) -> tuple[Columns, Columns, Columns]:
+    """Normalise and search rows of spectra with their targets; rows of SEARCHED, of CANDIDATES and of SENSITIVITY."""
     z_qso = columns["z_qso"].astype(float)
     ready = chain.prepare(chain.on_lattice(columns), z_qso, settings)
-    candidates = chain.propose(Searchable.of(ready, z_qso), settings)
+    searchable = Searchable.of(ready, z_qso)
+    light = chain.light_of(searchable, settings)
+    candidates = chain.propose(searchable, settings, light)
     row = candidates.row
     carried = {name: columns[name][row] for name in _CARRIED}
     named = {**carried, "candidate_id": candidates.names(columns["spectrum_id"])}
     found = {**candidates.columns, **named, "continuum_flux": ready.continuum[row, candidates.pixel] * ready.rescale[row]}
-    return _summary(columns, ready), found
+    seen = {**{name: columns[name][searchable.row] for name in ("spectrum_id", "part")}, **light.sensitivity.cells()}
+    return _summary(columns, ready), found, seen
 
 
 def search(spectra: DataFrame, targets: DataFrame, settings: Settings) -> DataFrame:
-    """Normalise every target's spectrum, and find candidate doublets.
+    """Normalise every target's spectrum, find candidate doublets, and tell how strong a doublet must be to be seen.
 
     Parameters
     ----------
@@ -72,9 +76,10 @@ def search(spectra: DataFrame, targets: DataFrame, settings: Settings) -> DataFr
     Returns
     -------
     DataFrame
-        Rows of SEARCHED, as many as targets, and rows of CANDIDATES: see :func:`nalspark.tables.arrow.rows_of`.
+        Rows of SEARCHED, as many as targets, of CANDIDATES, and of SENSITIVITY: see :func:`nalspark.tables.arrow.rows_of`.
     """
-    return map_to_tables(_of_targets(spectra, targets), partial(search_columns, settings=settings), SPECTRA, (SEARCHED, CANDIDATES))
+    tables = SEARCHED, CANDIDATES, SENSITIVITY
+    return map_to_tables(_of_targets(spectra, targets), partial(search_columns, settings=settings), SPECTRA, tables)
 
 
 # ---- normalised pixels, on demand
@@ -159,13 +164,37 @@ def measure(candidates: DataFrame, scores: DataFrame, settings: Settings) -> Dat
     return map_arrays(candidates, partial(measure_columns, settings=settings), CANDIDATES, measured_table(settings))
 
 
-# ---- sightlines
+# ---- what is published
+
+
+def with_object(rows: DataFrame, objects: DataFrame) -> DataFrame:
+    """Add ``object_id`` and ``primary`` to rows that have a ``spectrum_id``; a spectrum without a position is an object of its own."""
+    known = rows.join(objects.select("spectrum_id", "object_id", "primary"), "spectrum_id", "left")
+    return known.withColumns({"object_id": F.coalesce("object_id", "spectrum_id"), "primary": F.coalesce("primary", F.lit(True))})
+
+
+def with_system(absorbers: DataFrame, settings: Settings) -> DataFrame:
+    """Add ``system_id`` to absorbers with an ``object_id``: those of one object that are one system, each with the next, share it."""
+    of_object = Window.partitionBy("object_id").orderBy("z_abs", "absorber_id")
+    pixel = F.log10(1 + F.col("z_abs")) / STEP
+    width = F.col(f"ew_{settings.line_species.primary.label}")
+    widest = F.greatest(width, F.lag(width).over(of_object), F.lit(1.0))
+    apart = pixel - F.lag(pixel).over(of_object) > MATCH_PIXELS + MATCH_PIXELS_PER_ANGSTROM * (widest - 1)
+    numbered = absorbers.withColumn("number", F.sum(F.coalesce(apart, F.lit(True)).cast("int")).over(of_object))
+    lowest = F.min("z_abs").over(Window.partitionBy("object_id", "number"))
+    return numbered.withColumn("system_id", F.concat("object_id", F.format_string("-z%.4f", lowest))).drop("number")
+
+
+def sensitivity(searched: DataFrame, sensitivity: DataFrame, objects: DataFrame) -> DataFrame:
+    """Give the table of sensitivity as it is published, from rows that were searched."""
+    facts = with_object(searched.select("spectrum_id", "ra", "dec", "z_qso", "snr"), objects)
+    return facts.join(sensitivity.drop("part"), "spectrum_id").select(*PUBLISHED_SENSITIVITY.names)
 
 
 def sightlines(targets: DataFrame, searched: DataFrame, absorbers: DataFrame, matches: DataFrame, objects: DataFrame) -> DataFrame:
     """Give one row per searched spectrum: who it is, what was searched, how many absorbers it has, which absorber catalogues know it.
 
-    `objects` has the name of the object, and how many spectra it has, of those that have a position.
+    `objects` is what :func:`nalspark.surveys.crossmatch.stages.objects` gives.
     """
     searched = searched.select("spectrum_id", "snr", "z_start", "z_stop", "redshift_path")
     counted = absorbers.groupBy("spectrum_id").agg(F.count("*").cast("int").alias("n_absorbers"))
@@ -175,5 +204,5 @@ def sightlines(targets: DataFrame, searched: DataFrame, absorbers: DataFrame, ma
     joined = targets.join(searched, "spectrum_id")
     for others in (counted, known, objects):
         joined = joined.join(others, "spectrum_id", "left")
-    filled = {"n_absorbers": F.lit(0), "object_id": F.col("spectrum_id"), "n_epochs": F.lit(1)}
+    filled = {"n_absorbers": F.lit(0), "object_id": F.col("spectrum_id"), "n_epochs": F.lit(1), "primary": F.lit(True)}
     return joined.withColumns({name: F.coalesce(name, otherwise) for name, otherwise in filled.items()})

@@ -21,8 +21,8 @@ from nalspark.tables.table import Table
 
 #: Settings that cannot change a catalogue.
 _IDLE = ("pipeline.", "out", "publish.")
-#: Columns that are not in the hash as they are: the first says where a row lies, the others are compared otherwise.
-_APART = {"part", "score", "continuum_flux"}
+#: Columns that are not in the hash as they are: where a row lies, what is compared otherwise, what follows from other rows.
+_APART = {"part", "score", "continuum_flux", "object_id", "primary", "system_id", "completeness", "weight"}
 #: What a change is called, from what the other catalogue knows of the spectrum.
 _GAINED = {
     "spectrum_absent": "new spectrum",

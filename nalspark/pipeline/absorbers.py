@@ -18,16 +18,16 @@ from nalspark.session import short_tasks
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import rows_of
-from nalspark.tables.schemas import CANDIDATES, SCORES, SEARCHED, TARGETS
+from nalspark.tables.schemas import CANDIDATES, SCORES, SEARCHED, SENSITIVITY, TARGETS
 
 #: Candidates of a task: half a second's work, so that the last task of a wave is not waited for.
 _SCORED_PER_TASK = 5000
 
 
 class Search(Stage):
-    """Normalise every target's spectrum, propose doublets with the matched filter, and cut their images."""
+    """Normalise every target's spectrum, propose doublets with the matched filter, cut their images, and keep how well one would be seen."""
 
-    name, table, more = "search", SEARCHED, (CANDIDATES,)
+    name, table, more = "search", SEARCHED, (CANDIDATES, SENSITIVITY)
     reads = (SPECTRA_READ.name, TARGETS.name)
     sections = ("preprocess", "search", "species")
     revision = 6
@@ -38,7 +38,10 @@ class Search(Stage):
     def compute(self, run: Run, parts: list[str]) -> Made:
         found = absorption.search(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings).persist(StorageLevel.DISK_ONLY)
         run.after_wave.callback(found.unpersist)
-        return {table.name: rows_of(found, table) for table in (SEARCHED, CANDIDATES)}
+        return {table.name: rows_of(found, table) for table in (self.table, *self.more)}
+
+    def present(self, run: Run, part: str) -> bool:
+        return part in run.manifest.parts(SENSITIVITY.name)  # earlier versions did not make it; the candidates are the same
 
     def finish(self, run: Run) -> None:
         run.manifest.tables.pop("normalized", None)  # earlier versions kept all pixels twice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from enum import IntFlag
 from functools import partial, reduce
 from pathlib import Path
@@ -20,9 +20,10 @@ from pyspark.sql import functions as F
 from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
-from nalspark.absorption.stages import measured_table, normalized, sightlines
+from nalspark.absorption.stages import measured_table, normalized, sensitivity, sightlines, with_object, with_system
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import StoreError
+from nalspark.judging.completeness import CompletenessFunction
 from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
 from nalspark.pipeline.stage import Stage
@@ -34,12 +35,26 @@ from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.surveys.crossmatch.stages import objects
 from nalspark.surveys.stages import SPECTRA_READ
-from nalspark.tables.arrow import Columns, read_batches, tally
+from nalspark.tables.arrow import Columns, map_arrays, read_batches, tally, to_columns
+from nalspark.tables.atomic import remove
 from nalspark.tables.changes import flat
 from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
-from nalspark.tables.schemas import CANDIDATES, FILES, MATCHES, REJECTIONS, SCORES, SEARCHED, SIGHTLINES, TARGETS, absorbers_table
+from nalspark.tables.schemas import (
+    CANDIDATES,
+    COMPLETENESS,
+    FILES,
+    MATCHES,
+    PUBLISHED_SENSITIVITY,
+    REJECTIONS,
+    SCORES,
+    SEARCHED,
+    SENSITIVITY,
+    SIGHTLINES,
+    TARGETS,
+    absorbers_table,
+)  # fmt: skip
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 from nalspark.tables.versions import keep_version
@@ -73,18 +88,34 @@ class Publish(Stage):
     reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, SEARCHED.name, CANDIDATES.name, SCORES.name, "measured")
     sections = ("publish", "species", "crossmatch.match_radius_arcsec")
 
-    def __init__(self, settings: Settings) -> None:
-        self.measured = measured_table(settings)
+    def __init__(self, settings: Settings, worth: tuple[Stage, ...] = ()) -> None:
+        """Publish with what the stages `worth` say of the catalogue, where they have run on it as it is."""
+        self.measured, self.worth = measured_table(settings), worth
+
+    def known_worth(self, run: Run) -> tuple[Table, ...]:
+        """Give the tables that say what the catalogue is worth; none where one of them was made of another catalogue, or not at all."""
+        for stage in self.worth:
+            recorded = {part: record.key for part, record in run.manifest.parts(stage.table.name).items()}
+            if not recorded or recorded != stage.wanted(run):
+                return ()
+        return tuple(stage.table for stage in self.worth)
 
     def wanted(self, run: Run) -> dict[str, str]:
-        return {ALL: run.key_of_all(self, VERSION)}
+        return {ALL: run.key_of_all(self, VERSION, {table.name: run.manifest.contents(table.name) for table in self.known_worth(run)})}
 
     def present(self, run: Run, part: str) -> bool:
         return all(run.store.published(name).exists() for name in run.manifest.published)
 
     def compute(self, run: Run, parts: list[str]) -> dict[str, dict[str, Part]]:
-        manifest = run.manifest
-        manifest.published = _write_catalogue(run.spark, run.store, manifest, run.settings)
+        manifest, worth = run.manifest, self.known_worth(run)
+        if not worth and any(manifest.parts(stage.table.name) for stage in self.worth):
+            run.progress.say(
+                "note: the completeness was measured of another catalogue, and is left out; run `nalspark completeness` again."
+            )
+        earlier = set(manifest.published)
+        manifest.published = _write_catalogue(run, worth)
+        for name in earlier - set(manifest.published):
+            remove(run.store.published(name))
         manifest.publication, manifest.published_on = manifest.publication + 1, now()
         return {PUBLISHED.name: {ALL: Part("", "absorbers.parquet", manifest.published["absorbers.parquet"])}}
 
@@ -95,9 +126,11 @@ class Publish(Stage):
         return narrow_reads(spark)
 
 
-def _write_catalogue(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, int]:
+def _write_catalogue(run: Run, worth: tuple[Table, ...]) -> dict[str, int]:
     """Published file → number of its rows."""
-    found = together(**_chains(spark, store, manifest, settings))
+    store, manifest, settings = run.store, run.manifest, run.settings
+    with ExitStack() as held:
+        found = together(**_chains(run, worth, held))
     rows: dict[str, int] = {}
     for facts in found.values():
         rows |= facts.pop("rows")
@@ -123,21 +156,40 @@ def _accepted(settings: Settings) -> Expression:
     return F.coalesce("accepted", F.col("score") >= settings.infer.min_score)
 
 
-def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Settings) -> dict[str, Callable[[], dict[str, Any]]]:
+def _catalogued(absorbers: DataFrame, objects: DataFrame, worth: CompletenessFunction | None, settings: Settings) -> DataFrame:
+    """The rows of the catalogue, from measured ones."""
+    catalogue, ew = absorbers_table(settings.line_species), f"ew_{settings.line_species.primary.label}"
+    named = with_system(with_object(absorbers, objects), settings)
+    if worth is None:
+        nothing = F.lit(None).cast("double")
+        return named.withColumns({"completeness": nothing, "weight": nothing}).select(*catalogue.names)
+
+    def weighted(columns: Columns) -> Columns:
+        complete = worth(columns[ew], columns["sigma_ew"])
+        with np.errstate(divide="ignore"):
+            return {**columns, "completeness": complete, "weight": np.where(complete > 0, columns["score"] / complete, np.nan)}
+
+    return map_arrays(named, weighted, catalogue, catalogue)
+
+
+def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Callable[[], dict[str, Any]]]:
     """What can be done at the same time: a table is written, then looked at. Each chain gives `rows` and fields of ReportData."""
+    spark, store, manifest, settings = run.spark, run.store, run.manifest, run.settings
     species = settings.line_species
     catalogue = absorbers_table(species)
     targets, searched = (store.read(spark, manifest, table) for table in (TARGETS, SEARCHED))
     measured = store.read(spark, manifest, measured_table(settings))
     usable = [frame.where(F.col("reason").isNull()) for frame in (targets, searched)]
-    absorbers = measured.where(_accepted(settings)).select(*catalogue.names)
+    absorbers = measured.where(_accepted(settings))
     # Of the searched only: an epoch that could not be searched is none of the catalogue's.
-    same = objects(usable[0].join(usable[1].select("spectrum_id"), "spectrum_id", "left_semi"), settings.crossmatch.match_radius_arcsec)
+    same = objects(usable[1], settings.crossmatch.match_radius_arcsec).persist()
+    held.callback(same.unpersist)
+    function = CompletenessFunction.of(to_columns(run.whole(COMPLETENESS), COMPLETENESS)) if COMPLETENESS in worth else None
     lines_of_sight = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES), same).select(*SIGHTLINES.names)
     rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
-        rows = store.write_unpublished(absorbers.orderBy("spectrum_id", "z_abs"), catalogue)
+        rows = store.write_unpublished(_catalogued(absorbers, same, function, settings).orderBy("spectrum_id", "z_abs"), catalogue)
         files, edges = store.unpublished_files(catalogue), _absorber_edges(species)
         counted = tally(files, catalogue.select(*edges, "flags"), partial(_absorber_counts, edges=edges))
         facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
@@ -162,7 +214,15 @@ def _chains(spark: SparkSession, store: Store, manifest: Manifest, settings: Set
         rows = store.write_unpublished(rejected.repartition("path").sortWithinPartitions("path"), REJECTIONS)
         return {"rows": rows, "rejections": _reasons(store.unpublished_files(REJECTIONS))}
 
-    return {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections}
+    def of_sensitivity() -> dict[str, Any]:
+        seen = sensitivity(usable[1], store.read(spark, manifest, SENSITIVITY), same)
+        rows = store.write_unpublished(seen.orderBy("spectrum_id"), PUBLISHED_SENSITIVITY)
+        for table in worth:
+            rows |= store.write_unpublished(store.read(spark, manifest, table), table)
+        return {"rows": rows}
+
+    chains = {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "sensitivity": of_sensitivity}
+    return chains
 
 
 # ---- the report's numbers

@@ -96,6 +96,12 @@ def to_arrow(frame: DataFrame, table: Table) -> pa.Table:
     return pa.Table.from_pylist([row.asDict() for row in frame.collect()], table.arrow_schema)
 
 
+def to_columns(frame: DataFrame, table: Table) -> Columns:
+    """Collect a small frame on the driver as arrays."""
+    whole = to_arrow(frame, table).combine_chunks()
+    return decode(whole.to_batches()[0] if len(whole) else encode({}, table), {column.name: column for column in table.columns})
+
+
 def _settled(batches: Batches, function: Callable[[Batches], Batches]) -> Batches:
     yield from function(batches)
     idle_cleanup()

@@ -20,7 +20,7 @@ _KINDS = {
     "bool": "true or false",
     "string": "text",
 }
-_PIXELS = {"<f4": "32-bit floats", "<f8": "64-bit floats", "<u1": "bytes", "<i4": "32-bit integers"}
+_PIXELS = {"<f2": "16-bit floats", "<f4": "32-bit floats", "<f8": "64-bit floats", "<u1": "bytes", "<i4": "32-bit integers"}
 
 #: Words of a member's name that stay in capitals when it is written as words.
 _ACRONYMS = frozenset({"BAL"})

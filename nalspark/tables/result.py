@@ -22,7 +22,9 @@ from nalspark.tables.schemas import CANDIDATES, REJECTIONS, SIGHTLINES, absorber
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 
-PUBLISHED = ("absorbers", "sightlines", "rejections")
+PUBLISHED = ("absorbers", "sightlines", "rejections", "sensitivity")
+#: Published too, once it is known what the catalogue is worth.
+WORTH = ("completeness", "injections", "decoys")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Result:
 
     def has(self, name: str) -> bool:
         """Say whether the files of a table are all there; of a table that is not published, also whether it has any."""
-        if name in PUBLISHED:
+        if name in PUBLISHED + WORTH:
             return Store(self.root).published(f"{name}.parquet").exists()
         parts = [part for part in self.manifest.parts(name).values() if part.path]
         return bool(parts) and all((self.root / part.path).is_dir() for part in parts)
@@ -104,10 +106,13 @@ class Result:
             Where there is no such table, or its files are not there, or are not readable as Parquet.
         """
         store = Store(self.root)
-        if name in PUBLISHED:
+        if name in PUBLISHED + WORTH:
             source: Any = store.published(f"{name}.parquet")
             if not source.exists():
-                raise StoreError(f"{source} is not there: the result is not published yet. Run stage 'publish' first.")
+                why = "the result is not published yet. Run stage 'publish' first."
+                if name in WORTH:
+                    why = "`nalspark completeness RUN.toml` makes it."
+                raise StoreError(f"{source} is not there: {why}")
         elif self.has(name):
             source = [file for _, part in sorted(self.manifest.parts(name).items()) if part.path for file in store.files(part)]
         else:

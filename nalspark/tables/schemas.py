@@ -178,6 +178,26 @@ _SEARCHED = (
 
 SEARCHED = Table("searched", "One row per target: which redshifts were searched in its spectrum, or why none were.", _SEARCHED).rejectable()
 
+_SIGMA_EW = Column(
+    "sigma_ew",
+    "float",
+    "Error of the rest equivalent width of a line of known place and typical width there: of the worse line of the doublet, mean of the bin",
+    "Angstrom",
+    "stat.error;spect.line.eqWidth",
+)
+_SENSITIVITY = (
+    Column(
+        "first_bin", "int", "Number of the first bin: bin k holds the lattice pixels 11 k to 11 k + 10 of the first line", ucd="meta.number"
+    ),
+    replace(_SIGMA_EW, kind="pixels<f2>"),
+    Column("n_searched", "pixels<u1>", "Searched pixels of each bin, 0 to 11", ucd="meta.number"),
+)
+SENSITIVITY = Table(
+    "sensitivity",
+    "One row per searched spectrum: how well an absorber would be seen, bin by bin of redshift.",
+    (_SPECTRUM_ID, PART, *_SENSITIVITY),
+)
+
 #: Not on disk: made again from spectra and targets where somebody asks for it.
 NORMALIZED = Table(
     "normalized",
@@ -233,6 +253,7 @@ CANDIDATES = Table(
             "Narrow features of the spectrum that this candidate does not explain, per 1000 searched pixels",
             ucd="stat",
         ),
+        _SIGMA_EW,
         Column("image_residual", "pixels<f4>", "1 - flux/continuum, one row per transition, one column per velocity pixel"),
         Column("image_inverse_error", "pixels<f4>", "Inverse standard error of image_residual; 0 where there is no data"),
     ),
@@ -257,8 +278,44 @@ def _depth_columns(line: Transition) -> tuple[Column, Column]:
     )
 
 
+_OBJECT_ID = Column(
+    "object_id",
+    "string",
+    "Name of the object: spectra within crossmatch.match_radius_arcsec of each other share it; spectrum_id without a position",
+    ucd="meta.id",
+)
+_PRIMARY = Column(
+    "primary",
+    "bool",
+    "Whether this spectrum stands for its object in rates: that of the highest S/N, so that each quasar counts once",
+    ucd="meta.code",
+)
+#: What is known of an absorber when the catalogue is published.
+_IN_CATALOGUE = (
+    _OBJECT_ID,
+    _PRIMARY,
+    Column(
+        "system_id",
+        "string",
+        "Name of the system: absorbers of one object at one redshift share it, whatever their ion and spectrum",
+        ucd="meta.id",
+    ),
+    Column(
+        "completeness",
+        "double",
+        "Fraction of such absorbers, with this equivalent width in such a place, that are found; null before `nalspark completeness`",
+        ucd="stat.probability",
+    ),
+    Column("weight", "double", "score / completeness: how many absorbers the row stands for", ucd="stat.weight"),
+)
+
+
 def absorbers_table(species: LineSpecies) -> Table:
     """Declare the catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
+    return Table("absorbers", f"One row per {species.name} absorber.", (*_measured_columns(species), *_IN_CATALOGUE))
+
+
+def _measured_columns(species: LineSpecies) -> tuple[Column, ...]:
     first, second = species.primary, species.secondary
     columns = [
         Column(
@@ -302,6 +359,7 @@ def absorbers_table(species: LineSpecies) -> Table:
     columns += [
         Column("chi2_reduced", "double", "χ² per degree of freedom of the doublet fit", ucd="stat.fit.chi2"),
         Column("significance", "double", "Matched-filter significance with which it was found", ucd="stat.snr"),
+        _SIGMA_EW,
         Column("velocity_kms", "double", "Velocity of the absorber towards us with respect to z_qso", "km/s", "phys.veloc"),
         Column(
             "score",
@@ -311,7 +369,7 @@ def absorbers_table(species: LineSpecies) -> Table:
         ),
         Column("flags", "int", "Bits of AbsorberFlag; 0: nothing to remark", ucd="meta.code.qual"),
     ]
-    return Table("absorbers", f"One row per {species.name} absorber.", tuple(columns))
+    return tuple(columns)
 
 
 ACCEPTED = Column("accepted", "bool", "Whether the score reaches infer.min_score: an absorber", ucd="meta.code")
@@ -319,7 +377,7 @@ ACCEPTED = Column("accepted", "bool", "Whether the score reaches infer.min_score
 
 def measured_table(species: LineSpecies) -> Table:
     """Declare the catalogue's columns for every candidate, and whether its score makes it an absorber."""
-    return Table("measured", "One row per candidate, measured.", (*absorbers_table(species).columns, ACCEPTED))
+    return Table("measured", "One row per candidate, measured.", (*_measured_columns(species), ACCEPTED))
 
 
 SIGHTLINES = Table(
@@ -327,12 +385,8 @@ SIGHTLINES = Table(
     "One row per searched spectrum, those without an absorber included.",
     (
         *(column for column in TARGETS.columns if column not in REJECTION_COLUMNS),
-        Column(
-            "object_id",
-            "string",
-            "Name of the object: spectra within crossmatch.match_radius_arcsec of each other share it; spectrum_id without a position",
-            ucd="meta.id",
-        ),
+        _OBJECT_ID,
+        _PRIMARY,
         Column("n_epochs", "int", "Searched spectra of this object, this one included", ucd="meta.number"),
         *SEARCHED.select("snr", "z_start", "z_stop", "redshift_path"),
         Column("n_absorbers", "int", "Absorbers found, those with the flag OFF_PATH included", ucd="meta.number"),
@@ -341,6 +395,70 @@ SIGHTLINES = Table(
             "string",
             "Matches to the catalogues given, as JSON: a list of {catalogue, match, separation_arcsec, n_systems, n_strong, z_abs}",
         ),
+    ),
+)
+
+#: The same table, published: with all that a rate or a random catalogue needs to know of a sightline.
+PUBLISHED_SENSITIVITY = replace(
+    SENSITIVITY, columns=(_SPECTRUM_ID, _OBJECT_ID, _PRIMARY, *_POSITION, _Z_QSO, *SEARCHED.select("snr"), *_SENSITIVITY)
+)
+
+_INJECTED = (
+    Column("z_abs", "double", "Redshift of the absorber put in", ucd="src.redshift"),
+    Column("ew_primary", "double", "Its rest equivalent width in the first line", "Angstrom", "spect.line.eqWidth"),
+    Column("ew_secondary", "double", "Its rest equivalent width in the second line", "Angstrom", "spect.line.eqWidth"),
+    Column("sigma_kms", "double", "Its Gaussian σ before the instrument: root of the second moment", "km/s", "spect.line.width"),
+)
+INJECTIONS = Table(
+    "injections",
+    "One row per absorber put into a spectrum of the run, and whether it was found.",
+    (
+        _SPECTRUM_ID,
+        PART,
+        _Z_QSO,
+        *SEARCHED.select("snr"),
+        *_INJECTED,
+        _SIGMA_EW,
+        Column("blended", "bool", "Whether the spectrum has an absorber of its own there: such a row says nothing", ucd="meta.code"),
+        Column("found", "bool", "Whether the catalogue would have it", ucd="meta.code"),
+        Column("score", "float", "Score of the best candidate there; null where there is none", ucd="stat.probability"),
+        Column("z_found", "double", "Its measured redshift; null where it was not measured", ucd="src.redshift"),
+        Column("ew_found", "double", "Its measured equivalent width, first line", "Angstrom", "spect.line.eqWidth"),
+        Column("ew_found_err", "double", "Standard error of ew_found", "Angstrom", "stat.error;spect.line.eqWidth"),
+    ),
+)
+DECOYS = Table(
+    "decoys",
+    "One row per pair of lines at a wrong separation that was measured as a doublet would be: what chance, sky and continuum give.",
+    (
+        _SPECTRUM_ID,
+        PART,
+        Column("separation_kms", "float", "Separation of the lines that was searched", "km/s", "phys.veloc"),
+        Column("z_abs", "double", "Redshift, were it a doublet", ucd="src.redshift"),
+        Column("ew_primary", "double", "Rest equivalent width of the first line", "Angstrom", "spect.line.eqWidth"),
+        Column("significance", "double", "Matched-filter significance", ucd="stat.snr"),
+        Column("score", "float", "Score of the network", ucd="stat.probability"),
+        Column("accepted", "bool", "Whether the catalogue would have it", ucd="meta.code"),
+    ),
+)
+COMPLETENESS = Table(
+    "completeness",
+    "The completeness function, and the counts that it was made from: one row per bin.",
+    (
+        PART,
+        Column("by", "string", "What the bins are bins of: significance (the function itself), ew, z, snr", ucd="meta.id"),
+        Column("ew_low", "double", "Least rest equivalent width of the first line", "Angstrom", "spect.line.eqWidth;stat.min"),
+        Column("ew_high", "double", "Greatest rest equivalent width", "Angstrom", "spect.line.eqWidth;stat.max"),
+        Column("low", "double", "Lower end of the bin, of W / sigma_ew, of W, of redshift or of the S/N of the spectrum", ucd="stat.min"),
+        Column("high", "double", "Upper end of the bin", ucd="stat.max"),
+        Column("middle", "double", "Mean over the absorbers put in of what the bins are bins of", ucd="stat.mean"),
+        Column("mean_ew", "double", "Mean rest equivalent width of the absorbers put in", "Angstrom", "spect.line.eqWidth;stat.mean"),
+        Column("n_injected", "long", "Absorbers put in", ucd="meta.number"),
+        Column("n_found", "long", "Of them found", ucd="meta.number"),
+        Column("fraction", "double", "n_found / n_injected", ucd="stat.probability"),
+        Column("lower", "double", "Lower end of the 68 % interval of the fraction (Wilson)", ucd="stat.probability;stat.min"),
+        Column("upper", "double", "Upper end of that interval", ucd="stat.probability;stat.max"),
+        Column("completeness", "double", "The function: the fraction, monotone; null but by significance", ucd="stat.probability"),
     ),
 )
 
@@ -366,10 +484,7 @@ TRUTH = Table(
         *_POSITION,
         _Z_QSO,
         Column("species", "string", "Line species injected", ucd="meta.id"),
-        Column("z_abs", "double", "Absorption redshift", ucd="src.redshift"),
-        Column("ew_primary", "double", "Rest equivalent width put into the first line of the doublet", "Angstrom", "spect.line.eqWidth"),
-        Column("ew_secondary", "double", "Rest equivalent width put into the second line", "Angstrom", "spect.line.eqWidth"),
-        Column("sigma_kms", "double", "Gaussian σ of the line before the instrument", "km/s", "spect.line.width"),
+        *_INJECTED,
     ),
 )
 

@@ -207,9 +207,13 @@ def _objects_of_bucket(rows: pa.RecordBatch, radius_arcsec: float) -> pa.RecordB
     ra, dec = _positions(rows)
     names = np.array(rows["spectrum_id"].to_pylist())
     first, size = sky.groups(ra, dec, names, radius_arcsec)
+    order = np.lexsort((names, -np.nan_to_num(rows["snr"].to_numpy(zero_copy_only=False)), first))
+    primary = np.zeros(len(names), dtype=bool)
+    primary[order[np.flatnonzero(np.diff(first[order], prepend=-1))]] = True
     own = np.flatnonzero(rows["own"].to_numpy(zero_copy_only=False))
     columns = [pa.array(values, pa.string()) for values in (names[own], sky.designation(ra[first[own]], dec[first[own]]))]
-    return pa.RecordBatch.from_arrays([*columns, pa.array(size[own].astype(np.int32))], ["spectrum_id", "object_id", "n_epochs"])
+    columns += [pa.array(size[own].astype(np.int32)), pa.array(primary[own])]
+    return pa.RecordBatch.from_arrays(columns, ["spectrum_id", "object_id", "n_epochs", "primary"])
 
 
 def objects(spectra: DataFrame, radius_arcsec: float) -> DataFrame:
@@ -218,20 +222,22 @@ def objects(spectra: DataFrame, radius_arcsec: float) -> DataFrame:
     Parameters
     ----------
     spectra : DataFrame
-        ``spectrum_id`` (unique), ``ra``, ``dec`` (deg).
+        ``spectrum_id`` (unique), ``ra``, ``dec`` (deg), ``snr``.
     radius_arcsec : float
 
     Returns
     -------
     DataFrame
-        ``spectrum_id``, ``object_id``, and ``n_epochs``, the number of spectra that share it, of those with a valid position.
+        ``spectrum_id``, ``object_id``, ``n_epochs``, the number of spectra that share it, and ``primary``, whether this is the one of the
+        highest S/N, of equals the first; of those with a valid position.
     """
-    placed = spectra.where(_is_position()).select("spectrum_id", "ra", "dec")
+    placed = spectra.where(_is_position()).select("spectrum_id", "ra", "dec", "snr")
     bucketed = T.StructType([*placed.schema.fields, T.StructField("bucket", T.IntegerType()), T.StructField("own", T.BooleanType())])
     # A group is a chain: what is within several radii of a position must be in its bucket. A longer chain may be cut at a bucket's edge.
     order = sky.fine_order(_CHAIN * radius_arcsec)
     around = map_batches(placed, partial(_with_margin, order=order), bucketed).repartition("bucket")
-    return map_batches(around, partial(_name_objects, radius_arcsec=radius_arcsec), "spectrum_id string, object_id string, n_epochs int")
+    named = "spectrum_id string, object_id string, n_epochs int, primary boolean"
+    return map_batches(around, partial(_name_objects, radius_arcsec=radius_arcsec), named)
 
 
 # --- spectra and catalogues ----------------------------------------------------------------------------------------------------------
