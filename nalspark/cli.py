@@ -27,10 +27,11 @@ from nalspark.judging.diff import compare_catalogues, open_side
 from nalspark.judging.evaluate import evaluate_result
 from nalspark.judging.match import compare
 from nalspark.judging.page import evaluation_text, write_evaluation
+from nalspark.judging.worth import worth_text
 from nalspark.learning.models import read_model
 from nalspark.lines import SPECIES
 from nalspark.mocks.survey import LAYOUTS, simulate_survey
-from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, stages_of
+from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, WORTH, stages_of
 from nalspark.pipeline.door import check_whole
 from nalspark.pipeline.engine import Engine, StageSummary, check_stages
 from nalspark.pipeline.status import status
@@ -43,6 +44,7 @@ from nalspark.surveys.download import FAILURES, fetch
 from nalspark.surveys.release import load_release, release_names
 from nalspark.tables.data_model import data_model_page
 from nalspark.tables.export import COMPANION_SNR, FORMATS, export_result
+from nalspark.tables.result import open_result
 from nalspark.tables.schemas import (
     CANDIDATES,
     CHANGES,
@@ -72,6 +74,7 @@ _EXAMPLES = {
     "nalspark find": "nalspark find spectra --out result --quasars DR16Q_v4.fits --set infer.min_score=0.9",
     "nalspark run": "nalspark run conf/runs/demo.toml search infer measure publish",
     "nalspark reprocess": "nalspark reprocess conf/runs/sdss_dr16.toml --dry-run",
+    "nalspark completeness": "nalspark completeness conf/runs/sdss_dr16.toml --set completeness.per_sightline=3",
     "nalspark train": "nalspark train conf/runs/default_model.toml --set simulate.n=20000",
     "nalspark demo": "nalspark demo --out nalspark-demo --n 100",
     "nalspark diff": "nalspark diff result/versions/0001 result --out changes",
@@ -148,6 +151,11 @@ def _add_searches(commands: Any) -> None:
     run.add_argument("stages", nargs="*", metavar="STAGE", help=f"stages to run, of {', '.join(CATALOGUE)}; all by default")
     run.add_argument("--part", action="extend", nargs="+", default=[], help="only these parts")
     _common(run)
+
+    worth = commands.add_parser("completeness", help="say what a catalogue is worth: put absorbers into its own spectra and look for them")
+    worth.add_argument("run", metavar="RUN.toml", help="the run file, or the result, whose catalogue is brought up to date first")
+    worth.set_defaults(stages=WORTH)
+    _common(worth)
 
     reprocess = commands.add_parser("reprocess", help="say what changed since the last run, then do only that work")
     reprocess.add_argument("run", metavar="RUN.toml")
@@ -325,6 +333,17 @@ def _run_file(options: argparse.Namespace) -> None:
     check_whole(summaries, settings.out)
 
 
+def _completeness(options: argparse.Namespace) -> None:
+    """As `run`; a result of `nalspark find` knows how it was made."""
+    made = open_result(options.run).settings.model_dump(mode="json") | {"out": options.run} if Path(options.run).is_dir() else None
+    settings = load(None, options.set, **made) if made else load(options.run, options.set)
+    summaries = _run(settings, options, WORTH)
+    if not options.dry_run:
+        print(worth_text(open_result(settings.out)))
+        _say_result(settings.out)
+        check_whole(summaries, settings.out)
+
+
 def _diff(options: argparse.Namespace) -> None:
     before, after = options.before, options.after
     if after is None:
@@ -461,6 +480,7 @@ def _demo(options: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
+    "completeness": _completeness,
     "reprocess": _run_file,
     "settings": lambda options: print(settings_text(options.section), end=""),
     "diff": _diff,

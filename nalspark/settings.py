@@ -282,6 +282,19 @@ class SecondStage(Section):
     """Random seed of UMAP and of that choice."""
 
 
+class Completeness(Section):
+    """What the catalogue is worth: absorbers put into the run's own spectra, and looked for."""
+
+    per_sightline: Annotated[int, Field(ge=1, le=100)] = 1
+    """Absorbers put into each spectrum, one at a time. One takes about as long as the search."""
+    ew_min: Annotated[Positive, Unit("Å")] = 0.1
+    """Least rest equivalent width of the first line; between the limits as many are put in for each step of log W."""
+    ew_max: Annotated[float, Field(gt=0, le=10), Unit("Å")] = 6.0
+    """Greatest rest equivalent width."""
+    seed: int = 1
+    """Random seed."""
+
+
 class Publish(Section):
     """Catalogue files and report."""
 
@@ -327,6 +340,7 @@ class Settings(Section):
     infer: Infer = Infer()
     measure: Measure = Measure()
     train: Train = Train()
+    completeness: Completeness = Completeness()
     publish: Publish = Publish()
     simulate: Simulate = Simulate()
     eigenspectra: Eigenspectra = Eigenspectra()

@@ -1,8 +1,8 @@
 """The completeness function: which fraction of the absorbers of an equivalent width, in a place of a sensitivity, the catalogue has.
 
-It is measured with absorbers put into the run's own spectra (:mod:`nalspark.judging.injections`). What matters most is W / σ_W, the strength
-over the error of the sightline there. Strong absorbers are wider than the line that σ_W is given for, so the function is measured in classes
-of W, in each of which it is made monotone in W / σ_W (pool adjacent violators), and interpolated between their middles.
+It is measured with absorbers put into the run's own spectra (:mod:`nalspark.judging.injections`). What matters most is W / σ_W, the
+strength over the error of the sightline there. Strong absorbers are wider than the line that σ_W is given for, so the function is measured
+in classes of W, in each of which it is made monotone in W / σ_W (pool adjacent violators), and interpolated between their middles.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ from nalspark.errors import NalsparkError
 Array = NDArray[np.float64]
 Columns = Mapping[str, Any]
 
-#: Classes of W (Å) in which the function is measured, and bins of W / σ_W.
-EW_CLASSES = (0.0, 0.4, 0.8, 1.5, np.inf)
-SIGNIFICANCES = np.concatenate([[0.0], np.geomspace(1.5, 60.0, 19), [np.inf]])
-#: Bins by which it is told besides: of W (Å), of redshift, of the S/N of the spectrum.
+#: Classes of W (Å) in which the function is measured, and the one class of what is told besides.
+EW_CLASSES, ONE_CLASS = (0.0, 0.4, 0.8, 1.5, np.inf), (0.0, np.inf)
+#: Bins of W / σ_W, and of what it is told by besides: W (Å), redshift, S/N of the spectrum.
 BINS = {
+    "significance": np.concatenate([[0.0], np.geomspace(1.5, 60.0, 19), [np.inf]]),
     "ew": np.array([0.0, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, np.inf]),
     "z": np.round(np.arange(0.2, 2.81, 0.2), 1),
     "snr": np.array([0.0, 2.0, 4.0, 6.0, 10.0, 20.0, np.inf]),
 }
+#: Columns of INJECTIONS that are counted.
+COUNTED = ("ew_primary", "sigma_ew", "z_abs", "snr", "blended", "found")
+#: In which sums are kept, and the greatest W / σ_W that is told apart.
+_UNIT, _MOST = 1e-6, 1e4
 #: Absorbers that a class of W must have got to be measured.
 _LEAST = 50
 
@@ -96,50 +100,65 @@ def _along(nodes: Array, value: Array, log_x: Array) -> Array:
     return np.asarray(np.where(log_x < nodes[0], value[0] * np.exp(np.minimum(log_x - nodes[0], 0.0)), inside), dtype=float)
 
 
-def tabulate(injections: Columns) -> dict[str, NDArray[Any]]:
-    """Count what was found of absorbers that were put in: columns of COMPLETENESS but for ``part``.
+def count(injections: Columns) -> dict[str, NDArray[np.int64]]:
+    """Count what was put in and what was found, bin by bin; counts of several batches add up.
 
     Parameters
     ----------
     injections : mapping of ndarray, shape (m,)
-        ``ew_primary``, ``sigma_ew``, ``z_abs``, ``snr``, ``found``; rows that are ``blended`` do not count.
+        The columns :data:`COUNTED`; rows that are ``blended`` do not count.
+
+    Returns
+    -------
+    dict of ndarray of int, shape (classes, bins, 4)
+        ``significance``, in classes of W; ``ew``, ``z``, ``snr``, in one. Of each bin the number put in, the number found, and the sums of
+        what the bins are bins of, and of W, in units of 1e-6: whole numbers add up to the same in any order.
     """
     use = ~np.asarray(injections["blended"], dtype=bool)
-    columns = {name: np.asarray(injections[name])[use].astype(float) for name in ("ew_primary", "sigma_ew", "z_abs", "snr", "found")}
-    ew, found = columns["ew_primary"], columns["found"]
-    significance = ew / columns["sigma_ew"]
+    columns = {name: np.asarray(injections[name])[use].astype(float) for name in COUNTED if name != "blended"}
+    ew = columns["ew_primary"]
+    values = {"significance": np.minimum(ew / columns["sigma_ew"], _MOST), "ew": ew, "z": columns["z_abs"], "snr": columns["snr"]}
+    result = {}
+    for by, edges in BINS.items():
+        classes = EW_CLASSES if by == "significance" else ONE_CLASS
+        shape = len(classes) - 1, len(edges) - 1
+        place = [np.searchsorted(cuts, value, "right") - 1 for cuts, value in ((classes, ew), (edges, values[by]))]
+        inside = np.all([(at >= 0) & (at < length) for at, length in zip(place, shape, strict=True)], axis=0)
+        weights = np.stack([np.ones(len(ew)), columns["found"], values[by] / _UNIT, ew / _UNIT], axis=-1)
+        result[by] = np.zeros((*shape, 4), np.int64)
+        np.add.at(result[by], (place[0][inside], place[1][inside]), np.rint(weights[inside]).astype(np.int64))
+    return result
+
+
+def tabulate(counts: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
+    """Make columns of COMPLETENESS, but for ``part``, of what :func:`count` gives."""
     tables = []
-    for low, high in zip(EW_CLASSES[:-1], EW_CLASSES[1:], strict=True):
-        mine = (ew >= low) & (ew < high)
-        counted = _count("significance", (low, high), significance[mine], SIGNIFICANCES, (found[mine], ew[mine]))
-        tables.append(counted | {"completeness": _monotone(counted)})
-    by = {"ew": ew, "z": columns["z_abs"], "snr": columns["snr"]}
-    for name, values in by.items():
-        counted = _count(name, (0.0, np.inf), values, BINS[name], (found, ew))
-        tables.append(counted | {"completeness": np.full(len(counted["low"]), np.nan)})
+    for by, edges in BINS.items():
+        classes = EW_CLASSES if by == "significance" else ONE_CLASS
+        for number in range(len(classes) - 1):
+            counted = _rows(counts[by][number], edges)
+            n = len(counted["low"])
+            complete = _monotone(counted) if by == "significance" else np.full(n, np.nan)
+            named = {"by": np.full(n, by, dtype=object), "ew_low": np.full(n, classes[number]), "ew_high": np.full(n, classes[number + 1])}
+            tables.append({**named, **counted, "completeness": complete})
     return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
-def _count(by: str, ew_class: tuple[float, float], values: Array, edges: Array, of: tuple[Array, Array]) -> dict[str, NDArray[Any]]:
-    """Rows of bins that hold anything."""
-    found, ew = of
-    n, hits, total, widths = (np.histogram(values, edges, weights=weights)[0] for weights in (None, found, values, ew))
-    some = np.flatnonzero(n > 0)
-    n, hits = n[some].astype(np.int64), np.round(hits[some]).astype(np.int64)
+def _rows(counts: NDArray[np.int64], edges: Array) -> dict[str, NDArray[Any]]:
+    """Rows of the bins that hold anything."""
+    some = np.flatnonzero(counts[:, 0] > 0)
+    n, hits, total, widths = counts[some].T
     lower, upper = metrics.binomial_interval(hits, n)
     return {
-        "by": np.full(len(some), by, dtype=object),
-        "ew_low": np.full(len(some), ew_class[0]),
-        "ew_high": np.full(len(some), ew_class[1]),
         "low": edges[some],
         "high": edges[some + 1],
-        "middle": total[some] / n,
-        "mean_ew": widths[some] / n,
+        "middle": total * _UNIT / n,
+        "mean_ew": widths * _UNIT / n,
         "n_injected": n,
         "n_found": hits,
         "fraction": hits / n,
-        "lower": np.asarray(lower, dtype=float),
-        "upper": np.asarray(upper, dtype=float),
+        "lower": lower,
+        "upper": upper,
     }
 
 

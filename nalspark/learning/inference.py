@@ -61,7 +61,7 @@ def score(frame: DataFrame, packed: PackedModel, infer: Infer) -> DataFrame:
 
 
 def _score_batches(batches: Iterator[tuple[pd.Series, ...]], packed: PackedModel, batch_size: int) -> Iterator[pd.Series]:
-    detector = _at_work(packed, batch_size)
+    detector = detector_at_work(packed, batch_size)
     for batch in batches:
         columns = (batch,) if isinstance(batch, pd.Series) else batch  # of a single column Spark gives the series itself
         usable = ~np.any([column.isna() for column in columns], axis=0)
@@ -101,8 +101,8 @@ def decode_examples(columns: Sequence[Sequence[bytes]], card: ModelCard) -> NDAr
     return examples
 
 
-def _at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "features"] = "scores") -> Detector:
-    """The model, put to work at its first use in this process; only the last one is kept."""
+def detector_at_work(packed: PackedModel, batch_size: int, what: Literal["scores", "features"] = "scores") -> Detector:
+    """Give the model, put to work at its first use in this process; only the last one is kept."""
     key = packed.digest, batch_size, what
     if key not in _AT_WORK:
         for other in [other for other in _AT_WORK if other[0] != packed.digest]:
@@ -139,7 +139,7 @@ def features(examples: NDArray[np.float32], packed: PackedModel, of: Literal["ne
     """Give what a second-stage classifier maps examples (n, \\*example_shape) by: the network's features, or the image itself; (n, d)."""
     if of == "image":
         return (np.sign(examples) * np.log1p(np.abs(examples))).reshape(len(examples), -1)
-    return _at_work(packed, batch_size, "features").logits(examples)
+    return detector_at_work(packed, batch_size, "features").logits(examples)
 
 
 def second_stage_columns(

@@ -25,7 +25,7 @@ _SCORED_PER_TASK = 5000
 
 
 class Search(Stage):
-    """Normalise every target's spectrum, propose doublets with the matched filter, cut their images, and keep how well one would be seen."""
+    """Normalise every target's spectrum, propose doublets, cut their images, and keep how well a doublet would be seen."""
 
     name, table, more = "search", SEARCHED, (CANDIDATES, SENSITIVITY)
     reads = (SPECTRA_READ.name, TARGETS.name)

@@ -12,21 +12,24 @@ from nalspark.pipeline.inputs import Inputs
 from nalspark.pipeline.learning import LearnEigenspectra, Simulate, Train
 from nalspark.pipeline.publish import Publish
 from nalspark.pipeline.stage import Stage
+from nalspark.pipeline.worth import Completeness, Decoys, Inject
 from nalspark.progress import Progress
 from nalspark.settings import Settings
 
 #: What makes a catalogue, what makes a model, and all stages.
 CATALOGUE = tuple(stage.name for stage in (Ingest, Crossmatch, Search, Infer, Measure, Publish))
 LEARNING = (Simulate.name, Train.name)
-ALL_STAGES = (*CATALOGUE, LearnEigenspectra.name, *LEARNING)
+#: What says what a catalogue is worth, with all that it needs: the catalogue before, and its files after.
+WORTH = (*CATALOGUE[:-1], Inject.name, Decoys.name, Completeness.name, CATALOGUE[-1])
+ALL_STAGES = (*WORTH, LearnEigenspectra.name, *LEARNING)
 
 
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
     """Give the stages of a run in their order."""
     inputs, search = Inputs(settings), Search()
-    simulate = Simulate(inputs, (search,))
+    simulate, worth = Simulate(inputs, (search,)), (Inject(inputs), Decoys(inputs), Completeness())
     return (
-        Ingest(settings), Crossmatch(inputs), search, Infer(inputs), Measure(settings), Publish(settings),
+        Ingest(settings), Crossmatch(inputs), search, Infer(inputs), Measure(settings), *worth, Publish(settings, worth),
         LearnEigenspectra(), simulate, Train(settings, (search, simulate)),
     )  # fmt: skip
 

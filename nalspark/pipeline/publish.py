@@ -109,9 +109,7 @@ class Publish(Stage):
     def compute(self, run: Run, parts: list[str]) -> dict[str, dict[str, Part]]:
         manifest, worth = run.manifest, self.known_worth(run)
         if not worth and any(manifest.parts(stage.table.name) for stage in self.worth):
-            run.progress.say(
-                "note: the completeness was measured of another catalogue, and is left out; run `nalspark completeness` again."
-            )
+            run.progress.say("note: the completeness is that of another catalogue, and is left out; run `nalspark completeness` again.")
         earlier = set(manifest.published)
         manifest.published = _write_catalogue(run, worth)
         for name in earlier - set(manifest.published):

@@ -181,7 +181,7 @@ SEARCHED = Table("searched", "One row per target: which redshifts were searched 
 _SIGMA_EW = Column(
     "sigma_ew",
     "float",
-    "Error of the rest equivalent width of a line of known place and typical width there: of the worse line of the doublet, mean of the bin",
+    "Error of the equivalent width of a line of known place and typical width: of the worse line of the doublet, mean of the bin",
     "Angstrom",
     "stat.error;spect.line.eqWidth",
 )

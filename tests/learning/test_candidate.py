@@ -216,7 +216,7 @@ def test_in_a_task_the_gpu_that_spark_gave_it_counts(monkeypatch, given):
     monkeypatch.setattr(inference, "_AT_WORK", {})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     before = dict(inference.os.environ)
-    assert loaded_by_keras(monkeypatch, lambda packed: inference._at_work(packed, 256)) == (given is not None)
+    assert loaded_by_keras(monkeypatch, lambda packed: inference.detector_at_work(packed, 256)) == (given is not None)
     assert dict(inference.os.environ) == before, "a worker that others share keeps its environment"
 
 

@@ -1,0 +1,102 @@
+"""Doublets of a wrong separation: what chance, sky and continuum give, without knowing any truth.
+
+The spectra are searched once more for pairs of lines that no atom has, everything else the same. So that the network cannot tell by their
+place which pairs these are, the pixels between the two lines that are too many are left out of the image: the second line then lies where
+that of a doublet would. Pairs with a line of a known absorber are left out, as the search takes known absorbers away. What is not seen so
+are the pieces into which wide systems may fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nalspark.absorption import chain
+from nalspark.absorption.chain import Candidates, Light, Scorer, Searchable
+from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
+from nalspark.lines import METALS, LineSpecies
+from nalspark.settings import Settings
+
+#: Whole pixels by which the lines are farther apart than the doublet's. With the 11.1 of Mg II: 25, 33, 44 and 50 pixels. Two known lines
+#: of one absorber are at least 2.4 pixels nearer or farther (Fe II 22.6, Si IV 28.0, Ca II 38.2, Fe II 55.5, Si II and C IV 60.7).
+EXTRA_PIXELS = (14, 22, 33, 39)
+#: Pixels from a line of a known absorber within which a decoy's line is taken to be that.
+_KNOWN = 10.0
+
+
+def find_decoys(
+    searchable: Searchable, light: Light, known: Sequence[NDArray[np.float64]], score: Scorer, settings: Settings
+) -> dict[str, NDArray[Any]]:
+    """Find and measure decoys in spectra that can be searched.
+
+    Parameters
+    ----------
+    searchable : Searchable, m spectra
+    light : Light
+    known : sequence of ndarray
+        Redshifts of the absorbers that the catalogue has, of every spectrum of the batch: :attr:`Searchable.row` are their places.
+    score : callable
+        See :func:`nalspark.absorption.chain.scorer`.
+    settings : Settings
+
+    Returns
+    -------
+    dict of ndarray, shape (k,)
+        Columns of DECOYS but for the names, and ``row``.
+    """
+    species, found = settings.line_species, []
+    for extra in EXTRA_PIXELS:
+        wide = with_separation(species, extra, searchable.spectra.grid.step)
+        candidates = chain.propose(searchable, settings, light, wide)
+        candidates = candidates.take(~_on_known(candidates, extra, known, species))
+        candidates = _spliced(candidates, searchable, light, extra, species)
+        scores = score(searchable, candidates)
+        worth = np.flatnonzero(chain.worth_measuring(scores, settings))
+        measured = chain.measure(candidates.take(worth), scores[worth], settings)
+        names = {name: name for name in ("row", "z_abs", "significance", "score", "accepted")}
+        names["ew_primary"] = f"ew_{species.primary.label}"
+        separation = (species.offset_pixels(species.secondary, candidates.grid.step) + extra) * candidates.grid.pixel_kms
+        columns = {name: measured[column] for name, column in names.items()}
+        found.append(columns | {"separation_kms": np.full(len(worth), separation)})
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+
+def with_separation(species: LineSpecies, extra: int, step_dex: float) -> LineSpecies:
+    """Give a species whose second line lies some pixels farther away: a doublet that no atom has."""
+    line = species.secondary
+    return replace(species, secondary=replace(line, wavelength=line.wavelength * 10.0 ** (extra * step_dex)))
+
+
+def _on_known(candidates: Candidates, extra: int, known: Sequence[NDArray[np.float64]], species: LineSpecies) -> NDArray[np.bool_]:
+    """Whether a line of a candidate lies on one of an absorber that the spectrum is known to have."""
+    grid, offset = candidates.grid, candidates.grid.step
+    lines = [species.offset_pixels(line, offset) for line in dict.fromkeys((*METALS, *species.transitions))]
+    second = species.offset_pixels(species.secondary, offset) + extra
+    result = np.zeros(len(candidates), dtype=bool)
+    for k, (row, pixel) in enumerate(zip(candidates.row, candidates.pixel, strict=True)):
+        own = np.asarray(known[row], dtype=float)
+        if len(own):
+            places = grid.pixel(species.primary.wavelength * (1.0 + own))[:, None] + np.array(lines)
+            result[k] = bool((np.abs(places - pixel) < _KNOWN).any() or (np.abs(places - pixel - second) < _KNOWN).any())
+    return result
+
+
+def _spliced(candidates: Candidates, searchable: Searchable, light: Light, extra: int, species: LineSpecies) -> Candidates:
+    """The candidates with images in which the pixels that are too many between the two lines are left out."""
+    grid = candidates.grid
+    geometry = ImageGeometry.of(species, grid.step)
+    gap = int(geometry.offsets[geometry.secondary])
+    of_batch = np.searchsorted(searchable.row, candidates.row)
+    columns = np.arange(-HALF_WIDTH, HALF_WIDTH + 1)
+    images = np.array(candidates.image_residual), np.array(candidates.image_inverse_error)
+    for line, place in ((geometry.primary, columns), (geometry.secondary, columns + gap)):
+        pixel = candidates.pixel[:, None] + place + np.where(place > gap // 2, extra, 0)
+        inside = (pixel >= 0) & (pixel < grid.n_pixels)
+        at = of_batch[:, None], np.clip(pixel, 0, grid.n_pixels - 1)
+        for image, values in zip(images, (light.residual, np.sqrt(light.weight)), strict=True):
+            image[:, line] = np.where(inside, values[at], 0.0)
+    return replace(candidates, image_residual=images[0], image_inverse_error=images[1])
