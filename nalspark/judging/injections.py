@@ -136,10 +136,8 @@ def find_again(spectra: Spectra, z_qso: Array, absorbers: inject.Absorbers, scor
     searchable = Searchable.of(ready, z_qso)
     light = chain.light_of(searchable, settings)
     candidates = chain.propose(searchable, settings, light)
-    near = (
-        separation_pixels(candidates.z_search, absorbers.z[candidates.row]) <= match_radius(absorbers.ew_primary[candidates.row]) + _AROUND
-    )
-    candidates = candidates.take(near)
+    z, ew = absorbers.z[candidates.row], absorbers.ew_primary[candidates.row]
+    candidates = candidates.take(separation_pixels(candidates.z_search, z) <= match_radius(ew) + _AROUND)
     scores = score(searchable, candidates)
     worth = np.flatnonzero(chain.worth_measuring(scores, settings))
     candidates, scores = candidates.take(worth), scores[worth]
@@ -155,10 +153,8 @@ def find_again(spectra: Spectra, z_qso: Array, absorbers: inject.Absorbers, scor
     result["found"][row[order]] = measured["accepted"][order]
     pixel = np.rint(spectra.grid.pixel(species.primary.wavelength * (1.0 + absorbers.z))).astype(np.int64)
     result["sigma_ew"] = np.full(n, np.nan, np.float32)
-    at = bins[searchable.row] // BIN_PIXELS - light.sensitivity.first_bin
-    result["sigma_ew"][searchable.row] = light.sensitivity.sigma_ew[
-        np.arange(len(at)), np.clip(at, 0, light.sensitivity.sigma_ew.shape[1] - 1)
-    ]
+    place = np.clip(pixel[searchable.row], 0, spectra.grid.n_pixels - 1)
+    result["sigma_ew"][searchable.row] = light.sensitivity.at(np.arange(len(place)), place, spectra.grid)
     return {**result, "snr": ready.snr}
 
 

@@ -79,9 +79,8 @@ class Completeness(Stage):
         return {ALL: run.key_of_all(self)}
 
     def compute(self, run: Run, parts: list[str]) -> DataFrame:
-        files = [
-            file for _, record in sorted(run.manifest.parts(INJECTIONS.name).items()) if record.path for file in run.store.files(record)
-        ]
+        records = [record for _, record in sorted(run.manifest.parts(INJECTIONS.name).items()) if record.path]
+        files = [file for record in records for file in run.store.files(record)]
         table = tabulate(tally(files, INJECTIONS.select(*COUNTED), count))
         rows = encode({**table, "part": [ALL] * len(table["by"])}, COMPLETENESS).to_pylist()
         return run.spark.createDataFrame([tuple(row.values()) for row in rows], COMPLETENESS.spark_schema)
