@@ -52,7 +52,7 @@ class CompletenessFunction:
 
     @classmethod
     def of(cls, table: Columns) -> CompletenessFunction:
-        """Make the function of columns of COMPLETENESS.
+        """Make the function of columns of COMPLETENESS, their rows in any order.
 
         Raises
         ------
@@ -65,6 +65,7 @@ class CompletenessFunction:
         curves = []
         for start in np.unique(low[by == "significance"]):
             rows = np.flatnonzero((by == "significance") & (low == start) & np.isfinite(value) & (n > 0))
+            rows = rows[np.argsort(middle[rows], kind="stable")]
             if n[rows].sum() >= _LEAST:
                 curves.append((float(np.log(np.average(mean_ew[rows], weights=n[rows]))), np.log(middle[rows]), value[rows]))
         if not curves:

@@ -216,7 +216,8 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
         seen = sensitivity(usable[1], store.read(spark, manifest, SENSITIVITY), same)
         rows = store.write_unpublished(seen.orderBy("spectrum_id"), PUBLISHED_SENSITIVITY)
         for table in worth:
-            rows |= store.write_unpublished(store.read(spark, manifest, table), table)
+            order = [name for name in ("spectrum_id", "by", "ew_low", "low", "z_abs") if name in table.names]
+            rows |= store.write_unpublished(store.read(spark, manifest, table).orderBy(*order), table)
         return {"rows": rows}
 
     chains = {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "sensitivity": of_sensitivity}

@@ -22,7 +22,7 @@ from nalspark.spectra.grid import LATTICE
 from nalspark.surveys import stages as surveys
 from nalspark.surveys.sources import classify, part_of, walk
 from nalspark.tables.arrow import Columns, decode, encode, rows_of, to_arrow
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SCORES, SEARCHED, TARGETS
+from nalspark.tables.schemas import CANDIDATES, NORMALIZED, SCORES, SEARCHED, SENSITIVITY, TARGETS
 from nalspark.tables.table import Table
 
 pytestmark = pytest.mark.spark
@@ -82,13 +82,13 @@ def pixels(read: pa.RecordBatch, targets: pa.RecordBatch) -> Columns:
 
 
 @pytest.fixture(scope="module")
-def found(pixels: Columns, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    searched, candidates = absorption.search_columns(pixels, settings)
-    return encode(searched, SEARCHED), encode(candidates, CANDIDATES)
+def found(pixels: Columns, settings: Settings) -> tuple[pa.RecordBatch, ...]:
+    tables = SEARCHED, CANDIDATES, SENSITIVITY
+    return tuple(encode(columns, table) for columns, table in zip(absorption.search_columns(pixels, settings), tables, strict=True))
 
 
 @pytest.fixture(scope="module")
-def candidates(found: tuple[pa.RecordBatch, pa.RecordBatch]) -> pa.RecordBatch:
+def candidates(found: tuple[pa.RecordBatch, ...]) -> pa.RecordBatch:
     return found[1]
 
 
@@ -139,7 +139,7 @@ def test_search_finds_in_each_spectrum_what_it_finds_in_all_together(
 ) -> None:
     spectra = frame_of(spark, usable(read), surveys.SPECTRA_READ, cut)
     stage = absorption.search(spectra, frame_of(spark, targets, TARGETS, 2), settings)
-    for batch, table, key in zip(found, (SEARCHED, CANDIDATES), ("spectrum_id", "candidate_id"), strict=True):
+    for batch, table, key in zip(found, (SEARCHED, CANDIDATES, SENSITIVITY), ("spectrum_id", "candidate_id", "spectrum_id"), strict=True):
         assert_equal(rows_of(stage, table), batch, table, key)
 
 
