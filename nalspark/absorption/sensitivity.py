@@ -36,7 +36,7 @@ class Sensitivity(NamedTuple):
     first_bin : int
         Number of the first bin: bin k holds the lattice pixels 11 k to 11 k + 10.
     sigma_ew : ndarray, shape (n, b), rest Å
-        Mean over the searched pixels of the bin, of the worse of both lines; NaN where nothing is searched.
+        Harmonic mean over the searched pixels of the bin, of the worse of both lines; NaN where nothing is searched.
     n_searched : ndarray of uint8, shape (n, b)
         Searched pixels of the bin.
     """
@@ -82,23 +82,22 @@ def _mean_errors(
     weight: NDArray[np.float32], searched: NDArray[np.bool_], shift: int, scales: Array, taps: Array, bins: NDArray[np.int64],
     results: tuple[NDArray[np.float32], NDArray[np.uint8]],
 ) -> None:  # fmt: skip
-    """Write the mean σ_W of the searched pixels of each bin, and their number; `scales` are W over amplitude of both lines."""
+    """Write the harmonic mean σ_W of the searched pixels of each bin, and their number; `scales` are W over amplitude of both lines."""
     reach, n_pixels = len(taps) // 2, weight.shape[1]
+    power = np.empty(n_pixels)
     for row in range(len(weight)):
         w, mean, count = weight[row], results[0][row], results[1][row]
+        power[:] = 0.0
+        for u in range(-reach, reach + 1):
+            tap, first, last = taps[reach + u], max(-u, 0), min(n_pixels - u, n_pixels)
+            for i in range(first, last):
+                power[i] += tap * w[i + u]
         for i in range(n_pixels - shift):
-            if not searched[row, i]:
-                continue
-            worst = 0.0
-            for line in range(2):
-                centre, power = i + line * shift, 0.0
-                for u in range(max(-reach, -centre), min(reach + 1, n_pixels - centre)):
-                    power += taps[reach + u] * w[centre + u]
-                worst = max(worst, scales[line] / np.sqrt(power))
-            mean[bins[i]] += worst
-            count[bins[i]] += 1
+            if searched[row, i]:
+                mean[bins[i]] += min(np.sqrt(power[i]) / scales[0], np.sqrt(power[i + shift]) / scales[1])
+                count[bins[i]] += 1
         for k in range(len(mean)):
-            mean[k] = mean[k] / count[k] if count[k] > 0 else np.nan
+            mean[k] = count[k] / mean[k] if count[k] > 0 else np.nan
 
 
 def measure_sensitivity(

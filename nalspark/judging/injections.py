@@ -1,7 +1,7 @@
 """Absorbers put into the spectra of a run, and looked for with the chain that made its catalogue: what it finds is its completeness.
 
-A spectrum is multiplied by what an absorber leaves of the light, all its lines included, seen through the spectrum's own resolution. In the
-lines that takes noise away too, so as much is drawn anew: the variance stays what it was. Redshifts are drawn from the path that was
+A spectrum is multiplied by what an absorber leaves of the light, in all lines that the network sees, through the spectrum's own resolution.
+In the lines that takes noise away too, so as much is drawn anew: the variance stays what it was. Redshifts are drawn from the path that was
 searched, uniformly; equivalent widths are flat in log W. Everything random about a spectrum comes from its name.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,22 @@ from numpy.typing import NDArray
 from nalspark.absorption import chain
 from nalspark.absorption.chain import Scorer, Searchable
 from nalspark.absorption.systems import match_radius, same_system, separation_pixels
-from nalspark.lines import with_all_lines
+from nalspark.lines import LineSpecies
 from nalspark.mocks import inject
-from nalspark.settings import Settings
+from nalspark.settings import Completeness, Settings
 from nalspark.spectra.batch import Spectra
+from nalspark.spectra.grid import WavelengthGrid
 
 Array = NDArray[np.float64]
 
+#: Absorbers that are drawn for a run, to choose from.
+_ABSORBERS = 2048
 #: Pixels beyond the radius of a system within which a candidate is scored and measured: a fit moves by 6 at most.
 _AROUND = 8.0
 #: Pixels beyond that radius from an absorber that the spectrum has of its own, within which nothing is learned.
 _APART = 8.0
+#: Pixels beyond the outermost lines of an absorber on which its light is computed.
+_MARGIN = 40
 #: Steps, in lattice pixels, in which a spectrum's resolution counts, and what it is at least and at most.
 _RESOLUTION_STEP, _RESOLUTIONS = 0.1, (0.6, 2.5)
 
@@ -66,15 +72,25 @@ def in_path_at(z_start: Array, z_stop: Array, part: float) -> float:
     return float(z_stop[number] - (ends[number] - part * ends[-1]))
 
 
+@lru_cache(maxsize=4)
+def _drawn(species: LineSpecies, how: Completeness) -> inject.Absorbers:
+    """Absorbers of a run, to choose from: to draw each anew would take as long as to search for it."""
+    population = inject.Population(counts=(0.0, 1.0), ew_law="log-uniform", ew_min=how.ew_min, ew_max=how.ew_max)
+    size = inject.uniforms_per_spectrum(species, population)
+    uniforms = np.stack([inject.seeded_generator(how.seed, "absorber", k).random(size) for k in range(_ABSORBERS)])
+    order = np.random.Generator(np.random.Philox(key=how.seed % 2**64)).permutation(_ABSORBERS)
+    uniforms[:, 1] = (order + uniforms[:, 1]) / _ABSORBERS  # of the equivalent width: one in each step
+    return inject.draw(species, population, uniforms, (np.zeros(_ABSORBERS), np.zeros(_ABSORBERS) + 1.0))
+
+
 def draw_absorbers(sightlines: Sightlines, number: int, settings: Settings) -> inject.Absorbers:
     """Draw one absorber for every spectrum; `number` tells those of one spectrum apart."""
-    system, how = with_all_lines(settings.line_species), settings.completeness
-    population = inject.Population(counts=(0.0, 1.0), ew_law="log-uniform", ew_min=how.ew_min, ew_max=how.ew_max)
-    size = inject.uniforms_per_spectrum(system, population)
-    uniforms = np.stack([inject.seeded_generator(how.seed, name, "injection", number).random(size) for name in sightlines.names])
-    drawn = inject.draw(system, population, uniforms, (np.zeros(len(sightlines)), np.ones(len(sightlines))))
-    z = [in_path_at(a, b, part) for a, b, part in zip(sightlines.z_start, sightlines.z_stop, drawn.z, strict=True)]
-    return replace(drawn, z=np.array(z))
+    how = settings.completeness
+    uniforms = [inject.seeded_generator(how.seed, name, "injection", number).random(2) for name in sightlines.names]
+    which = np.array([int(u[0] * _ABSORBERS) for u in uniforms], dtype=np.int64)
+    path = zip(sightlines.z_start, sightlines.z_stop, uniforms, strict=True)
+    z = np.array([in_path_at(start, stop, float(u[1])) for start, stop, u in path])
+    return replace(_drawn(settings.line_species, how).take(which, np.arange(len(which))), z=z)
 
 
 def put_in(sightlines: Sightlines, absorbers: inject.Absorbers, number: int, settings: Settings) -> Spectra:
@@ -94,24 +110,40 @@ def put_in(sightlines: Sightlines, absorbers: inject.Absorbers, number: int, set
     Spectra
         Their inverse variances are those of the spectra.
     """
-    system, spectra = with_all_lines(settings.line_species), sightlines.spectra
-    place = np.rint(spectra.grid.pixel(settings.line_species.primary.wavelength * (1.0 + absorbers.z))).astype(np.int64)
-    known = spectra.resolution_at(np.arange(len(place)), np.clip(place, 0, spectra.grid.n_pixels - 1))
-    usual = settings.measure.instrument_sigma_kms / spectra.grid.pixel_kms
-    width = np.clip(np.where(np.isfinite(known), known, usual), *_RESOLUTIONS)
-    step = np.round(width / _RESOLUTION_STEP).astype(np.int64)
-    passed = np.ones(spectra.flux.shape)
-    for one in np.unique(step):
-        rows = np.flatnonzero(step == one)
-        some = absorbers.take(rows, np.arange(len(rows)))
-        passed[rows] = inject.transmission(some, system, spectra.grid, len(rows), one * _RESOLUTION_STEP * spectra.grid.pixel_kms)
+    spectra, n_pixels = sightlines.spectra, sightlines.spectra.grid.n_pixels
+    passed, first = _passed(spectra, absorbers, settings)
     flux = np.array(spectra.flux)
     for row, name in enumerate(sightlines.names):
-        dark = np.flatnonzero((passed[row] < 1.0) & (spectra.ivar[row] > 0))
+        dark = np.flatnonzero(passed[row] < 1.0)
+        dark = dark[(dark + first[row] >= 0) & (dark + first[row] < n_pixels)]
+        left, pixel = passed[row, dark], dark + first[row]
         noise = inject.seeded_generator(settings.completeness.seed, name, "noise", number).standard_normal(len(dark))
-        lost = np.sqrt((1.0 - passed[row, dark] ** 2) / spectra.ivar[row, dark])
-        flux[row, dark] = flux[row, dark] * passed[row, dark] + lost * noise
+        ivar = spectra.ivar[row, pixel]
+        lost = np.where(ivar > 0, np.sqrt((1.0 - left**2) / np.where(ivar > 0, ivar, 1.0)), 0.0)
+        flux[row, pixel] = flux[row, pixel] * left + lost * noise
     return replace(spectra, flux=flux)
+
+
+def _passed(spectra: Spectra, absorbers: inject.Absorbers, settings: Settings) -> tuple[Array, NDArray[np.int64]]:
+    """What one absorber leaves of the light of each spectrum, around its lines only: (n, q), and the grid pixel of the first column.
+
+    Lines lie at constant distances on the lattice, so all absorbers are moved by whole pixels to where one short grid holds them.
+    """
+    species, grid = settings.line_species, spectra.grid
+    offsets = [species.offset_pixels(line, grid.step) for line in species.transitions]
+    bluest = int(np.floor(min(offsets))) - _MARGIN
+    place = np.rint(grid.pixel(species.primary.wavelength * (1.0 + absorbers.z))).astype(np.int64)
+    short = WavelengthGrid(grid.first, int(np.ceil(max(offsets))) + _MARGIN - bluest, grid.step)
+    moved = replace(absorbers, z=(1.0 + absorbers.z) * 10.0 ** (-(place + bluest) * grid.step) - 1.0)
+    known = spectra.resolution_at(np.arange(len(place)), np.clip(place, 0, grid.n_pixels - 1))
+    width = np.where(np.isfinite(known), known, settings.measure.instrument_sigma_kms / grid.pixel_kms)
+    step = np.round(np.clip(width, *_RESOLUTIONS) / _RESOLUTION_STEP).astype(np.int64)
+    passed = np.ones((len(place), short.n_pixels))
+    for one in np.unique(step):
+        rows = np.flatnonzero(step == one)
+        some = moved.take(rows, np.arange(len(rows)))
+        passed[rows] = inject.transmission(some, species, short, len(rows), one * _RESOLUTION_STEP * grid.pixel_kms)
+    return passed, place + bluest
 
 
 def find_again(spectra: Spectra, z_qso: Array, absorbers: inject.Absorbers, score: Scorer, settings: Settings) -> dict[str, NDArray[Any]]:

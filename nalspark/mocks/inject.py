@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, pdtr
 
+from nalspark.compiled import compiled
 from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS, LineSpecies, Transition
 from nalspark.spectra.grid import WavelengthGrid
 
@@ -347,7 +348,7 @@ def transmission(
         depth = absorbers.relative_tau[near, number, None] * absorbers.tau[near]
         profile = _optical_depth(v, depth, absorbers.b_kms[near], absorbers.velocity_kms[near])
         # Each absorber is cut at its own extent, not at the widest one's: its neighbours in the batch must not matter.
-        np.add.at(tau, (compact[near, None], fine), np.where(np.abs(v) <= extent[near, None], profile, 0.0))
+        _add(tau, compact[near], fine[:, 0], np.where(np.abs(v) <= extent[near, None], profile, 0.0))
     for line in species.transitions:
         near, fine, _ = window.samples(line, absorbers.z)
         absorbed = _convolve(-np.expm1(-tau[compact[near, None], fine]), kernel)
@@ -356,6 +357,14 @@ def transmission(
         row = np.broadcast_to(absorbers.spectrum[near, None], pixel.shape)
         result[row[inside], pixel[inside]] = 1.0 - absorbed[inside]
     return result
+
+
+@compiled
+def _add(total: Array, row: NDArray[np.int64], start: NDArray[np.int64], values: Array) -> None:
+    """Add windows `values` (m, s) to rows of `total`, from the columns `start` on, one after the other."""
+    for k in range(len(values)):
+        for sample in range(values.shape[1]):
+            total[row[k], start[k] + sample] += values[k, sample]
 
 
 def line_snr(absorbers: Absorbers, species: LineSpecies, grid: WavelengthGrid, weight: Array, instrument_sigma_kms: float = 69.03) -> Array:

@@ -163,7 +163,7 @@ def _catalogued(absorbers: DataFrame, objects: DataFrame, worth: CompletenessFun
         return named.withColumns({"completeness": nothing, "weight": nothing}).select(*catalogue.names)
 
     def weighted(columns: Columns) -> Columns:
-        complete = worth(columns[ew], columns["sigma_ew"])
+        complete = worth(columns[ew], columns["sigma_ew"], columns["z_abs"])
         with np.errstate(divide="ignore"):
             return {**columns, "completeness": complete, "weight": np.where(complete > 0, columns["score"] / complete, np.nan)}
 
@@ -216,7 +216,7 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
         seen = sensitivity(usable[1], store.read(spark, manifest, SENSITIVITY), same)
         rows = store.write_unpublished(seen.orderBy("spectrum_id"), PUBLISHED_SENSITIVITY)
         for table in worth:
-            order = [name for name in ("spectrum_id", "by", "ew_low", "low", "z_abs") if name in table.names]
+            order = [name for name in ("spectrum_id", "by", "ew_low", "z_low", "low", "z_abs") if name in table.names]
             rows |= store.write_unpublished(store.read(spark, manifest, table).orderBy(*order), table)
         return {"rows": rows}
 

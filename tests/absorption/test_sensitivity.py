@@ -49,12 +49,12 @@ def test_it_is_the_error_of_a_least_squares_fit_of_the_worse_line() -> None:
                 both.append(UNIT * line.wavelength / np.sqrt(np.sum(weight * profile**2)))
             errors.append(max(both))
         assert found.n_searched[0, k] == len(pixels)
-        assert found.sigma_ew[0, k] == pytest.approx(np.mean(errors), rel=2e-3)
+        assert found.sigma_ew[0, k] == pytest.approx(1 / np.mean(1 / np.array(errors)), rel=2e-3)
 
 
 def test_a_place_without_data_on_the_second_line_cannot_be_seen_there() -> None:
     weight, searched = np.full(LATTICE.n_pixels, 100.0), np.ones(LATTICE.n_pixels, bool)
-    weight[2000 + GAP - 8 : 2000 + GAP + 9] = 0.0
+    weight[2000 + GAP - 20 : 2000 + GAP + 21] = 0.0
     found = sensitivity(weight, searched)
     assert np.isinf(found.sigma_ew[0, bin_of_pixel(found, 2000)])
 

@@ -31,7 +31,7 @@ def test_the_function_that_was_put_in_comes_out() -> None:
     x = np.geomspace(1.5, 40, 30)
     for ew in (0.3, 0.6, 1.1, 2.5):
         known = ew / x < 0.3  # classes of W have narrower ones beside them, of which some errors are too large
-        np.testing.assert_allclose(function(ew, ew / x)[known], truth(x)[known], atol=0.03)
+        np.testing.assert_allclose(function(ew, ew / x, 1.0)[known], truth(x)[known], atol=0.05)
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
@@ -39,16 +39,16 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     order = np.random.default_rng(3).permutation(len(table["by"]))
     mixed = CompletenessFunction.of({name: values[order] for name, values in table.items()})
     ew, sigma = np.geomspace(0.1, 5, 40)[:, None], np.geomspace(0.02, 0.6, 30)
-    np.testing.assert_array_equal(mixed(ew, sigma), CompletenessFunction.of(table)(ew, sigma))
+    np.testing.assert_array_equal(mixed(ew, sigma, 1.7), CompletenessFunction.of(table)(ew, sigma, 1.7))
 
 
 def test_it_is_monotone_in_the_significance_and_lies_between_0_and_1() -> None:
     function = CompletenessFunction.of(tabulate(count(injected(n=3000, seed=4))))
     for ew in np.geomspace(0.05, 10, 15):
-        along = function(ew, ew / np.geomspace(0.01, 1000, 200))
+        along = function(ew, ew / np.geomspace(0.01, 1000, 200), 1.3)
         assert (np.diff(along) >= -1e-12).all() and along.min() >= 0 and along.max() <= 1
-    assert np.isnan(function(1.0, [np.nan, 0.0, -1.0])).all()
-    assert function(1.0, np.inf) == 0
+    assert np.isnan(function(1.0, [np.nan, 0.0, -1.0], 1.0)).all()
+    assert function(1.0, np.inf, 1.0) == 0
 
 
 def test_counts_add_up_to_the_same_in_any_order() -> None:
@@ -79,6 +79,18 @@ def test_the_table_tells_fractions_with_their_intervals() -> None:
     np.testing.assert_allclose(table["fraction"], table["n_found"] / table["n_injected"])
     assert ((table["lower"] <= table["fraction"]) & (table["fraction"] <= table["upper"])).all()
     assert np.isfinite(table["completeness"]).sum() == (table["by"] == "significance").sum()
+    assert np.isnan(tabulate(count(injected(n=20)))["completeness"]).all()
+
+
+def test_what_changes_with_redshift_is_a_shift_of_the_significance() -> None:
+    columns = injected(n=60_000, seed=7)
+    shift = np.where(columns["z_abs"] > 1.6, 0.3, 0.0)
+    x = columns["ew_primary"] / columns["sigma_ew"] * np.exp(shift)
+    columns["found"] = np.random.default_rng(8).random(len(x)) < truth(x)
+    function = CompletenessFunction.of(tabulate(count(columns)))
+    x = np.geomspace(2.5, 12, 12)
+    np.testing.assert_allclose(function(0.8, 0.8 / x, 1.1), truth(x), atol=0.04)
+    np.testing.assert_allclose(function(0.8, 0.8 / x, 1.9), truth(x * np.exp(0.3)), atol=0.04)
 
 
 def test_too_few_absorbers_are_no_function_and_that_is_said() -> None:

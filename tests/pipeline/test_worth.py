@@ -52,7 +52,7 @@ def test_every_row_of_the_catalogue_knows_its_completeness_and_its_weight(finish
     opened = nalspark.open_result(finished)
     rows, table = published(finished)["absorbers"], opened.table("completeness").to_pydict()
     function = CompletenessFunction.of(table)
-    np.testing.assert_array_equal(rows["completeness"], function(rows["ew_2796"], rows["sigma_ew"]))
+    np.testing.assert_array_equal(rows["completeness"], function(rows["ew_2796"], rows["sigma_ew"], rows["z_abs"]))
     np.testing.assert_allclose(rows["weight"], rows["score"] / rows["completeness"])
     assert rows["completeness"].between(0, 1).all() and len(rows) > 5
     assert len(opened.absorbers) == len(rows) and opened.absorbers["sigma_ew"].unit == "Angstrom"
@@ -99,7 +99,7 @@ def test_partitions_and_waves_do_not_matter(spark: Any, survey: Path, finished: 
         assert_same_catalogue(out, finished)
         for name in ("sensitivity", *FILES):
             ours, theirs = (read(place, name) for place in (out, finished))
-            by = [column for column in ("spectrum_id", "by", "low", "ew_low", "z_abs", "separation_kms") if column in ours]
+            by = [column for column in ("spectrum_id", "by", "low", "ew_low", "z_low", "z_abs", "separation_kms") if column in ours]
             ours, theirs = (frame.sort_values(by, ignore_index=True) for frame in (ours, theirs))
             pd.testing.assert_frame_equal(ours, theirs, check_exact=True, obj=name)
 
