@@ -22,9 +22,10 @@ from nalspark.tables.schemas import CANDIDATES, REJECTIONS, SIGHTLINES, absorber
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 
-PUBLISHED = ("absorbers", "sightlines", "rejections", "sensitivity")
-#: Published too, once it is known what the catalogue is worth.
+PUBLISHED = ("absorbers", "sightlines", "rejections")
+#: What is published with the catalogue once it is known what it is worth, and beside it in any case.
 WORTH = ("completeness", "injections", "decoys")
+BESIDE = ("sensitivity", *WORTH)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Result:
 
     def has(self, name: str) -> bool:
         """Say whether the files of a table are all there; of a table that is not published, also whether it has any."""
-        if name in PUBLISHED + WORTH:
+        if name in PUBLISHED + BESIDE:
             return Store(self.root).published(f"{name}.parquet").exists()
         parts = [part for part in self.manifest.parts(name).values() if part.path]
         return bool(parts) and all((self.root / part.path).is_dir() for part in parts)
@@ -98,7 +99,8 @@ class Result:
         Parameters
         ----------
         name : str
-            ``absorbers``, ``sightlines``, ``rejections``, or a table of the manifest (``searched``, ``candidates``, ``measured``, …).
+            ``absorbers``, ``sightlines``, ``rejections``, ``sensitivity``, of a catalogue whose worth is known also ``completeness``,
+            ``injections`` and ``decoys``, or a table of the manifest (``searched``, ``candidates``, ``measured``, …).
 
         Raises
         ------
@@ -106,7 +108,7 @@ class Result:
             Where there is no such table, or its files are not there, or are not readable as Parquet.
         """
         store = Store(self.root)
-        if name in PUBLISHED + WORTH:
+        if name in PUBLISHED + BESIDE:
             source: Any = store.published(f"{name}.parquet")
             if not source.exists():
                 why = "the result is not published yet. Run stage 'publish' first."
@@ -116,7 +118,11 @@ class Result:
         elif self.has(name):
             source = [file for _, part in sorted(self.manifest.parts(name).items()) if part.path for file in store.files(part)]
         else:
-            known = [*PUBLISHED, *(table for table in sorted(self.manifest.tables) if self.has(table))]
+            known = [
+                *PUBLISHED,
+                *(table for table in BESIDE if self.has(table)),
+                *(table for table in sorted(self.manifest.tables) if self.has(table)),
+            ]
             raise StoreError(f"{self.root} has no table '{name}'; it has {', '.join(known)}.{did_you_mean(name, known)}")
         return open_parquet(source)
 

@@ -119,6 +119,10 @@ PROMISE: dict[str, tuple[Row, ...]] = {
         min_snr_primary=3.0, min_snr_secondary=2.0, instrument_sigma_kms=50.0, max_fwhm_kms=200.0, crowding=5.0,
         near_quasar_kms=3000.0,
     ),
+    **rows(
+        "completeness", "inject", "publish", why="the catalogue is published with what it is worth",
+        per_sightline=2, ew_min=0.2, ew_max=5.0, seed=2,
+    ),
     **rows("publish", "publish", gallery=2),
     **rows(
         "simulate", "simulate",
