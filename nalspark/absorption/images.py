@@ -81,3 +81,17 @@ def _cut(values: NDArray[np.float32], row: NDArray[np.int64], first: NDArray[np.
             start = first[line, k]
             for pixel in range(max(start, 0), min(start + columns, n_pixels)):
                 images[k, line, pixel - start] = values[row[k], pixel]
+
+
+def core_is_covered(distance: NDArray[np.float64], width: NDArray[np.float64], inverse_error: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell where seven tenths of a line's core, within 1.5 σ, have data; shape (m,).
+
+    Parameters
+    ----------
+    distance, inverse_error : ndarray, shape (m, c)
+        Pixels from the line; inverse standard error, 0 where masked.
+    width : ndarray, shape (m, 1)
+        σ in pixels.
+    """
+    core = np.abs(distance) <= np.maximum(1.5 * width, 1.0)
+    return np.asarray(((inverse_error > 0) & core).sum(axis=1) >= 0.7 * core.sum(axis=1))

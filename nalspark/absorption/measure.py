@@ -1,4 +1,4 @@
-"""What the catalogue says of an absorber: redshift, equivalent widths, width, companions, flags.
+"""What the catalogue says of an absorber: redshift, equivalent widths, width, companions, column densities, flags.
 
 Rest equivalent width of a Gaussian line of amplitude A and σ = s pixels: ``W = A s √(2π) λ₀ ln10 step``; on a log-λ grid 1 + z cancels.
 """
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nalspark.absorption.column_density import Profile, doublet_profiles, measure_column_densities
 from nalspark.absorption.fit import EPSILON, FIRST, LEVEL, LOG_WIDTH, SECOND, SLOPE, DoubletFit, fit_doublets
-from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
+from nalspark.absorption.images import HALF_WIDTH, ImageGeometry, core_is_covered
 from nalspark.absorption.systems import in_path
 from nalspark.lines import CA_II_3934, CA_II_3969, NA_I_5891, NA_I_5897, SPEED_OF_LIGHT_KMS, LineSpecies
 from nalspark.settings import Settings
@@ -66,8 +67,8 @@ def _equivalent_width(fit: DoubletFit, column: int, angstrom_per_pixel: float) -
     return factor * amplitude, factor * np.sqrt(np.maximum(variance, 0.0))
 
 
-def _companion(residual: Array, inverse_error: Array, centre: Array, width: Array) -> tuple[Array, Array]:
-    """Amplitude of a line of known place and width, with a free level under it, and its standard error; NaN where not covered."""
+def _companion(residual: Array, inverse_error: Array, centre: Array, width: Array) -> tuple[Profile, Array]:
+    """A line of known place and width with a free level under it, and its amplitude's standard error; NaN where not covered."""
     u = np.arange(-HALF_WIDTH, HALF_WIDTH + 1, dtype=float)
     distance = u - centre[:, None]
     # The level is taken close by: Fe II 2374 and 2382 are 15 pixels apart.
@@ -76,10 +77,11 @@ def _companion(residual: Array, inverse_error: Array, centre: Array, width: Arra
     total, linear, power = weight.sum(axis=1), (weight * profile).sum(axis=1), (weight * profile**2).sum(axis=1)
     determinant = np.maximum(total * power - linear**2, 1e-12)
     level, line = (weight * residual).sum(axis=1), (weight * profile * residual).sum(axis=1)
-    core = np.abs(distance) <= np.maximum(1.5 * width[:, None], 1.0)
-    covered = ((inverse_error > 0) & core).sum(axis=1) >= 0.7 * core.sum(axis=1)
+    covered = core_is_covered(distance, width[:, None], inverse_error)
     amplitude = np.where(covered, (total * line - linear * level) / determinant, np.nan)
-    return amplitude, np.where(covered, np.sqrt(total / determinant), np.nan)
+    under = np.where(covered, (power * level - linear * line) / determinant, np.nan)
+    error, under_error = (np.where(covered, np.sqrt(square / determinant), np.nan) for square in (total, power))
+    return Profile(centre, width, amplitude, np.broadcast_to(under[:, None], residual.shape), under_error), error
 
 
 def _box(residual: Array, inverse_error: Array, fit: DoubletFit, shift: float, offset: float) -> tuple[Array, Array]:
@@ -161,13 +163,14 @@ def measure_candidates(
             box * line.wavelength * scale,
             box_error * line.wavelength * scale,
         )
+    profiles = doublet_profiles(fit, species, geometry, offset)
     for line in species.companions:
         row = species.transitions.index(line)
-        amplitude, amplitude_error = _companion(
-            image[:, row], error[:, row], geometry.fractions[row] + fit.parameters[:, EPSILON], result["sigma_pixels"]
-        )
-        factor = _SQRT_2PI * line.wavelength * scale * result["sigma_pixels"]
-        result[f"ew_{line.label}"], result[f"ew_{line.label}_err"] = factor * amplitude, factor * amplitude_error
+        centre = geometry.fractions[row] + fit.parameters[:, EPSILON]
+        profiles[line], amplitude_error = _companion(image[:, row], error[:, row], centre, sigma)
+        factor = _SQRT_2PI * line.wavelength * scale * sigma
+        result[f"ew_{line.label}"], result[f"ew_{line.label}_err"] = factor * profiles[line].depth, factor * amplitude_error
+    result |= measure_column_densities(image, error, profiles, species, grid)
     result["doublet_ratio"], result["doublet_ratio_err"] = _doublet_ratio(fit, species)
     return result
 

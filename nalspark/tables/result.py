@@ -118,11 +118,8 @@ class Result:
         elif self.has(name):
             source = [file for _, part in sorted(self.manifest.parts(name).items()) if part.path for file in store.files(part)]
         else:
-            known = [
-                *PUBLISHED,
-                *(table for table in BESIDE if self.has(table)),
-                *(table for table in sorted(self.manifest.tables) if self.has(table)),
-            ]
+            others = dict.fromkeys([*BESIDE, *sorted(self.manifest.tables)])
+            known = [*PUBLISHED, *(table for table in others if self.has(table))]
             raise StoreError(f"{self.root} has no table '{name}'; it has {', '.join(known)}.{did_you_mean(name, known)}")
         return open_parquet(source)
 

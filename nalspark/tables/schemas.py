@@ -310,6 +310,47 @@ _IN_CATALOGUE = (
 )
 
 
+def _column_density_columns(species: LineSpecies) -> list[Column]:
+    """Column densities of the doublet's ion and of every line. A logarithm has no unit that FITS or VOUnit know: the text says cm⁻²."""
+    ucd, first, second = "phys.columnDensity", species.primary, species.secondary
+    columns = [
+        Column(
+            "saturated",
+            "bool",
+            f"True unless {first.label} and {second.label} agree in their column densities to 0.05 dex, shown by one standard error, and "
+            "neither is black: log_n and those of both lines are then lower limits",
+            ucd="meta.code.qual",
+        ),
+        Column(
+            "log_n",
+            "double",
+            f"log10 of the column density of {first.ion} in cm^-2: {second.label} alone where it is well measured, else the weighted mean "
+            "of both lines",
+            ucd=ucd,
+        ),
+        Column("log_n_err", "double", "Standard error of log_n, dex", ucd=f"stat.error;{ucd}"),
+    ]
+    for line in (first, second, *species.companions):
+        name = f"log_n_{line.label}"
+        columns += [
+            Column(
+                name,
+                "double",
+                f"log10 of the column density of {line.ion} in cm^-2, from {line.label} by apparent optical depth; null where nothing is "
+                "absorbed or the line is not covered",
+                ucd=ucd,
+            ),
+            Column(f"{name}_err", "double", f"Standard error of {name}, dex", ucd=f"stat.error;{ucd}"),
+            Column(
+                f"log_n_linear_{line.label}",
+                "double",
+                f"The same from ew_{line.label} as if the line were thin; its error in dex is 0.434 ew_{line.label}_err / ew_{line.label}",
+                ucd=ucd,
+            ),
+        ]
+    return columns
+
+
 def absorbers_table(species: LineSpecies) -> Table:
     """Declare the catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
     return Table("absorbers", f"One row per {species.name} absorber.", (*_measured_columns(species), *_IN_CATALOGUE))
@@ -357,6 +398,7 @@ def _measured_columns(species: LineSpecies) -> tuple[Column, ...]:
     for line in species.companions:
         columns += _width_columns(line)
     columns += [
+        *_column_density_columns(species),
         Column("chi2_reduced", "double", "χ² per degree of freedom of the doublet fit", ucd="stat.fit.chi2"),
         Column("significance", "double", "Matched-filter significance with which it was found", ucd="stat.snr"),
         _SIGMA_EW,
