@@ -9,6 +9,7 @@ what is found at which W / σ_W is measured (:mod:`nalspark.judging.completeness
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,6 +76,30 @@ def bin_of(species: LineSpecies, z: ArrayLike) -> NDArray[np.int64]:
     """Give the bin that holds each absorption redshift; the inverse of :func:`bin_edges`."""
     index = np.log10(species.primary.wavelength * (1.0 + np.asarray(z, dtype=float))) / LATTICE.step
     return np.floor((index + 0.5) / BIN_PIXELS).astype(np.int64)
+
+
+def flat_bins(columns: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
+    """Give the bins of a batch of rows of SENSITIVITY one after the other, those in which something is searched.
+
+    Parameters
+    ----------
+    columns : mapping
+        ``first_bin``, (n,), and of each row ``sigma_ew`` and ``n_searched``.
+
+    Returns
+    -------
+    row, bins : ndarray of int, shape (k,)
+        Whose bin it is, and its number.
+    sigma_ew, searched : ndarray, shape (k,)
+        σ_W, rest Å, and the part of the bin that is searched.
+    """
+    length = np.array([len(cell) for cell in columns["n_searched"]], dtype=np.int64)
+    row = np.repeat(np.arange(len(length)), length)
+    within = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
+    count, sigma = (np.concatenate([*columns[name], ()]).astype(float) for name in ("n_searched", "sigma_ew"))
+    some = np.flatnonzero(count > 0)
+    bins = np.asarray(columns["first_bin"]).astype(np.int64)[row] + within
+    return row[some], bins[some], sigma[some], count[some] / BIN_PIXELS
 
 
 @compiled

@@ -39,7 +39,7 @@ COUNTED = ("ew_primary", "sigma_ew", "z_abs", "snr", "blended", "found")
 #: In which sums are kept, and the greatest W / σ_W that is told apart.
 _UNIT, _MOST = 1e-6, 1e4
 #: Absorbers that a class of W must have got to be measured, and nodes of its curve.
-_LEAST, _NODES = 50, 25
+_LEAST, _NODES = 50, 40
 #: Shifts of log x that are tried, the standard deviation they are expected to have, and rounds of fitting curves and shifts in turn.
 _SHIFTS, _USUAL_SHIFT, _ROUNDS = np.linspace(-0.6, 0.6, 61), 0.15, 4
 

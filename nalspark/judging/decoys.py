@@ -2,8 +2,8 @@
 
 The spectra are searched once more for pairs of lines that no atom has, everything else the same. So that the network cannot tell by their
 place which pairs these are, the pixels between the two lines that are too many are left out of the image: the second line then lies where
-that of a doublet would. Pairs with a line of a known absorber are left out, as the search takes known absorbers away. What is not seen so
-are the pieces into which wide systems may fall.
+that of a doublet would. Pairs with a line of a known absorber are left out, as the search takes known absorbers away, and the others count
+for the path that is lost so. What is not seen are the pieces into which wide systems may fall.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from nalspark.absorption.chain import Candidates, Light, Scorer, Searchable
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
 from nalspark.lines import METALS, LineSpecies
 from nalspark.settings import Settings
+from nalspark.spectra.grid import WavelengthGrid
 
 #: Whole pixels by which the lines are farther apart than the doublet's. With the 11.1 of Mg II: 25, 33, 44 and 50 pixels. Two known lines
 #: of one absorber are at least 2.4 pixels nearer or farther (Fe II 22.6, Si IV 28.0, Ca II 38.2, Fe II 55.5, Si II and C IV 60.7).
 EXTRA_PIXELS = (14, 22, 33, 39)
 #: Pixels from a line of a known absorber within which a decoy's line is taken to be that.
-_KNOWN = 10.0
+_KNOWN = 10
 
 
 def find_decoys(
@@ -48,19 +49,21 @@ def find_decoys(
     dict of ndarray, shape (k,)
         Columns of DECOYS but for the names, and ``row``.
     """
-    species, found = settings.line_species, []
+    species, grid, found = settings.line_species, searchable.spectra.grid, []
     for extra in EXTRA_PIXELS:
-        wide = with_separation(species, extra, searchable.spectra.grid.step)
+        wide = with_separation(species, extra, grid.step)
         candidates = chain.propose(searchable, settings, light, wide)
-        candidates = candidates.take(~_on_known(candidates, extra, known, species))
+        free, weight = _free(searchable, light, known, extra + round(species.offset_pixels(species.secondary, grid.step)), species)
+        candidates = candidates.take(free[np.searchsorted(searchable.row, candidates.row), candidates.pixel])
         candidates = _spliced(candidates, searchable, light, extra, species)
         scores = score(searchable, candidates)
         worth = np.flatnonzero(chain.worth_measuring(scores, settings))
         measured = chain.measure(candidates.take(worth), scores[worth], settings)
         names = {name: name for name in ("row", "z_abs", "significance", "score", "accepted")}
         names["ew_primary"] = f"ew_{species.primary.label}"
-        separation = (species.offset_pixels(species.secondary, candidates.grid.step) + extra) * candidates.grid.pixel_kms
+        separation = (species.offset_pixels(species.secondary, grid.step) + extra) * grid.pixel_kms
         columns = {name: measured[column] for name, column in names.items()}
+        columns["weight"] = weight[np.searchsorted(searchable.row, measured["row"])]
         found.append(columns | {"separation_kms": np.full(len(worth), separation)})
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
@@ -71,18 +74,27 @@ def with_separation(species: LineSpecies, extra: int, step_dex: float) -> LineSp
     return replace(species, secondary=replace(line, wavelength=line.wavelength * 10.0 ** (extra * step_dex)))
 
 
-def _on_known(candidates: Candidates, extra: int, known: Sequence[NDArray[np.float64]], species: LineSpecies) -> NDArray[np.bool_]:
-    """Whether a line of a candidate lies on one of an absorber that the spectrum is known to have."""
-    grid, offset = candidates.grid, candidates.grid.step
-    lines = [species.offset_pixels(line, offset) for line in dict.fromkeys((*METALS, *species.transitions))]
-    second = species.offset_pixels(species.secondary, offset) + extra
-    result = np.zeros(len(candidates), dtype=bool)
-    for k, (row, pixel) in enumerate(zip(candidates.row, candidates.pixel, strict=True)):
-        own = np.asarray(known[row], dtype=float)
-        if len(own):
-            places = grid.pixel(species.primary.wavelength * (1.0 + own))[:, None] + np.array(lines)
-            result[k] = bool((np.abs(places - pixel) < _KNOWN).any() or (np.abs(places - pixel - second) < _KNOWN).any())
-    return result
+def _lines_of_known(known: NDArray[np.float64], species: LineSpecies, grid: WavelengthGrid) -> NDArray[np.bool_]:
+    """Mark the pixels near a line of an absorber that a spectrum is known to have, shape (p,)."""
+    offsets = np.array([species.offset_pixels(line, grid.step) for line in dict.fromkeys((*METALS, *species.transitions))])
+    places = (grid.pixel(species.primary.wavelength * (1.0 + known))[:, None] + offsets).ravel()
+    near = np.rint(places).astype(np.int64)[:, None] + np.arange(-_KNOWN, _KNOWN + 1)
+    marked = np.zeros(grid.n_pixels, dtype=bool)
+    marked[near[(near >= 0) & (near < grid.n_pixels)]] = True
+    return marked
+
+
+def _free(
+    searchable: Searchable, light: Light, known: Sequence[NDArray[np.float64]], shift: int, species: LineSpecies
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Searched pixels, (m, p), at which neither line of a decoy lies on one of a known absorber; and searched over such pixels, (m,)."""
+    free, grid = np.array(light.searched), searchable.spectra.grid
+    for number, row in enumerate(searchable.row):
+        if len(known[row]):
+            taken = _lines_of_known(np.asarray(known[row], dtype=float), species, grid)
+            taken[: grid.n_pixels - shift] |= taken[shift:]
+            free[number] &= ~taken
+    return free, light.searched.sum(axis=1) / np.maximum(free.sum(axis=1), 1)
 
 
 def _spliced(candidates: Candidates, searchable: Searchable, light: Light, extra: int, species: LineSpecies) -> Candidates:

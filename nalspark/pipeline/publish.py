@@ -20,15 +20,18 @@ from pyspark.sql import functions as F
 from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
+from nalspark.absorption.sensitivity import bin_of, flat_bins
 from nalspark.absorption.stages import measured_table, normalized, sensitivity, sightlines, with_object, with_system
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import StoreError
 from nalspark.judging.completeness import CompletenessFunction
+from nalspark.judging.decoys import EXTRA_PIXELS
+from nalspark.judging.worth import completeness_tables, purity_of
 from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
 from nalspark.pipeline.stage import Stage
 from nalspark.plots.figures import GalleryItem
-from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, render_report
+from nalspark.plots.report import BitCount, CatalogueMatch, RatioSample, Rejected, ReportData, WorthData, render_report
 from nalspark.progress import now
 from nalspark.session import narrow_reads, together
 from nalspark.settings import Settings
@@ -44,6 +47,7 @@ from nalspark.tables.manifest import Manifest, Part
 from nalspark.tables.schemas import (
     CANDIDATES,
     COMPLETENESS,
+    DECOYS,
     FILES,
     MATCHES,
     PUBLISHED_SENSITIVITY,
@@ -76,6 +80,9 @@ def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> Da
 #: The published files, beside the tables.
 PUBLISHED = Table("published", "The files of the catalogue.", ())
 
+
+#: Equivalent widths (Å) of which the report shows where they would be seen, at so many standard errors; and more bins than there are.
+SEEN, DETECTION, _MOST_BINS = (0.3, 0.6, 1.0, 2.0), 5.0, 8192
 
 #: Objects with more spectra are counted as if they had as many.
 _MOST_EPOCHS = 1000
@@ -189,8 +196,8 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
     def of_absorbers() -> dict[str, Any]:
         rows = store.write_unpublished(_catalogued(absorbers, same, function, settings).orderBy("spectrum_id", "z_abs"), catalogue)
         files, edges = store.unpublished_files(catalogue), _absorber_edges(species)
-        counted = tally(files, catalogue.select(*edges, "flags"), partial(_absorber_counts, edges=edges))
-        facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"]}
+        counted = tally(files, catalogue.select(*edges, "flags", "score"), partial(_absorber_counts, edges=edges))
+        facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"], "millionths": int(counted["score"])}
         histograms = {name: (cuts, counted[name]) for name, cuts in edges.items()}
         samples = _samples(files, catalogue, settings.publish.gallery)
         ratios = _ratios(samples.pop("doublet_ratios"), species)
@@ -215,10 +222,15 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
     def of_sensitivity() -> dict[str, Any]:
         seen = sensitivity(usable[1], store.read(spark, manifest, SENSITIVITY), same)
         rows = store.write_unpublished(seen.orderBy("spectrum_id"), PUBLISHED_SENSITIVITY)
+        z = np.arange(*_redshifts(species), _PATH_STEP)
+        counted = tally(
+            store.unpublished_files(PUBLISHED_SENSITIVITY), SENSITIVITY.columns[2:], partial(_seen_counts, z=z, species=species)
+        )
+        facts = {"seen": {ew: counted["seen"][number] for number, ew in enumerate(SEEN)}}
         for table in worth:
             order = [name for name in ("spectrum_id", "by", "ew_low", "z_low", "low", "z_abs") if name in table.names]
             rows |= store.write_unpublished(store.read(spark, manifest, table).orderBy(*order), table)
-        return {"rows": rows}
+        return {"rows": rows, **facts, **({"worth_of": _worth(store, worth)} if worth else {})}
 
     chains = {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "sensitivity": of_sensitivity}
     return chains
@@ -228,10 +240,11 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
 
 
 def _absorber_counts(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
-    """Counts between edges, of the redshifts also without those outside the searched path, and how many rows have each flag."""
+    """Counts between edges, of the redshifts also without those outside the searched path; rows with each flag; Σ score in 1e-6."""
     in_path = columns["z_abs"][(columns["flags"] & AbsorberFlag.OFF_PATH) == 0]
     flags = np.array([np.count_nonzero(columns["flags"] & int(bit)) for bit in AbsorberFlag.__members__.values()])
-    return {**_in_bins(columns, edges), "in_path": np.histogram(in_path, edges["z_abs"])[0], "flags": flags}
+    scores = np.array(np.rint(columns["score"] * 1e6).sum(), np.int64)
+    return {**_in_bins(columns, edges), "in_path": np.histogram(in_path, edges["z_abs"])[0], "flags": flags, "score": scores}
 
 
 def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, Any]:
@@ -242,6 +255,26 @@ def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, Any
         "path": path,
         "epochs": np.bincount(np.minimum(columns["n_epochs"], _MOST_EPOCHS - 1), minlength=_MOST_EPOCHS),
     }
+
+
+def _seen_counts(columns: Columns, z: NDArray[np.float64], species: LineSpecies) -> dict[str, NDArray[np.int64]]:
+    """At each of some ascending redshifts in how many sightlines an absorber of the strengths :data:`SEEN` would be seen."""
+    _, bins, sigma, _ = flat_bins(columns)
+    seen = [np.bincount(bins[ew >= DETECTION * sigma], minlength=_MOST_BINS) for ew in SEEN]
+    return {"seen": np.array(seen)[:, bin_of(species, z)]}
+
+
+def _worth(store: Store, worth: tuple[Table, ...]) -> dict[str, Any]:
+    """What the report says of the catalogue's worth, but for the scores: from files that are to be published."""
+    files = {table.name: store.unpublished_files(table) for table in worth}
+    rows = pa.Table.from_batches(read_batches(files[COMPLETENESS.name], COMPLETENESS.columns), COMPLETENESS.arrow_schema)
+    decoys = tally(files[DECOYS.name], DECOYS.select("accepted", "weight"), _decoy_counts)
+    return {**completeness_tables(rows.to_pydict()), "n_decoys": int(decoys["millionths"]) / 1e6}
+
+
+def _decoy_counts(columns: Columns) -> dict[str, NDArray[np.int64]]:
+    """Accepted decoys by their weight, in 1e-6: whole numbers add up to the same in any order."""
+    return {"millionths": np.array(np.rint(columns["weight"][columns["accepted"].astype(bool)] * 1e6).sum(), np.int64)}
 
 
 def _in_bins(columns: Columns, edges: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.int64]]:
@@ -380,6 +413,11 @@ def _report_data(manifest: Manifest, settings: Settings, rows: dict[str, int], f
         "candidates": manifest.rows("candidates")[0],
         "absorbers": rows["absorbers.parquet"],
     }
+    worth, score_sum = found["sensitivity"].pop("worth_of", None), found["absorbers"].pop("millionths") / 1e6
+    if worth:
+        purity = purity_of(rows["absorbers.parquet"], score_sum, worth.pop("n_decoys"))
+        measures: dict[str, Any] = {"n_decoys": round(purity.n_decoys), "by_decoys": purity.by_decoys, "by_score": purity.by_score}
+        found["sensitivity"]["worth"] = WorthData(**worth, **measures, n_separations=len(EXTRA_PIXELS))
     return ReportData(
         title=f"{species.name} absorbers",
         species=species.name,

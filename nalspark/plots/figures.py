@@ -152,7 +152,7 @@ def _logarithmic(edges: Array) -> bool:
 
 
 @styled
-def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
+def path_figure(z: ArrayLike, sightlines: ArrayLike, seen: Mapping[float, ArrayLike] | None = None) -> Figure:
     """Draw the redshift path g(z): in how many sightlines each absorption redshift was searched.
 
     Parameters
@@ -161,6 +161,8 @@ def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
         Ascending absorption redshifts.
     sightlines : array, shape (k,)
         Sightlines searched there.
+    seen : mapping, optional
+        W (Å) → those of them in which an absorber of W would be seen: g(W, z).
     """
     figure, axes = panel((7.2, 2.6))
     z, sightlines = np.asarray(z, dtype=float), _clean(sightlines)
@@ -169,6 +171,10 @@ def path_figure(z: ArrayLike, sightlines: ArrayLike) -> Figure:
     else:
         axes.fill_between(z, sightlines, color=GREEN, alpha=0.22, linewidth=0)
         axes.plot(z, sightlines, color=GREEN, linewidth=1.4)
+        for number, (ew, those) in enumerate((seen or {}).items()):
+            axes.plot(z, _clean(those), color=BLUE, linewidth=0.9, alpha=1.0 - 0.2 * number, label=f"W = {ew:g} Å")
+        if seen:
+            axes.legend(frameon=False, fontsize=7)
         axes.set_xlim(z[0], z[-1])
         _count_axis(axes, sightlines, log_counts=False)
     axes.set(xlabel="absorption redshift z", ylabel="sightlines searched, g(z)")

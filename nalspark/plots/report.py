@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
 from nalspark.errors import INTERNAL_ERROR
 from nalspark.lines import SPECIES
+from nalspark.plots.evaluation import curves_figure, fractions_figure
 from nalspark.plots.figures import (
     GalleryItem,
     absorber_figure,
@@ -90,6 +92,29 @@ class RatioSample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorthData:
+    """What the catalogue is worth.
+
+    Attributes
+    ----------
+    curves, panels : mapping of DataFrame
+        Label → fractions found of absorbers put in, by W / σ_W for ranges of W, and by single quantities: as
+        :func:`nalspark.plots.evaluation.curves_figure` and :func:`nalspark.plots.evaluation.fractions_figure` take them.
+    n_decoys, n_separations : int
+        Doublets of so many wrong separations that the catalogue would have.
+    by_decoys, by_score : float
+        The purity by them, and by the scores.
+    """
+
+    curves: Mapping[str, pd.DataFrame]
+    panels: Mapping[str, pd.DataFrame]
+    n_decoys: int
+    n_separations: int
+    by_decoys: float
+    by_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """All that the report shows; the caller has aggregated it.
 
@@ -111,6 +136,9 @@ class ReportData:
         Of the absorbers in the histogram of ``z_abs`` those within the searched redshifts: they give the absorbers per unit path.
     path : pair of arrays, shape (k,)
         Absorption redshifts, ascending, and the number of sightlines searched there.
+    seen : mapping
+        W (Å) → the number of sightlines, at the redshifts of `path`, in which an absorber of W would be seen.
+    worth : WorthData, optional
     catalogue_matches : sequence of CatalogueMatch
     gallery_strongest, gallery_doubtful : sequence of GalleryItem
     doublet_ratios : RatioSample, optional
@@ -126,6 +154,8 @@ class ReportData:
     histograms: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
     in_path: ArrayLike = ()
     path: tuple[ArrayLike, ArrayLike] = ((), ())
+    seen: Mapping[float, ArrayLike] = field(default_factory=dict)
+    worth: WorthData | None = None
     catalogue_matches: Sequence[CatalogueMatch] = ()
     gallery_strongest: Sequence[GalleryItem] = ()
     gallery_doubtful: Sequence[GalleryItem] = ()
@@ -175,7 +205,8 @@ def render_report(data: ReportData) -> str:
         n_rejected=sum(row.n for row in data.rejections),
         n_faults=sum(row.n for row in data.rejections if row.reason == INTERNAL_ERROR),
         window=species.window_rest,
-        path=_path(z, sightlines),
+        path=_path(z, sightlines, data.seen),
+        worth=_worth(data.worth),
         total_path=float(path_per_bin([z[0], z[-1]], z, sightlines)[0]) if z.size else 0.0,
         histograms=[_histogram(name, *pair) for name, pair in filled.items()],
         empty=[name for name in data.histograms if name not in filled],
@@ -186,11 +217,20 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def _path(z: np.ndarray, sightlines: np.ndarray) -> Picture | None:
+def _path(z: np.ndarray, sightlines: np.ndarray, seen: Mapping[float, ArrayLike]) -> Picture | None:
     if not np.nansum(sightlines) > 0:
         return None
     alt = f"Sightlines searched against absorption redshift, from {z[0]:.2f} to {z[-1]:.2f}; at most {np.nanmax(sightlines):,.0f}."
-    return embed(png(path_figure(z, sightlines)), alt, _WIDE)
+    return embed(png(path_figure(z, sightlines, seen)), alt, _WIDE)
+
+
+def _worth(worth: WorthData | None) -> list[Picture]:
+    if worth is None:
+        return []
+    fraction = "fraction found"
+    curves = curves_figure(worth.curves, "W / σ_W", fraction), "Fraction found of absorbers put in, against W over its error."
+    panels = fractions_figure(worth.panels, fraction), "Fraction found of absorbers put in, by equivalent width, redshift and S/N."
+    return [embed(png(figure), alt, _WIDE) for figure, alt in (curves, panels)]
 
 
 def _histogram(name: str, edges: ArrayLike, counts: ArrayLike) -> Picture:

@@ -481,6 +481,7 @@ DECOYS = Table(
         Column("significance", "double", "Matched-filter significance", ucd="stat.snr"),
         Column("score", "float", "Score of the network", ucd="stat.probability"),
         Column("accepted", "bool", "Whether the catalogue would have it", ucd="meta.code"),
+        Column("weight", "float", "Searched path of the spectrum over that without lines of its own absorbers", ucd="stat.weight"),
     ),
 )
 COMPLETENESS = Table(

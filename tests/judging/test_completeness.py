@@ -101,6 +101,6 @@ def test_too_few_absorbers_are_no_function_and_that_is_said() -> None:
 
 
 def test_purity_is_told_by_decoys_and_by_scores() -> None:
-    purity = purity_of(np.array([0.9, 0.8, 1.0, 0.7]), n_decoys=4)
+    purity = purity_of(4, 3.4, n_decoys=4)
     assert (purity.n_rows, purity.by_decoys, purity.by_score) == (4, 0.75, pytest.approx(0.85))
-    assert np.isnan(purity_of(np.zeros(0), 3).by_score)
+    assert np.isnan(purity_of(0, 0.0, 3).by_score)
