@@ -27,6 +27,8 @@ from nalspark.spectra.grid import LATTICE, WavelengthGrid
 
 #: A line is said to be seen above so many standard errors.
 SEEN = 3.0
+#: Spectra below which no error is given: the bootstrap of a few says nothing.
+FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _checked(
     return flux, continuum, good.astype(bool)
 
 
-def make_stack(absorbers: Sums, controls: Sums | None, n_objects: int) -> Stack:
+def make_stack(absorbers: Sums, controls: Sums | None, n_objects: int, n_control_objects: int = 0) -> Stack:
     """Make the tables of what was added up.
 
     Parameters
@@ -125,6 +127,8 @@ def make_stack(absorbers: Sums, controls: Sums | None, n_objects: int) -> Stack:
         Without controls there is no dust.
     n_objects : int
         Quasars that the absorbers' spectra are of.
+    n_control_objects : int
+        Spectra among the controls, each counted once; 0: none is used twice.
     """
     mean, samples = mean_flux(absorbers)
     table = _composite(absorbers, controls, n_objects)
@@ -132,7 +136,7 @@ def make_stack(absorbers: Sums, controls: Sums | None, n_objects: int) -> Stack:
     lines = _lines(mean, samples, absorbers["count"][0])
     if controls is None or not controls.n_spectra:
         return Stack(table, lines, None, facts)
-    ratio, dust = _dust(absorbers, controls)
+    ratio, dust = _dust(absorbers, controls, _reuse(absorbers, controls, n_control_objects))
     return Stack(table, lines, ratio, facts | dust)
 
 
@@ -142,7 +146,7 @@ def _composite(absorbers: Sums, controls: Sums | None, n_objects: int) -> QTable
     columns: dict[str, tuple[Any, str]] = {
         "wavelength": (REST.wavelength * u.AA, "Vacuum wavelength in the rest frame"),
         "mean": (mean, "Mean of flux / continuum"),
-        "mean_err": (spread(samples), "Its standard error, bootstrap over quasars"),
+        "mean_err": (spread(samples), "Its standard error, bootstrap over quasars; none for fewer than 10 spectra"),
         "median": (median, "Median of flux / continuum, exact to 0.005"),
         "median_err": (median_err, "Its standard error, from order statistics"),
         "scatter": (scatter_flux(absorbers), "Standard deviation of single spectra"),
@@ -150,6 +154,8 @@ def _composite(absorbers: Sums, controls: Sums | None, n_objects: int) -> QTable
     }
     if controls is not None and controls.n_spectra:
         columns["mean_controls"] = mean_flux(controls)[0], "Mean of flux / continuum of the controls"
+    for name in ("mean_err", "median_err"):
+        columns[name][0][absorbers["count"][0] < FEWEST] = np.nan
     covered = absorbers["count"][0] > 0
     return _table({name: (values[covered], text) for name, (values, text) in columns.items()})
 
@@ -164,11 +170,11 @@ def _table(columns: dict[str, tuple[Any, str]]) -> QTable:
 def _lines(mean: NDArray[np.float64], samples: NDArray[np.float64], count: NDArray[np.int64]) -> QTable:
     lines = lines_of(REST)
     measured = equivalent_widths(np.concatenate([mean[None], samples]), REST, lines)
-    width, error = measured[0], spread(measured[1:])
-    with np.errstate(all="ignore"):
-        snr = width / error
     centres = np.array([line.wavelength for line in lines])
     nearest = np.rint(REST.pixel(centres)).astype(np.int64)
+    width, error = measured[0], np.where(count[nearest] >= FEWEST, spread(measured[1:]), np.nan)
+    with np.errstate(all="ignore"):
+        snr = width / error
     return _table(
         {
             "line": (np.array([str(line) for line in lines]), "Ion, and wavelength cut to whole Å"),
@@ -181,11 +187,20 @@ def _lines(mean: NDArray[np.float64], samples: NDArray[np.float64], count: NDArr
     )
 
 
-def _dust(absorbers: Sums, controls: Sums) -> tuple[QTable, dict[str, Any]]:
-    """The ratio with its fit, and what to tell of it."""
+def _reuse(absorbers: Sums, controls: Sums, n_control_objects: int) -> float:
+    """By what errors are larger since controls are used several times, which the bootstrap of pairs does not know.
+
+    Variances of both sides go as one over the number of spectra, and single spectra scatter alike in both.
+    """
+    matched, used = max(int(absorbers["spectra"][0, 1]), 1), controls.n_spectra
+    return float(np.sqrt((1 / matched + 1 / (n_control_objects or used)) / (1 / matched + 1 / used)))
+
+
+def _dust(absorbers: Sums, controls: Sums, reuse: float) -> tuple[QTable, dict[str, Any]]:
+    """The ratio with its fit, and what to tell of it; `reuse` multiplies the errors."""
     difference, law, weight = reddening_curves(absorbers, controls)
     fits = fit_reddening(difference, law, weight)
-    ebv, error = float(fits[0]), float(spread(fits[1:]))
+    ebv, error = float(fits[0]), reuse * float(spread(fits[1:]))
     wave, known = dust_wavelength(), weight[0] > 0
     # A spectrum's brightness is not known: each is laid where the fitted law has it, in the mean over its wavelengths.
     offset = np.log(transmission(smc_law(wave) - law, ebv))
@@ -194,7 +209,10 @@ def _dust(absorbers: Sums, controls: Sums) -> tuple[QTable, dict[str, Any]]:
         {
             "wavelength": (wave[known] * u.AA, "Middle of the bin, rest frame"),
             "ratio": (ratio[0][known], "Continuum of absorbed over control spectra, geometric mean; 1 without dust"),
-            "ratio_err": (spread(ratio[1:])[known], "Its standard error, bootstrap over quasars"),
+            "ratio_err": (
+                np.where(weight[0] >= FEWEST, reuse * spread(ratio[1:]), np.nan)[known],
+                "Its standard error, bootstrap over quasars",
+            ),
             "model": (transmission(smc_law(wave[known]), ebv), "10^(-0.4 E(B-V) k), SMC bar"),
             "n": (weight[0][known].astype(np.int64), "Spectra that have the bin"),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nalspark.lines import ALL_LINES, SPEED_OF_LIGHT_KMS, Transition
 from nalspark.spectra.grid import WavelengthGrid
@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 SUMMED_KMS = 550.0
 #: The continuum is a straight line through what lies within the second velocity (km/s), and not within the first of any known line.
 _CLEAR_KMS, _CONTINUUM_KMS = 700.0, 3500.0
+#: The continuum of a spectrum is fitted across this range of velocities (km/s) around each line, seen or not.
+BRIDGED_KMS = 400.0
 #: Pixels that a straight line needs at least.
 _FEWEST = 12
 
@@ -24,6 +26,29 @@ def lines_of(grid: WavelengthGrid, lines: Sequence[Transition] = ALL_LINES) -> t
     """Give the lines that lie on a rest-frame grid, in the order of wavelength, each once."""
     low, high = grid.wavelength[[0, -1]]
     return tuple(sorted((line for line in set(lines) if low < line.wavelength < high), key=lambda line: line.wavelength))
+
+
+def near_lines(z: ArrayLike, grid: WavelengthGrid, within_kms: float = BRIDGED_KMS) -> NDArray[np.bool_]:
+    """Mark the pixels of observed spectra that lie near a known line at a redshift.
+
+    Parameters
+    ----------
+    z : array_like, shape (m,)
+    grid : WavelengthGrid
+        p pixels, observed frame.
+    within_kms : float
+
+    Returns
+    -------
+    ndarray of bool, shape (m, p)
+    """
+    rest = grid.pixel(np.array(sorted({line.wavelength for line in ALL_LINES})))
+    shift = np.log10(1.0 + np.asarray(z, dtype=float)) / grid.step
+    reach, pixel = within_kms / grid.pixel_kms, np.arange(grid.n_pixels)
+    near = np.zeros((len(shift), grid.n_pixels), dtype=bool)
+    for centre in rest:
+        near |= np.abs(pixel - (centre + shift)[:, None]) <= reach
+    return near
 
 
 def equivalent_widths(spectra: Array, grid: WavelengthGrid, lines: Sequence[Transition]) -> Array:
