@@ -19,6 +19,7 @@ import pandas as pd
 from astropy.table import Table
 
 from nalspark.judging.composites.dust import smc_law, transmission
+from nalspark.judging.composites.selection import parse_selection
 from nalspark.judging.match import compare
 from nalspark.lines import MG_II, with_all_lines
 from nalspark.mocks import inject
@@ -26,6 +27,8 @@ from nalspark.mocks.surveys import sdss
 
 #: Lines whose mean equivalent width is compared.
 SHOWN = ("Mg II 2796", "Mg II 2803", "Mg I 2852", "Fe II 2344", "Fe II 2374", "Fe II 2382", "Fe II 2586", "Fe II 2600", "Al II 1670")
+#: No second row of a wide system (BLENDED, WEAK): its lines are those of the first one, and would count as spurious.
+CLEAN = "score > 0.9 and flags & 16 == 0 and flags & 16384 == 0"
 #: Ends of the spectra, Å, of SDSS and of BOSS plates; and the quasar's Lyα.
 ENDS, LYMAN_ALPHA = {False: (3815.0, 9200.0), True: (3620.0, 10300.0)}, 1215.67
 
@@ -71,21 +74,22 @@ def simulate(out: Path, n: int, ebv: float, bright: float, least: float) -> None
     pd.concat([truth, known], axis=1).to_parquet(out / "widths.parquet")
 
 
-def stacked_truth(result: Path, survey: Path, least_snr: float) -> pd.DataFrame:
+def stacked_truth(result: Path, survey: Path, select: str) -> pd.DataFrame:
     """What was put in, one row per stacked absorber; zeros for a spurious one, at its redshift."""
     absorbers, sightlines, truth = (
         pd.read_parquet(path) for path in (result / "absorbers.parquet", result / "sightlines.parquet", survey / "truth.parquet")
     )
     absorbers = absorbers.merge(sightlines[["spectrum_id", "snr"]], on="spectrum_id")
-    absorbers = absorbers[absorbers["snr"] >= least_snr]
+    kinds = dict.fromkeys(("snr", "score"), "double") | {"flags": "int"}
+    absorbers = absorbers[parse_selection(select, kinds).apply(absorbers.__getitem__)]
     comparison = compare(absorbers, sightlines, truth)
     found = comparison.truth[comparison.truth["found"]].merge(pd.read_parquet(survey / "widths.parquet"), on=["spectrum_id", "z_abs"])
     found = found.rename(columns={"plate_x": "plate", "z_qso_x": "z_qso"})
     spurious = comparison.absorbers[~comparison.absorbers["true"]][["spectrum_id", "plate", "z_qso", "z_abs"]]
-    unseen = ~truth["spectrum_id"].isin(absorbers["spectrum_id"]) & truth["spectrum_id"].isin(sightlines["spectrum_id"])
-    pool = len(sightlines) - absorbers["spectrum_id"].nunique()
+    pool = sightlines.loc[sightlines["n_absorbers"] == 0, "spectrum_id"]
+    unseen = truth["spectrum_id"].isin(pool).sum()
     print(f"{len(absorbers)} absorbers stacked, {len(spurious)} of them spurious; {len(truth)} put in")
-    print(f"{unseen.sum()} of the {pool} spectra that controls are taken from have an absorber, and dust, that was not found")
+    print(f"{unseen} of the {len(pool)} spectra that controls are taken from have an absorber, and dust, that was not found")
     return pd.concat([found, spurious.assign(**dict.fromkeys(SHOWN, 0.0))], ignore_index=True)
 
 
@@ -118,10 +122,10 @@ def main() -> None:
     if not (result / "absorbers.parquet").exists():
         find = ["find", survey / "spectra", "--out", result, "--quasars", survey / "quasars.fits", "--set", "publish.gallery=0"]
         subprocess.run([*command, *map(str, find)], check=True)
-    select = f"snr >= {options.min_snr}"
+    select = f"{CLEAN} and snr >= {options.min_snr}"
     subprocess.run([*command, "stack", str(result), "--select", select, "--controls", "3", "--name", "bar"], check=True)
     lines = Table.read(result / "stacks" / "bar" / "lines.ecsv")
-    compare_lines(stacked_truth(result, survey, options.min_snr), lines)
+    compare_lines(stacked_truth(result, survey, select), lines)
     print(f"E(B-V) put in: {options.ebv}")
 
 

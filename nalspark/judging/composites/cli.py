@@ -10,8 +10,7 @@ from pathlib import Path
 
 from nalspark.errors import NalsparkError
 from nalspark.judging.composites.files import check_folder, stack_text, write_stack
-from nalspark.judging.composites.selection import parse_selection
-from nalspark.judging.composites.stages import Plan, selectable, stack_result
+from nalspark.judging.composites.stages import Plan, read_conditions, stack_result
 from nalspark.judging.diff import open_side
 from nalspark.progress import Progress
 from nalspark.session import running_session
@@ -20,6 +19,8 @@ from nalspark.surveys.catalogs import open_catalog
 
 #: Composites of a result lie in this folder of it.
 _FOLDER = "stacks"
+#: Where an absorber was found there may be dust.
+_NO_ABSORBER = "n_absorbers == 0"
 _NAME = r"[A-Za-z0-9][\w.+-]*"
 
 
@@ -51,6 +52,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         metavar="K",
         help="spectra without such an absorber, alike in redshift and S/N, for each with; 0: no dust is measured (default 3)",
     )
+    stack.add_argument(
+        "--control-select",
+        metavar="CONDITION",
+        help=f'of which sightlines, by their columns (default "{_NO_ABSORBER}", with --positions all), never of a quasar that is stacked',
+    )
     stack.add_argument("--seed", type=int, default=plan.seed, help="of the bootstrap and of the choice of controls (default 1)")
     stack.add_argument("--name", metavar="NAME", help="name of the composite in DIR/stacks (default absorbers, or positions)")
     stack.add_argument("--out", type=local_folder, metavar="FOLDER", help="write it there instead")
@@ -68,9 +74,10 @@ def command(options: argparse.Namespace) -> None:
     """
     _check(options)
     result = open_side(options.result)
-    parse_selection(options.select, selectable(result, bool(options.positions)))  # before a session is started
     positions = open_catalog(options.positions, "quasars") if options.positions else None
-    plan = Plan(options.select, options.controls, options.seed, positions, options.radius)
+    among = options.control_select if options.control_select is not None else ("" if positions else _NO_ABSORBER)
+    plan = Plan(options.select, options.controls, among, options.seed, positions, options.radius)
+    read_conditions(result, plan)  # a wrong one is told before a session is started
     name = options.name or ("positions" if positions else "absorbers")
     folder = Path(options.out).expanduser().absolute() if options.out else result.root / _FOLDER / name
     check_folder(folder)

@@ -59,6 +59,8 @@ class Plan:
         Condition on the columns of the absorbers and of their sightlines; of pairs, where there are positions. Empty: all.
     controls : int
         Spectra without a selected absorber for each one with, 0: none, and no dust.
+    control_select : str
+        Condition on the columns of the sightlines that controls are taken from.
     seed : int
         Of the bootstrap and of the choice of controls.
     positions : Catalog, optional
@@ -69,15 +71,25 @@ class Plan:
 
     select: str = ""
     controls: int = 3
+    control_select: str = ""
     seed: int = 1
     positions: Catalog | None = None
     radius_arcsec: float = 30.0
 
 
-def selectable(result: Result, positions: bool) -> dict[str, str]:
-    """Give the columns that can be selected by, each with its kind: of absorbers, or of positions; and of their sightlines."""
-    own = {"z": "double", "separation_arcsec": "double"} if positions else _kinds(absorbers_table(result.species))
-    return _kinds(SIGHTLINES) | own
+def read_conditions(result: Result, plan: Plan) -> tuple[Selection, Selection]:
+    """Read the conditions of a plan, on what is stacked and on its controls.
+
+    Columns are those of absorbers and of their sightlines; of positions ``z`` and ``separation_arcsec`` with those of their sightlines; of
+    controls those of sightlines.
+
+    Raises
+    ------
+    SettingsError
+        Where one is no condition, or names another column.
+    """
+    own = {"z": "double", "separation_arcsec": "double"} if plan.positions else _kinds(absorbers_table(result.species))
+    return parse_selection(plan.select, _kinds(SIGHTLINES) | own), parse_selection(plan.control_select, _kinds(SIGHTLINES))
 
 
 def _kinds(table: Table) -> dict[str, str]:
@@ -105,11 +117,11 @@ def stack_result(spark: SparkSession, result: Result, plan: Plan, scratch: Path,
     SettingsError
         Where the selection is wrong.
     """
-    selection = parse_selection(plan.select, selectable(result, plan.positions is not None))
+    conditions = read_conditions(result, plan)
     if not result.has(SPECTRA.name):
         raise StoreError(f"{result.root} does not hold its spectra any more: run stage 'ingest', then stack again.")
     with shuffles(spark, result.manifest.published.get(f"{SIGHTLINES.name}.parquet", 0)):
-        requests, facts = _requested(spark, result, plan, selection, scratch)
+        requests, facts = _requested(spark, result, plan, conditions, scratch)
         say(f"{facts['n_spectra']} {'pairs' if plan.positions else 'absorbers'} in the spectra of {facts['n_objects']} quasars are stacked")
         sums = _sums_of(spark, result, requests, plan.seed)
     absorbers, controls, n = sums[_MATCHED], sums[_CONTROL], facts["n_spectra"]
@@ -118,19 +130,22 @@ def stack_result(spark: SparkSession, result: Result, plan: Plan, scratch: Path,
     if plan.controls:
         say(f"{controls.n_spectra} control spectra for {int(absorbers['spectra'][0, 1])} of them")
     stack = make_stack(absorbers, controls if plan.controls else None, facts["n_objects"], facts["n_control_objects"])
-    chosen = {"species": result.species.name, "select": plan.select, "controls": plan.controls, "seed": plan.seed}
+    chosen = {"species": result.species.name, "select": plan.select, "controls": plan.controls}
+    chosen |= {"control_select": plan.control_select, "seed": plan.seed}
     return replace(stack, facts=facts | stack.facts | chosen)
 
 
-def _requested(spark: SparkSession, result: Result, plan: Plan, selection: Selection, scratch: Path) -> tuple[DataFrame, dict[str, Any]]:
+def _requested(
+    spark: SparkSession, result: Result, plan: Plan, conditions: tuple[Selection, Selection], scratch: Path
+) -> tuple[DataFrame, dict[str, Any]]:
     """Rows of spectra and redshifts, controls among them, and counts of what is stacked."""
     lines = _sightlines(spark, result)
-    wanted, counts = _wanted(spark, result, plan, selection, lines, scratch)
-    wanted = _kept(wanted, scratch / "wanted")
+    rows, counts = _wanted(spark, result, plan, lines, scratch)
+    wanted = _kept(_chosen(rows, conditions[0]).select(*_TARGET, "z_stack"), scratch / "wanted")
     n, n_objects = wanted.agg(F.count("*"), F.countDistinct("object_id")).collect()[0]
     if not n:
-        raise StoreError(_nothing(result, selection, plan, counts))
-    requests = _kept(_with_controls(wanted, lines, plan), scratch / "requests")
+        raise StoreError(_nothing(result, conditions[0], plan, counts))
+    requests = _kept(_with_controls(wanted, _chosen(lines, conditions[1]), plan), scratch / "requests")
     n_control_objects = requests.where(F.col("kind") == _CONTROL).select("spectrum_id").distinct().count()
     return requests, counts | {"n_spectra": n, "n_objects": n_objects, "n_control_objects": n_control_objects}
 
@@ -159,23 +174,19 @@ def _kept(frame: DataFrame, folder: Path) -> DataFrame:
 # ---- which spectra, at which redshifts
 
 
-def _wanted(
-    spark: SparkSession, result: Result, plan: Plan, selection: Selection, lines: DataFrame, scratch: Path
-) -> tuple[DataFrame, dict[str, Any]]:
-    """What is to be stacked: the columns :data:`_TARGET` and ``z_stack``; and what else to tell."""
+def _wanted(spark: SparkSession, result: Result, plan: Plan, lines: DataFrame, scratch: Path) -> tuple[DataFrame, dict[str, Any]]:
+    """What may be stacked, with all that it can be selected by, and the redshift ``z_stack``; and what else to tell."""
     if plan.positions is None:
         store, table = Store(result.root), absorbers_table(result.species)
         absorbers = store.load(spark, table.spark_schema, store.published(f"{table.name}.parquet"))
         of_sightline = [name for name in absorbers.columns if name in lines.columns and name != "spectrum_id"]
-        rows = absorbers.drop(*of_sightline).join(lines, "spectrum_id")
-        return _chosen(rows, selection).select(*_TARGET, F.col("z_abs").alias("z_stack")), {}
+        return absorbers.drop(*of_sightline).join(lines, "spectrum_id").withColumn("z_stack", F.col("z_abs")), {}
     places = catalog_frame(spark, plan.positions, scratch).where(F.col("z") > 0)
     pairs = pairs_on_sky(lines.select(F.col("spectrum_id").alias("left_id"), "ra", "dec"), places, plan.radius_arcsec)
-    redshifts = places.select(F.col("row").alias("right_row"), "z")
+    redshifts = places.select(F.col("row").alias("right_row"), "z", F.col("z").alias("z_stack"))
     rows = pairs.join(redshifts, "right_row").withColumnRenamed("left_id", "spectrum_id").join(lines, "spectrum_id")
-    before = rows.where(F.col("z") < F.col("z_qso"))
     told = {"positions": plan.positions.name, "n_positions": plan.positions.n_rows, "radius_arcsec": plan.radius_arcsec}
-    return _chosen(before, selection).select(*_TARGET, F.col("z").alias("z_stack")), told
+    return rows.where(F.col("z") < F.col("z_qso")), told
 
 
 def _chosen(rows: DataFrame, selection: Selection) -> DataFrame:
