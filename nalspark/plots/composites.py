@@ -53,7 +53,7 @@ def composite_figure(
         axes.step(wave[here], middle[here], where="mid", color=ORANGE, linewidth=0.6, label="median")
         axes.step(wave[here], flux[here], where="mid", color=BLUE, linewidth=0.8, label="mean")
         axes.axhline(1.0, color=MUTED, linewidth=0.5, zorder=0)
-        axes.set(xlim=(start, stop), ylim=(low - 0.03 * (high - low), high + 0.5 * (high - low)), ylabel="flux / continuum")
+        axes.set(xlim=(start, stop), ylim=(low - 0.03 * (high - low), high + 0.7 * (high - low)), ylabel="flux / continuum")
         _label(axes, lines, (high, high + 0.1 * (high - low)))
     panels[0].legend(loc="lower left", ncols=2)
     panels[-1].set_xlabel("rest wavelength, vacuum (Å)")
