@@ -23,6 +23,7 @@ from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import measured_table
 from nalspark.doctor import examine
 from nalspark.errors import NalsparkError, did_you_mean
+from nalspark.judging.composites import cli as composites
 from nalspark.judging.diff import compare_catalogues, open_side
 from nalspark.judging.evaluate import evaluate_result
 from nalspark.judging.match import compare
@@ -79,6 +80,7 @@ _EXAMPLES = {
     "nalspark demo": "nalspark demo --out nalspark-demo --n 100",
     "nalspark diff": "nalspark diff result/versions/0001 result --out changes",
     "nalspark status": "nalspark status result",
+    "nalspark stack": 'nalspark stack result --select "ew_2796 > 1 and z_abs < 1.5" --name strong',
     "nalspark export": "nalspark export result --format ecsv --out absorbers.ecsv",
     "nalspark evaluate": "nalspark evaluate --catalogue result --truth survey/truth.parquet",
     "nalspark data-model": "nalspark data-model > data_model.md",
@@ -130,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for add in (_add_searches, _add_looks, _add_spectra):
         add(commands)
+    composites.add_commands(commands)
     for programme in _siblings():
         programme.add_commands(commands)
     return parser

@@ -148,6 +148,34 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     return Normalized(ready, continuum, factor, snr, start, stop, delta, reason, detail)
 
 
+def continuum_across(
+    ready: Normalized, row: NDArray[np.int64], z_qso: NDArray[np.float64], lines: NDArray[np.bool_], settings: Preprocess
+) -> NDArray[np.float32]:
+    """Fit continua once more where it is known which pixels are absorbed: a curve that sees a weak line follows it.
+
+    Parameters
+    ----------
+    ready : Normalized
+        n spectra.
+    row : ndarray of int, shape (m,)
+        Which of them.
+    z_qso : ndarray, shape (m,)
+    lines : ndarray of bool, shape (m, p)
+        Pixels that are bridged.
+    settings : Preprocess
+
+    Returns
+    -------
+    ndarray, shape (m, p), in the unit of the rescaled flux
+    """
+    chosen = ready.spectra.take(row)
+    fitted = fit_continuum(
+        chosen.flux, chosen.ivar, chosen.good & ~lines, scale=smoothing_scale(chosen.grid, z_qso, settings),
+        iterations=settings.continuum_iterations, significance=settings.clip_significance,
+    )  # fmt: skip
+    return fitted.astype(np.float32)
+
+
 @compiled
 def _rescale(
     flux: Floats, ivar: Floats, usable: Flags, scale: Doubles, most: Doubles, underrated: Doubles,

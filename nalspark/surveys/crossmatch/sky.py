@@ -227,3 +227,33 @@ def nearest(
     outside = ~(separations <= radius_arcsec)
     rows[outside], separations[outside] = _NO_ROW, np.nan
     return rows, separations
+
+
+def pairs(
+    left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray], radius_arcsec: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find all pairs of positions within a radius.
+
+    Parameters
+    ----------
+    left, right : tuple of two ndarray, shape (n,) and (m,), deg
+        Right ascensions and declinations; all must be positions (see :func:`is_position`).
+    radius_arcsec : float
+        Largest separation, itself included.
+
+    Returns
+    -------
+    left, right : ndarray of int, shape (k,)
+        Numbers of the positions of each pair.
+    separations : ndarray, shape (k,), arcsec
+    """
+    if len(left[0]) == 0 or len(right[0]) == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    ours, theirs = unit_vectors(*left), unit_vectors(*right)
+    reach = 2 * np.sin(radius_arcsec / _ARCSEC / 2) * (1 + _ROUNDING) + 1e-15
+    near = KDTree(theirs).query_ball_point(ours, reach, return_sorted=True)
+    first = np.repeat(np.arange(len(ours)), [len(found) for found in near])
+    second = np.concatenate([np.asarray(found, np.int64) for found in near])
+    separations = separation_arcsec(squared_chord(ours[first], theirs[second]))
+    inside = separations <= radius_arcsec
+    return first[inside], second[inside], separations[inside]

@@ -180,6 +180,48 @@ def match_on_sky(left: DataFrame, right: DataFrame, radius_arcsec: float) -> Dat
     return map_batches(buckets, partial(_match_buckets, radius_arcsec=radius_arcsec), matched)
 
 
+def _pair_buckets(batches: Batches, radius_arcsec: float) -> Batches:
+    """All pairs within the radius in one partition: whole buckets, each row to be matched in one of them."""
+    if (whole := _whole(batches)) is None:
+        return
+    catalogue = whole["right_row"].is_valid().to_numpy(zero_copy_only=False)
+    ours, theirs = np.flatnonzero(~catalogue), np.flatnonzero(catalogue)
+    ra, dec = _positions(whole)
+    left, right, separations = sky.pairs((ra[ours], dec[ours]), (ra[theirs], dec[theirs]), radius_arcsec)
+    rows = whole["right_row"].take(pa.array(theirs[right])).to_numpy()
+    _, first = np.unique(np.stack([left, rows], axis=1), axis=0, return_index=True)  # a row of the catalogue lies in several buckets
+    names = whole["left_id"].take(pa.array(ours[left[first]]))
+    yield pa.RecordBatch.from_arrays(
+        [names, pa.array(rows[first]), pa.array(separations[first])], ["left_id", "right_row", "separation_arcsec"]
+    )
+
+
+def pairs_on_sky(left: DataFrame, right: DataFrame, radius_arcsec: float) -> DataFrame:
+    """Find all pairs of rows within a radius, as :func:`match_on_sky` finds the nearest.
+
+    Parameters
+    ----------
+    left : DataFrame
+        ``left_id`` (str, unique), ``ra``, ``dec`` (deg).
+    right : DataFrame
+        ``row`` (long, unique), ``ra``, ``dec`` (deg).
+    radius_arcsec : float
+        Largest separation, itself included.
+
+    Returns
+    -------
+    DataFrame
+        ``left_id``, ``right_row``, ``separation_arcsec``.
+    """
+    ours = left.where(_is_position()).select("left_id", F.lit(None).cast("long").alias("right_row"), "ra", "dec")
+    theirs = right.where(_is_position()).select(F.lit(None).cast("string").alias("left_id"), F.col("row").alias("right_row"), "ra", "dec")
+    both = ours.unionByName(theirs)
+    bucketed = T.StructType([*both.schema.fields, T.StructField("bucket", T.IntegerType())])
+    buckets = map_batches(both, partial(_put_in_buckets, order=sky.fine_order(radius_arcsec)), bucketed).repartition("bucket")
+    found = "left_id string, right_row long, separation_arcsec double"
+    return map_batches(buckets, partial(_pair_buckets, radius_arcsec=radius_arcsec), found)
+
+
 # --- which spectra are of one object -------------------------------------------------------------------------------------------------
 
 
