@@ -23,6 +23,7 @@ from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import measured_table
 from nalspark.doctor import examine
 from nalspark.errors import NalsparkError, did_you_mean
+from nalspark.judging.cli import add_commands as add_worth
 from nalspark.judging.diff import compare_catalogues, open_side
 from nalspark.judging.evaluate import evaluate_result
 from nalspark.judging.match import compare
@@ -49,16 +50,21 @@ from nalspark.tables.schemas import (
     COMPLETENESS,
     DECOYS,
     EIGENSPECTRA,
+    EW_FIT,
+    EW_FUNCTION,
     FETCH_FAILURES,
+    G_OF_EW_Z,
     INJECTIONS,
     MATCHES,
     PUBLISHED_SENSITIVITY,
+    RATES,
     REJECTIONS,
     SCORES,
     SIGHTLINES,
     TRAINING,
     TRUTH,
     absorbers_table,
+    randoms_table,
 )
 from nalspark.tables.settings_page import settings_page
 from nalspark.tables.store import Store, spark_path
@@ -77,6 +83,8 @@ _EXAMPLES = {
     "nalspark diff": "nalspark diff result/versions/0001 result --out changes",
     "nalspark status": "nalspark status result",
     "nalspark export": "nalspark export result --format ecsv --out absorbers.ecsv",
+    "nalspark statistics": "nalspark statistics result --set statistics.min_velocity_kms=3000",
+    "nalspark randoms": "nalspark randoms result --n 20 --out randoms.fits",
     "nalspark evaluate": "nalspark evaluate --catalogue result --truth survey/truth.parquet",
     "nalspark data-model": "nalspark data-model > data_model.md",
     "nalspark settings": "nalspark settings search",
@@ -125,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nalspark {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    for add in (_add_searches, _add_looks, _add_spectra):
+    for add in (_add_searches, _add_looks, add_worth, _add_spectra):
         add(commands)
     for programme in _siblings():
         programme.add_commands(commands)
@@ -432,6 +440,7 @@ def data_model() -> str:
     """Write the data-model page, for the default species, as text."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, PUBLISHED_SENSITIVITY, COMPLETENESS, INJECTIONS, DECOYS]
+    catalogue += [RATES, EW_FUNCTION, EW_FIT, G_OF_EW_Z, randoms_table(settings.line_species)]
     catalogue += [MATCHES, CANDIDATES, SCORES, measured_table(settings)]
     tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
     tables += [table for programme in _siblings() for table in programme.TABLES]
