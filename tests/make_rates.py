@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def make_absorbers(
     }  # fmt: skip
 
 
-def make_completeness(completeness: Callable[..., Array] = logistic, n: int = 400_000, seed: int = 3) -> Columns:
+@lru_cache
+def make_completeness(completeness: Callable[..., Array] = logistic, n: int = 200_000, seed: int = 3) -> Columns:
     """COMPLETENESS of many absorbers that were put in."""
     rng = np.random.default_rng(seed)
     ew, sigma = np.exp(rng.uniform(np.log(0.05), np.log(6.0), n)), 0.12 * 10 ** rng.normal(0.0, 0.35, n)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +55,12 @@ def absorption_distance(z: ArrayLike, om0: float) -> Array:
         Matter density.
     """
     z = np.asarray(z, dtype=float)
-    return np.asarray((1.0 + z) ** 2 * FlatLambdaCDM(_ANY_H0, om0).inv_efunc(z), dtype=float)
+    return np.asarray((1.0 + z) ** 2 * _cosmology(om0).inv_efunc(z), dtype=float)
+
+
+@lru_cache(maxsize=8)
+def _cosmology(om0: float) -> FlatLambdaCDM:
+    return FlatLambdaCDM(_ANY_H0, om0)
 
 
 def redshift_at(z_qso: ArrayLike, velocity_kms: float) -> Array:

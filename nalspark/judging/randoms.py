@@ -7,6 +7,7 @@ and which, follows from a hash of the spectrum's name alone: in whatever order, 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,22 +271,17 @@ def _absorbers_counted(result: Result, settings: Statistics) -> int:
 
 
 def _write(pieces: Iterator[dict[str, NDArray[Any]]], species: LineSpecies, path: Path) -> int:
-    """Write pieces as they come; FITS goes through a Parquet file beside it."""
+    """Write pieces as they come; FITS goes through a Parquet file elsewhere on this machine."""
     table = randoms_table(species)
-    parquet = path if path.suffix == ".parquet" else path.with_name(f".{path.name}.parquet")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(parquet) as rows:
+        with tempfile.TemporaryDirectory(prefix="nalspark-") as scratch, replacing(path) as new:
+            rows = new if path.suffix == ".parquet" else Path(scratch) / "rows.parquet"
             with pq.ParquetWriter(rows, table.arrow_schema) as writer:
                 for piece in pieces:
                     writer.write_batch(encode(piece, table))
-            n = int(pq.read_metadata(rows).num_rows)
-            if parquet != path:
-                with replacing(path) as new:
-                    write_fits([rows], table, new)
+            if rows != new:
+                write_fits([rows], table, new)
+            return int(pq.read_metadata(rows).num_rows)
     except OSError as error:
         raise NalsparkError(f"The randoms cannot be written to '{path}': {error.strerror}. Give another file with --out.") from None
-    finally:
-        if parquet != path:
-            parquet.unlink(missing_ok=True)
-    return n

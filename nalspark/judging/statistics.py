@@ -8,9 +8,9 @@ sky, redshift bin and fine bin of W, so that the jackknife, which leaves out one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -51,6 +51,10 @@ Array = NDArray[np.float64]
 
 #: W* (Å) of the true widths where there are too few absorbers to fit one: Nestor et al. 2005 (ApJ 628, 637), §3.
 FALLBACK_W_STAR = 0.702
+#: Absorbers of a redshift bin whose own W* is used: it is known to 10 % then.
+ENOUGH = 100
+#: Steps of W in which the expectation of a published law is summed.
+_EW_STEPS = 24
 #: Bins of the sensitivity, and of W, in a row of the table of g(W, z).
 _G_STEP_Z, _G_STEP_EW = 8, 2
 
@@ -215,13 +219,13 @@ def measure_rates(
     whole = fit_exponential(chosen, path, sample.folded, completeness, settings.fit_ew)
     by_bin = fit_exponential(chosen, path, sample.folded, completeness, settings.fit_ew, by_bin=True)
     fit = Fit(*(np.concatenate(pair) for pair in zip(by_bin, whole, strict=True)))
-    sample.w_star = float(whole.w_star[0]) if np.isfinite(whole.w_star[0]) else FALLBACK_W_STAR
+    sample.w_star = prior_scales(fit)
     numbers = {
         "species": species.name,
         "corrected": completeness is not no_correction,
         "sightlines": path.n_sightlines,
         "absorbers": len(chosen.z),
-        "prior_w_star": sample.w_star,
+        "prior_w_star": [round(float(scale), 6) for scale in sample.w_star],
         "regions": regions.n,
         **{f"left_out_{name}": count for name, count in left_out.items()},
         **settings.model_dump(mode="json"),
@@ -278,6 +282,22 @@ def select_absorbers(
     return Absorbers(z[use], ew[use], err[use], sigma[use], numbers["score"][use], region, z_bin[use]), left_out
 
 
+def prior_scales(fit: Fit) -> Array:
+    """Choose the W* that true widths are taken from: a redshift bin's own where enough absorbers tell it, else that of all bins.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of b bins, and at the end of all together.
+
+    Returns
+    -------
+    ndarray, shape (b + 1,), Å
+    """
+    whole = fit.w_star[-1] if np.isfinite(fit.w_star[-1]) else FALLBACK_W_STAR
+    return np.where(np.isfinite(fit.w_star) & (fit.n_fitted >= ENOUGH), fit.w_star, whole)
+
+
 @dataclass
 class Sample:
     """What rates are made of: absorbers, path, completeness, and what follows from them.
@@ -289,8 +309,8 @@ class Sample:
     completeness : callable
     species : LineSpecies
     regions : int
-    w_star : float
-        Scale of f(W) from which the true widths are taken, Å.
+    w_star : ndarray, shape (b + 1,)
+        Scales of f(W) from which true widths are taken, Å: of each redshift bin, at the end of all together.
     """
 
     absorbers: Absorbers
@@ -298,12 +318,17 @@ class Sample:
     completeness: Completeness
     species: LineSpecies
     regions: int
-    w_star: float = field(default=FALLBACK_W_STAR)
+    w_star: Array = field(default_factory=lambda: np.zeros(0))
 
     @cached_property
     def folded(self) -> Array:
         """∫ C dZ, shape (r, b, w)."""
         return self.path.folded(self.completeness)
+
+    @property
+    def prior(self) -> Array:
+        """The scale for each absorber, shape (m,), Å."""
+        return self.w_star[self.absorbers.z_bin]
 
     @cached_property
     def zones(self) -> Array:
@@ -316,7 +341,7 @@ class Sample:
         """By region, zone and fine bin of W, (r, b + 1, w): ``corrected`` absorbers, ΔZ ``z``, ΔX ``x``, and ∫ C dZ ``folded``."""
         bins, path = self.path.bins, self.path
         of_bins = {
-            "corrected": spread(self.absorbers, self.completeness, self.w_star, bins, self.regions).corrected,
+            "corrected": spread(self.absorbers, self.completeness, self.prior, bins, self.regions).corrected,
             "z": path.seen(path.delta_z),
             "x": path.seen(path.delta_x),
             "folded": self.folded,
@@ -373,7 +398,7 @@ def _effective_numbers(sample: Sample, cuts: Sequence[slice]) -> Array:
     """(Σw)² / Σw² of the absorbers' weights in each zone and range of W, shape (b + 1, cuts)."""
     seen, n_zones = sample.sums["z"].sum(axis=0), len(sample.zones)
     sums = np.zeros((2, n_zones, len(cuts)))
-    for part in terms(sample.absorbers, sample.completeness, sample.w_star, sample.path.bins):
+    for part in terms(sample.absorbers, sample.completeness, sample.prior, sample.path.bins):
         own = sample.absorbers.z_bin[part.rows]
         for zone in (own, np.full(len(own), n_zones - 1)):
             weight = _ratio(part.corrected, seen[zone[:, None], part.column])
@@ -387,10 +412,10 @@ def _effective_numbers(sample: Sample, cuts: Sequence[slice]) -> Array:
 
 def _interval(sample: Sample, value: Array, effective: Array, cuts: Sequence[slice]) -> tuple[Array, Array]:
     """Poisson intervals of dN/dz in zones and ranges of W: those of the effective numbers, scaled; without any absorber, as of one."""
-    law = np.exp(-sample.path.bins.middle / sample.w_star) * np.diff(sample.path.bins.ew)
+    law = np.exp(-sample.path.bins.middle / sample.w_star[:, None]) * np.diff(sample.path.bins.ew)
     expected = sample.sums["folded"].sum(axis=0) * law
     # What one absorber would count there, on average.
-    one = np.stack([_ratio(np.full(len(expected), law[cut].sum()), expected[:, cut].sum(axis=1)) for cut in cuts], axis=1)
+    one = np.stack([_ratio(law[:, cut].sum(axis=1), expected[:, cut].sum(axis=1)) for cut in cuts], axis=1)
     one[one == 0] = np.nan
     scale = np.where(effective > 0, value / np.maximum(effective, 1e-300), one)
     lower, upper = metrics.poisson_interval(effective)
@@ -448,7 +473,7 @@ def _rates(sample: Sample, settings: Statistics) -> dict[str, Array]:
             columns[name + end] = values.ravel()
     laws = PUBLISHED_LAWS.get(sample.species.name)
     if laws:
-        expected = [_expected(sample, ew, partial(laws[0].rate, ew_min=ew)) for ew in settings.ew_limits]
+        expected = [_expected(sample, laws[0], ew, np.inf) for ew in settings.ew_limits]
         columns |= {f"dnd{kind}_published": np.stack([pair[i] for pair in expected], axis=1).ravel() for i, kind in enumerate("zx")}
     return columns
 
@@ -469,31 +494,31 @@ def _ew_function(sample: Sample, settings: Statistics, fit: Fit) -> dict[str, Ar
     columns["f_fit"] = (fit.n_star[:, None] * -np.diff(np.exp(-ew / fit.w_star[:, None]), axis=1)).ravel() / width
     laws = PUBLISHED_LAWS.get(sample.species.name)
     if laws:
-        densities = [(partial(_mean_density, laws[0], a, b), a) for a, b in zip(ew[:-1], ew[1:], strict=True)]
-        expected = [_expected(sample, a, density)[0] for density, a in densities]
-        columns["f_published"] = np.stack(expected, axis=1).ravel()
+        expected = [_expected(sample, laws[0], low, high)[0] for low, high in zip(ew[:-1], ew[1:], strict=True)]
+        columns["f_published"] = np.stack(expected, axis=1).ravel() / width
     return columns
 
 
-def _mean_density(law: PublishedLaw, ew_low: float, ew_high: float, z: Array) -> Array:
-    """d²N/dzdW of a law, mean over a bin of W."""
-    return (law.rate(z, ew_low) - law.rate(z, ew_high)) / (ew_high - ew_low)
+def _expected(sample: Sample, law: PublishedLaw, ew_low: float, ew_high: float) -> tuple[Array, Array]:
+    """What a law expects per unit z, and per unit X, between two W, every W on the path where it is seen; by zone, NaN without path."""
+    bins = sample.path.bins
+    edges = bin_edges(sample.species, np.arange(len(sample.path.g) + 1))
+    z, width = 0.5 * (edges[1:] + edges[:-1]), np.diff(edges)
+    use = (z >= bins.z[0]) & (z < bins.z[-1])
+    zone, distance = bins.z_bin(z[use]), absorption_distance(z[use], bins.om0)
+    steps = np.geomspace(ew_low, min(ew_high, bins.ew[-1]), _EW_STEPS + 1)
+    totals = np.zeros((2, len(sample.zones)))
+    for low, high in zip(steps[:-1], steps[1:], strict=True):
+        path = (sample.path.sightlines_at(np.sqrt(low * high)) * width)[use]
 
+        def total(values: Array, path: Array = path) -> Array:
+            return sample.zones @ np.bincount(zone, path * values, bins.shape[0])
 
-def _expected(sample: Sample, ew: float, rate: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """What a law of redshift expects per unit z, and per unit X, on the path where W is seen; by zone, NaN without path."""
-    bins, sightlines = sample.path.bins, sample.path.sightlines_at(ew)
-    edges = bin_edges(sample.species, np.arange(len(sightlines) + 1))
-    z, path = 0.5 * (edges[1:] + edges[:-1]), sightlines * np.diff(edges)
-    use = (path > 0) & (z >= bins.z[0]) & (z < bins.z[-1])
-    z, path = z[use], path[use]
-
-    def total(values: Array) -> Array:
-        return sample.zones @ np.bincount(bins.z_bin(z), path * values, bins.shape[0])
-
-    n, over_z, over_x = total(rate(z)), total(np.ones(len(z))), total(absorption_distance(z, bins.om0))
-    n = np.where(n > 0, n, np.nan)
-    return n / np.where(over_z > 0, over_z, np.nan), n / np.where(over_x > 0, over_x, np.nan)
+        n = total(law.rate(z[use], low) - law.rate(z[use], high))
+        for kind, per in enumerate((np.ones(len(distance)), distance)):
+            over = total(per)
+            totals[kind] += n / np.where(over > 0, over, np.nan)
+    return totals[0], totals[1]
 
 
 def _fit_table(sample: Sample, settings: Statistics, fit: Fit) -> dict[str, Array]:
@@ -528,7 +553,7 @@ def law_of(tables: RateTables) -> Mapping[str, Array]:
     """
     columns = {name: np.asarray(tables.fit[name], dtype=float) for name in ("z_low", "z_high", "n_fitted", "n_star", "w_star")}
     z = 0.5 * (columns["z_low"] + columns["z_high"])
-    good = np.isfinite(columns["w_star"] * columns["n_star"]) & (columns["n_fitted"] >= _ENOUGH)
+    good = np.isfinite(columns["w_star"] * columns["n_star"]) & (columns["n_fitted"] >= ENOUGH)
     use = np.flatnonzero(good[:-1])
     if not len(use):
         use = np.flatnonzero(np.isfinite(columns["w_star"]))
@@ -538,6 +563,3 @@ def law_of(tables: RateTables) -> Mapping[str, Array]:
         )
     return {"z": z[use], "n_star": columns["n_star"][use], "w_star": columns["w_star"][use]}
 
-
-#: Absorbers of a redshift bin whose own fit is used.
-_ENOUGH = 100

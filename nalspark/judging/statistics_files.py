@@ -141,7 +141,7 @@ def _ew_points(tables: RateTables) -> tuple[Points, dict[str, tuple[Array, Array
 def _sightlines_figure(tables: RateTables) -> Figure:
     values = _numbers(tables.g, np.ones(len(tables.g), dtype=bool))
     ew = np.unique(values["ew"])
-    wanted = [ew[np.abs(np.log(ew / limit)).argmin()] for limit in (0.1, *tables.settings.ew_limits, 4.0)] if len(ew) else []
+    wanted = [ew[np.abs(np.log(ew / limit)).argmin()] for limit in (*tables.settings.ew_limits, 4.0)] if len(ew) else []
     z = 0.5 * (values["z_low"] + values["z_high"])[values["ew"] == ew[0]] if len(ew) else np.zeros(0)
     curves = [(width, values["n_sightlines"][values["ew"] == width]) for width in dict.fromkeys(wanted)]
     return plots.sightlines_figure(z, curves, tables.settings.min_significance)

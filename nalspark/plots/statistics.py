@@ -86,12 +86,13 @@ def rates_figure(panels: Mapping[str, tuple[Points, Mapping[str, tuple[Array, Ar
         for (name, curve), (colour, line) in zip(curves.items(), _OTHERS, strict=False):
             axes.plot(*curve, color=colour, linestyle=line, linewidth=1.2, label=name, zorder=2)
         top = np.nanmax([np.nanmax(points.upper), *(y.max(initial=0.0) for _, y in curves.values())])
-        axes.set(xlim=(points.low.min(), points.high.max()), ylim=(0.0, 1.1 * top))
+        axes.set(xlim=(points.low.min(), points.high.max()), ylim=(0.0, 1.1 * max(top, 1e-6)))
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
     drawn = [axes for axes in all_axes if axes.get_legend_handles_labels()[1]]
     if drawn:
-        figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        handles, labels = drawn[0].get_legend_handles_labels()
+        figure.legend([handles[-1], *handles[:-1]], [labels[-1], *labels[:-1]], loc="outside lower center", ncols=4)
     _note(figure, note)
     return figure
 
