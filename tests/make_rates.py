@@ -26,8 +26,8 @@ from nalspark.tables.schemas import COMPLETENESS, PUBLISHED_SENSITIVITY, absorbe
 Array = NDArray[np.float64]
 Columns = dict[str, Any]
 
-#: The same law at every redshift.
-CONSTANT = PublishedLaw("constant", lambda z: np.full(np.shape(z), 1.2), lambda z: np.full(np.shape(z), 0.65), (0.0, 9.0))
+#: The same law at every redshift, with many absorbers so that few sightlines say much.
+CONSTANT = PublishedLaw("constant", lambda z: np.full(np.shape(z), 5.0), lambda z: np.full(np.shape(z), 0.65), (0.0, 9.0))
 #: Least true W (Å), score of every row, and how many errors of W a sigma_ew is.
 LEAST_EW, SCORE, ERROR_FACTOR = 0.02, 0.96, 1.2
 

@@ -226,7 +226,7 @@ def measure_rates(
         "sightlines": path.n_sightlines,
         "absorbers": len(chosen.z),
         "prior_w_star": [round(float(scale), 6) for scale in sample.w_star],
-        "regions": regions.n,
+        "jackknife_regions": regions.n,
         **{f"left_out_{name}": count for name, count in left_out.items()},
         **settings.model_dump(mode="json"),
     }
@@ -562,4 +562,3 @@ def law_of(tables: RateTables) -> Mapping[str, Array]:
             "There are too few absorbers to fit f(W) to: widen statistics.fit_ew or statistics.z_bins, or search more spectra."
         )
     return {"z": z[use], "n_star": columns["n_star"][use], "w_star": columns["w_star"][use]}
-

@@ -160,7 +160,7 @@ def statistics_text(tables: RateTables) -> str:
     left_out = ", ".join(f"{numbers[f'left_out_{name}']} {meaning}" for name, meaning in _LEFT_OUT.items() if numbers[f"left_out_{name}"])
     lines = [
         f"{numbers['absorbers']} {tables.species.name} absorbers count, in {numbers['sightlines']} sightlines of as many objects; "
-        f"{numbers['regions']} regions of the jackknife." + (f" Left out: {left_out}." if left_out else "")
+        f"{numbers['jackknife_regions']} regions of the jackknife." + (f" Left out: {left_out}." if left_out else "")
     ]
     if not tables.corrected:
         lines.append(f"These numbers are {NOT_CORRECTED}.")

@@ -61,9 +61,7 @@ def test_all_searched_path_is_in_the_histogram_however_noisy():
     assert path.delta_z.sum() == pytest.approx(loop(sensitivity, np.inf, 0.5, 2.0)[0], rel=1e-9)
     noisy = sensitivity | {"sigma_ew": np.array([np.full(len(cell), 60.0) for cell in sensitivity["sigma_ew"]], dtype=object)}
     beyond = measure_path(in_memory(noisy), MG_II, BINS, ONE, 5000.0)
-    assert (
-        beyond.delta_z.sum() > 0 and not beyond.delta_z[..., :-1].any() and not beyond.folded(no_correction).any()
-    )
+    assert beyond.delta_z.sum() > 0 and not beyond.delta_z[..., :-1].any() and not beyond.folded(no_correction).any()
 
 
 def test_g_counts_sightlines():

@@ -103,7 +103,7 @@ def test_the_uniform_numbers_are_uniform():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"statistics": {"z_bins": [0.4, 1.0, 2.2]}}
-    return write_result(make_survey(400, CONSTANT), tmp_path_factory.mktemp("randoms") / "result", settings)
+    return write_result(make_survey(150, CONSTANT), tmp_path_factory.mktemp("randoms") / "result", settings)
 
 
 def test_the_command_writes_n_times_as_many_as_there_are_absorbers(folder: Path, tmp_path: Path, capsys, no_spark):
