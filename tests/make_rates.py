@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from nalspark.absorption.measure import velocity_from_quasar
 from nalspark.absorption.sensitivity import BIN_PIXELS, bin_edges, bin_of
 from nalspark.incidence import ZHU_MENARD_2013, PublishedLaw
 from nalspark.judging.completeness import tabulate
@@ -95,6 +96,7 @@ def make_absorbers(
     return {name: sensitivity[name][of] for name in names} | {
         "absorber_id": objects([f"{sensitivity['spectrum_id'][r]}-{i}" for i, r in enumerate(of)]),
         "z_abs": z, "ew_2796": rng.normal(ew, error), "ew_2796_err": error, "sigma_ew": sigma[place].astype(np.float32),
+        "velocity_kms": velocity_from_quasar(z, sensitivity["z_qso"][of]),
         "score": np.full(len(z), 1.0 - false), "flags": np.zeros(len(z), np.int32), "true_ew": ew,
     }  # fmt: skip
 
