@@ -23,6 +23,7 @@ from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import measured_table
 from nalspark.doctor import examine
 from nalspark.errors import NalsparkError, did_you_mean
+from nalspark.judging.cli import add_commands as add_worth
 from nalspark.judging.composites import cli as composites
 from nalspark.judging.diff import compare_catalogues, open_side
 from nalspark.judging.evaluate import evaluate_result
@@ -52,16 +53,21 @@ from nalspark.tables.schemas import (
     COMPLETENESS,
     DECOYS,
     EIGENSPECTRA,
+    EW_FIT,
+    EW_FUNCTION,
     FETCH_FAILURES,
+    G_OF_EW_Z,
     INJECTIONS,
     MATCHES,
     PUBLISHED_SENSITIVITY,
+    RATES,
     REJECTIONS,
     SCORES,
     SIGHTLINES,
     TRAINING,
     TRUTH,
     absorbers_table,
+    randoms_table,
 )
 from nalspark.tables.settings_page import settings_page
 from nalspark.tables.store import Store, spark_path
@@ -82,6 +88,8 @@ _EXAMPLES = {
     "nalspark status": "nalspark status result",
     "nalspark stack": 'nalspark stack result --select "ew_2796 > 1 and z_abs < 1.5" --name strong',
     "nalspark export": "nalspark export result --format ecsv --out absorbers.ecsv",
+    "nalspark statistics": "nalspark statistics result --set statistics.min_velocity_kms=3000",
+    "nalspark randoms": "nalspark randoms result --n 20 --out randoms.fits",
     "nalspark evaluate": "nalspark evaluate --catalogue result --truth survey/truth.parquet",
     "nalspark data-model": "nalspark data-model > data_model.md",
     "nalspark settings": "nalspark settings search",
@@ -130,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nalspark {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    for add in (_add_searches, _add_looks, _add_spectra):
+    for add in (_add_searches, _add_looks, add_worth, _add_spectra):
         add(commands)
     composites.add_commands(commands)
     for programme in _siblings():
@@ -454,6 +462,7 @@ def data_model() -> str:
     """Write the data-model page, for the default species, as text."""
     settings = Settings()
     catalogue = [absorbers_table(settings.line_species), SIGHTLINES, REJECTIONS, PUBLISHED_SENSITIVITY, COMPLETENESS, INJECTIONS, DECOYS]
+    catalogue += [RATES, EW_FUNCTION, EW_FIT, G_OF_EW_Z, randoms_table(settings.line_species)]
     catalogue += [MATCHES, CANDIDATES, SCORES, measured_table(settings)]
     tables = [*catalogue, CHANGES, TRAINING, EIGENSPECTRA, TRUTH, FETCH_FAILURES]
     tables += [table for programme in _siblings() for table in programme.TABLES]

@@ -170,7 +170,8 @@ def poisson_interval(counts: ArrayLike) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    counts : array of int, shape (b,)
+    counts : array, shape (b,)
+        Whole numbers, or effective numbers of weighted events: the interval is continuous.
 
     Returns
     -------
@@ -178,7 +179,7 @@ def poisson_interval(counts: ArrayLike) -> tuple[Array, Array]:
     """
     from astropy.stats import poisson_conf_interval
 
-    lower, upper = poisson_conf_interval(np.asarray(counts, dtype=int), interval="frequentist-confidence", sigma=1)
+    lower, upper = poisson_conf_interval(np.asarray(counts, dtype=float), interval="frequentist-confidence", sigma=1)
     return lower, upper
 
 

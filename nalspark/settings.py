@@ -57,6 +57,26 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse edges that do not grow."""
+    if any(low >= high for low, high in zip(values, values[1:], strict=False)):
+        raise ValueError("expected numbers that grow from one to the next")
+    return values
+
+
+def _wide(edges: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse redshift bins that a bin of the sensitivity could fill."""
+    if any(high - low < 0.0199 for low, high in zip(edges, edges[1:], strict=False)):
+        raise ValueError("expected edges that grow by at least 0.02 from one to the next")
+    return edges
+
+
+def _power_of_two(number: int) -> int:
+    if number & (number - 1):
+        raise ValueError("expected a power of two, such as 16, 32 or 64")
+    return number
+
+
 class Unit(str):
     """The unit of a setting, among its annotations."""
 
@@ -302,6 +322,54 @@ class Publish(Section):
     """Absorbers drawn in each of the report's galleries (strongest, most doubtful)."""
 
 
+class Statistics(Section):
+    """Rates of absorbers, and random catalogues. They are made of the published files: no setting here changes a catalogue."""
+
+    ew_limits: Annotated[tuple[Positive, ...], Field(min_length=1), Unit("Å")] = (0.3, 0.6, 1.0, 2.0)
+    """Rest equivalent widths of the first line above which dN/dz and dN/dX are given. Random absorbers reach down to the least."""
+    ew_bins: Annotated[tuple[Positive, ...], Field(min_length=2), AfterValidator(_ascending), Unit("Å")] = (
+        0.3,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+        1.3,
+        1.6,
+        2.0,
+        2.5,
+        3.0,
+        4.0,
+        6.0,
+    )
+    """Edges of the bins of f(W) = d²N/dzdW."""
+    z_bins: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2), AfterValidator(_wide)] = (
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+        1.2,
+        1.4,
+        1.6,
+        1.8,
+        2.0,
+        2.2,
+    )
+    """Edges of the redshift bins, each at least 0.02 wide."""
+    min_significance: Annotated[Positive, Unit("σ")] = 5.0
+    """An absorber of equivalent width W counts in places whose sensitivity sigma_ew is at most W over this."""
+    min_velocity_kms: Annotated[float, Field(ge=-10_000, le=200_000), Unit("km/s")] = 5000.0
+    """Least velocity towards us with respect to the quasar, of absorbers and path alike: what is nearer to the quasar, or behind it, is
+    left out. Negative to keep what lies behind."""
+    fit_ew: Annotated[tuple[Positive, Positive], AfterValidator(_ascending), Unit("Å")] = (0.6, 5.0)
+    """True equivalent widths between which the exponential law is fitted (Zhu & Ménard 2013: 0.6 to 5)."""
+    om0: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Matter density of the flat ΛCDM cosmology of dN/dX. The Hubble constant drops out of dX/dz = (1 + z)² H0 / H(z)."""
+    nside: Annotated[int, Field(ge=1, le=256), AfterValidator(_power_of_two)] = 32
+    """HEALPix cells of the jackknife, a power of two; 32 are 1.8° across."""
+    regions: Annotated[int, Field(ge=2, le=200)] = 30
+    """Regions of about as many sightlines into which neighbouring cells are merged; fewer where fewer cells hold any."""
+
+
 class Pipeline(Section):
     """How the work is divided. Never changes a result."""
 
@@ -345,6 +413,7 @@ class Settings(Section):
     simulate: Simulate = Simulate()
     eigenspectra: Eigenspectra = Eigenspectra()
     second_stage: SecondStage = SecondStage()
+    statistics: Statistics = Statistics()
     pipeline: Pipeline = Pipeline()
 
     def chosen(self, names: Iterable[str]) -> dict[str, Any]:

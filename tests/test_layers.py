@@ -32,7 +32,7 @@ ALLOWED = {
 }  # fmt: skip
 #: The floors of the package from the bottom up, and the rooms of each. A room may import rooms of its own floor and of those below.
 FLOORS = (
-    ("errors", "lines", "metrics", "version", "compiled", "worker", "stop", "notebook", "surroundings"),
+    ("errors", "lines", "incidence", "metrics", "version", "compiled", "worker", "stop", "notebook", "surroundings"),
     ("settings", "session", "executors", "progress", "daemon", "doctor"),
     ("spectra", "tables", "plots"),
     ("surveys", "absorption", "mocks", "learning"),

@@ -1,4 +1,4 @@
-"""The three notebooks run for real, one after the other, in this process's Spark session; they import nalspark and define nothing."""
+"""The four notebooks run for real, one after the other, in this process's Spark session; they import nalspark and define nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from make_rates import CONSTANT, make_survey, write_result
 from matplotlib.figure import Figure
 
 from nalspark.notebook import parameter, shower
@@ -36,8 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("notebooks")
 
 
-def test_there_are_three_notebooks() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["quickstart", "review", "training"]
+def test_there_are_four_notebooks() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["quickstart", "rates", "review", "training"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -86,6 +87,13 @@ def test_training_makes_a_model(petastorm: Any, spark: Any, folder: Path, monkey
     assert 0 <= shown[2].loc["accuracy", "candidate_cnn"] <= 1
     assert (folder / "model-run" / "model" / "card.json").is_file()
     assert shown[-1] == f"infer.model={folder / 'model-run' / 'model'}"
+
+
+def test_rates_takes_a_result_to_its_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_result(make_survey(60, CONSTANT), tmp_path / "result")
+    shown = shown_by("rates", monkeypatch, folder=tmp_path)
+    assert sum(isinstance(thing, Figure) for thing in shown) == 3
+    assert shown[0].startswith("rates of ") and {"dndz", "dndz_published"} <= set(shown[2].columns)
 
 
 class Widgets:

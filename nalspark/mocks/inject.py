@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, pdtr
 
 from nalspark.compiled import compiled
+from nalspark.incidence import equivalent_width_scale, incidence
 from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS, LineSpecies, Transition
 from nalspark.spectra.grid import WavelengthGrid
 
@@ -477,22 +478,6 @@ def _moments(tau: Array, b_kms: Array, velocity_kms: Array) -> tuple[Array, Arra
     total = absorbed.sum(axis=1)
     mean = (absorbed * v).sum(axis=1) / total
     return mean, np.sqrt((absorbed * (v - mean[:, None]) ** 2).sum(axis=1) / total)
-
-
-def equivalent_width_scale(z: ArrayLike) -> Array:
-    """Compute W*(z) in Å of Mg II 2796 (Zhu & Ménard 2013, eq. 8 and table 1)."""
-    z = np.asarray(z, dtype=float)
-    return 0.33 * (1 + z) ** 1.21 / (1 + (z / 2.24) ** 2.43)
-
-
-def incidence(z: ArrayLike, ew_min: float) -> Array:
-    """Compute dN/dz of Mg II absorbers above a rest equivalent width W2796 in Å: ∫ g(z) exp(-W / W*(z)) dW (Zhu & Ménard 2013, eqs. 7-9).
-
-    Fitted for 0.6 < W < 5 Å and 0.4 < z < 2.3; the exponential is continued beyond.
-    """
-    z = np.asarray(z, dtype=float)
-    scale = equivalent_width_scale(z)
-    return 0.63 * (1 + z) ** 5.38 / (1 + (z / 0.41) ** 2.97) * scale * np.exp(-ew_min / scale)
 
 
 @lru_cache(maxsize=8)

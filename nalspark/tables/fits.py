@@ -48,7 +48,14 @@ class _Layout:
     with_nulls: frozenset[str]
 
 
-def write_fits(files: Sequence[Path], table: Table, path: Path, enums: Mapping[str, type[IntFlag]] | None = None) -> int:
+def write_fits(
+    files: Sequence[Path],
+    table: Table,
+    path: Path,
+    enums: Mapping[str, type[IntFlag]] | None = None,
+    *,
+    cards: Mapping[str, bool | int | float | str] | None = None,
+) -> int:
     """Write Parquet files as a FITS binary table, in memory that does not grow with the number of rows.
 
     Null becomes NaN in floating columns, the empty string in text, a zero byte in logical columns, and in integers the smallest value of
@@ -64,6 +71,8 @@ def write_fits(files: Sequence[Path], table: Table, path: Path, enums: Mapping[s
         The FITS file; replaced where it exists.
     enums : mapping, optional
         Column name → the IntFlag of its bits. The cards ``FLAG<n>`` and ``FLAGC<n>`` give name and meaning of bit n of ``flags``.
+    cards : mapping, optional
+        Further cards of the table's header: keyword of at most eight characters → value.
 
     Returns
     -------
@@ -78,7 +87,9 @@ def write_fits(files: Sequence[Path], table: Table, path: Path, enums: Mapping[s
     layout = _survey(files, table)
     with tempfile.TemporaryDirectory(prefix="nalspark-fits-") as scratch:
         draft = Path(scratch) / "draft.fits"
-        _write_rows(draft, files, table, _empty_hdu(table, layout, enums or {}))
+        hdu = _empty_hdu(table, layout, enums or {})
+        hdu.header.update({name: _ascii(value) if isinstance(value, str) else value for name, value in (cards or {}).items()})
+        _write_rows(draft, files, table, hdu)
         with fits.open(draft, memmap=True) as hdus:
             for hdu in hdus:
                 hdu.add_datasum(_SUMS)

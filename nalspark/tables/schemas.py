@@ -508,6 +508,113 @@ COMPLETENESS = Table(
     ),
 )
 
+_ZONE = (
+    Column("z_low", "double", "Lower end of the redshifts", ucd="src.redshift;stat.min"),
+    Column("z_high", "double", "Upper end of the redshifts", ucd="src.redshift;stat.max"),
+)
+_COUNTED = (
+    Column("n_absorbers", "long", "Rows of the catalogue with such a measured equivalent width: primary, on the path", ucd="meta.number"),
+    Column("path_searched", "double", "Redshift path of primary sightlines, however noisy", ucd="src.redshift"),
+    Column("path", "double", "That of it where W = ew_low reaches the detection threshold", ucd="src.redshift"),
+    Column("n_effective", "double", "(Σw)² / Σw² of the weights: the number of equal absorbers that say as much", ucd="meta.number"),
+)
+
+
+def _estimate(name: str, what: str, unit: str = "") -> tuple[Column, ...]:
+    """A rate with the ends of its Poisson interval and its error by jackknife."""
+    return (
+        Column(name, "double", what, unit),
+        Column(f"{name}_lower", "double", "Lower end of its 68 % interval (Poisson)", unit, "stat.min"),
+        Column(f"{name}_upper", "double", "Upper end of that interval", unit, "stat.max"),
+        Column(
+            f"{name}_jackknife",
+            "double",
+            "Its standard error by jackknife over regions of the sky; null for one region",
+            unit,
+            "stat.error",
+        ),
+    )
+
+
+RATES = Table(
+    "rates",
+    "Absorbers per unit redshift and absorption distance above equivalent widths, by redshift; at the end over all bins together.",
+    (
+        *_ZONE,
+        Column(
+            "ew_low", "double", "The rest equivalent width of the first line above which absorbers count", "Angstrom", "spect.line.eqWidth"
+        ),
+        *_COUNTED,
+        *_estimate("dndz", "dN/dz, corrected for completeness and for errors of W"),
+        *_estimate("dndx", "dN/dX, the same per absorption distance"),
+        Column("dndz_uncorrected", "double", "n_absorbers / path_searched"),
+        Column("dndz_uncorrected_lower", "double", "Lower end of its 68 % interval (Poisson)", ucd="stat.min"),
+        Column("dndz_uncorrected_upper", "double", "Upper end of that interval", ucd="stat.max"),
+        Column("dndz_published", "double", "dN/dz that Zhu & Ménard (2013) expect on this path; null for other species than Mg II"),
+        Column("dndx_published", "double", "dN/dX that they expect"),
+    ),
+)
+EW_FUNCTION = Table(
+    "ew_function",
+    "f(W) = d²N/dzdW by redshift and equivalent width; at the end over all redshift bins together.",
+    (
+        *_ZONE,
+        Column("ew_low", "double", "Least rest equivalent width of the first line", "Angstrom", "spect.line.eqWidth;stat.min"),
+        Column("ew_high", "double", "Greatest rest equivalent width", "Angstrom", "spect.line.eqWidth;stat.max"),
+        *_COUNTED,
+        *_estimate("f", "d²N/dzdW, corrected for completeness and for errors of W", "1/Angstrom"),
+        Column("f_uncorrected", "double", "n_absorbers / path_searched / width of the bin", "1/Angstrom"),
+        Column("f_fit", "double", "Mean over the bin of the exponential that was fitted at these redshifts", "1/Angstrom"),
+        Column("f_published", "double", "Mean that Zhu & Ménard (2013) expect; null for other species than Mg II", "1/Angstrom"),
+    ),
+)
+EW_FIT = Table(
+    "ew_fit",
+    "The exponential N*/W* exp(-W/W*) fitted to f(W), by redshift; at the end over all bins together.",
+    (
+        *_ZONE,
+        Column("ew_low", "double", "Least true equivalent width that it was fitted to", "Angstrom", "spect.line.eqWidth;stat.min"),
+        Column("ew_high", "double", "Greatest one", "Angstrom", "spect.line.eqWidth;stat.max"),
+        Column("n_fitted", "double", "Absorbers in that range: the sum of their probabilities", ucd="meta.number"),
+        Column("n_star", "double", "N*; null where there are too few absorbers"),
+        Column("n_star_err", "double", "Its standard error (Poisson)", ucd="stat.error"),
+        Column("n_star_jackknife", "double", "Its standard error by jackknife over regions of the sky", ucd="stat.error"),
+        Column("w_star", "double", "W*", "Angstrom"),
+        Column("w_star_err", "double", "Its standard error (Poisson)", "Angstrom", "stat.error"),
+        Column("w_star_jackknife", "double", "Its standard error by jackknife over regions of the sky", "Angstrom", "stat.error"),
+    ),
+)
+G_OF_EW_Z = Table(
+    "g_of_ew_z",
+    "g(W, z): the number of sightlines in which an absorber of W at z would reach the detection threshold.",
+    (
+        *_ZONE,
+        Column("ew", "double", "Rest equivalent width of the first line", "Angstrom", "spect.line.eqWidth"),
+        Column(
+            "n_sightlines", "double", "Primary sightlines; one that is searched in half of the bin is half a sightline", ucd="meta.number"
+        ),
+    ),
+)
+
+
+def randoms_table(species: LineSpecies) -> Table:
+    """Declare the random absorbers of one species; columns that an absorber has too are called as there."""
+    width = absorbers_table(species).select(f"ew_{species.primary.label}")[0]
+    return Table(
+        "randoms",
+        "One row per random absorber: where one might have been found, as often as place, equivalent width and redshift make it likely.",
+        (
+            _SPECTRUM_ID,
+            _OBJECT_ID,
+            *_POSITION,
+            _Z_QSO,
+            Column("z_abs", "double", "Redshift drawn", ucd="src.redshift"),
+            replace(width, description="True rest equivalent width drawn"),
+            _SIGMA_EW,
+        ),
+    )
+
+
 REJECTIONS = Table(
     "rejections",
     "One row per file or spectrum that is not in sightlines, with the stage and the reason.",

@@ -149,6 +149,11 @@ PROMISE: dict[str, tuple[Row, ...]] = {
         "second_stage", why="only the emission programme has one",
         keep_contamination=0.02, discard_contamination=0.9, features="image", neighbours=5, min_dist=0.2, max_examples=500, seed=2,
     ),
+    **rows(
+        "statistics", why="rates are counted from what is published",
+        ew_limits=[0.5], ew_bins=[0.5, 1.0], z_bins=[0.5, 1.0], min_significance=4.0, min_velocity_kms=3000.0, fit_ew=[0.8, 4.0],
+        om0=0.32, nside=16, regions=20,
+    ),
     **rows("pipeline", why="never changes a result", partitions=3, parts_per_wave=1, rows_per_wave=10, executor_wait_s=9),
     "pipeline.removals_share": (Row(0.5, (), "a run is refused, or does what it does"),),
     "pipeline.versions_kept": (Row(1, (), "versions are put away when the next is published"),),
