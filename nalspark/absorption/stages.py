@@ -185,6 +185,14 @@ def with_system(absorbers: DataFrame, settings: Settings) -> DataFrame:
     return numbered.withColumn("system_id", F.concat("object_id", F.format_string("-z%.4f", lowest))).drop("number")
 
 
+def n_pieces(absorbers: DataFrame, settings: Settings) -> int:
+    """Count absorbers nearer to the one before them, in the same spectrum, than the doublet's two lines to each other."""
+    species, pixel = settings.line_species, F.log10(1 + F.col("z_abs")) / STEP
+    before = F.lag(pixel).over(Window.partitionBy("spectrum_id").orderBy("z_abs"))
+    near = absorbers.select((pixel - before).alias("apart")).where(F.col("apart") < species.offset_pixels(species.secondary, STEP))
+    return near.count()
+
+
 def sensitivity(searched: DataFrame, sensitivity: DataFrame, objects: DataFrame) -> DataFrame:
     """Give the table of sensitivity as it is published, from rows that were searched."""
     facts = with_object(searched.select("spectrum_id", "ra", "dec", "z_qso", "snr"), objects)

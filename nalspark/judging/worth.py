@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from astropy.io import fits
 
 from nalspark import metrics
 from nalspark.judging.decoys import EXTRA_PIXELS
 from nalspark.tables.result import Result
+from nalspark.tables.store import Store
 
 
 @dataclass(frozen=True)
@@ -23,32 +25,38 @@ class Purity:
     n_rows : int
     n_decoys : float
         Doublets of wrong separations that would be in it, in all searches for such; each counts for the path without known absorbers.
-    by_decoys : float
-        1 - decoys of one search over rows; NaN without rows.
-    by_score : float
-        Mean of the scores, which are probabilities: 1 - Σ (1 - p) / n.
+    n_pieces : int
+        Rows nearer to the row before them, in the same spectrum, than the doublet's two lines: they may be pieces of one wide system. Real
+        neighbours as near are counted too.
+    score_sum : float
+        Of the scores, which are probabilities.
     """
 
     n_rows: int
     n_decoys: float
-    by_decoys: float
-    by_score: float
+    n_pieces: int
+    score_sum: float
 
+    @property
+    def by_decoys(self) -> float:
+        """1 - (decoys of one search + pieces) / rows; NaN without rows."""
+        return 1.0 - (self.n_decoys / len(EXTRA_PIXELS) + self.n_pieces) / self.n_rows if self.n_rows else np.nan
 
-def purity_of(n_rows: int, score_sum: float, n_decoys: float) -> Purity:
-    """Tell how pure a catalogue is.
+    @property
+    def by_score(self) -> float:
+        """1 - Σ (1 - p) / rows; NaN without rows."""
+        return self.score_sum / self.n_rows if self.n_rows else np.nan
 
-    Parameters
-    ----------
-    n_rows : int
-    score_sum : float
-        Of its rows' scores.
-    n_decoys : float
-        Accepted decoys by their weight, of all separations of :data:`nalspark.judging.decoys.EXTRA_PIXELS`.
-    """
-    if not n_rows:
-        return Purity(0, n_decoys, np.nan, np.nan)
-    return Purity(n_rows, n_decoys, 1.0 - n_decoys / len(EXTRA_PIXELS) / n_rows, score_sum / n_rows)
+    @property
+    def cards(self) -> dict[str, Any]:
+        """The cards of a FITS header that tell it."""
+        return {
+            "NDECOYS": self.n_decoys,
+            "NPIECES": self.n_pieces,
+            "SUMSCORE": self.score_sum,
+            "PURDECOY": self.by_decoys,
+            "PURSCORE": self.by_score,
+        }
 
 
 def completeness_tables(table: Mapping[str, Any]) -> dict[str, dict[str, pd.DataFrame]]:
@@ -78,17 +86,16 @@ def completeness_tables(table: Mapping[str, Any]) -> dict[str, dict[str, pd.Data
 
 
 def result_purity(result: Result) -> Purity:
-    """Tell how pure the catalogue of a result is.
+    """Tell how pure the catalogue of a result is, from the header of ``absorbers.fits``.
 
     Raises
     ------
     StoreError
         Where `nalspark completeness` has not run on it.
     """
-    score = result.table("absorbers", ["score"])["score"].to_numpy()
-    decoys = result.table("decoys", ["accepted", "weight"])
-    weight = decoys["weight"].to_numpy()[decoys["accepted"].to_numpy(zero_copy_only=False)]
-    return purity_of(len(score), float(score.sum()), float(weight.sum()))
+    result.dataset("decoys")  # says what is missing
+    header = fits.getheader(Store(result.root).published("absorbers.fits"), 1)
+    return Purity(int(header["NAXIS2"]), float(header["NDECOYS"]), int(header["NPIECES"]), float(header["SUMSCORE"]))
 
 
 def worth_text(result: Result) -> str:
@@ -105,7 +112,7 @@ def worth_text(result: Result) -> str:
         lines.append(f"  {label:<30} {row.successes:>6} {row.trials:>6}    {row.fraction:.3f}  {row.lower:.3f}-{row.upper:.3f}")
     purity = result_purity(result)
     lines.append(
-        f"purity without labels: {purity.by_decoys:.3f} by {purity.n_decoys:.0f} doublets of {len(EXTRA_PIXELS)} wrong separations, "
-        f"{purity.by_score:.3f} by the scores of {purity.n_rows} rows"
+        f"purity without labels: {purity.by_decoys:.3f} by {purity.n_decoys:.0f} doublets of {len(EXTRA_PIXELS)} wrong separations and "
+        f"{purity.n_pieces} possible pieces of wide systems; {purity.by_score:.3f} by the scores of {purity.n_rows} rows"
     )
     return "\n".join(lines)

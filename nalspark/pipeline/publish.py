@@ -21,12 +21,12 @@ from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.sensitivity import bin_of, flat_bins
-from nalspark.absorption.stages import measured_table, normalized, sensitivity, sightlines, with_object, with_system
+from nalspark.absorption.stages import measured_table, n_pieces, normalized, sensitivity, sightlines, with_object, with_system
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import StoreError
 from nalspark.judging.completeness import CompletenessFunction
 from nalspark.judging.decoys import EXTRA_PIXELS
-from nalspark.judging.worth import completeness_tables, purity_of
+from nalspark.judging.worth import Purity, completeness_tables
 from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
 from nalspark.pipeline.stage import Stage
@@ -145,9 +145,15 @@ def _write_catalogue(run: Run, worth: tuple[Table, ...]) -> dict[str, int]:
             f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} rows read: "
             "a stage was left out since the files changed. Run all stages."
         )
-    catalogue = absorbers_table(settings.line_species)
-    files = store.unpublished_files(catalogue)
-    rows["absorbers.fits"] = write_fits(files, catalogue, store.unpublished("absorbers.fits"), {"flags": AbsorberFlag})
+    catalogue, known, cards = absorbers_table(settings.line_species), found["sensitivity"].pop("worth_of", None), {}
+    score_sum = found["absorbers"].pop("millionths") / 1e6
+    if known:
+        purity = Purity(rows["absorbers.parquet"], known.pop("n_decoys"), known.pop("n_pieces"), score_sum)
+        cards = purity.cards
+        told = {name: getattr(purity, name) for name in ("by_decoys", "by_score", "n_pieces")}
+        found["sensitivity"]["worth"] = WorthData(**known, **told, n_decoys=round(purity.n_decoys), n_separations=len(EXTRA_PIXELS))
+    files, place = store.unpublished_files(catalogue), store.unpublished("absorbers.fits")
+    rows["absorbers.fits"] = write_fits(files, catalogue, place, {"flags": AbsorberFlag}, cards=cards)
     report = render_report(_report_data(manifest, settings, rows, found))
     store.unpublished("report.html").write_text(report, encoding="utf-8")
     rows["report.html"] = 1
@@ -230,7 +236,11 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
         for table in worth:
             order = [name for name in ("spectrum_id", "by", "ew_low", "z_low", "low", "z_abs") if name in table.names]
             rows |= store.write_unpublished(store.read(spark, manifest, table).orderBy(*order), table)
-        return {"rows": rows, **facts, **({"worth_of": _worth(store, worth)} if worth else {})}
+        return {
+            "rows": rows,
+            **facts,
+            **({"worth_of": {**_worth(store, worth), "n_pieces": n_pieces(absorbers, settings)}} if worth else {}),
+        }
 
     chains = {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "sensitivity": of_sensitivity}
     return chains
@@ -413,11 +423,6 @@ def _report_data(manifest: Manifest, settings: Settings, rows: dict[str, int], f
         "candidates": manifest.rows("candidates")[0],
         "absorbers": rows["absorbers.parquet"],
     }
-    worth, score_sum = found["sensitivity"].pop("worth_of", None), found["absorbers"].pop("millionths") / 1e6
-    if worth:
-        purity = purity_of(rows["absorbers.parquet"], score_sum, worth.pop("n_decoys"))
-        measures: dict[str, Any] = {"n_decoys": round(purity.n_decoys), "by_decoys": purity.by_decoys, "by_score": purity.by_score}
-        found["sensitivity"]["worth"] = WorthData(**worth, **measures, n_separations=len(EXTRA_PIXELS))
     return ReportData(
         title=f"{species.name} absorbers",
         species=species.name,

@@ -100,8 +100,8 @@ class WorthData:
     curves, panels : mapping of DataFrame
         Label → fractions found of absorbers put in, by W / σ_W for ranges of W, and by single quantities: as
         :func:`nalspark.plots.evaluation.curves_figure` and :func:`nalspark.plots.evaluation.fractions_figure` take them.
-    n_decoys, n_separations : int
-        Doublets of so many wrong separations that the catalogue would have.
+    n_decoys, n_separations, n_pieces : int
+        Doublets of so many wrong separations that the catalogue would have, and possible pieces of wide systems.
     by_decoys, by_score : float
         The purity by them, and by the scores.
     """
@@ -110,6 +110,7 @@ class WorthData:
     panels: Mapping[str, pd.DataFrame]
     n_decoys: int
     n_separations: int
+    n_pieces: int
     by_decoys: float
     by_score: float
 

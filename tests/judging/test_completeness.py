@@ -5,7 +5,7 @@ import pytest
 
 from nalspark.errors import NalsparkError
 from nalspark.judging.completeness import BINS, COUNTED, CompletenessFunction, count, tabulate
-from nalspark.judging.worth import purity_of
+from nalspark.judging.worth import Purity
 
 
 def injected(n=60_000, seed=1, middle=4.0):
@@ -101,6 +101,6 @@ def test_too_few_absorbers_are_no_function_and_that_is_said() -> None:
 
 
 def test_purity_is_told_by_decoys_and_by_scores() -> None:
-    purity = purity_of(4, 3.4, n_decoys=4)
-    assert (purity.n_rows, purity.by_decoys, purity.by_score) == (4, 0.75, pytest.approx(0.85))
-    assert np.isnan(purity_of(0, 0.0, 3).by_score)
+    purity = Purity(n_rows=10, n_decoys=4.0, n_pieces=1, score_sum=8.5)
+    assert (purity.by_decoys, purity.by_score) == (0.8, 0.85)
+    assert np.isnan(Purity(0, 3.0, 0, 0.0).by_score) and np.isnan(Purity(0, 3.0, 0, 0.0).by_decoys)
