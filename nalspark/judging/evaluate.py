@@ -20,8 +20,10 @@ from nalspark.errors import NalsparkError
 from nalspark.judging.inputs import Catalogue, other_catalogues, pixels, read_result, read_truth
 from nalspark.judging.match import Comparison, by_species, compare, disagreements, rounding_of, species_outcomes
 from nalspark.judging.strength import ERRORS, FWHM_PER_SIGMA, error_factor, estimate_errors, is_strong, measure_at, passes
+from nalspark.judging.worth import expected_completeness, result_purity
 from nalspark.lines import LineSpecies
 from nalspark.spectra.grid import LATTICE
+from nalspark.tables.result import Result
 
 Array = NDArray[np.float64]
 
@@ -165,6 +167,7 @@ def _against_truth(evaluation: Evaluation, catalogue: Catalogue, truth: pd.DataF
     evaluation.numbers |= {
         "per_spectrum": {**_per_spectrum(spectra, compared), "sigma": sources},
         **_per_absorber(compared, catalogue.species),
+        **_expected(compared.inside, catalogue.result),
     }
     if len(others):
         outcomes = species_outcomes(compared, others, catalogue.sightlines, catalogue.species)
@@ -239,6 +242,20 @@ def _per_absorber(compared: Comparison, species: LineSpecies) -> dict[str, Any]:
             key: fractions(rows[f"ew_{species.primary.label}" if key == "ew" else key], rows["true"], cuts) for key, cuts in of_rows.items()
         },
     }
+
+
+def _expected(inside: pd.DataFrame, result: Result) -> dict[str, Any]:
+    """What the completeness function of the catalogue foretells of the true systems in the path, by W: nothing where it is not known."""
+    if not result.has("completeness"):
+        return {}
+    chance = expected_completeness(result, inside)
+    known = inside.assign(expected=chance, variance=chance * (1.0 - chance))[np.isfinite(chance)]
+    table = fractions(known["ew_primary"], known["found"], EW_EDGES)
+    of_bin = np.searchsorted(table["low"], known["ew_primary"], "right") - 1
+    sums = known.groupby(of_bin)[["expected", "variance"]].sum()
+    purity = result_purity(result)
+    how = {"by_decoys": purity.by_decoys, "by_score": purity.by_score, "n_decoys": purity.n_decoys, "n_pieces": purity.n_pieces}
+    return {"worth": {"expected": table.assign(expected=sums["expected"], error=np.sqrt(sums["variance"])), **how}}
 
 
 _SYMBOLS = {"ew": "W", "z_abs": "z", "snr": "S/N", "score": "score"}

@@ -116,6 +116,8 @@ def sheets(evaluation: Evaluation) -> list[Sheet]:
     numbers, written = evaluation.numbers, []
     if "per_spectrum" in numbers:
         written += [_per_spectrum(numbers["per_spectrum"]), *_per_absorber(numbers)]
+    if "worth" in numbers:
+        written.append(_foretold(numbers))
     if "species_outcomes" in numbers:
         written.append(_other_species(numbers["species_outcomes"], evaluation.species))
     return written + [_against_catalogue(name, counts) for name, counts in numbers.get("catalogues", {}).items()]
@@ -154,6 +156,21 @@ def _per_absorber(numbers: Mapping[str, Any]) -> list[Sheet]:
         _fractions("Completeness, per system", "found", numbers["completeness"], (systems["found"], systems["in_path"]), complete),
         _fractions("Purity, per row", "true", numbers["purity"], (systems["true_rows"], numbers["absorbers"]), pure),
     ]
+
+
+def _foretold(numbers: Mapping[str, Any]) -> Sheet:
+    """What the catalogue says of its own worth, beside the truth."""
+    worth, rows = numbers["worth"], []
+    for row in worth["expected"].to_dict("records"):
+        expected = [f"{row['expected']:.1f}", f"{row['error']:.1f}"]
+        rows.append([bin_name("ew", row["low"], row["high"]), str(row["trials"]), str(row["successes"]), *expected])
+    true, n = numbers["systems"]["true_rows"], numbers["absorbers"]
+    note = (
+        "Expected: by the completeness function, from absorbers put into the run's own spectra; +-: binomial. Purity: "
+        f"{_number(true / n if n else math.nan)} by this truth; without it {_number(worth['by_decoys'])} by doublets of wrong separations "
+        f"and {worth['n_pieces']} possible pieces of wide systems, {_number(worth['by_score'])} by the scores."
+    )
+    return Sheet("What the catalogue foretold: true systems found, by W", ["", "#in the path", "#found", "#expected", "#+-"], rows, note)
 
 
 def _fractions(title: str, what: str, tables: Mapping[str, pd.DataFrame], total: tuple[int, int], note: str) -> Sheet:

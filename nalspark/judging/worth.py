@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from astropy.io import fits
+from numpy.typing import NDArray
 
 from nalspark import metrics
+from nalspark.absorption.sensitivity import bin_of, flat_bins
+from nalspark.judging.completeness import CompletenessFunction
 from nalspark.judging.decoys import EXTRA_PIXELS
+from nalspark.tables.arrow import decode
 from nalspark.tables.result import Result
+from nalspark.tables.schemas import SENSITIVITY
 from nalspark.tables.store import Store
 
 
@@ -96,6 +103,42 @@ def result_purity(result: Result) -> Purity:
     result.dataset("decoys")  # says what is missing
     header = fits.getheader(Store(result.root).published("absorbers.fits"), 1)
     return Purity(int(header["NAXIS2"]), float(header["NDECOYS"]), int(header["NPIECES"]), float(header["SUMSCORE"]))
+
+
+def expected_completeness(result: Result, systems: pd.DataFrame) -> NDArray[np.float64]:
+    """Give the completeness that the catalogue should have for some systems, by its own completeness function.
+
+    Parameters
+    ----------
+    result : Result
+    systems : DataFrame
+        ``spectrum_id``, ``z_abs``, ``ew_primary`` (rest Å).
+
+    Returns
+    -------
+    ndarray, shape (m,)
+        NaN where nothing is searched.
+
+    Raises
+    ------
+    StoreError
+        Where `nalspark completeness` has not run on the result.
+    NalsparkError
+        Where too few absorbers were put in.
+    """
+    function = CompletenessFunction.of(result.table("completeness").to_pydict())
+    names = ["spectrum_id", *(column.name for column in SENSITIVITY.columns[2:])]
+    chosen = pc.field("spectrum_id").isin(pa.array(systems["spectrum_id"].unique()))
+    table = result.dataset("sensitivity").to_table(names, filter=chosen).combine_chunks()
+    rows = decode(table.to_batches()[0], {column.name: column for column in SENSITIVITY.columns}) if len(table) else {}
+    sigma = np.full(len(systems), np.nan)
+    if rows:
+        row, bins, values, _ = flat_bins(rows)
+        place = pd.Series(np.arange(len(table)), index=rows["spectrum_id"]).reindex(systems["spectrum_id"]).to_numpy(dtype=float)
+        known = pd.Series(values, index=pd.MultiIndex.from_arrays([row, bins]))
+        wanted = pd.MultiIndex.from_arrays([np.nan_to_num(place, nan=-1).astype(int), bin_of(result.species, systems["z_abs"])])
+        sigma = known.reindex(wanted).to_numpy()
+    return function(systems["ew_primary"], sigma, systems["z_abs"])
 
 
 def worth_text(result: Result) -> str:
