@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nalspark import metrics
 from nalspark.absorption.sensitivity import bin_of, flat_bins
 from nalspark.judging.completeness import CompletenessFunction
+from nalspark.errors import StoreError
 from nalspark.judging.decoys import EXTRA_PIXELS
 from nalspark.tables.arrow import decode
 from nalspark.tables.result import Result
@@ -101,7 +102,10 @@ def result_purity(result: Result) -> Purity:
         Where `nalspark completeness` has not run on it.
     """
     result.dataset("decoys")  # says what is missing
-    header = fits.getheader(Store(result.root).published("absorbers.fits"), 1)
+    place = Store(result.root).published("absorbers.fits")
+    header = fits.getheader(place, 1)
+    if "NDECOYS" not in header:
+        raise StoreError(f"{place} does not tell its purity: an earlier version published it. Run stage 'publish' again, with --force.")
     return Purity(int(header["NAXIS2"]), float(header["NDECOYS"]), int(header["NPIECES"]), float(header["SUMSCORE"]))
 
 
