@@ -164,7 +164,7 @@ def _add_searches(commands: Any) -> None:
     _common(run)
 
     worth = commands.add_parser("completeness", help="say what a catalogue is worth: put absorbers into its own spectra and look for them")
-    worth.add_argument("run", metavar="RUN.toml", help="the run file, or the result, whose catalogue is brought up to date first")
+    worth.add_argument("run", metavar="DIR", help="a run file, or a result: its catalogue is brought up to date first")
     worth.set_defaults(stages=WORTH)
     _common(worth)
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from nalspark import metrics
 from nalspark.absorption.sensitivity import bin_of, flat_bins
-from nalspark.judging.completeness import CompletenessFunction
 from nalspark.errors import StoreError
+from nalspark.judging.completeness import CompletenessFunction
 from nalspark.judging.decoys import EXTRA_PIXELS
 from nalspark.tables.arrow import decode
 from nalspark.tables.result import Result

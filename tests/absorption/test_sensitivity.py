@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nalspark.absorption.sensitivity import BIN_PIXELS, REFERENCE_PIXELS, Sensitivity, bin_edges, bin_of, measure_sensitivity
+from nalspark.absorption.sensitivity import BIN_PIXELS, REFERENCE_PIXELS, Sensitivity, bin_edges, bin_of, flat_bins, measure_sensitivity
 from nalspark.lines import C_IV, MG_II
 from nalspark.spectra.grid import LATTICE
 
@@ -75,6 +75,19 @@ def test_spectra_do_not_know_each_other_and_bins_are_those_of_the_lattice() -> N
     z = LATTICE.wavelength[first] / MG_II.primary.wavelength - 1
     assert bin_edges(MG_II, cells["first_bin"][0]) <= z < bin_edges(MG_II, cells["first_bin"][0] + 1)
     assert together.at(np.array([0]), np.array([first]), LATTICE)[0] == cells["sigma_ew"][0][0]
+
+
+def test_bins_of_a_batch_lie_one_after_the_other() -> None:
+    columns = {
+        "first_bin": np.array([3300, 3310, 3320]),
+        "sigma_ew": [np.array([0.1, np.nan, 0.3], "f2"), np.zeros(0, "f2"), np.array([0.5], "f2")],
+        "n_searched": [np.array([11, 0, 2], "u1"), np.zeros(0, "u1"), np.array([5], "u1")],
+    }
+    row, bins, sigma, searched = flat_bins(columns)
+    assert row.tolist() == [0, 0, 2] and bins.tolist() == [3300, 3302, 3320]
+    np.testing.assert_allclose(sigma, [0.1, 0.3, 0.5], rtol=1e-3)
+    np.testing.assert_allclose(searched, [1, 2 / 11, 5 / 11])
+    assert [len(part) for part in flat_bins({name: values[:0] for name, values in columns.items()})] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("species", [MG_II, C_IV], ids=lambda species: species.name)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
 from runs import assert_same_catalogue, make_survey, published, run, settings_of
 
 import nalspark
@@ -18,6 +19,9 @@ from nalspark.absorption.sensitivity import bin_edges, bin_of
 from nalspark.cli import main
 from nalspark.errors import StoreError
 from nalspark.judging.completeness import CompletenessFunction
+from nalspark.judging.evaluate import evaluate_result
+from nalspark.judging.page import evaluation_text
+from nalspark.judging.worth import expected_completeness, result_purity
 from nalspark.lines import MG_II
 from nalspark.pipeline.catalogue import WORTH
 from nalspark.tables.result import WORTH as FILES
@@ -85,6 +89,42 @@ def test_the_sensitivity_covers_the_path(finished: Path) -> None:
         assert (np.isfinite(np.frombuffer(row.sigma_ew, "<f2")) == (searched > 0)).all()
 
 
+def test_the_header_of_the_catalogue_tells_its_purity(finished: Path) -> None:
+    header, rows = fits.getheader(finished / "absorbers.fits", 1), published(finished)["absorbers"]
+    decoys = read(finished, "decoys")
+    assert header["NDECOYS"] == pytest.approx(decoys["weight"][decoys["accepted"]].sum(), abs=1e-5)
+    assert header["SUMSCORE"] == pytest.approx(rows["score"].sum(), abs=1e-4)
+    ordered = rows.sort_values(["spectrum_id", "z_abs"])
+    apart = ordered.groupby("spectrum_id")["z_abs"].transform(lambda z: np.log10(1 + z).diff()) / 1e-4
+    assert header["NPIECES"] == (apart < 11.13).sum()
+    assert header["PURDECOY"] == pytest.approx(1 - (header["NDECOYS"] / 4 + header["NPIECES"]) / len(rows))
+    purity = result_purity(nalspark.open_result(finished))
+    assert (purity.by_decoys, purity.by_score) == (pytest.approx(header["PURDECOY"]), pytest.approx(header["PURSCORE"]))
+
+
+def test_the_completeness_foretells_what_was_found_of_the_truth(survey: Path, finished: Path) -> None:
+    result, truth = nalspark.open_result(finished), pd.read_parquet(survey / "truth.parquet")
+    sensitivity = read(finished, "sensitivity").set_index("spectrum_id")
+    expected, function = expected_completeness(result, truth), CompletenessFunction.of(result.table("completeness").to_pydict())
+    known = 0
+    for system, value in zip(truth.itertuples(), expected, strict=True):
+        if system.spectrum_id not in sensitivity.index:
+            assert np.isnan(value)
+            continue
+        row = sensitivity.loc[system.spectrum_id]
+        sigma, place = np.frombuffer(row["sigma_ew"], "<f2"), int(bin_of(MG_II, system.z_abs)) - row["first_bin"]
+        if 0 <= place < len(sigma) and np.isfinite(sigma[place]):
+            known += 1
+            assert value == pytest.approx(float(function(system.ew_primary, sigma[place].astype(float), system.z_abs)))
+        else:
+            assert np.isnan(value)
+    assert known > 10
+    evaluation = evaluate_result(finished, survey / "truth.parquet")
+    table = evaluation.numbers["worth"]["expected"]
+    assert np.abs(table["successes"].sum() - table["expected"].sum()) < 4 * np.sqrt((table["error"] ** 2).sum()) + 1
+    assert "What the catalogue foretold" in evaluation_text(evaluation)
+
+
 def test_a_second_run_does_nothing_and_more_injections_leave_the_catalogue_alone(spark: Any, survey: Path, result: Path) -> None:
     done = run(spark, settings_of(survey, result, *MORE), *WORTH)
     assert not any(done.values())
@@ -123,8 +163,6 @@ def test_the_worth_of_another_catalogue_is_not_published(spark: Any, survey: Pat
 
 
 def test_epochs_of_one_quasar_share_object_and_systems_and_one_of_them_is_primary(spark: Any, survey: Path, tmp_path: Path) -> None:
-    from astropy.io import fits
-
     folder = tmp_path / "parts" / "1001"
     folder.mkdir(parents=True)
     source = sorted((survey / "parts").rglob("spec-*.fits"))
