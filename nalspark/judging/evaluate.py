@@ -246,7 +246,7 @@ def _per_absorber(compared: Comparison, species: LineSpecies) -> dict[str, Any]:
 
 def _expected(inside: pd.DataFrame, result: Result) -> dict[str, Any]:
     """What the completeness function of the catalogue foretells of the true systems in the path, by W: nothing where it is not known."""
-    if not result.has("completeness"):
+    if not result.has("completeness") or not result.table("completeness", ["completeness"])["completeness"].is_valid().to_numpy().any():
         return {}
     chance = expected_completeness(result, inside)
     known = inside.assign(expected=chance, variance=chance * (1.0 - chance))[np.isfinite(chance)]

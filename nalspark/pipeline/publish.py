@@ -23,7 +23,7 @@ from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.sensitivity import bin_of, flat_bins
 from nalspark.absorption.stages import measured_table, n_pieces, normalized, sensitivity, sightlines, with_object, with_system
 from nalspark.absorption.systems import count_in_path
-from nalspark.errors import StoreError
+from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.completeness import CompletenessFunction
 from nalspark.judging.decoys import EXTRA_PIXELS
 from nalspark.judging.worth import Purity, completeness_tables
@@ -195,7 +195,7 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
     # Of the searched only: an epoch that could not be searched is none of the catalogue's.
     same = objects(usable[1], settings.crossmatch.match_radius_arcsec).persist()
     held.callback(same.unpersist)
-    function = CompletenessFunction.of(to_columns(run.whole(COMPLETENESS), COMPLETENESS)) if COMPLETENESS in worth else None
+    function = _completeness_function(run, worth)
     lines_of_sight = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES), same).select(*SIGHTLINES.names)
     rejected = _all_rejections(spark, store, manifest)
 
@@ -226,24 +226,47 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
         return {"rows": rows, "rejections": _reasons(store.unpublished_files(REJECTIONS))}
 
     def of_sensitivity() -> dict[str, Any]:
-        seen = sensitivity(usable[1], store.read(spark, manifest, SENSITIVITY), same)
-        rows = store.write_unpublished(seen.orderBy("spectrum_id"), PUBLISHED_SENSITIVITY)
-        z = np.arange(*_redshifts(species), _PATH_STEP)
-        counted = tally(
-            store.unpublished_files(PUBLISHED_SENSITIVITY), SENSITIVITY.columns[2:], partial(_seen_counts, z=z, species=species)
-        )
-        facts = {"seen": {ew: counted["seen"][number] for number, ew in enumerate(SEEN)}}
-        for table in worth:
-            order = [name for name in ("spectrum_id", "by", "ew_low", "z_low", "low", "z_abs") if name in table.names]
-            rows |= store.write_unpublished(store.read(spark, manifest, table).orderBy(*order), table)
-        return {
-            "rows": rows,
-            **facts,
-            **({"worth_of": {**_worth(store, worth), "n_pieces": n_pieces(absorbers, settings)}} if worth else {}),
-        }
+        written = _write_sensitivity(run, sensitivity(usable[1], store.read(spark, manifest, SENSITIVITY), same))
+        if worth:
+            rows, known = _write_worth(run, worth)
+            written["rows"] |= rows
+            written["worth_of"] = {**known, "n_pieces": n_pieces(absorbers, settings)}
+        return written
 
-    chains = {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "sensitivity": of_sensitivity}
-    return chains
+    return {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "sensitivity": of_sensitivity}
+
+
+def _completeness_function(run: Run, worth: tuple[Table, ...]) -> CompletenessFunction | None:
+    """The completeness function of the catalogue, where it is known."""
+    if COMPLETENESS not in worth:
+        return None
+    try:
+        return CompletenessFunction.of(to_columns(run.whole(COMPLETENESS), COMPLETENESS))
+    except NalsparkError as error:
+        run.progress.say(f"note: {error}")
+        return None
+
+
+def _write_sensitivity(run: Run, seen: DataFrame) -> dict[str, Any]:
+    """Write the table of sensitivity; its rows, and where the report says absorbers would be seen."""
+    species, store = run.settings.line_species, run.store
+    rows = store.write_unpublished(seen.orderBy("spectrum_id"), PUBLISHED_SENSITIVITY)
+    z, files = np.arange(*_redshifts(species), _PATH_STEP), store.unpublished_files(PUBLISHED_SENSITIVITY)
+    columns = SENSITIVITY.select("first_bin", "sigma_ew", "n_searched")
+    counted = tally(files, columns, partial(_seen_counts, z=z, species=species))
+    return {"rows": rows, "seen": {ew: counted["seen"][number] for number, ew in enumerate(SEEN)}}
+
+
+def _write_worth(run: Run, worth: tuple[Table, ...]) -> tuple[dict[str, int], dict[str, Any]]:
+    """Write the tables that say what the catalogue is worth; their rows, and what the report says of them, but for the scores."""
+    rows, store = dict[str, int](), run.store
+    for table in worth:
+        order = [name for name in ("spectrum_id", "by", "ew_low", "z_low", "low", "z_abs") if name in table.names]
+        rows |= store.write_unpublished(run.whole(table).orderBy(*order), table)
+    files = {table.name: store.unpublished_files(table) for table in worth}
+    counts = pa.Table.from_batches(read_batches(files[COMPLETENESS.name], COMPLETENESS.columns), COMPLETENESS.arrow_schema)
+    decoys = tally(files[DECOYS.name], DECOYS.select("accepted", "weight"), _decoy_counts)
+    return rows, {**completeness_tables(counts.to_pydict()), "n_decoys": int(decoys["millionths"]) / 1e6}
 
 
 # ---- the report's numbers
@@ -272,14 +295,6 @@ def _seen_counts(columns: Columns, z: NDArray[np.float64], species: LineSpecies)
     _, bins, sigma, _ = flat_bins(columns)
     seen = [np.bincount(bins[ew >= DETECTION * sigma], minlength=_MOST_BINS) for ew in SEEN]
     return {"seen": np.array(seen)[:, bin_of(species, z)]}
-
-
-def _worth(store: Store, worth: tuple[Table, ...]) -> dict[str, Any]:
-    """What the report says of the catalogue's worth, but for the scores: from files that are to be published."""
-    files = {table.name: store.unpublished_files(table) for table in worth}
-    rows = pa.Table.from_batches(read_batches(files[COMPLETENESS.name], COMPLETENESS.columns), COMPLETENESS.arrow_schema)
-    decoys = tally(files[DECOYS.name], DECOYS.select("accepted", "weight"), _decoy_counts)
-    return {**completeness_tables(rows.to_pydict()), "n_decoys": int(decoys["millionths"]) / 1e6}
 
 
 def _decoy_counts(columns: Columns) -> dict[str, NDArray[np.int64]]:
