@@ -11,10 +11,10 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nalspark.errors import SettingsError, did_you_mean
 from nalspark.lines import SPECIES, LineSpecies
@@ -314,6 +314,12 @@ class Completeness(Section):
     seed: int = 1
     """Random seed."""
 
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.ew_min >= self.ew_max:
+            raise ValueError(f"ew_min = {self.ew_min:g} must be less than ew_max = {self.ew_max:g}")
+        return self
+
 
 class Publish(Section):
     """Catalogue files and report."""
@@ -325,7 +331,7 @@ class Publish(Section):
 class Statistics(Section):
     """Rates of absorbers, and random catalogues. They are made of the published files: no setting here changes a catalogue."""
 
-    ew_limits: Annotated[tuple[Positive, ...], Field(min_length=1), Unit("Å")] = (0.3, 0.6, 1.0, 2.0)
+    ew_limits: Annotated[tuple[Annotated[float, Field(gt=0, le=10)], ...], Field(min_length=1), Unit("Å")] = (0.3, 0.6, 1.0, 2.0)
     """Rest equivalent widths of the first line above which dN/dz and dN/dX are given. Random absorbers reach down to the least."""
     ew_bins: Annotated[tuple[Positive, ...], Field(min_length=2), AfterValidator(_ascending), Unit("Å")] = (
         0.3,

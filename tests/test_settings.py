@@ -194,3 +194,8 @@ def test_what_is_no_folder_is_refused(monkeypatch, text):
     for refuse in (lambda: load(out=text), lambda: load(None, [f"out={text}"]), lambda: Store(text)):
         with pytest.raises(SettingsError, match=f"^'{re.escape(text)}' is not in this machine's file systems"):
             refuse()
+
+
+def test_injected_widths_must_have_a_range() -> None:
+    with pytest.raises(SettingsError, match="ew_min = 2 must be less than ew_max = 1"):
+        load(None, ["completeness.ew_min=2", "completeness.ew_max=1"])

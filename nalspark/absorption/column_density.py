@@ -101,8 +101,8 @@ def integrate_optical_depth(residual: Array, inverse_error: Array, profile: Prof
     # Each pixel counts with the part of it that lies in the range.
     part = np.clip(np.minimum(3.0 * width, reach) + 0.5 - distance, 0.0, 1.0) * good
     total = (part * observed - (1.0 - part) * np.log(model)).sum(axis=1)
-    slope = part / model
-    variance = ((slope * noise) ** 2).sum(axis=1) + (slope.sum(axis=1) * profile.level_error) ** 2
+    # Of the flux, which the noise changes, dτ = -dF / F; of the level, by which all of it is divided, dτ = -dlevel / (1 - level).
+    variance = ((part / model * noise) ** 2).sum(axis=1) + ((part * correction).sum(axis=1) * profile.level_error) ** 2
     covered = core_is_covered(distance, width, inverse_error)
     dark = ((part > 0.5) & (flux <= floor)).sum(axis=1)
     return OpticalDepth(np.where(covered, total, np.nan), np.where(covered, np.sqrt(variance), np.nan), dark)

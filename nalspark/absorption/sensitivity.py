@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 
 #: Lattice pixels of a bin, by the place of the first line.
 BIN_PIXELS = 11
+#: More bins than any wavelength has: none lies beyond 100,000 Å.
+MOST_BINS = 50_000 // BIN_PIXELS
 #: Gaussian σ in pixels of the line that σ_W is given for: 110 km/s, a Mg II absorber of typical width seen through SDSS's instrument.
 REFERENCE_PIXELS = 1.6
 #: Pixels on either side of its centre on which a line is seen: 3 σ.

@@ -26,12 +26,12 @@ Columns = Mapping[str, Any]
 
 #: Classes of W (Å) and bins of redshift in which the function is measured.
 EW_CLASSES = (0.0, 0.4, 0.8, 1.5, np.inf)
-Z_BINS = (0.0, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, np.inf)
+Z_BINS = (0.0, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.6, 3.0, 3.5, 4.0, np.inf)
 #: Bins of W / σ_W, in each of those, and of what is told by itself: W (Å), redshift, S/N of the spectrum.
 BINS = {
     "significance": np.concatenate([[0.0], np.geomspace(1.0, 60.0, 29), [np.inf]]),
     "ew": np.array([0.0, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, np.inf]),
-    "z": np.round(np.arange(0.2, 2.81, 0.2), 1),
+    "z": np.round(np.arange(0.0, 6.01, 0.2), 1),
     "snr": np.array([0.0, 2.0, 4.0, 6.0, 10.0, 20.0, np.inf]),
 }
 #: Columns of INJECTIONS that are counted.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,29 @@ from numpy.typing import NDArray
 from nalspark.absorption import chain
 from nalspark.absorption.chain import Candidates, Light, Scorer, Searchable
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry
-from nalspark.lines import METALS, LineSpecies
+from nalspark.lines import ALL_LINES, METALS, LineSpecies
 from nalspark.settings import Settings
 from nalspark.spectra.grid import WavelengthGrid
 
-#: Whole pixels by which the lines are farther apart than the doublet's. With the 11.1 of Mg II: 25, 33, 44 and 50 pixels. Two known lines
-#: of one absorber are at least 2.4 pixels nearer or farther (Fe II 22.6, Si IV 28.0, Ca II 38.2, Fe II 55.5, Si II and C IV 60.7).
-EXTRA_PIXELS = (14, 22, 33, 39)
+#: How many wrong separations are searched.
+N_SEPARATIONS = 4
+#: Pixels by which they differ from each other, and from the doublet's at least, and from any real pair of lines.
+_STEP, _APART = 6, 2.3
 #: Pixels from a line of a known absorber within which a decoy's line is taken to be that.
 _KNOWN = 10
+
+
+@lru_cache(maxsize=8)
+def extra_pixels(species: LineSpecies, step_dex: float) -> tuple[int, ...]:
+    """Give the whole pixels by which decoys' lines are farther apart than the doublet's: far from any separation of two known lines."""
+    lines = np.log10([line.wavelength for line in ALL_LINES]) / step_dex
+    real = np.abs(lines[:, None] - lines).ravel()
+    own, chosen = species.offset_pixels(species.secondary, step_dex), list[int]()
+    for extra in range(2 * _STEP, 10 * _STEP):
+        far = np.abs(real - own - extra).min() >= _APART
+        if far and (not chosen or extra - chosen[-1] >= _STEP):
+            chosen.append(extra)
+    return tuple(chosen[:N_SEPARATIONS])
 
 
 def find_decoys(
@@ -50,7 +65,7 @@ def find_decoys(
         Columns of DECOYS but for the names, and ``row``.
     """
     species, grid, found = settings.line_species, searchable.spectra.grid, []
-    for extra in EXTRA_PIXELS:
+    for extra in extra_pixels(species, grid.step):
         wide = with_separation(species, extra, grid.step)
         candidates = chain.propose(searchable, settings, light, wide)
         free, weight = _free(searchable, light, known, extra + round(species.offset_pixels(species.secondary, grid.step)), species)

@@ -20,7 +20,7 @@ from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 
 #: Settings that cannot change a catalogue.
-_IDLE = ("pipeline.", "out", "publish.")
+_IDLE = ("pipeline.", "out", "publish.", "completeness.", "statistics.")
 #: Columns that are not in the hash as they are: where a row lies, what is compared otherwise, what follows from other rows.
 _APART = {"part", "score", "continuum_flux", "object_id", "primary", "system_id", "completeness", "weight"}
 #: What a change is called, from what the other catalogue knows of the spectrum.

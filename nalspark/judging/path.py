@@ -16,7 +16,7 @@ import numpy as np
 from astropy.cosmology import FlatLambdaCDM
 from numpy.typing import ArrayLike, NDArray
 
-from nalspark.absorption.sensitivity import BIN_PIXELS, bin_edges
+from nalspark.absorption.sensitivity import BIN_PIXELS, MOST_BINS, bin_edges
 from nalspark.lines import SPEED_OF_LIGHT_KMS, LineSpecies
 from nalspark.settings import Statistics
 
@@ -34,8 +34,6 @@ _ROWS = 4096
 _LOG_EW = np.arange(-2.3, 1.7001, 0.005)
 #: Those of g(W, z).
 G_EW = 10.0 ** np.arange(-1.5, 1.0001, 0.05)
-#: Bins of the sensitivity: none lies beyond 100,000 Å.
-_MOST_BINS = 50_000 // BIN_PIXELS
 #: The Hubble constant drops out of dX/dz.
 _ANY_H0 = 70.0
 
@@ -240,7 +238,7 @@ def cells_of(sensitivity: Columns, species: LineSpecies, min_velocity_kms: float
         return Cells(none, none, nowhere, nowhere, nowhere, nowhere)
     first = np.asarray(sensitivity["first_bin"])[row].astype(np.int64)
     number = np.arange(n.sum()) + np.repeat(first - (np.cumsum(n) - n), n)
-    edges = bin_edges(species, np.arange(_MOST_BINS + 1))
+    edges = bin_edges(species, np.arange(MOST_BINS + 1))
     limit = redshift_at(np.asarray(sensitivity["z_qso"], dtype=float)[row], min_velocity_kms)
     low, high = edges[number], np.minimum(edges[number + 1], np.repeat(limit, n))
     error, pixels = np.concatenate(sigma).astype(float), np.concatenate(searched).astype(float)
@@ -317,8 +315,8 @@ def measure_path(sensitivity: Batches, species: LineSpecies, bins: Bins, regions
     """
     n_z, n_ew = bins.shape
     shape, n_g = (regions.n, n_z, n_ew + 1), len(G_EW) + 1
-    path = Path(bins, np.zeros(shape), np.zeros(shape), np.zeros((_MOST_BINS, n_g)), 0)
-    edges = bin_edges(species, np.arange(_MOST_BINS + 1))
+    path = Path(bins, np.zeros(shape), np.zeros(shape), np.zeros((MOST_BINS, n_g)), 0)
+    edges = bin_edges(species, np.arange(MOST_BINS + 1))
     lattice = np.diff(edges), absorption_distance(0.5 * (edges[1:] + edges[:-1]), bins.om0)
     names = ("primary", "ra", "dec", "z_qso", "first_bin", "sigma_ew", "n_searched")
     for whole in sensitivity(names):

@@ -247,6 +247,8 @@ def write_randoms(
     settings, path = settings or result.settings.statistics, Path(out or result.root / "randoms.fits").expanduser()
     if path.suffix not in (".fits", ".parquet"):
         raise NalsparkError(f"Randoms are written as FITS or Parquet, by the end of the name; '{path}' ends in neither .fits nor .parquet.")
+    if path.is_dir():
+        raise NalsparkError(f"'{path}' is a folder, and stays as it is; --out must name a file.")
     if not (0 < n <= 10_000):
         raise NalsparkError(f"There can be up to 10000 randoms for each absorber, and more than none; {n:g} were asked for with --n.")
     say("fitting f(W)")

@@ -177,14 +177,26 @@ _LEFT_OUT = {
 
 
 def _rates_sheet(tables: RateTables) -> Sheet:
-    rows = []
+    rows, published = list[list[str]](), "dndz_published" in tables.rates.colnames
     for row in tables.rates:
         plain: Mapping[str, Any] = {name: getattr(row[name], "value", row[name]) for name in tables.rates.colnames}
         ends = [plain["dndz"] - plain["dndz_lower"], plain["dndz_upper"] - plain["dndz"], plain["dndz_jackknife"]]
         where = [f"{plain['z_low']:g}-{plain['z_high']:g}", f"{plain['ew_low']:g}", f"{plain['n_absorbers']}", f"{plain['path']:.1f}"]
-        values = [plain["dndz_uncorrected"], plain["dndz"], *ends, plain["dndx"], plain["dndz_published"]]
+        values = [plain["dndz_uncorrected"], plain["dndz"], *ends, plain["dndx"], *([plain["dndz_published"]] if published else [])]
         rows.append(where + [_written(float(value)) for value in values])
-    heads = ["z", "#W >=", "#rows", "#path", "#uncorrected", "#dN/dz", "#-", "#+", "#jackknife", "#dN/dX", "#Zhu+13"]
+    heads = [
+        "z",
+        "#W >=",
+        "#rows",
+        "#path",
+        "#uncorrected",
+        "#dN/dz",
+        "#-",
+        "#+",
+        "#jackknife",
+        "#dN/dX",
+        *(["#Zhu+13"] if published else []),
+    ]
     note = "rows: of the catalogue, by measured W. path: where W reaches the detection threshold. -, +: Poisson."
     return Sheet("Absorbers per unit redshift", heads, rows, note)
 

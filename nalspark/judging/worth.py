@@ -17,7 +17,7 @@ from nalspark import metrics
 from nalspark.absorption.sensitivity import bin_of, flat_bins
 from nalspark.errors import StoreError
 from nalspark.judging.completeness import CompletenessFunction
-from nalspark.judging.decoys import EXTRA_PIXELS
+from nalspark.judging.decoys import N_SEPARATIONS
 from nalspark.tables.arrow import decode
 from nalspark.tables.result import Result
 from nalspark.tables.schemas import SENSITIVITY
@@ -48,7 +48,7 @@ class Purity:
     @property
     def by_decoys(self) -> float:
         """1 - (decoys of one search + pieces) / rows; NaN without rows."""
-        return 1.0 - (self.n_decoys / len(EXTRA_PIXELS) + self.n_pieces) / self.n_rows if self.n_rows else np.nan
+        return 1.0 - (self.n_decoys / N_SEPARATIONS + self.n_pieces) / self.n_rows if self.n_rows else np.nan
 
     @property
     def by_score(self) -> float:
@@ -58,13 +58,8 @@ class Purity:
     @property
     def cards(self) -> dict[str, Any]:
         """The cards of a FITS header that tell it."""
-        return {
-            "NDECOYS": self.n_decoys,
-            "NPIECES": self.n_pieces,
-            "SUMSCORE": self.score_sum,
-            "PURDECOY": self.by_decoys,
-            "PURSCORE": self.by_score,
-        }
+        counts = {"NDECOYS": self.n_decoys, "NPIECES": self.n_pieces, "SUMSCORE": self.score_sum}
+        return counts | ({"PURDECOY": self.by_decoys, "PURSCORE": self.by_score} if self.n_rows else {})
 
 
 def completeness_tables(table: Mapping[str, Any]) -> dict[str, dict[str, pd.DataFrame]]:
@@ -131,7 +126,7 @@ def expected_completeness(result: Result, systems: pd.DataFrame) -> NDArray[np.f
         Where too few absorbers were put in.
     """
     function = CompletenessFunction.of(result.table("completeness").to_pydict())
-    names = ["spectrum_id", *(column.name for column in SENSITIVITY.columns[2:])]
+    names = ["spectrum_id", "first_bin", "sigma_ew", "n_searched"]
     chosen = pc.field("spectrum_id").isin(pa.array(systems["spectrum_id"].unique()))
     table = result.dataset("sensitivity").to_table(names, filter=chosen).combine_chunks()
     rows = decode(table.to_batches()[0], {column.name: column for column in SENSITIVITY.columns}) if len(table) else {}
@@ -159,7 +154,7 @@ def worth_text(result: Result) -> str:
         lines.append(f"  {label:<30} {row.successes:>6} {row.trials:>6}    {row.fraction:.3f}  {row.lower:.3f}-{row.upper:.3f}")
     purity = result_purity(result)
     lines.append(
-        f"purity without labels: {purity.by_decoys:.3f} by {purity.n_decoys:.0f} doublets of {len(EXTRA_PIXELS)} wrong separations and "
+        f"purity without labels: {purity.by_decoys:.3f} by {purity.n_decoys:.0f} doublets of {N_SEPARATIONS} wrong separations and "
         f"{purity.n_pieces} possible pieces of wide systems; {purity.by_score:.3f} by the scores of {purity.n_rows} rows"
     )
     return "\n".join(lines)

@@ -20,12 +20,12 @@ from pyspark.sql import functions as F
 from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
-from nalspark.absorption.sensitivity import bin_of, flat_bins
+from nalspark.absorption.sensitivity import MOST_BINS, bin_of, flat_bins
 from nalspark.absorption.stages import measured_table, n_pieces, normalized, sensitivity, sightlines, with_object, with_system
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.completeness import CompletenessFunction
-from nalspark.judging.decoys import EXTRA_PIXELS
+from nalspark.judging.decoys import N_SEPARATIONS
 from nalspark.judging.worth import Purity, completeness_tables
 from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
@@ -81,8 +81,8 @@ def _all_rejections(spark: SparkSession, store: Store, manifest: Manifest) -> Da
 PUBLISHED = Table("published", "The files of the catalogue.", ())
 
 
-#: Equivalent widths (Å) of which the report shows where they would be seen, at so many standard errors; and more bins than there are.
-SEEN, DETECTION, _MOST_BINS = (0.3, 0.6, 1.0, 2.0), 5.0, 8192
+#: Equivalent widths (Å) of which the report shows where they would be seen, at so many standard errors.
+SEEN, DETECTION = (0.3, 0.6, 1.0, 2.0), 5.0
 
 #: Objects with more spectra are counted as if they had as many.
 _MOST_EPOCHS = 1000
@@ -116,7 +116,9 @@ class Publish(Stage):
     def compute(self, run: Run, parts: list[str]) -> dict[str, dict[str, Part]]:
         manifest, worth = run.manifest, self.known_worth(run)
         if not worth and any(manifest.parts(stage.table.name) for stage in self.worth):
-            run.progress.say("note: the completeness is that of another catalogue, and is left out; run `nalspark completeness` again.")
+            run.progress.say(
+                "note: the completeness is that of another catalogue or other settings, and is left out; run `nalspark completeness`."
+            )
         earlier = set(manifest.published)
         manifest.published = _write_catalogue(run, worth)
         for name in earlier - set(manifest.published):
@@ -151,7 +153,7 @@ def _write_catalogue(run: Run, worth: tuple[Table, ...]) -> dict[str, int]:
         purity = Purity(rows["absorbers.parquet"], known.pop("n_decoys"), known.pop("n_pieces"), score_sum)
         cards = purity.cards
         told = {name: getattr(purity, name) for name in ("by_decoys", "by_score", "n_pieces")}
-        found["sensitivity"]["worth"] = WorthData(**known, **told, n_decoys=round(purity.n_decoys), n_separations=len(EXTRA_PIXELS))
+        found["sensitivity"]["worth"] = WorthData(**known, **told, n_decoys=round(purity.n_decoys), n_separations=N_SEPARATIONS)
     files, place = store.unpublished_files(catalogue), store.unpublished("absorbers.fits")
     rows["absorbers.fits"] = write_fits(files, catalogue, place, {"flags": AbsorberFlag}, cards=cards)
     report = render_report(_report_data(manifest, settings, rows, found))
@@ -293,7 +295,7 @@ def _sightline_counts(columns: Columns, z: NDArray[np.float64]) -> dict[str, Any
 def _seen_counts(columns: Columns, z: NDArray[np.float64], species: LineSpecies) -> dict[str, NDArray[np.int64]]:
     """At each of some ascending redshifts in how many sightlines an absorber of the strengths :data:`SEEN` would be seen."""
     _, bins, sigma, _ = flat_bins(columns)
-    seen = [np.bincount(bins[ew >= DETECTION * sigma], minlength=_MOST_BINS) for ew in SEEN]
+    seen = [np.bincount(bins[ew >= DETECTION * sigma], minlength=MOST_BINS) for ew in SEEN]
     return {"seen": np.array(seen)[:, bin_of(species, z)]}
 
 

@@ -117,6 +117,22 @@ def test_optical_depth_of_a_gaussian_is_its_series(depth, sampling):
     assert (found.dark == 0).all()
 
 
+@pytest.mark.parametrize("depth", [0.1, 0.5, 0.9])
+def test_an_error_of_the_level_is_that_of_what_all_pixels_are_divided_by(depth):
+    error, exact = 1e-3, np.full((1, 2 * HALF_WIDTH + 1), 1e6)
+    residual = depth * np.exp(-0.5 * (np.arange(-HALF_WIDTH, HALF_WIDTH + 1) / 2.0) ** 2)[None]
+
+    def total(level):
+        nothing = np.zeros(1)
+        profile = Profile(
+            centre=nothing, width=nothing + 2.0, depth=nothing + depth, level=residual * 0 + level, level_error=nothing + error
+        )
+        return integrate_optical_depth(residual, exact, profile, 24.0)
+
+    change = (total(error).total - total(-error).total) / 2
+    assert total(0.0).error[0] == pytest.approx(abs(change[0]), rel=0.02)
+
+
 def test_resolved_lines_need_no_linear_part():
     """b = 150 km/s and τ₀ = 1: the linear value lacks 0.14 dex (0.07 in the weaker line), apparent optical depth hardly anything."""
     found, true = measured(np.full(11, 1.0), 150.0)

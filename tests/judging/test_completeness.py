@@ -103,4 +103,7 @@ def test_too_few_absorbers_are_no_function_and_that_is_said() -> None:
 def test_purity_is_told_by_decoys_and_by_scores() -> None:
     purity = Purity(n_rows=10, n_decoys=4.0, n_pieces=1, score_sum=8.5)
     assert (purity.by_decoys, purity.by_score) == (0.8, 0.85)
-    assert np.isnan(Purity(0, 3.0, 0, 0.0).by_score) and np.isnan(Purity(0, 3.0, 0, 0.0).by_decoys)
+    assert purity.cards["PURDECOY"] == 0.8 and purity.cards["SUMSCORE"] == 8.5
+    empty = Purity(0, 3.0, 0, 0.0)
+    assert np.isnan(empty.by_score) and np.isnan(empty.by_decoys)
+    assert set(empty.cards) == {"NDECOYS", "NPIECES", "SUMSCORE"}, "a FITS header holds no NaN"

@@ -9,7 +9,7 @@ from nalspark.absorption.chain import Searchable, scorer
 from nalspark.absorption.images import ImageGeometry, cut_images
 from nalspark.judging import decoys
 from nalspark.judging.injections import Sightlines, draw_absorbers, find_again, in_path_at, inject_and_find, put_in
-from nalspark.lines import MG_II
+from nalspark.lines import ALL_LINES, MG_II, SPECIES
 from nalspark.settings import load
 from nalspark.spectra.grid import LATTICE
 
@@ -133,7 +133,7 @@ def looked_at(absorbed, known=None, snr=25.0, **overrides):
 
 
 def test_a_pair_of_a_wrong_separation_is_found_there_and_at_no_other() -> None:
-    for extra in decoys.EXTRA_PIXELS:
+    for extra in decoys.extra_pixels(MG_II, LATTICE.step):
         offset = MG_II.offset_pixels(MG_II.secondary, LATTICE.step) + extra
         absorbed = lines_at(*doublet(CENTRE, 0.5, ratio=1.3, sigma=1.6, offset=offset))
         found = looked_at(absorbed)
@@ -143,6 +143,15 @@ def test_a_pair_of_a_wrong_separation_is_found_there_and_at_no_other() -> None:
         assert found["separation_kms"][there][best] == pytest.approx(offset * LATTICE.pixel_kms)
         width = np.log(10) * LATTICE.step * MG_II.primary.wavelength * np.sqrt(2 * np.pi) * 0.5 * 1.6
         assert found["ew_primary"][there][best] == pytest.approx(width, rel=0.15)
+
+
+@pytest.mark.parametrize("species", SPECIES.values(), ids=lambda species: species.name)
+def test_decoys_have_the_separation_of_no_two_known_lines(species) -> None:
+    own = species.offset_pixels(species.secondary, LATTICE.step)
+    separations = own + np.array(decoys.extra_pixels(species, LATTICE.step))
+    assert len(separations) == decoys.N_SEPARATIONS and (np.diff(separations) >= 6).all() and separations.min() > own + 10
+    places = np.log10([line.wavelength for line in ALL_LINES]) / LATTICE.step
+    assert np.abs(np.abs(places[:, None] - places)[..., None] - separations).min() > 2
 
 
 def test_the_lines_of_a_known_absorber_are_no_decoys() -> None:
@@ -156,7 +165,7 @@ def test_the_lines_of_a_known_absorber_are_no_decoys() -> None:
 
 
 def test_an_image_without_the_pixels_between_is_that_of_a_doublet() -> None:
-    z, settings, extra = np.array([1.6]), load(), decoys.EXTRA_PIXELS[0]
+    z, settings, extra = np.array([1.6]), load(), decoys.extra_pixels(MG_II, LATTICE.step)[0]
     offset = MG_II.offset_pixels(MG_II.secondary, LATTICE.step)
     searchable = Searchable.of(chain.prepare(make_spectra(z, 1e4), z, settings), z)
     light = chain.light_of(searchable, settings)

@@ -137,10 +137,13 @@ def test_as_many_as_expected(folder: Path, tmp_path: Path):
         (("--n", "nan"), "nan were asked for with --n"),
         (("--set", "statistics.fit_ew=[6,7]", "--out", "{}/r.fits"), "There are too few absorbers to fit f(W) to"),
         (("--out", "{}/file/r.fits"), "The randoms cannot be written to"),
+        (("--out", "{}/folder.parquet"), "is a folder, and stays as it is"),
+        (("--set", "statistics.ew_limits=[60]", "--out", "{}/r.fits"), "less than or equal to 10"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(options, sentence, folder: Path, tmp_path: Path, capsys, no_spark):
     (tmp_path / "file").touch()
+    (tmp_path / "folder.parquet").mkdir()
     assert main(["randoms", str(folder), *(text.format(tmp_path) for text in options)]) == 2
     assert sentence in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.parquet"]

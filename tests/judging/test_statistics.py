@@ -18,6 +18,7 @@ from nalspark.judging.completeness import CompletenessFunction
 from nalspark.judging.exponential import fit_exponential
 from nalspark.judging.path import Bins, find_regions, in_memory, measure_path
 from nalspark.judging.posterior import true_widths
+from nalspark.judging.statistics_files import statistics_text
 from nalspark.lines import MG_II
 from nalspark.settings import Statistics
 
@@ -319,6 +320,7 @@ def test_a_species_without_published_rates_has_none_to_compare_with(small):
     tables = st.measure_rates(rows, lines, logistic, C_IV, replace_settings(z_bins=(1.5, 2.0, 3.0)))
     assert "dndz_published" not in tables.rates.colnames and tables.species is C_IV
     assert replace(tables, corrected=False).corrected is False
+    assert "Zhu+13" not in statistics_text(tables) and "1.5-2" in statistics_text(tables)
 
 
 def replace_columns(sensitivity):

@@ -87,7 +87,9 @@ def _check(node: ast.expr, kinds: Mapping[str, str], text: str) -> str:
             return _all_truths([operand], kinds, text)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as operand) if _check(operand, kinds, text) == "number":
             return "number"
-        case ast.BinOp(op=ast.BitAnd(), left=ast.Name(id=name), right=ast.Constant(value=int())) if kinds.get(name) in _WHOLE:
+        case ast.BinOp(op=ast.BitAnd(), left=ast.Name(id=name), right=ast.Constant(value=int() as bits)) if (
+            kinds.get(name) in _WHOLE and 0 <= bits < 2**31
+        ):
             return "number"
         case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in _COMPARED for op in ops):
             if len({_check(side, kinds, text) for side in (left, *others)}) > 1:
@@ -95,7 +97,7 @@ def _check(node: ast.expr, kinds: Mapping[str, str], text: str) -> str:
             return "truth"
         case ast.Constant(value=bool()):
             return "truth"
-        case ast.Constant(value=int() | float()):
+        case ast.Constant(value=int() | float() as value) if abs(value) < 2**63:
             return "number"
         case ast.Constant(value=str()):
             return "text"

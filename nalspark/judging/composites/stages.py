@@ -42,6 +42,7 @@ CONTROL_BINS = ((0.05, 0.3), (0.1, 0.6), (0.2, 1.2))
 #: Requests up to which they are sent to all workers; more are shuffled, and the spectra with them.
 _BROADCAST = 300_000
 #: Tasks for each core: each has sums of its own to send.
+_SPECTRA_PER_TASK = 256
 _TASKS = 2
 #: Spectra whose pixels are held in memory together, at the redshifts that they are wanted at.
 _ROWS = 256
@@ -145,7 +146,9 @@ def _requested(
     n, n_objects = wanted.agg(F.count("*"), F.countDistinct("object_id")).collect()[0]
     if not n:
         raise StoreError(_nothing(result, conditions[0], plan, counts))
-    requests = _kept(_with_controls(wanted, _chosen(lines, conditions[1]), plan), scratch / "requests")
+    # A noisy spectrum of an absorbed quasar shows no absorber and yet its dust: for controls all spectra of an object count together.
+    of_object = lines.withColumn("n_absorbers", F.sum("n_absorbers").over(Window.partitionBy("object_id")))
+    requests = _kept(_with_controls(wanted, _chosen(of_object, conditions[1]), plan), scratch / "requests")
     n_control_objects = requests.where(F.col("kind") == _CONTROL).select("spectrum_id").distinct().count()
     return requests, counts | {"n_spectra": n, "n_objects": n_objects, "n_control_objects": n_control_objects}
 
@@ -246,7 +249,8 @@ def _sums_of(spark: SparkSession, result: Result, requests: DataFrame, seed: int
     each = each.select("path", "spectrum_id", "z_qso", *(F.col(f"asked.{name}").alias(name) for name in ("kind", "z_stack", "object_id")))
     pixels = Store(result.root).read(spark, result.manifest, SPECTRA, parts).select("path", "spectrum_id", *chain.PIXELS)
     spectra = pixels.join(F.broadcast(each) if n <= _BROADCAST else each, ["path", "spectrum_id"])
-    return sum_spectra(spectra.coalesce(_TASKS * parallelism(spark)), result.settings, seed)
+    # Each task's sums are some 50 MB, however few spectra it has.
+    return sum_spectra(spectra.coalesce(min(_TASKS * parallelism(spark), 1 + n // _SPECTRA_PER_TASK)), result.settings, seed)
 
 
 def sum_spectra(spectra: DataFrame, settings: Settings, seed: int) -> dict[int, Sums]:

@@ -49,7 +49,7 @@ def test_no_condition_is_all_rows_and_the_columns_are_told():
         "z_abs > 1; z_abs < 2", "z_abs ** 9 > 1", "f'{z_abs}' == 'a'", "z_abs in (1, 2)", "z_abs > (y := 1)", "z_abs > 1 if True else 2",
         "print(1)", "z_abs >", "9" * 3000, "(" * 500 + "1" + ")" * 500, "not " * 900 + "primary", "\0", "z_abs > 1j", "z_abs == None",
         "ew_2796", "1", "z_abs and primary", "z_abs > 'high'", "survey & 1 == 0", "-survey == 'a'", "z_start > 1", "primary == 1",
-        "flags & flags == 1",
+        "flags & flags == 1", "z_abs < 99999999999999999999999999", "flags & 99999999999999999999 == 1",
     ],
 )  # fmt: skip
 def test_what_is_no_condition_is_refused_in_a_sentence(text):
