@@ -346,6 +346,8 @@ def _run_file(options: argparse.Namespace) -> None:
 
 def _completeness(options: argparse.Namespace) -> None:
     """As `run`; a result of `nalspark find` knows how it was made."""
+    if not Path(options.run).exists():
+        raise NalsparkError(f"There is no '{options.run}': name a result of `nalspark find`, or a run file.")
     made = open_result(options.run).settings.model_dump(mode="json") | {"out": options.run} if Path(options.run).is_dir() else None
     settings = load(None, options.set, **made) if made else load(options.run, options.set)
     summaries = _run(settings, options, WORTH)

@@ -1,6 +1,6 @@
 # Databricks notebook source
 # MAGIC %md
-# MAGIC # What a catalogue is worth
+# MAGIC # Rates of absorbers
 # MAGIC How frequent absorbers are: dN/dz, f(W) and g(W, z) of a result, corrected for completeness. Only published files are read.
 # MAGIC `nalspark completeness RUN.toml` measures the completeness.
 # MAGIC
@@ -39,8 +39,20 @@ display(figures["dndz.png"])
 
 # COMMAND ----------
 
-display(tables.rates.to_pandas())
-display(tables.fit.to_pandas())
+columns = [
+    "z_low",
+    "z_high",
+    "ew_low",
+    "n_absorbers",
+    "dndz",
+    "dndz_lower",
+    "dndz_upper",
+    "dndz_jackknife",
+    "dndz_uncorrected",
+    "dndz_published",
+]
+display(tables.rates[[name for name in columns if name in tables.rates.colnames]].to_pandas().round(3))
+display(tables.fit.to_pandas().round(3))
 
 # COMMAND ----------
 

@@ -136,7 +136,7 @@ def read_completeness(result: Result) -> CompletenessFunction:
     """
     if not result.has(COMPLETENESS.name):
         raise StoreError(
-            f"{result.root} has no completeness.parquet: `nalspark completeness RUN.toml` makes it. "
+            f"{result.root} has no completeness.parquet: `nalspark completeness {result.root}` makes it. "
             "With --uncorrected (in Python uncorrected=True) the completeness is taken as 1."
         )
     return CompletenessFunction.of(result.table(COMPLETENESS.name).to_pydict())
@@ -411,14 +411,19 @@ def _effective_numbers(sample: Sample, cuts: Sequence[slice]) -> Array:
 
 
 def _interval(sample: Sample, value: Array, effective: Array, cuts: Sequence[slice]) -> tuple[Array, Array]:
-    """Poisson intervals of dN/dz in zones and ranges of W: those of the effective numbers, scaled; without any absorber, as of one."""
+    """Poisson intervals of dN/dz in zones and ranges of W: of so many events, scaled to the value.
+
+    Events are the effective number, but no more than absorbers of average weight would be: many that were measured elsewhere, and may lie
+    here with a small chance each, are few.
+    """
     law = np.exp(-sample.path.bins.middle / sample.w_star[:, None]) * np.diff(sample.path.bins.ew)
     expected = sample.sums["folded"].sum(axis=0) * law
     # What one absorber would count there, on average.
     one = np.stack([_ratio(law[:, cut].sum(axis=1), expected[:, cut].sum(axis=1)) for cut in cuts], axis=1)
     one[one == 0] = np.nan
-    scale = np.where(effective > 0, value / np.maximum(effective, 1e-300), one)
-    lower, upper = metrics.poisson_interval(effective)
+    events = np.fmin(effective, value / one)
+    scale = np.where(events > 0, value / np.maximum(events, 1e-300), one)
+    lower, upper = metrics.poisson_interval(events)
     return np.where(np.isfinite(value), lower * scale, np.nan), np.where(np.isfinite(value), upper * scale, np.nan)
 
 

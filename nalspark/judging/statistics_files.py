@@ -197,7 +197,10 @@ def _rates_sheet(tables: RateTables) -> Sheet:
         "#dN/dX",
         *(["#Zhu+13"] if published else []),
     ]
-    note = "rows: of the catalogue, by measured W. path: where W reaches the detection threshold. -, +: Poisson."
+    note = (
+        "rows: of the catalogue, by measured W. path: where W reaches the detection threshold. uncorrected: rows over all searched path "
+        "(path_searched of the tables). -, +: Poisson. The last rows are of all redshifts together."
+    )
     return Sheet("Absorbers per unit redshift", heads, rows, note)
 
 

@@ -38,7 +38,9 @@ def composite_figure(
     flux, sigma, middle = (np.asarray(curves[name], dtype=float) for name in ("mean", "mean_err", "median"))
     figure = new_figure((10.5, 7.6))
     panels = figure.subplots(_PANELS, 1)
-    known = np.isfinite(flux) & (sigma < _NOISIEST) if np.isfinite(sigma).any() else np.isfinite(flux)
+    known = np.isfinite(flux)
+    if np.isfinite(sigma).any():  # a line's own variety is no noise
+        known &= (sigma < _NOISIEST) | (1.0 - flux > 3.0 * sigma)
     if known.sum() < 2:
         for axes in panels:
             nothing(axes)

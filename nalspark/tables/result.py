@@ -113,7 +113,7 @@ class Result:
             if not source.exists():
                 why = "the result is not published yet. Run stage 'publish' first."
                 if name in WORTH:
-                    why = "`nalspark completeness RUN.toml` makes it."
+                    why = f"`nalspark completeness {self.root}` makes it."
                 raise StoreError(f"{source} is not there: {why}")
         elif self.has(name):
             source = [file for _, part in sorted(self.manifest.parts(name).items()) if part.path for file in store.files(part)]

@@ -290,7 +290,7 @@ def test_the_command_writes_what_python_gives(small, tmp_path: Path, capsys, no_
 def test_without_the_completeness_a_sentence_says_how_it_is_made(small, tmp_path: Path, capsys, no_spark):
     folder = write_result(small, tmp_path / "result", completeness=False)
     assert main(["statistics", str(folder)]) == 2
-    assert "has no completeness.parquet: `nalspark completeness RUN.toml` makes it. With --uncorrected" in capsys.readouterr().err
+    assert f"has no completeness.parquet: `nalspark completeness {folder}` makes it. With --uncorrected" in capsys.readouterr().err
     assert main(["statistics", str(folder), "--uncorrected", "--out", str(tmp_path / "out")]) == 0
     assert "These numbers are not corrected for completeness." in capsys.readouterr().out
     assert QTable.read(tmp_path / "out" / "rates.ecsv").meta["corrected"] is False

@@ -146,6 +146,13 @@ def test_partitions_and_waves_do_not_matter(spark: Any, survey: Path, finished: 
             pd.testing.assert_frame_equal(ours, theirs, check_exact=True, obj=name)
 
 
+def test_what_is_neither_a_result_nor_a_run_file_is_told(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with redirect_stderr(said):
+        assert main(["completeness", str(tmp_path / "none")]) == 2
+    assert "name a result of `nalspark find`, or a run file" in said.getvalue()
+
+
 def test_the_worth_of_another_catalogue_is_not_published(spark: Any, survey: Path, result: Path) -> None:
     said = io.StringIO()
     with redirect_stderr(said):
