@@ -6,6 +6,7 @@ not kept: whoever needs them again (eigenspectra, pictures, whole-spectrum netwo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 
@@ -13,16 +14,17 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from nalspark.absorption import chain
 from nalspark.absorption.chain import IMAGE_COLUMNS, Candidates, Searchable
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.normalize import Normalized
-from nalspark.absorption.systems import MATCH_PIXELS, MATCH_PIXELS_PER_ANGSTROM, STEP
+from nalspark.absorption.systems import STEP, system_names
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.tables import schemas
-from nalspark.tables.arrow import Columns, decode, map_arrays, map_to_tables
+from nalspark.tables.arrow import Columns, decode, map_arrays, map_batches, map_to_tables
 from nalspark.tables.schemas import CANDIDATES, NORMALIZED, PUBLISHED_SENSITIVITY, SEARCHED, SENSITIVITY, SPECTRA, TRAINING_SPECTRA
 from nalspark.tables.table import Table
 
@@ -174,15 +176,18 @@ def with_object(rows: DataFrame, objects: DataFrame) -> DataFrame:
 
 
 def with_system(absorbers: DataFrame, settings: Settings) -> DataFrame:
-    """Add ``system_id`` to absorbers with an ``object_id``: those of one object that are one system, each with the next, share it."""
-    of_object = Window.partitionBy("object_id").orderBy("z_abs", "absorber_id")
-    pixel = F.log10(1 + F.col("z_abs")) / STEP
-    width = F.col(f"ew_{settings.line_species.primary.label}")
-    widest = F.greatest(width, F.lag(width).over(of_object), F.lit(1.0))
-    apart = pixel - F.lag(pixel).over(of_object) > MATCH_PIXELS + MATCH_PIXELS_PER_ANGSTROM * (widest - 1)
-    numbered = absorbers.withColumn("number", F.sum(F.coalesce(apart, F.lit(True)).cast("int")).over(of_object))
-    lowest = F.min("z_abs").over(Window.partitionBy("object_id", "number"))
-    return numbered.withColumn("system_id", F.concat("object_id", F.format_string("-z%.4f", lowest))).drop("number")
+    """Add ``system_id`` to absorbers with an ``object_id``: see :func:`nalspark.absorption.systems.system_names`."""
+    schema = T.StructType([*absorbers.schema.fields, T.StructField("system_id", T.StringType())])
+    named = partial(_name_systems, ew=f"ew_{settings.line_species.primary.label}")
+    return map_batches(absorbers.repartition("object_id"), named, schema)
+
+
+def _name_systems(batches: Iterator[pa.RecordBatch], ew: str) -> Iterator[pa.RecordBatch]:
+    """All rows of a partition: whole objects."""
+    if kept := list(batches):
+        whole = pa.Table.from_batches(kept)
+        names = system_names(*(whole[name].to_numpy(zero_copy_only=False) for name in ("object_id", "z_abs", ew)))
+        yield from whole.append_column("system_id", pa.array(names, pa.string())).to_batches()
 
 
 def n_pieces(absorbers: DataFrame, settings: Settings) -> int:

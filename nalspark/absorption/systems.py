@@ -49,6 +49,31 @@ def same_system(z: ArrayLike, other: ArrayLike, ew: ArrayLike, rounding: float =
     return separation_pixels(z, other) <= match_radius(ew) + steps
 
 
+def system_names(object_id: ArrayLike, z: ArrayLike, ew: ArrayLike) -> NDArray[np.object_]:
+    """Name the systems of absorbers: those of one object of which each is one system with the next share a name.
+
+    Parameters
+    ----------
+    object_id : array of str, shape (m,)
+    z, ew : array, shape (m,)
+        Redshift, and rest equivalent width of the first line, Å.
+
+    Returns
+    -------
+    ndarray of str, shape (m,)
+        The object's name and the least redshift of the system: ``J120000.00+000000.0-z1.2345``.
+    """
+    names, z, ew = np.asarray(object_id, dtype=object), np.asarray(z, dtype=float), np.asarray(ew, dtype=float)
+    order = np.lexsort((z, names.astype(str)))
+    before, here = order[:-1], order[1:]
+    joined = (names[before] == names[here]) & same_system(z[before], z[here], np.fmax(ew[before], ew[here]))
+    system = np.concatenate([[0], np.cumsum(~joined)]) if len(order) else np.zeros(0, np.int64)
+    lowest = z[order][np.searchsorted(system, system, "left")]
+    result = np.empty(len(order), dtype=object)
+    result[order] = [f"{name}-z{redshift:.4f}" for name, redshift in zip(names[order], lowest, strict=True)]
+    return result
+
+
 def in_path(z: ArrayLike, z_start: ArrayLike, z_stop: ArrayLike) -> NDArray[np.bool_]:
     """Say whether redshifts lie in searched intervals, ends included.
 

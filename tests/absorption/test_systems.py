@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nalspark.absorption.systems import count_in_path, in_path, match_radius, same_system, separation_pixels
+from nalspark.absorption.systems import count_in_path, in_path, match_radius, same_system, separation_pixels, system_names
 from nalspark.lines import MG_II
 from nalspark.spectra.grid import LATTICE
 
@@ -45,3 +45,18 @@ def test_counts_are_the_sum_over_spectra():
     expected = sum(in_path(z, [a], [b]).astype(int) for a, b in zip(start, stop, strict=True))
     assert count_in_path(z, start, stop).tolist() == expected.tolist()
     assert count_in_path(z, [], []).tolist() == [0] * 41
+
+
+def test_absorbers_of_one_object_at_one_redshift_share_a_name() -> None:
+    objects = np.array(["B", "A", "A", "B", "A", "A"], dtype=object)
+    z = np.array([1.0, 1.2, 0.5, 1.0, 1.2011, 1.25])
+    names = system_names(objects, z, np.full(6, 0.8))
+    assert names.tolist() == ["B-z1.0000", "A-z1.2000", "A-z0.5000", "B-z1.0000", "A-z1.2000", "A-z1.2500"]
+    order = np.random.default_rng(1).permutation(6)
+    assert system_names(objects[order], z[order], np.full(6, 0.8)).tolist() == names[order].tolist()
+    # The wider one says how far a system reaches; a chain may be longer than its links.
+    away = 10 ** (5.5e-4) * 2.0 - 1
+    assert len(set(system_names(["A", "A"], [1.0, away], [0.5, 0.5]))) == 2
+    assert len(set(system_names(["A", "A"], [1.0, away], [0.5, 5.0]))) == 1
+    assert len(set(system_names(["A"] * 3, [1.0, 10**3.5e-4 * 2 - 1, 10**7e-4 * 2 - 1], np.ones(3)))) == 1
+    assert len(system_names([], [], [])) == 0
