@@ -331,7 +331,7 @@ def test_a_publication_cut_short_is_not_taken_for_a_result(spark: Any, survey: P
     old, new = settings_of(survey, result), settings_of(survey, result, "search.min_significance=9")
     before = absorber_ids(result)
 
-    def power_cut(*_: Any) -> int:
+    def power_cut(*_: Any, **__: Any) -> int:
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patched:
