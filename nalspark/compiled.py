@@ -10,6 +10,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator, _SourceFileBackedLocatorMixin
+from numba.core.sigutils import normalize_signature
 
 
 class _OurPlace(_SourceFileBackedLocatorMixin, _CacheLocator):  # type: ignore[misc]
@@ -35,17 +36,21 @@ class _Places(CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Kept(FunctionCache):  # type: ignore[misc]
-    """A cache that never ends a run: what cannot be read is made anew, what cannot be written is not kept."""
+    """A cache that never ends a run, nor changes its result: what cannot be read, or is not what it is named, is made anew; what cannot be
+    written is not kept.
+    """
 
     _impl_class = _Places
 
     def load_overload(self, *key: Any) -> Any:
         try:
-            return super().load_overload(*key)
+            made = super().load_overload(*key)
         except Exception:  # a file cut short unpickles to any of them
+            made = None
             with suppress(OSError):
                 self.flush()
-            return None
+        # Processes that compile for other types at the same moment give their files the same number: the last one stays under both names.
+        return made if made is None or tuple(made.signature.args) == tuple(normalize_signature(key[0])[0]) else None
 
     def save_overload(self, *result: Any) -> None:
         with suppress(Exception):

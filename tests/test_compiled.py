@@ -76,3 +76,31 @@ def test_a_full_disk_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return 2.0 * values
 
     assert compiled(double)(np.ones(3)).tolist() == [2.0, 2.0, 2.0] and asked
+
+
+TWO_TYPES = """
+from nalspark.mocks import inject
+import numpy as np
+total, values = np.zeros((2, 9)), np.ones((2, 3))
+starts = np.array([[1, 7], [5, 7]])
+inject._add(total, np.arange(2), starts[:, 0], values)
+inject._add(total, np.arange(2), np.array([0, 6]), values)
+print(total.astype(int).tolist())
+"""
+
+
+def test_code_that_is_not_what_it_is_named_is_made_anew(tmp_path: Path) -> None:
+    """Two processes that compile one function for other types at the same moment may write to the same file."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "HOME": str(tmp_path)}
+
+    def said() -> str:
+        return subprocess.run([sys.executable, "-c", TWO_TYPES], env=environment, capture_output=True, text=True, check=True).stdout
+
+    right = said()
+    assert right.strip() == "[[1, 2, 2, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 2, 2, 1]]"
+    one, other = sorted(tmp_path.rglob("inject._add*.nbc"))
+    first, second = one.read_bytes(), other.read_bytes()
+    assert first != second
+    one.write_bytes(second), other.write_bytes(first)
+    assert said() == right
+    assert said() == right

@@ -31,7 +31,7 @@ def catalogue(images, *, pixel=PIXEL, z_qso=1.6, overrides=(), **context):
     usual = {
         "z_qso": z_qso, "z_start": 0.4, "z_stop": 2.2, "z_search": 0.9, "width_pixels": 1.8, "instrument_pixels": np.nan,
         "significance": 10.0, "filter_snr_primary": 8.0, "filter_snr_secondary": 6.0,
-        "neighbour_pixels": np.nan, "depressed_fraction": 0.05, "crowding": 0.5, "score": 0.9,
+        "neighbour_pixels": np.nan, "depressed_fraction": 0.05, "crowding": 0.5, "sigma_ew": 0.1, "score": 0.9,
     }  # fmt: skip
     values = {name: np.full(n, float(value)) for name, value in {**usual, **context}.items()}
     score = values.pop("score")
