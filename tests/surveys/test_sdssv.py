@@ -102,6 +102,6 @@ def test_real_spectra_in_this_layout_give_the_same_absorbers(real_data: Path, tm
         assert len(old) == len(new)
         for column in old.colnames:
             if column != "spectrum":
-                assert np.array_equal(np.ma.getdata(old[column]), np.ma.getdata(new[column])), (name, column)
+                np.testing.assert_array_equal(np.ma.getdata(old[column]), np.ma.getdata(new[column]), err_msg=f"{name} {column}")
         found += list(new["z_abs"])
     assert len(found) >= 4
