@@ -643,9 +643,14 @@ def test_spectra_of_one_object_share_a_name(spark: Any, partitions: int) -> None
     east, north = near(ra[row], dec[row], 0.1, rng)
     spectra = [(f"s{number:05d}", float(a), float(d)) for number, (a, d) in enumerate(zip(east, north, strict=True))]
     nowhere = [("none", None, None), ("bad", 400.0, 0.0)]
-    frame = spark.createDataFrame([*spectra, *nowhere], "spectrum_id string, ra double, dec double").repartition(partitions)
-    found = {row["spectrum_id"]: (row["object_id"], row["n_epochs"]) for row in objects(frame, 1.0).collect()}
+    snr = rng.integers(1, 9, len(spectra)).astype(float).tolist()  # some are equal
+    rows = [(*place, s) for place, s in zip([*spectra, *nowhere], [*snr, 1.0, 1.0], strict=True)]
+    frame = spark.createDataFrame(rows, "spectrum_id string, ra double, dec double, snr double").repartition(partitions)
+    made = objects(frame, 1.0).collect()
+    found = {row["spectrum_id"]: (row["object_id"], row["n_epochs"]) for row in made}
     assert len(found) == len(spectra)
+    best = [max((s, -number) for number, s in enumerate(snr) if row[number] == group) for group in range(len(ra))]
+    assert {row["spectrum_id"] for row in made if row["primary"]} == {spectra[-number][0] for _, number in best}
     first: dict[int, str] = {}
     for (name, a, d), group in zip(spectra, row.tolist(), strict=True):
         first.setdefault(group, sky.designation(np.array([a]), np.array([d]))[0])
