@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.table import QTable
 from make_rates import CONSTANT, logistic, make_sensitivity, make_survey, write_result
+from scipy.integrate import trapezoid
 from scipy.stats import kstest
 
 from nalspark.cli import main
@@ -37,7 +38,7 @@ def found_per_z(sigma):
     """∫ f C dW from 0.3 Å on, by a sum of its own."""
     ew = np.linspace(0.3, 12.0, 4000)
     seen = 1.2 / 0.65 * np.exp(-ew / 0.65) * logistic(ew[None, :], np.asarray(sigma)[:, None])
-    return np.trapezoid(seen, ew, axis=1), ew, seen
+    return trapezoid(seen, ew, axis=1), ew, seen
 
 
 def test_there_are_as_many_as_the_law_expects(sightlines, randoms):
