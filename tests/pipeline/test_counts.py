@@ -17,6 +17,7 @@ Z = np.arange(0.4, 2.3, 0.005)
 KINDS = {
     "z_abs": "double",
     "flags": "int",
+    "score": "double",
     "z_qso": "double",
     "snr": "float",
     "z_start": "list<double>",
@@ -33,9 +34,11 @@ def count(columns: Columns) -> dict[str, np.ndarray]:
 
 def test_bins_leave_out_what_is_outside_and_what_is_not_known() -> None:
     columns = {"z_abs": np.array([0.4, 0.5, 0.99, 1.0, 1.5, 3.0, np.nan]), "flags": np.array([0, OFF, 0, EDGE, OFF | EDGE, 0, 0])}
+    columns["score"] = np.array([0.5, 0.25, 1.0, 0.75, 1.0, 0.0, 0.123456])
     counted = stages._absorber_counts(columns, EDGES)
     assert counted["z_abs"].tolist() == [2, 2]
     assert counted["in_path"].tolist() == [1, 1]
+    assert counted["score"] == 3_623_456
     bits = dict(zip(AbsorberFlag.__members__, counted["flags"].tolist(), strict=True))
     assert {name: n for name, n in bits.items() if n} == {"OFF_PATH": 2, "EDGE": 2}
 
@@ -55,12 +58,13 @@ def test_a_tally_is_the_sum_over_all_rows_however_they_are_cut(tmp_path: Path, p
     value, flags = rng.uniform(0, 2.5, 50), rng.choice([0, OFF, EDGE, OFF | EDGE], 50)
     columns = {"z_abs": value, "flags": flags, "z_qso": value, "snr": value, "z_start": value[:, None], "z_stop": value[:, None] + 0.3}
     columns["n_epochs"] = rng.integers(1, 5, 50).astype(np.int32)
+    columns["score"] = rng.uniform(0, 1, 50).round(6)
     files = []
     for number, rows in enumerate(np.array_split(np.arange(50), pieces)):
         files.append(tmp_path / f"{number}.parquet")
         pq.write_table(pa.Table.from_batches([encode({name: values[rows] for name, values in columns.items()}, TABLE)]), files[-1])
     for some, expected in ((files, columns), ([], {name: values[:0] for name, values in columns.items()})):
         found, by_hand = tally(some, TABLE.columns, count), count(expected)
-        assert set(found) == set(by_hand) == {"z_abs", "in_path", "flags", "z_qso", "snr", "path", "epochs"}
+        assert set(found) == set(by_hand) == {"z_abs", "in_path", "flags", "score", "z_qso", "snr", "path", "epochs"}
         for name in found:
             np.testing.assert_array_equal(found[name], by_hand[name], err_msg=name)
