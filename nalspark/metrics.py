@@ -165,6 +165,24 @@ def binomial_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[Array, A
     return np.where((n > 0) & (k > 0), lower, 0.0), np.where((n > 0) & (k < n), upper, 1.0)
 
 
+def jackknife_error(without: Array) -> Array:
+    """Compute the standard error from estimates that each leave one of r regions out (Efron 1982): √((r-1)/r Σ (x - mean)²).
+
+    Parameters
+    ----------
+    without : ndarray, shape (r, ...)
+
+    Returns
+    -------
+    ndarray, shape (...)
+        NaN for a single region.
+    """
+    r = len(without)
+    if r < 2:
+        return np.full(without.shape[1:], np.nan)
+    return np.asarray(np.sqrt((r - 1) / r * ((without - without.mean(axis=0)) ** 2).sum(axis=0)))
+
+
 def poisson_interval(counts: ArrayLike) -> tuple[Array, Array]:
     """Give the 68.27 % interval of a mean from a count, exact (Gehrels 1986): 0 to 1.84 for no event.
 

@@ -315,7 +315,7 @@ class Completeness(Section):
     """Random seed."""
 
     @model_validator(mode="after")
-    def _ascending(self) -> Self:
+    def _check_range(self) -> Self:
         if self.ew_min >= self.ew_max:
             raise ValueError(f"ew_min = {self.ew_min:g} must be less than ew_max = {self.ew_max:g}")
         return self

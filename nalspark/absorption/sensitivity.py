@@ -80,6 +80,10 @@ def bin_of(species: LineSpecies, z: ArrayLike) -> NDArray[np.int64]:
     return np.floor((index + 0.5) / BIN_PIXELS).astype(np.int64)
 
 
+#: What a table has of a sightline's bins.
+BIN_COLUMNS = ("first_bin", "sigma_ew", "n_searched")
+
+
 def flat_bins(columns: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
     """Give the bins of a batch of rows of SENSITIVITY one after the other, those in which something is searched.
 
@@ -100,7 +104,7 @@ def flat_bins(columns: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np
     within = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
     count, sigma = (np.concatenate([*columns[name], ()]).astype(float) for name in ("n_searched", "sigma_ew"))
     some = np.flatnonzero(count > 0)
-    bins = np.asarray(columns["first_bin"]).astype(np.int64)[row] + within
+    bins = np.asarray(columns["first_bin"], dtype=np.int64)[row] + within
     return row[some], bins[some], sigma[some], count[some] / BIN_PIXELS
 
 

@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 
 from nalspark.judging.path import Completeness, Path
 from nalspark.judging.posterior import Absorbers, spread
+from nalspark.metrics import jackknife_error
 
 Array = NDArray[np.float64]
 #: W* of each zone → number and sum of true W of the absorbers, (r, zones) each.
@@ -177,6 +178,5 @@ def _jackknife(moments: Moments, problem: _Problem, w_star: Array) -> tuple[Arra
 
         w = _iterate(between, folded, problem, known)
         estimates.append((between(np.where(np.isfinite(w), w, known))[0] / _integral(folded, problem, w), w))
-    without = np.array(estimates)
-    spread_of = np.sqrt((regions - 1) / regions * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
-    return spread_of[0], spread_of[1]
+    n_star_error, w_star_error = jackknife_error(np.array(estimates))
+    return n_star_error, w_star_error

@@ -16,7 +16,7 @@ import numpy as np
 from astropy.cosmology import FlatLambdaCDM
 from numpy.typing import ArrayLike, NDArray
 
-from nalspark.absorption.sensitivity import BIN_PIXELS, MOST_BINS, bin_edges
+from nalspark.absorption.sensitivity import BIN_COLUMNS, MOST_BINS, bin_edges, flat_bins
 from nalspark.lines import SPEED_OF_LIGHT_KMS, LineSpecies
 from nalspark.settings import Statistics
 
@@ -25,7 +25,7 @@ Index = NDArray[np.int64]
 Columns = Mapping[str, Any]
 #: A function of column names that gives a table batch by batch, as often as it is asked.
 Batches = Callable[[Sequence[str]], Iterator[Columns]]
-#: C(W, σ_W), broadcasting.
+#: C(W, σ_W, z), broadcasting.
 Completeness = Callable[[ArrayLike, ArrayLike, ArrayLike], Array]
 
 #: Rows of the sensitivity that are worked on together.
@@ -230,20 +230,12 @@ def cells_of(sensitivity: Columns, species: LineSpecies, min_velocity_kms: float
     min_velocity_kms : float
         Least velocity with respect to the quasar; a bin across the limit counts in part.
     """
-    row = np.flatnonzero(np.asarray(sensitivity["primary"], dtype=bool))
-    sigma, searched = ([sensitivity[name][i] for i in row] for name in ("sigma_ew", "n_searched"))
-    n = np.fromiter(map(len, sigma), np.int64, len(row))
-    if not n.sum():
-        none, nowhere = np.zeros(0, np.int64), np.zeros(0)
-        return Cells(none, none, nowhere, nowhere, nowhere, nowhere)
-    first = np.asarray(sensitivity["first_bin"])[row].astype(np.int64)
-    number = np.arange(n.sum()) + np.repeat(first - (np.cumsum(n) - n), n)
-    edges = bin_edges(species, np.arange(MOST_BINS + 1))
+    primary = np.flatnonzero(np.asarray(sensitivity["primary"], dtype=bool))
+    number, bins, sigma, searched = flat_bins({name: [sensitivity[name][i] for i in primary] for name in BIN_COLUMNS})
+    row, edges = primary[number], bin_edges(species, np.arange(MOST_BINS + 1))
     limit = redshift_at(np.asarray(sensitivity["z_qso"], dtype=float)[row], min_velocity_kms)
-    low, high = edges[number], np.minimum(edges[number + 1], np.repeat(limit, n))
-    error, pixels = np.concatenate(sigma).astype(float), np.concatenate(searched).astype(float)
-    use = (pixels > 0) & (error > 0) & (high > low)
-    return Cells(np.repeat(row, n), number, low, high, pixels / BIN_PIXELS, error).take(use)
+    low, high = edges[bins], np.minimum(edges[bins + 1], limit)
+    return Cells(row, bins, low, high, searched, sigma).take((sigma > 0) & (high > low))
 
 
 def slices(batch: Columns, rows: int = _ROWS) -> Iterator[Columns]:

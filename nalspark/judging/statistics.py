@@ -349,7 +349,7 @@ class Sample:
         return {name: np.einsum("zb,rbw->rzw", self.zones, values) for name, values in of_bins.items()}
 
     def zone_ends(self) -> tuple[Array, Array]:
-        """Lower and upper redshift of each zone, shape (b + 1,)."""
+        """Give lower and upper redshift of each zone, shape (b + 1,)."""
         z = self.path.bins.z
         return np.append(z[:-1], z[0]), np.append(z[1:], z[-1])
 
@@ -373,25 +373,7 @@ def _estimates(sample: Sample, kind: str, cuts: Sequence[slice]) -> tuple[Array,
     lacking = np.stack([seen[:, cut.start] <= 1e-12 for cut in cuts], axis=1)
     value = np.where(lacking, np.nan, rate(total, seen))
     without = [rate(total - corrected[r], seen - path[r]) for r in range(sample.regions)]
-    return value, np.where(lacking, np.nan, jackknife_error(np.stack(without)))
-
-
-def jackknife_error(without: Array) -> Array:
-    """Compute the standard error from estimates that each leave one of r regions out (Efron 1982): √((r-1)/r Σ (x - mean)²).
-
-    Parameters
-    ----------
-    without : ndarray, shape (r, ...)
-
-    Returns
-    -------
-    ndarray, shape (...)
-        NaN for a single region.
-    """
-    r = len(without)
-    if r < 2:
-        return np.full(without.shape[1:], np.nan)
-    return np.asarray(np.sqrt((r - 1) / r * ((without - without.mean(axis=0)) ** 2).sum(axis=0)))
+    return value, np.where(lacking, np.nan, metrics.jackknife_error(np.stack(without)))
 
 
 def _effective_numbers(sample: Sample, cuts: Sequence[slice]) -> Array:

@@ -14,7 +14,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from nalspark import metrics
-from nalspark.absorption.sensitivity import bin_of, flat_bins
+from nalspark.absorption.sensitivity import BIN_COLUMNS, bin_of, flat_bins
 from nalspark.errors import StoreError
 from nalspark.judging.completeness import CompletenessFunction
 from nalspark.judging.decoys import N_SEPARATIONS
@@ -126,7 +126,7 @@ def expected_completeness(result: Result, systems: pd.DataFrame) -> NDArray[np.f
         Where too few absorbers were put in.
     """
     function = CompletenessFunction.of(result.table("completeness").to_pydict())
-    names = ["spectrum_id", "first_bin", "sigma_ew", "n_searched"]
+    names = ["spectrum_id", *BIN_COLUMNS]
     chosen = pc.field("spectrum_id").isin(pa.array(systems["spectrum_id"].unique()))
     table = result.dataset("sensitivity").to_table(names, filter=chosen).combine_chunks()
     rows = decode(table.to_batches()[0], {column.name: column for column in SENSITIVITY.columns}) if len(table) else {}

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
-from nalspark.absorption.sensitivity import MOST_BINS, bin_of, flat_bins
+from nalspark.absorption.sensitivity import BIN_COLUMNS, MOST_BINS, bin_of, flat_bins
 from nalspark.absorption.stages import measured_table, n_pieces, normalized, sensitivity, sightlines, with_object, with_system
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import NalsparkError, StoreError
@@ -254,7 +254,7 @@ def _write_sensitivity(run: Run, seen: DataFrame) -> dict[str, Any]:
     species, store = run.settings.line_species, run.store
     rows = store.write_unpublished(seen.orderBy("spectrum_id"), PUBLISHED_SENSITIVITY)
     z, files = np.arange(*_redshifts(species), _PATH_STEP), store.unpublished_files(PUBLISHED_SENSITIVITY)
-    columns = SENSITIVITY.select("first_bin", "sigma_ew", "n_searched")
+    columns = SENSITIVITY.select(*BIN_COLUMNS)
     counted = tally(files, columns, partial(_seen_counts, z=z, species=species))
     return {"rows": rows, "seen": {ew: counted["seen"][number] for number, ew in enumerate(SEEN)}}
 

@@ -12,6 +12,7 @@ from astropy.table import QTable
 from make_rates import CONSTANT, ERROR_FACTOR, SCORE, logistic, make_sensitivity, make_survey, write_result
 from scipy.integrate import trapezoid
 
+from nalspark import metrics
 from nalspark.cli import main
 from nalspark.incidence import NESTOR_2005, ZHU_MENARD_2013
 from nalspark.judging import statistics as st
@@ -165,7 +166,7 @@ def test_the_jackknife_is_that_of_leaving_out_one_region_after_the_other():
     fit = fit_exponential(whole.absorbers, whole.path, whole.folded, logistic, settings.fit_ew)
     for name in ("w_star", "n_star"):
         explicit = np.array([getattr(some, name)[0] for some in fits_left])
-        assert getattr(fit, f"{name}_jackknife")[0] == pytest.approx(st.jackknife_error(explicit), rel=0.03)
+        assert getattr(fit, f"{name}_jackknife")[0] == pytest.approx(metrics.jackknife_error(explicit), rel=0.03)
 
 
 def replace_settings(**values):
@@ -175,8 +176,8 @@ def replace_settings(**values):
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(1).normal(size=20)
     without = np.array([np.delete(values, i).mean() for i in range(20)])
-    assert st.jackknife_error(without) == pytest.approx(values.std(ddof=1) / np.sqrt(20))
-    assert np.isnan(st.jackknife_error(without[:1]))
+    assert metrics.jackknife_error(without) == pytest.approx(values.std(ddof=1) / np.sqrt(20))
+    assert np.isnan(metrics.jackknife_error(without[:1]))
 
 
 # ---- what counts

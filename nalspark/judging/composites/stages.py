@@ -41,9 +41,8 @@ _ALONE, _MATCHED, _CONTROL = 0, 1, 2
 CONTROL_BINS = ((0.05, 0.3), (0.1, 0.6), (0.2, 1.2))
 #: Requests up to which they are sent to all workers; more are shuffled, and the spectra with them.
 _BROADCAST = 300_000
-#: Tasks for each core: each has sums of its own to send.
-_SPECTRA_PER_TASK = 256
-_TASKS = 2
+#: Tasks for each core, and requests that a task is worth: each has sums of its own to send.
+_TASKS, _SPECTRA_PER_TASK = 2, 256
 #: Spectra whose pixels are held in memory together, at the redshifts that they are wanted at.
 _ROWS = 256
 #: What is needed of a sightline to stack it.
