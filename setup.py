@@ -81,7 +81,7 @@ setup(
         "nalspark": [
             "jvm/bin/java",
             "jvm/log4j2.properties",
-            "learning/default/*",
+            "learning/shipped/*/*",
             "mocks/surveys/*.csv",
             "plots/templates/*",
             "py.typed",

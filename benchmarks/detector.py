@@ -422,7 +422,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=20261)
     parser.add_argument("--model", default="", help="directory of a model; the shipped one by default")
-    parser.add_argument("--law", default="exponential", choices=("exponential", "log-uniform", "zm13", "empirical"))
+    parser.add_argument("--law", default="exponential", choices=("exponential", "log-uniform", "published", "empirical"))
     parser.add_argument("--catalogue", help="absorber catalogue, for the empirical law")
     parser.add_argument("--quasars", help="folder of real quasar spectra whose eigenspectra give the continua")
     parser.add_argument("--sky", help="folder of sky-fiber spectra")

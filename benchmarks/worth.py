@@ -24,7 +24,7 @@ from nalspark.judging.worth import expected_completeness
 from nalspark.mocks.inject import Population
 from nalspark.mocks.survey import simulate_survey
 
-INCIDENCE = Population(counts=(0.0,) * 6 + (1.0,), ew_law="zm13", incidence=1.0, ew_min=0.15, red_margin_z=-0.02, blue_margin_z=0.015)
+INCIDENCE = Population(counts=(0.0,) * 6 + (1.0,), ew_law="published", incidence=1.0, ew_min=0.15, red_margin_z=-0.02, blue_margin_z=0.015)
 #: Edges of the bins in which foretold completeness is compared with the survey's own.
 EW, Z, SNR = (0, 0.3, 0.6, 1, 1.5, 2, 3, 50), (0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 3), (0, 3, 5, 8, 12, 500)
 LEAST = 50

@@ -251,7 +251,7 @@ def _network(settings: Settings) -> Scorer:
     ModelError
         Where it was made for something else.
     """
-    packed = read_model(settings.infer.model)
+    packed = read_model(settings.infer.model, settings.species)
     packed.check(ZHAO_GRID.fingerprint, settings.species, input_shapes(settings.line_species, LATTICE))
     key = packed.digest, settings.infer.batch_size
     if key not in _AT_WORK:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from nalspark.lines import LineSpecies
 
 Array = NDArray[np.float64]
 
@@ -69,6 +72,15 @@ ZHU_MENARD_2013 = PublishedLaw("Zhu & Ménard 2013", _zhu_menard_n_star, equival
 NESTOR_2005 = PublishedLaw("Nestor et al. 2005", _nestor_n_star, _nestor_w_star, (0.366, 2.269))
 #: What rates of a species are compared with, by its name.
 PUBLISHED_LAWS = {"MgII": (ZHU_MENARD_2013, NESTOR_2005)}
+
+
+@lru_cache(maxsize=32)
+def frequency_law(species: LineSpecies) -> PublishedLaw:
+    """Give the law by which mock absorbers of a species are as frequent as real ones: the published one, else that of the species."""
+    if species.name in PUBLISHED_LAWS:
+        return PUBLISHED_LAWS[species.name][0]
+    n_star, w_star = species.frequency
+    return PublishedLaw(species.name, lambda z: np.full(np.shape(z), n_star), lambda z: np.full(np.shape(z), w_star), (0.0, 6.0))
 
 
 def incidence(z: ArrayLike, ew_min: float) -> Array:

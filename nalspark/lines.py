@@ -1,5 +1,7 @@
 """Atomic transitions and the line species that are searched for. Data, no logic beyond arithmetic on it.
 
+Another ion is searched for once its doublet stands in :data:`SPECIES` and a model was trained for it.
+
 Vacuum wavelengths in Å and oscillator strengths from Morton (2003, ApJS 149, 205); Ca II strengths from the NIST database.
 """
 
@@ -73,6 +75,8 @@ class LineSpecies:
         Other lines of the same absorber, measured at the fitted redshift.
     window_rest : tuple of float
         Quasar-rest wavelengths (Å) between which ``primary`` is searched.
+    frequency : tuple of float
+        N* and W* (Å) of the law dN/dz (> W) = N* exp(-W / W*) by which mock absorbers are as frequent as real ones.
     """
 
     name: str
@@ -80,6 +84,7 @@ class LineSpecies:
     secondary: Transition
     companions: tuple[Transition, ...]
     window_rest: tuple[float, float]
+    frequency: tuple[float, float] = (1.0, 0.7)
 
     @property
     def transitions(self) -> tuple[Transition, ...]:
@@ -103,6 +108,7 @@ MG_II = LineSpecies(
     secondary=MG_II_2803,
     companions=(FE_II_2344, FE_II_2374, FE_II_2382, FE_II_2586, FE_II_2600, MG_I_2852),
     window_rest=(1550.0, 2800.0),  # Zhao et al. 2019, §2: red side of C IV to the blue side of Mg II emission
+    frequency=(1.19, 0.70),  # Nestor et al. 2005; nalspark.incidence has the law of Zhu & Ménard 2013, which depends on redshift
 )
 C_IV = LineSpecies(
     name="CIV",
@@ -110,8 +116,49 @@ C_IV = LineSpecies(
     secondary=C_IV_1550,
     companions=(SI_IV_1393, SI_IV_1402, SI_II_1526, AL_II_1670, FE_II_1608),
     window_rest=(1250.0, 1549.0),  # redwards of Lyα emission and N V (Cooksey et al. 2013, §2.3) to C IV emission
+    frequency=(3.5, 0.45),  # Cooksey et al. 2013: some one per unit redshift above 0.6 Å at z = 2
 )
-SPECIES = {species.name: species for species in (MG_II, C_IV)}
+SI_IV = LineSpecies(
+    name="SiIV",
+    primary=SI_IV_1393,
+    secondary=SI_IV_1402,
+    companions=(C_IV_1548, C_IV_1550, SI_II_1526, AL_II_1670, FE_II_1608),
+    window_rest=(1250.0, 1394.0),  # as C IV, to Si IV emission
+    frequency=(1.5, 0.35),  # a fraction of C IV's (Cooksey et al. 2011); a round number
+)
+AL_III = LineSpecies(
+    name="AlIII",
+    primary=AL_III_1854,
+    secondary=AL_III_1862,
+    companions=(C_IV_1548, C_IV_1550, AL_II_1670, FE_II_2382, FE_II_2600, MG_II_2796, MG_II_2803),
+    window_rest=(1550.0, 1855.0),  # red side of C IV, bluewards of which its lines are frequent, to Al III emission
+    frequency=(0.5, 0.35),  # a round number
+)
+CA_II = LineSpecies(
+    name="CaII",
+    primary=CA_II_3934,
+    secondary=CA_II_3969,
+    companions=(FE_II_2382, FE_II_2586, FE_II_2600, MG_II_2796, MG_II_2803, MG_I_2852, NA_I_5891, NA_I_5897),
+    window_rest=(1550.0, 3935.0),  # red side of C IV to the line itself: no broad emission
+    frequency=(0.021, 0.55),  # Sardane et al. 2014: 0.012 above 0.3 Å
+)
+NA_I = LineSpecies(
+    name="NaI",
+    primary=NA_I_5891,
+    secondary=NA_I_5897,
+    companions=(MG_II_2796, MG_II_2803, MG_I_2852, CA_II_3934, CA_II_3969),
+    window_rest=(1550.0, 5892.0),  # as Ca II
+    frequency=(0.02, 0.45),  # rarer than Ca II; a round number
+)
+FE_II = LineSpecies(
+    name="FeII",
+    primary=FE_II_2382,  # the two strongest lines, far apart: a multiplet more than a doublet
+    secondary=FE_II_2600,
+    companions=(FE_II_1608, FE_II_2344, FE_II_2374, FE_II_2586, MG_II_2796, MG_II_2803, MG_I_2852),
+    window_rest=(1550.0, 2383.0),  # red side of C IV to the line itself: beyond Mg II's redshifts it is the low-ionisation ion that is left
+    frequency=(1.2, 0.40),  # half the width of Mg II
+)
+SPECIES = {species.name: species for species in (MG_II, C_IV, SI_IV, AL_III, CA_II, NA_I, FE_II)}
 
 #: Every line above: what one absorber may show all at once.
 ALL_LINES = (*METALS, MG_I_2852, SI_IV_1393, SI_IV_1402, N_V_1238, N_V_1242, NA_I_5891, NA_I_5897, CA_II_3934, CA_II_3969)
@@ -123,7 +170,7 @@ def with_all_lines(species: LineSpecies) -> LineSpecies:
     return replace(species, companions=others)
 
 
-#: What is mistaken for Mg II: doublets and pairs of other ions, each with the lines that always come with it (Zhao et al. 2019, §5).
+#: What is mistaken for an absorber: doublets and pairs of other ions, each with the lines that always come with it (Zhao et al. 2019, §5).
 INTERLOPERS = (
     replace(C_IV, companions=(SI_IV_1393, SI_IV_1402, AL_II_1670)),
     LineSpecies("SiIV", SI_IV_1393, SI_IV_1402, (), (1250.0, 1400.0)),
@@ -132,4 +179,56 @@ INTERLOPERS = (
     LineSpecies("FeII2374", FE_II_2374, FE_II_2382, (), (1550.0, 2400.0)),
     LineSpecies("NaI", NA_I_5891, NA_I_5897, (), (1550.0, 5900.0)),
     LineSpecies("CaII", CA_II_3934, CA_II_3969, (), (1550.0, 4000.0)),
+    MG_II,
 )
+
+
+def interlopers_of(species: LineSpecies) -> tuple[LineSpecies, ...]:
+    """Give what can be mistaken for a species: the doublets of other ions."""
+    return tuple(other for other in INTERLOPERS if other.primary.ion != species.primary.ion)
+
+
+#: log10 N(ion) - log10 N(ion of the doublet): mean and scatter of strong systems. From Mg II: Churchill et al. 2000 (ApJS 130, 91), Rao
+#: et al. 2006; from C IV: Boksenberg & Sargent 2015 (ApJS 218, 7). The others follow from these. Round numbers; an ion that is not
+#: listed is not injected.
+COLUMN_OFFSETS: dict[tuple[str, str], tuple[float, float]] = {
+    ("Mg II", "Fe II"): (-0.3, 0.3),
+    ("Mg II", "Mg I"): (-1.7, 0.3),
+    ("Mg II", "Al II"): (-1.3, 0.3),
+    ("Mg II", "Al III"): (-1.4, 0.4),
+    ("Mg II", "Si II"): (0.0, 0.3),
+    ("Mg II", "C IV"): (-0.1, 0.6),
+    ("Mg II", "Si IV"): (-0.8, 0.6),
+    ("Mg II", "Ca II"): (-2.2, 0.4),
+    ("Mg II", "Na I"): (-3.2, 0.5),
+    ("C IV", "Si IV"): (-0.6, 0.3),
+    ("C IV", "Si II"): (-0.8, 0.4),
+    ("C IV", "Al II"): (-2.0, 0.4),
+    ("C IV", "Fe II"): (-0.9, 0.4),
+    ("Si IV", "C IV"): (0.6, 0.3),
+    ("Si IV", "Si II"): (-0.2, 0.4),
+    ("Si IV", "Al II"): (-1.4, 0.4),
+    ("Si IV", "Fe II"): (-0.3, 0.4),
+    ("Al III", "Mg II"): (1.4, 0.4),
+    ("Al III", "Mg I"): (-0.3, 0.5),
+    ("Al III", "Fe II"): (1.1, 0.4),
+    ("Al III", "Al II"): (0.1, 0.4),
+    ("Al III", "Si II"): (1.4, 0.4),
+    ("Al III", "C IV"): (1.3, 0.5),
+    ("Al III", "Si IV"): (0.6, 0.5),
+    ("Ca II", "Mg II"): (2.2, 0.4),
+    ("Ca II", "Mg I"): (0.5, 0.4),
+    ("Ca II", "Fe II"): (1.9, 0.4),
+    ("Ca II", "Na I"): (-1.0, 0.5),
+    ("Na I", "Mg II"): (3.2, 0.5),
+    ("Na I", "Mg I"): (1.5, 0.5),
+    ("Na I", "Fe II"): (2.9, 0.5),
+    ("Na I", "Ca II"): (1.0, 0.5),
+    ("Fe II", "Mg II"): (0.3, 0.3),
+    ("Fe II", "Mg I"): (-1.4, 0.4),
+    ("Fe II", "Al II"): (-1.0, 0.4),
+    ("Fe II", "Al III"): (-1.1, 0.5),
+    ("Fe II", "Si II"): (0.3, 0.4),
+    ("Fe II", "C IV"): (0.2, 0.6),
+    ("Fe II", "Si IV"): (-0.5, 0.6),
+}

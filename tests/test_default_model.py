@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from nalspark.absorption.chain import IMAGE_COLUMNS
-from nalspark.learning.models import DEFAULT_MODEL, read_model
+from nalspark.learning.models import read_model, shipped_model
 from nalspark.learning.networks import resolved_options
 from nalspark.pipeline.catalogue import stages_of
 from nalspark.settings import load
@@ -33,7 +33,7 @@ def test_its_examples_went_through_the_stages_as_they_are():
 
 
 def test_it_is_small():
-    assert sum(file.stat().st_size for file in DEFAULT_MODEL.iterdir()) <= 2 * 2**20
+    assert sum(file.stat().st_size for file in shipped_model("MgII").iterdir()) <= 2 * 2**20
 
 
 def test_a_doublet_of_atomic_physics_scores_high_and_noise_low():

@@ -10,7 +10,7 @@ import pytest
 
 from nalspark import cli
 from nalspark.errors import ModelError
-from nalspark.learning.models import CARD, DEFAULT_MODEL, ModelCard
+from nalspark.learning.models import CARD, ModelCard, shipped_model
 from nalspark.pipeline.learning import Train
 from nalspark.settings import load
 
@@ -55,7 +55,7 @@ def test_a_network_names_the_setting_that_makes_what_it_reads(
 def test_a_model_that_finds_little_is_offered_with_a_warning(
     recall: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    model = shutil.copytree(DEFAULT_MODEL, tmp_path / "out" / "model")
+    model = shutil.copytree(shipped_model("MgII"), tmp_path / "out" / "model")
     card = ModelCard.model_validate_json((model / CARD).read_text(encoding="utf-8"))
     (model / CARD).write_text(card.model_copy(update={"metrics": {"recall": recall, "precision": 0.9}}).model_dump_json(), encoding="utf-8")
     monkeypatch.setattr(cli, "_run", lambda *_: [])

@@ -155,7 +155,7 @@ def _levenberg_marquardt(value: Array, weight: Array, u: Array, parameters: Arra
 
 
 def doublet_pixels(image: Array, geometry: ImageGeometry) -> tuple[Array, Array]:
-    """Give the contiguous pixels of the doublet from its two rows.
+    """Give the pixels of the doublet from its two rows: contiguous ones once each, or both rows where they lie apart.
 
     Parameters
     ----------
@@ -167,11 +167,11 @@ def doublet_pixels(image: Array, geometry: ImageGeometry) -> tuple[Array, Array]
     u : ndarray, shape (q,)
         Pixels from the candidate's pixel.
     """
-    gap = int(geometry.offsets[geometry.secondary])
+    gap, columns = int(geometry.offsets[geometry.secondary]), np.arange(-HALF_WIDTH, HALF_WIDTH + 1)
     first, second = image[:, geometry.primary], image[:, geometry.secondary]
-    values = np.concatenate([first, second[:, max(2 * HALF_WIDTH + 1 - gap, 0) :]], axis=1)
-    u = np.concatenate([np.arange(-HALF_WIDTH, HALF_WIDTH + 1), np.arange(HALF_WIDTH + 1, HALF_WIDTH + 1 + gap)]).astype(float)
-    return values.astype(float), u
+    new = max(len(columns) - gap, 0)
+    values = np.concatenate([first, second[:, new:]], axis=1)
+    return values.astype(float), np.concatenate([columns, gap + columns[new:]]).astype(float)
 
 
 @compiled

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nalspark.absorption.images import HALF_WIDTH
 from nalspark.compiled import compiled
-from nalspark.lines import INTERLOPERS, METALS, LineSpecies
+from nalspark.lines import METALS, LineSpecies, interlopers_of
 
 Floats = NDArray[np.float32]
 #: In the precision of what is given.
@@ -68,14 +68,15 @@ class Doublet:
     @classmethod
     def of(cls, species: LineSpecies, step_dex: float) -> Doublet:
         """Give the doublet of a species on a grid of steps of `step_dex` in log10 λ."""
-        known = {species.primary, species.secondary}
+        doublet = (species.primary, species.secondary)
+        others = [line for line in dict.fromkeys((*METALS, *species.companions)) if line not in doublet]
         return cls(
             offset=species.offset_pixels(species.secondary, step_dex),
             thin_ratio=species.optically_thin_ratio,
-            metals=tuple(species.offset_pixels(line, step_dex) for line in METALS if line not in known),
+            metals=tuple(species.offset_pixels(line, step_dex) for line in others),
             rivals=tuple(
                 (offset, other.optically_thin_ratio)
-                for other in INTERLOPERS
+                for other in interlopers_of(species)
                 if (offset := other.offset_pixels(other.secondary, step_dex)) > HALF_WIDTH
             ),
         )

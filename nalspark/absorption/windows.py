@@ -12,17 +12,19 @@ from nalspark.spectra.grid import WavelengthGrid
 
 #: Pixels on either side of a line that must be usable for it to be searchable there.
 _REACH = 2
+#: Redshift below which an absorber is of the Milky Way or its neighbours: 900 km/s.
+_OURS = 0.003
 
 
 def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.bool_]:
     """Mark the pixels at which the first line is searched, with or without data, shape (n, p).
 
     From the red side of the blue emission line, computed for ``z_qso + window_blue_z``, or from ``window_rest_blue``, to absorption
-    redshifts of ``window_beyond_kms`` above the quasar's.
+    redshifts of ``window_beyond_kms`` above the quasar's. The Milky Way's own lines are left out.
     """
     blue = settings.window_rest_blue or species.window_rest[0]
     red = species.primary.wavelength * (1.0 + settings.window_beyond_kms / SPEED_OF_LIGHT_KMS)
-    return _between(grid, z_qso, blue, red, settings.window_blue_z)
+    return _between(grid, z_qso, blue, red, settings.window_blue_z) & (grid.wavelength > species.primary.wavelength * (1.0 + _OURS))
 
 
 def zhao_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.bool_]:

@@ -62,9 +62,11 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
     calibration = fit_calibration(*_outputs(detector, calibrating))
     logits, labels = _outputs(detector, testing)
     scores = calibration.score(mean_logit(logits))
+    # The test's metrics are of its examples as they are.
+    rare = {"overrepresented": examples.overrepresented} if examples.overrepresented != 1.0 else {}
     learned = {
-        "calibration": calibration,
-        "data": {"table": examples.digest, "examples": rows, "revisions": dict(examples.revisions)},
+        "calibration": calibration.where_rarer(examples.overrepresented),
+        "data": {"table": examples.digest, "examples": rows, "revisions": dict(examples.revisions)} | rare,
         "settings": settings.model_dump(mode="json", include=set(examples.sections)),
         "metrics": metrics(labels, scores),
         "versions": package_versions(),

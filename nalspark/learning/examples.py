@@ -24,6 +24,8 @@ class Examples:
         Of the table.
     revisions : mapping
         Stage → its revision, of every stage that the examples went through.
+    overrepresented : float
+        How many times as frequent as in what is to be scored positives are among the examples to calibrate and test with.
     sections : tuple of str
         Settings that the examples and the model come from: what its card says of them.
     """
@@ -35,4 +37,5 @@ class Examples:
     species: str
     digest: str
     revisions: Mapping[str, int] = field(default_factory=dict)
+    overrepresented: float = 1.0
     sections: tuple[str, ...] = ("simulate", "train", "search", "preprocess")

@@ -38,8 +38,8 @@ Floats = NDArray[np.float32]
 _Card = TypeVar("_Card", bound=BaseModel)
 
 FORMAT = 1
-#: The model that ships with nalspark.
-DEFAULT_MODEL = Path(__file__).parent / "default"
+#: Models that ship with nalspark, each in a folder with the name of its species.
+SHIPPED = Path(__file__).parent / "shipped"
 CARD = "card.json"
 #: With fewer rows a backend may choose other kernels, whose last bits differ: shorter batches are padded to this.
 _SMALLEST_BATCH = 16
@@ -68,6 +68,10 @@ class Calibration(Frozen):
     def score(self, logit: ArrayLike) -> Floats:
         """Score in [0, 1] of each logit."""
         return expit(self.slope * np.asarray(logit, dtype=np.float64) + self.intercept).astype(np.float32)
+
+    def where_rarer(self, factor: float) -> Calibration:
+        """Give the calibration where positives are rarer by a factor beside the negatives: the odds are smaller by it (Bayes)."""
+        return self.model_copy(update={"intercept": self.intercept - float(np.log(factor))})
 
 
 class ModelCard(Frozen):
@@ -216,20 +220,38 @@ def save_model(folder: str | Path, card: ModelCard, models: Sequence[keras.Model
     return packed
 
 
-def read_model(folder: str | Path = "") -> PackedModel:
+def shipped_model(species: str) -> Path:
+    """Name the folder of the model of a species that ships with nalspark.
+
+    Raises
+    ------
+    ModelError
+        Where none does.
+    """
+    there = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / CARD).is_file())
+    if species not in there:
+        raise ModelError(
+            f"No model for {species} ships with nalspark; there are {', '.join(there)}. Train one with "
+            f"`nalspark train RUN.toml --set species={species}` and give it as infer.model."
+        )
+    return SHIPPED / species
+
+
+def read_model(folder: str | Path = "", species: str = "MgII") -> PackedModel:
     """Read a model's bytes, and check that they are the ones its card names.
 
     Parameters
     ----------
     folder : path
-        Empty for the model that ships with nalspark.
+        Empty for the model of the species that ships with nalspark.
+    species : str
 
     Raises
     ------
     ModelError
         Where there is none, it is damaged, or a newer nalspark wrote it.
     """
-    path = Path(folder).expanduser() if str(folder) else DEFAULT_MODEL
+    path = Path(folder).expanduser() if str(folder) else shipped_model(species)
     card = read_card(path / CARD, ModelCard, "model", _REMEDY)
     if not card.members:
         raise ModelError(f"'{path / CARD}' names no weights: the model was never trained.")

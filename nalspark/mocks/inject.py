@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, pdtr
 
 from nalspark.compiled import compiled
-from nalspark.incidence import equivalent_width_scale, incidence
-from nalspark.lines import MG_II, SPEED_OF_LIGHT_KMS, LineSpecies, Transition
+from nalspark.incidence import PublishedLaw, frequency_law
+from nalspark.lines import COLUMN_OFFSETS, MG_II, SPEED_OF_LIGHT_KMS, LineSpecies, Transition
 from nalspark.spectra.grid import WavelengthGrid
 
 Array = NDArray[np.float64]
@@ -36,24 +36,6 @@ _INTEGRATION_POINTS = 501
 FREE_WIDTH_VARIANCE = 1.5
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
-#: log10 N(ion) - log10 N(ion of the doublet): mean and scatter of strong systems. Fe II, Mg I: Churchill et al. 2000 (ApJS 130, 91), Rao
-#: et al. 2006; C IV systems: Boksenberg & Sargent 2015 (ApJS 218, 7). Round numbers; an ion that is not listed is not injected.
-COLUMN_OFFSETS: dict[tuple[str, str], tuple[float, float]] = {
-    ("Mg II", "Fe II"): (-0.3, 0.3),
-    ("Mg II", "Mg I"): (-1.7, 0.3),
-    ("Mg II", "Al II"): (-1.3, 0.3),
-    ("Mg II", "Al III"): (-1.4, 0.4),
-    ("Mg II", "Si II"): (0.0, 0.3),
-    ("Mg II", "C IV"): (-0.1, 0.6),
-    ("Mg II", "Si IV"): (-0.8, 0.6),
-    ("Mg II", "Ca II"): (-2.2, 0.4),
-    ("Mg II", "Na I"): (-3.2, 0.5),
-    ("C IV", "Si IV"): (-0.6, 0.3),
-    ("C IV", "Si II"): (-0.8, 0.4),
-    ("C IV", "Al II"): (-2.0, 0.4),
-    ("C IV", "Fe II"): (-0.9, 0.4),
-}
-
 
 @dataclass(frozen=True)
 class Population:
@@ -66,14 +48,15 @@ class Population:
         Its length also bounds how many there are where `incidence` decides.
     ew_law : str
         ``exponential``: dN/dW ∝ exp(-W / ew_scale) (Nestor et al. 2005, §4: W* = 0.702 Å for Mg II); ``log-uniform``: flat in log W;
-        ``zm13``: exponential with the scale of Zhu & Ménard 2013 (ApJ 770, 130), which grows with redshift; ``empirical``: as `ew_sample`.
+        ``published``: exponential with the scale of the species' law (:func:`nalspark.incidence.frequency_law`), that of Mg II grows with
+        redshift; ``empirical``: as `ew_sample`.
     ew_scale, ew_min, ew_max : float
         Å, rest frame, first line of the doublet.
     ew_sample : tuple of float
         Equivalent widths of a catalogue, or their quantiles, for the empirical law.
     incidence : float
-        Where positive, absorbers are as many as Zhu & Ménard find above ew_min, times this: d²N/dz dW = g(z) exp(-W / W*(z)), at redshifts
-        that follow it; `counts` then only bounds their number. Where 0, `counts` decides, and redshifts are uniform.
+        Where positive, absorbers are as many as the species' law has above ew_min, times this, at redshifts that follow it; `counts` then
+        only bounds their number. Where 0, `counts` decides, and redshifts are uniform.
     fwhm_angstrom : tuple of (mean, standard deviation)
         Where given, an absorber is one cloud whose line, seen through the instrument, has a FWHM drawn from this normal distribution, Å in
         the rest frame (Zhao et al. 2019, §2.4: 1.7 ± 0.7).
@@ -91,7 +74,7 @@ class Population:
     """
 
     counts: tuple[float, ...] = (0.5, 0.3, 0.15, 0.05)
-    ew_law: Literal["exponential", "log-uniform", "zm13", "empirical"] = "exponential"
+    ew_law: Literal["exponential", "log-uniform", "published", "empirical"] = "exponential"
     ew_scale: float = 0.702
     ew_min: float = 0.3
     ew_max: float = 6.0
@@ -206,12 +189,13 @@ def draw(species: LineSpecies, population: Population, uniforms: NDArray[np.floa
     """
     z_low, z_high = (np.asarray(limit, dtype=float) for limit in limits)
     most = len(population.counts) - 1
-    count = _draw_counts(population, uniforms[:, 0], z_low, z_high)
+    law = frequency_law(species)
+    count = _draw_counts(population, law, uniforms[:, 0], z_low, z_high)
     wanted = (np.arange(most) < count[:, None]) & (z_high > z_low)[:, None]
     spectrum, _ = np.nonzero(wanted)
     u = uniforms[:, 1:].reshape(len(uniforms), most, (uniforms.shape[1] - 1) // max(most, 1))[wanted]
-    z = _draw_redshift(population, u[:, 1], z_low[spectrum], z_high[spectrum])
-    ew = _draw_equivalent_width(population, u[:, 0], z)
+    z = _draw_redshift(population, law, u[:, 1], z_low[spectrum], z_high[spectrum])
+    ew = _draw_equivalent_width(population, law, u[:, 0], z)
     clouds, columns = _draw_clouds(population, ew, u[:, 2:]), u[:, 3 + 4 * population.MAX_CLOUDS :]
     tau = _draw_relative_tau(species, columns)
     return make_absorbers(species, z, ew, _stretch(species.primary, ew, population.tau_max, clouds), relative_tau=tau, spectrum=spectrum)
@@ -481,38 +465,38 @@ def _moments(tau: Array, b_kms: Array, velocity_kms: Array) -> tuple[Array, Arra
 
 
 @lru_cache(maxsize=8)
-def _cumulative_incidence(ew_min: float) -> tuple[Array, Array]:
+def _cumulative_incidence(law: PublishedLaw, ew_min: float) -> tuple[Array, Array]:
     """Redshifts, and how many absorbers lie below each."""
     z = np.linspace(0.0, 6.0, 6001)
-    rate = incidence(z, ew_min)
+    rate = law.rate(z, ew_min)
     return z, np.concatenate([[0.0], np.cumsum(0.5 * (rate[1:] + rate[:-1]) * np.diff(z))])
 
 
-def _draw_counts(population: Population, u: Array, z_low: Array, z_high: Array) -> NDArray[np.int64]:
+def _draw_counts(population: Population, law: PublishedLaw, u: Array, z_low: Array, z_high: Array) -> NDArray[np.int64]:
     """How many absorbers each spectrum gets."""
     most = len(population.counts) - 1
     if not population.incidence:
         return np.searchsorted(np.cumsum(population.counts), u * (1 - 1e-12), side="right").clip(max=most)
-    z, below = _cumulative_incidence(population.ew_min)
+    z, below = _cumulative_incidence(law, population.ew_min)
     expected = population.incidence * (np.interp(z_high, z, below) - np.interp(z_low, z, below))
     return (u[:, None] >= pdtr(np.arange(most), expected[:, None])).sum(axis=1)
 
 
-def _draw_redshift(population: Population, u: Array, z_low: Array, z_high: Array) -> Array:
+def _draw_redshift(population: Population, law: PublishedLaw, u: Array, z_low: Array, z_high: Array) -> Array:
     if not population.incidence:
         return z_low + u * (z_high - z_low)
-    z, below = _cumulative_incidence(population.ew_min)
+    z, below = _cumulative_incidence(law, population.ew_min)
     first, last = np.interp(z_low, z, below), np.interp(z_high, z, below)
     return np.interp(first + u * (last - first), below, z)
 
 
-def _draw_equivalent_width(population: Population, u: Array, z: Array) -> Array:
+def _draw_equivalent_width(population: Population, law: PublishedLaw, u: Array, z: Array) -> Array:
     """Inverse of the cumulative distribution between ew_min and ew_max."""
     if population.ew_law == "log-uniform":
         return population.ew_min * (population.ew_max / population.ew_min) ** u
     if population.ew_law == "empirical":
         return np.quantile(population.ew_sample, u).clip(population.ew_min, population.ew_max)
-    scale = equivalent_width_scale(z) if population.ew_law == "zm13" else population.ew_scale
+    scale = law.w_star(z) if population.ew_law == "published" else population.ew_scale
     tail = np.exp(-(population.ew_max - population.ew_min) / scale)
     return population.ew_min - scale * np.log1p(-u * (1 - tail))
 

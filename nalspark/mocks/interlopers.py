@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nalspark.lines import INTERLOPERS, LineSpecies
+from nalspark.lines import INTERLOPERS, LineSpecies, interlopers_of
 from nalspark.mocks.inject import Absorbers, Clouds, make_absorbers, transmission
 from nalspark.mocks.quasars import SKY_LINES
 from nalspark.spectra.grid import WavelengthGrid
@@ -20,10 +20,11 @@ Array = NDArray[np.float64]
 
 #: Doublets and pairs of other ions by name.
 OTHER_SPECIES = {species.name: species for species in INTERLOPERS}
-#: Every kind: the other species; one line alone; two unrelated lines whose distance is not quite the doublet's; one or more dipoles or
+#: Every kind: the species; one line alone; two unrelated lines whose distance is not quite the doublet's; one or more dipoles or
 #: spikes on sky lines; a broad absorption trough with structure; many lines at no certain place, and the lines of a star or a galaxy that
 #: was taken for a quasar.
-KINDS = (*OTHER_SPECIES, "lone", "pair", "sky", "BAL", "stellar", "host")
+_OTHERS = ("lone", "pair", "sky", "BAL", "stellar", "host")
+KINDS = (*OTHER_SPECIES, *_OTHERS)
 
 #: Absorption lines and blends of stars and old galaxies: vacuum wavelength (Å), equivalent width (Å) in a galaxy of old stars, width (Å) of
 #: what is a blend. Worthey et al. 1994 (ApJS 94, 687), Trager et al. 1998 (ApJS 116, 1), rounded.
@@ -46,6 +47,11 @@ _NEBULAE = (
 EW_RANGE = (0.3, 4.0)
 #: By how many pixels (69 km/s) a chance pair misses the doublet's distance.
 PAIR_MISS = (3.0, 8.0)
+
+
+def kinds_of(species: LineSpecies) -> tuple[str, ...]:
+    """Give the kinds that can be mistaken for a species: all but those of its own ion."""
+    return (*(other.name for other in interlopers_of(species)), *_OTHERS)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nalspark.absorption.windows import search_window
 from nalspark.lines import LineSpecies, with_all_lines
 from nalspark.mocks import inject, quasars
-from nalspark.mocks.interlopers import KINDS, make_interlopers
+from nalspark.mocks.interlopers import kinds_of, make_interlopers
 from nalspark.settings import Preprocess
 from nalspark.spectra.batch import PixelFlag, Spectra
 from nalspark.spectra.grid import LATTICE
@@ -67,8 +67,8 @@ class Recipe:
     seed : int
     contaminated : float
         Fraction of the spectra that get an interloper.
-    kinds : tuple of str
-        Interlopers to choose from.
+    kinds : tuple of str, optional
+        Interlopers to choose from; by default all that are not the species.
     snr_min : float
         Median signal-to-noise ratio per pixel that a spectrum has at least.
     most_correlated : float
@@ -85,7 +85,7 @@ class Recipe:
     populations: tuple[inject.Population, ...]
     seed: int = 1
     contaminated: float = 0.5
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] | None = None
     snr_min: float = 1.0
     most_correlated: float = 0.25
     sky: SkyNoise | None = None
@@ -162,7 +162,8 @@ def make_mocks(names: list[str], recipe: Recipe) -> Mocks:
 
 
 def _interloper(rng: np.random.Generator, recipe: Recipe) -> str:
-    return str(rng.choice(recipe.kinds)) if recipe.kinds and rng.random() < recipe.contaminated else ""
+    kinds = kinds_of(recipe.species) if recipe.kinds is None else recipe.kinds
+    return str(rng.choice(kinds)) if kinds and rng.random() < recipe.contaminated else ""
 
 
 def _redshift(rng: np.random.Generator, species: LineSpecies) -> float:

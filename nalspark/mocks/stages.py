@@ -9,9 +9,11 @@ import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from nalspark.incidence import frequency_law
+from nalspark.lines import LineSpecies
 from nalspark.mocks.examples import candidate_examples, spectrum_examples
 from nalspark.mocks.inject import ZHAO_2019, Population
-from nalspark.mocks.interlopers import KINDS
+from nalspark.mocks.interlopers import kinds_of
 from nalspark.mocks.recipes import Continuum, Recipe, SkyNoise
 from nalspark.settings import Settings
 from nalspark.tables.arrow import Columns, map_arrays, numbered
@@ -19,10 +21,12 @@ from nalspark.tables.schemas import TRAINING, TRAINING_SPECTRA
 from nalspark.tables.table import Table
 
 #: Interlopers that are learned from more often than the others: those that were taken for absorbers most often when all came alike.
-_HARDEST = ("CIV", "CIV", "CIV", "SiIV", "FeII2586", "CaII", "host", "host", "host")
+_HARDEST = ("CIV", "CIV", "CIV", "SiIV", "FeII2586", "CaII", "host", "host", "host", "MgII", "MgII", "MgII")
 #: Absorbers as they are, from the weakest that can be seen; and as many weak as strong ones.
-REALISTIC = Population(counts=(0.0,) * 6 + (1.0,), ew_law="zm13", incidence=1.0, ew_min=0.15, red_margin_z=-0.015)
+REALISTIC = Population(counts=(0.0,) * 6 + (1.0,), ew_law="published", incidence=1.0, ew_min=0.15, red_margin_z=-0.015)
 _BROAD = Population(counts=(0.2, 0.6, 0.2), ew_law="log-uniform", ew_min=0.2, ew_max=5.0, red_margin_z=-0.015)
+#: Absorbers per unit redshift that artificial spectra have at least, where real ones are rarer.
+_LEAST_FREQUENT = 0.4
 #: Share of its neighbour's noise in a pixel of spectra to calibrate with: they then propose as many false candidates as real sky fibers do,
 #: 1.3 a spectrum. What is learned from has up to a quarter.
 _CORRELATED = 0.0
@@ -34,10 +38,20 @@ MOCK_NAMES = Table("mock_names", "Names of artificial spectra.", TRAINING.select
 
 def populations(settings: Settings, sample: tuple[float, ...] = ()) -> tuple[Population, ...]:
     """Give the absorber populations of the training spectra; `sample` has the equivalent widths of the empirical population."""
-    known = {"broad": (REALISTIC, _BROAD), "zm13": (REALISTIC,), "log-uniform": (_BROAD,), "zhao2019": (ZHAO_2019,)}
+    real = _realistic(settings.line_species)
+    known = {"broad": (real, _BROAD), "zm13": (real,), "log-uniform": (_BROAD,), "zhao2019": (ZHAO_2019,)}
     if settings.simulate.population == "empirical":
         return (replace(_BROAD, ew_law="empirical", ew_sample=sample),)
     return known[settings.simulate.population]
+
+
+def overrepresentation(species: LineSpecies) -> float:
+    """Tell how many times as frequent as in nature the absorbers of a rare species are: 1 for those that are frequent."""
+    return max(1.0, _LEAST_FREQUENT / float(frequency_law(species).rate(1.0, REALISTIC.ew_min)))
+
+
+def _realistic(species: LineSpecies) -> Population:
+    return replace(REALISTIC, incidence=overrepresentation(species))
 
 
 def recipes(
@@ -45,11 +59,11 @@ def recipes(
 ) -> dict[str, Recipe]:
     """Tell how the spectra of each split are made: those for training, and those for calibration and test.
 
-    The latter have absorbers as they are, unless the population is the paper's, and are searched in the species' own window: a probability
-    says how often candidates of a survey are absorbers.
+    The latter have absorbers as they are, unless the population is the paper's or the species so rare that it is overrepresented, and are
+    searched in the species' own window: a probability says how often candidates of a survey are absorbers.
     """
     chosen, species = settings.simulate, settings.line_species
-    kinds = tuple(kind for kind in KINDS if kind != species.name)
+    kinds = kinds_of(species)
     # No fiber on both sides: what is tested on was not learned from.
     fibers = (sky.take(slice(0, None, 2)), sky.take(slice(1, None, 2))) if sky else (None, None)
     harder = kinds + tuple(kind for kind in _HARDEST if kind in kinds)
@@ -63,7 +77,7 @@ def recipes(
         continuum=continuum,
         window=settings.preprocess,
     )
-    real = learn.populations if chosen.population == "zhao2019" else (REALISTIC,)
+    real = learn.populations if chosen.population == "zhao2019" else (_realistic(species),)
     window = settings.preprocess.model_copy(update={"window_rest_blue": 0.0})
     judge = replace(
         learn, populations=real, contaminated=chosen.contaminated_realistic, kinds=kinds, sky=fibers[1], window=window,

@@ -43,7 +43,7 @@ class Inputs:
         ModelError
             Where it was made for something else.
         """
-        packed = read_model(self.settings.infer.model)
+        packed = read_model(self.settings.infer.model, self.settings.species)
         packed.check(ZHAO_GRID.fingerprint, self.settings.species, input_shapes(self.settings.line_species, LATTICE))
         return packed
 

@@ -187,7 +187,7 @@ def test_zhu_and_menard_numbers():
 
 
 def test_drawn_absorbers_have_the_incidence_and_the_widths():
-    population = inject.Population(counts=(0.0,) * 6 + (1.0,), ew_law="zm13", incidence=1.0, ew_min=0.6)
+    population = inject.Population(counts=(0.0,) * 6 + (1.0,), ew_law="published", incidence=1.0, ew_min=0.6)
     uniforms = np.random.default_rng(5).random((4000, inject.uniforms_per_spectrum(MG_II, population)))
     drawn = inject.draw(MG_II, population, uniforms, (np.full(4000, 0.95), np.full(4000, 1.05)))
     assert len(drawn) / 4000 == pytest.approx(0.0473, rel=0.15)

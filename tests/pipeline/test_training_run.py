@@ -23,7 +23,7 @@ from nalspark.cli import main
 from nalspark.errors import NalsparkError
 from nalspark.learning import build
 from nalspark.learning.inference import decode_examples
-from nalspark.learning.models import CARD, DEFAULT_MODEL, Calibration, read_model
+from nalspark.learning.models import CARD, Calibration, read_model, shipped_model
 from nalspark.mocks import stages as mocks
 from nalspark.mocks.survey import simulate_survey
 from nalspark.pipeline.catalogue import CATALOGUE, LEARNING
@@ -274,7 +274,7 @@ def test_a_run_that_stops_before_infer_needs_no_model(spark: Any, survey: Path, 
 
 
 def copy_of_model(folder: Path, **changes: Any) -> Path:
-    shutil.copytree(DEFAULT_MODEL, folder)
+    shutil.copytree(shipped_model("MgII"), folder)
     card = json.loads((folder / CARD).read_text())
     (folder / CARD).write_text(json.dumps(card | changes))
     return folder
