@@ -81,11 +81,3 @@ def frequency_law(species: LineSpecies) -> PublishedLaw:
         return PUBLISHED_LAWS[species.name][0]
     n_star, w_star = species.frequency
     return PublishedLaw(species.name, lambda z: np.full(np.shape(z), n_star), lambda z: np.full(np.shape(z), w_star), (0.0, 6.0))
-
-
-def incidence(z: ArrayLike, ew_min: float) -> Array:
-    """Compute dN/dz of Mg II absorbers above a rest equivalent width W2796 in Å: ∫ g(z) exp(-W / W*(z)) dW (Zhu & Ménard 2013, eqs. 7-9).
-
-    Fitted for 0.6 < W < 5 Å and 0.4 < z < 2.3; the exponential is continued beyond.
-    """
-    return ZHU_MENARD_2013.rate(z, ew_min)

@@ -24,8 +24,8 @@ from nalspark.errors import NalsparkError
 Array = NDArray[np.float64]
 Columns = Mapping[str, Any]
 
-#: Classes of W (Å) and bins of redshift in which the function is measured.
-EW_CLASSES = (0.0, 0.4, 0.8, 1.5, np.inf)
+#: Classes of W (Å) and bins of redshift in which absorbers are counted; neighbouring classes are joined where there are few absorbers.
+EW_CLASSES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, np.inf)
 Z_BINS = (0.0, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.6, 3.0, 3.5, 4.0, np.inf)
 #: Bins of W / σ_W, in each of those, and of what is told by itself: W (Å), redshift, S/N of the spectrum.
 BINS = {
@@ -40,6 +40,8 @@ COUNTED = ("ew_primary", "sigma_ew", "z_abs", "snr", "blended", "found")
 _UNIT, _MOST = 1e-6, 1e4
 #: Absorbers that a class of W must have got to be measured, and nodes of its curve.
 _LEAST, _NODES = 50, 40
+#: Least and most classes that the function has, and absorbers for each further one.
+_CLASSES, _ENOUGH = (4, 14), 400
 #: Shifts of log x that are tried, the standard deviation they are expected to have, and rounds of fitting curves and shifts in turn.
 _SHIFTS, _USUAL_SHIFT, _ROUNDS = np.linspace(-0.6, 0.6, 61), 0.15, 4
 
@@ -122,11 +124,26 @@ class CompletenessFunction:
         return result
 
 
+def _classes_of(cells: dict[str, Array]) -> list[NDArray[np.int64]]:
+    """The cells of every class of W: neighbouring ones are joined until each has its share of the absorbers."""
+    total = cells["n_injected"].sum()
+    share = max(total / np.clip(total / _ENOUGH, *_CLASSES), _LEAST)
+    classes, mine, held = list[NDArray[np.int64]](), list[NDArray[np.int64]](), 0.0
+    for low in np.unique(cells["ew_low"]):
+        mine.append(np.flatnonzero(cells["ew_low"] == low))
+        held += cells["n_injected"][mine[-1]].sum()
+        if held >= 0.7 * share:
+            classes.append(np.concatenate(mine))
+            mine, held = [], 0.0
+    if mine and classes:  # too few for a class of their own
+        classes[-1] = np.concatenate([classes[-1], *mine])
+    return classes
+
+
 def _curves(cells: dict[str, Array], shift: Array) -> tuple[Curve, ...]:
     """The curve of every class of W that has absorbers enough, from cells whose log x is shifted."""
     curves = []
-    for low in np.unique(cells["ew_low"]):
-        mine = np.flatnonzero(cells["ew_low"] == low)
+    for mine in _classes_of(cells):
         n = cells["n_injected"][mine]
         if n.sum() < _LEAST:
             continue

@@ -1,8 +1,9 @@
 """Absorbers put into the spectra of a run, and looked for with the chain that made its catalogue: what it finds is its completeness.
 
 A spectrum is multiplied by what an absorber leaves of the light, in all lines that the network sees, through the spectrum's own resolution.
-In the lines that takes noise away too, so as much is drawn anew: the variance stays what it was. Redshifts are drawn from the path that was
-searched, uniformly; equivalent widths are flat in log W. Everything random about a spectrum comes from its name.
+That takes more noise away than absorption does: the quasar's photons become fewer, those of the sky do not. What is lacking is drawn anew.
+Redshifts are drawn from the path that was searched, uniformly; equivalent widths are flat in log W. Everything random about a spectrum
+comes from its name.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ _AROUND = 8.0
 _APART = 8.0
 #: Pixels beyond the outermost lines of an absorber on which its light is computed.
 _MARGIN = 40
+#: S/N per pixel at which half of the variance is photon noise of the quasar. Variances in and beside 88 strong lines of real SDSS and BOSS
+#: spectra: 0.25, 0.27, 0.35, 0.46, 0.49 of it at S/N 2.9, 5.3, 7.6, 11, 17.
+_HALF = 15.0
 #: Steps, in lattice pixels, in which a spectrum's resolution counts, and what it is at least and at most.
 _RESOLUTION_STEP, _RESOLUTIONS = 0.1, (0.6, 2.5)
 
@@ -108,20 +112,27 @@ def put_in(sightlines: Sightlines, absorbers: inject.Absorbers, number: int, set
     Returns
     -------
     Spectra
-        Their inverse variances are those of the spectra.
     """
     spectra, n_pixels = sightlines.spectra, sightlines.spectra.grid.n_pixels
     passed, first = _passed(spectra, absorbers, settings)
-    flux = np.array(spectra.flux)
+    flux, ivar = np.array(spectra.flux), np.array(spectra.ivar)
     for row, name in enumerate(sightlines.names):
         dark = np.flatnonzero(passed[row] < 1.0)
         dark = dark[(dark + first[row] >= 0) & (dark + first[row] < n_pixels)]
         left, pixel = passed[row, dark], dark + first[row]
         noise = inject.seeded_generator(settings.completeness.seed, name, "noise", number).standard_normal(len(dark))
-        ivar = spectra.ivar[row, pixel]
-        lost = np.where(ivar > 0, np.sqrt((1.0 - left**2) / np.where(ivar > 0, ivar, 1.0)), 0.0)
+        kept = 1.0 - _own_share(flux[row, pixel], ivar[row, pixel]) * (1.0 - left)
+        lost = np.sqrt((kept - left**2).clip(0.0) / np.where(ivar[row, pixel] > 0, ivar[row, pixel], np.inf))
         flux[row, pixel] = flux[row, pixel] * left + lost * noise
-    return replace(spectra, flux=flux)
+        ivar[row, pixel] /= kept
+    return replace(spectra, flux=flux, ivar=ivar)
+
+
+def _own_share(flux: NDArray[np.float32], ivar: NDArray[np.float32]) -> float:
+    """Which part of the variance of some pixels is the quasar's photon noise; 0 where it is not seen."""
+    good = ivar > 0
+    snr = max(float(np.median(flux[good] * np.sqrt(ivar[good]))), 0.0) if good.any() else 0.0
+    return snr / (snr + _HALF)
 
 
 def _passed(spectra: Spectra, absorbers: inject.Absorbers, settings: Settings) -> tuple[Array, NDArray[np.int64]]:

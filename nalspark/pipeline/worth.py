@@ -53,7 +53,7 @@ class _SearchedAgain(Stage):
 class Inject(_SearchedAgain):
     """Put absorbers into the run's own spectra, and look for them."""
 
-    name, table = "inject", INJECTIONS
+    name, table, revision = "inject", INJECTIONS, 2
     sections = (*_SearchedAgain.sections, "completeness")
 
     def look(self, spectra: DataFrame, searched: DataFrame, absorbers: DataFrame) -> DataFrame:
@@ -72,7 +72,7 @@ class Decoys(_SearchedAgain):
 class Completeness(Stage):
     """Count what was found of the absorbers that were put in, and make the completeness function of it."""
 
-    name, table = "completeness", COMPLETENESS
+    name, table, revision = "completeness", COMPLETENESS, 2
     reads = (INJECTIONS.name,)
 
     def wanted(self, run: Run) -> dict[str, str]:

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from nalspark.lines import MG_II
+from nalspark.incidence import ZHU_MENARD_2013, frequency_law
+from nalspark.lines import MG_II, SPECIES
 from nalspark.mocks import inject
 from nalspark.mocks.examples import candidate_examples, draws, label_candidates, spectrum_examples, strong
 from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES, make_interlopers
 from nalspark.mocks.quasars import BOSS, SDSS
 from nalspark.mocks.recipes import INSTRUMENT_SIGMAS, Recipe, SkyNoise, make_mocks
-from nalspark.mocks.stages import recipes
+from nalspark.mocks.stages import overrepresentation, recipes
 from nalspark.settings import load
 from nalspark.spectra.batch import PixelFlag
 from nalspark.spectra.grid import LATTICE, ZHAO_GRID
@@ -181,9 +182,9 @@ def test_real_sky_residuals_are_the_noise():
 
 def test_zhu_and_menard_numbers():
     """dN/dz at z = 1 above 0.6, 1 and 2 Å: 0.473, 0.260, 0.058 (computed from the published fit)."""
-    assert inject.incidence(1.0, 0.6) == pytest.approx(0.473, abs=0.001)
-    assert inject.incidence(1.0, 1.0) == pytest.approx(0.260, abs=0.001)
-    assert inject.incidence(1.0, 2.0) == pytest.approx(0.058, abs=0.001)
+    assert ZHU_MENARD_2013.rate(1.0, 0.6) == pytest.approx(0.473, abs=0.001)
+    assert ZHU_MENARD_2013.rate(1.0, 1.0) == pytest.approx(0.260, abs=0.001)
+    assert ZHU_MENARD_2013.rate(1.0, 2.0) == pytest.approx(0.058, abs=0.001)
 
 
 def test_drawn_absorbers_have_the_incidence_and_the_widths():
@@ -192,6 +193,16 @@ def test_drawn_absorbers_have_the_incidence_and_the_widths():
     drawn = inject.draw(MG_II, population, uniforms, (np.full(4000, 0.95), np.full(4000, 1.05)))
     assert len(drawn) / 4000 == pytest.approx(0.0473, rel=0.15)
     assert (drawn.ew_primary > 1.0).mean() == pytest.approx(0.260 / 0.473, abs=0.08)
+
+
+@pytest.mark.parametrize("species", SPECIES.values(), ids=lambda species: species.name)
+def test_absorbers_of_every_species_are_as_frequent_as_its_law(species):
+    population = inject.Population(counts=(0.0,) * 6 + (1.0,), ew_law="published", incidence=overrepresentation(species), ew_min=0.15)
+    uniforms = np.random.default_rng(5).random((4000, inject.uniforms_per_spectrum(species, population)))
+    drawn = inject.draw(species, population, uniforms, (np.full(4000, 0.9), np.full(4000, 1.1)))
+    expected = 0.2 * float(frequency_law(species).rate(1.0, 0.15)) * overrepresentation(species)
+    assert len(drawn) / 4000 == pytest.approx(expected, rel=0.12) and expected >= 0.08 - 1e-9
+    assert (overrepresentation(species) > 1) == (species.name in ("AlIII", "CaII", "NaI"))
 
 
 def test_the_papers_recipe_has_its_line_width():
