@@ -22,6 +22,7 @@ import nalspark
 from nalspark.absorption.chain import SPECTRUM_COLUMNS, Searchable, prepare, propose, scorer, spectrum_inputs
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.errors import ModelError, NalsparkError, SettingsError
+from nalspark.learning.models import shipped_model
 from nalspark.mocks.survey import simulate_survey
 from nalspark.settings import load
 from nalspark.spectra.grid import LATTICE, ZHAO_GRID, lattice_pixels
@@ -229,7 +230,7 @@ def test_a_bad_argument_is_told_in_a_sentence(change, sentence):
 
 def test_a_model_of_another_species_is_refused():
     with pytest.raises(ModelError, match="was trained for MgII, not for CIV"):
-        nalspark.find(*GOOD.values(), settings={"species": "CIV"})
+        nalspark.find(*GOOD.values(), settings={"species": "CIV", "infer.model": str(shipped_model("MgII"))})
     with pytest.raises(SettingsError, match="There is no spectrum 1: 1 were given"):
         nalspark.find(*GOOD.values(), score=False).plot(1)
 

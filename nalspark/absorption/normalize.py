@@ -69,6 +69,30 @@ class Normalized:
     detail: NDArray[np.object_]
 
 
+@dataclass(frozen=True)
+class Continua:
+    """What :func:`fit_continua` gives for n spectra.
+
+    Attributes
+    ----------
+    spectra : Spectra
+        Rescaled; inverse variances after inflation.
+    continuum : ndarray, shape (n, p), in the unit of the rescaled flux
+    rescale : ndarray, shape (n,)
+        The flux that everything was divided by.
+    known : ndarray of bool, shape (n, p)
+        Pixels redwards of Lyα that the survey has.
+    usable : ndarray of bool, shape (n,)
+        Whether there was anything to fit.
+    """
+
+    spectra: Spectra
+    continuum: NDArray[np.float32]
+    rescale: NDArray[np.floating]
+    known: NDArray[np.bool_]
+    usable: NDArray[np.bool_]
+
+
 def residuals(
     flux: NDArray[np.float32], ivar: NDArray[np.float32], continuum: NDArray[np.float32], mask: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -113,14 +137,18 @@ def smoothing_scale(grid: WavelengthGrid, z_qso: NDArray[np.float64], settings: 
 
 def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess) -> Normalized:
     """Prepare a batch for the search; see the module's docstring. The result for a spectrum does not depend on the others."""
+    return find_path(fit_continua(spectra, z_qso, settings), z_qso, species, settings)
+
+
+def fit_continua(spectra: Spectra, z_qso: NDArray[np.float64], settings: Preprocess) -> Continua:
+    """Rescale spectra, fit their continua and scale their errors, whatever is searched in them."""
     grid = spectra.grid
     mask = spectra.mask | np.where(grid.wavelength < LYMAN_ALPHA * (1.0 + z_qso[:, None]), np.uint8(PixelFlag.FOREST), np.uint8(0))
     masked = replace(spectra, mask=mask)
-    good, window = masked.good, search_window(grid, species, z_qso, settings)
-    factor = rescale_factor(masked, z_qso)
-    in_window = np.count_nonzero(good & window, axis=1)
-    # A spectrum without a scale or without pixels is carried through as ones, so that a batch stays one array; its reason tells.
-    usable = np.isfinite(factor) & (in_window >= settings.min_good_pixels)
+    good, factor = masked.good, rescale_factor(masked, z_qso)
+    # A spectrum without a scale or without pixels is carried through as ones, so that a batch stays one array.
+    usable = np.isfinite(factor) & (np.count_nonzero(good, axis=1) >= settings.min_good_pixels)
+    known = good.copy()
     flux, ivar = np.empty(mask.shape, np.float32), np.empty(mask.shape, np.float32)
     most = _ABSURD * masked_median(spectra.ivar, good)
     _rescale(
@@ -138,14 +166,22 @@ def normalize(spectra: Spectra, z_qso: NDArray[np.float64], species: LineSpecies
     )  # fmt: skip
     ready = replace(spectra, flux=flux, ivar=ivar, mask=mask)
     ivar /= error_inflation(ready.deviations(fitted), good, settings.noise_window_pixels) ** 2
-    continuum = fitted.astype(np.float32)
-    snr = masked_median(np.sqrt(ivar) * continuum, ready.good & window)
+    return Continua(ready, fitted.astype(np.float32), factor, known, usable)
+
+
+def find_path(continua: Continua, z_qso: NDArray[np.float64], species: LineSpecies, settings: Preprocess) -> Normalized:
+    """Find where a species can be searched, and why it cannot."""
+    ready, continuum, grid = continua.spectra, continua.continuum, continua.spectra.grid
+    window = search_window(grid, species, z_qso, settings)
+    in_window = np.count_nonzero(continua.known & window, axis=1)
+    usable = continua.usable & (in_window >= settings.min_good_pixels)
+    snr = masked_median(np.sqrt(ready.ivar) * continuum, ready.good & window)
     searched = searched_pixels(ready, continuum, z_qso, species, settings) & usable[:, None]
     start, stop, delta = redshift_path(grid, species, searched)
-    reason, detail = _verdicts(window.sum(axis=1), in_window, factor, snr, z_qso, grid.wavelength[[0, -1]], species, settings)
+    reason, detail = _verdicts(window.sum(axis=1), in_window, continua.rescale, snr, z_qso, grid.wavelength[[0, -1]], species, settings)
     nowhere = (reason == None) & ~(delta > 0)  # noqa: E711 - an element-wise comparison
     reason[nowhere], detail[nowhere] = "no_search_path", "No pixel of the search window has usable neighbours at both lines of the doublet."
-    return Normalized(ready, continuum, factor, snr, start, stop, delta, reason, detail)
+    return Normalized(ready, continuum, continua.rescale, snr, start, stop, delta, reason, detail)
 
 
 def continuum_across(

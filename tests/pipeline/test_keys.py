@@ -197,6 +197,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def any_species(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network is of one species, and refused for another: that is not what is asked here."""
     monkeypatch.setattr(inputs.PackedModel, "check", lambda *_: None)
+    monkeypatch.setattr(inputs, "read_model", lambda folder, _: read_model(folder))
 
 
 def settings_with(files: Path, out: Path, *values: tuple[str, Any]) -> Settings:

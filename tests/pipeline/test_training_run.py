@@ -294,7 +294,8 @@ def test_models_that_do_not_fit_are_refused_before_spark_starts(tmp_path: Path, 
     assert "was trained on the wavelength grid 0123456789ab" in refused(capsys, *find, f"infer.model={grid}")
     species = copy_of_model(tmp_path / "species", species="CIV")
     assert "was trained for CIV, not for MgII." in refused(capsys, *find, f"infer.model={species}")
-    assert "was trained for MgII, not for CIV" in refused(capsys, *find, "publish.gallery=0", "--species", "CIV")
+    usual = f"infer.model={shipped_model('MgII')}"
+    assert "was trained for MgII, not for CIV" in refused(capsys, *find, usual, "--species", "CIV")
     assert "There is no model in" in refused(capsys, *find, f"infer.model={tmp_path / 'spectra'}")
     shape = copy_of_model(tmp_path / "shape", shape=[8, 51])
     sentence = "of shape (8, 51); expected image_residual, image_inverse_error of shape (8, 49)"
