@@ -23,6 +23,9 @@ from nalspark.tables.result import Result
 from nalspark.tables.schemas import SENSITIVITY
 from nalspark.tables.store import Store
 
+#: Ranges of W (Å) that are drawn; the function has more classes, of which these are unions.
+_DRAWN = (0.0, 0.4, 0.8, 1.5, np.inf)
+
 
 @dataclass(frozen=True)
 class Purity:
@@ -73,9 +76,12 @@ def completeness_tables(table: Mapping[str, Any]) -> dict[str, dict[str, pd.Data
     Returns
     -------
     dict of dict of DataFrame
-        ``curves``: by W / σ_W, a table per class of W, all redshifts together; ``panels``: by W, redshift, S/N.
+        ``curves``: by W / σ_W, a table for each of four ranges of W, all redshifts together; ``panels``: by W, redshift, S/N.
     """
     rows = pd.DataFrame({name: list(values) for name, values in table.items()})
+    counted = rows["by"] == "significance"
+    number = np.searchsorted(_DRAWN, rows.loc[counted, "ew_low"], "right")
+    rows.loc[counted, "ew_low"], rows.loc[counted, "ew_high"] = np.array(_DRAWN)[number - 1], np.array(_DRAWN)[number]
     names = {"significance": "W / σ_W", "ew": "W (Å)", "z": "absorption redshift", "snr": "S/N per pixel"}
     result: dict[str, dict[str, pd.DataFrame]] = {"curves": {}, "panels": {}}
     for (by, low), mine in rows.groupby(["by", "ew_low"], sort=True):
