@@ -33,7 +33,7 @@ from nalspark.judging.worth import worth_text
 from nalspark.learning.models import read_model
 from nalspark.lines import SPECIES
 from nalspark.mocks.survey import LAYOUTS, simulate_survey
-from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, WORTH, stages_of
+from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, WITH_BALNICITY, WORTH, stages_of
 from nalspark.pipeline.door import check_whole
 from nalspark.pipeline.engine import Engine, StageSummary, check_stages
 from nalspark.pipeline.status import status
@@ -82,6 +82,7 @@ _EXAMPLES = {
     "nalspark run": "nalspark run conf/runs/demo.toml search infer measure publish",
     "nalspark reprocess": "nalspark reprocess conf/runs/sdss_dr16.toml --dry-run",
     "nalspark completeness": "nalspark completeness conf/runs/sdss_dr16.toml --set completeness.per_sightline=3",
+    "nalspark balnicity": "nalspark balnicity result",
     "nalspark train": "nalspark train conf/runs/default_model.toml --set simulate.n=20000",
     "nalspark demo": "nalspark demo --out nalspark-demo --n 100",
     "nalspark diff": "nalspark diff result/versions/0001 result --out changes",
@@ -167,6 +168,11 @@ def _add_searches(commands: Any) -> None:
     worth.add_argument("run", metavar="DIR", help="a run file, or a result: its catalogue is brought up to date first")
     worth.set_defaults(stages=WORTH)
     _common(worth)
+
+    broad = commands.add_parser("balnicity", help="measure the broad absorption of the quasars in C IV: BI, AI, and absorbers in troughs")
+    broad.add_argument("run", metavar="DIR", help="a run file, or a result: its catalogue is brought up to date first")
+    broad.set_defaults(stages=WITH_BALNICITY)
+    _common(broad)
 
     reprocess = commands.add_parser("reprocess", help="say what changed since the last run, then do only that work")
     reprocess.add_argument("run", metavar="RUN.toml")
@@ -344,15 +350,27 @@ def _run_file(options: argparse.Namespace) -> None:
     check_whole(summaries, settings.out)
 
 
-def _completeness(options: argparse.Namespace) -> None:
-    """As `run`; a result of `nalspark find` knows how it was made."""
+def _settings_of(options: argparse.Namespace) -> Settings:
+    """The settings of a run file, or of a result of `nalspark find`, which knows how it was made."""
     if not Path(options.run).exists():
         raise NalsparkError(f"There is no '{options.run}': name a result of `nalspark find`, or a run file.")
     made = open_result(options.run).settings.model_dump(mode="json") | {"out": options.run} if Path(options.run).is_dir() else None
-    settings = load(None, options.set, **made) if made else load(options.run, options.set)
+    return load(None, options.set, **made) if made else load(options.run, options.set)
+
+
+def _completeness(options: argparse.Namespace) -> None:
+    settings = _settings_of(options)
     summaries = _run(settings, options, WORTH)
     if not options.dry_run:
         print(worth_text(open_result(settings.out)))
+        _say_result(settings.out)
+        check_whole(summaries, settings.out)
+
+
+def _balnicity(options: argparse.Namespace) -> None:
+    settings = _settings_of(options)
+    summaries = _run(settings, options, WITH_BALNICITY)
+    if not options.dry_run:
         _say_result(settings.out)
         check_whole(summaries, settings.out)
 
@@ -495,6 +513,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "find": _find,
     "run": _run_file,
     "completeness": _completeness,
+    "balnicity": _balnicity,
     "reprocess": _run_file,
     "settings": lambda options: print(settings_text(options.section), end=""),
     "diff": _diff,

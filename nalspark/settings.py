@@ -366,6 +366,8 @@ class Statistics(Section):
     min_velocity_kms: Annotated[float, Field(ge=-10_000, le=200_000), Unit("km/s")] = 5000.0
     """Least velocity towards us with respect to the quasar, of absorbers and path alike: what is nearer to the quasar, or behind it, is
     left out. Negative to keep what lies behind."""
+    without_bals: bool = False
+    """Leave out quasars with broad absorption, bi_civ above 0, and their absorbers. `nalspark balnicity` measures it."""
     fit_ew: Annotated[tuple[Positive, Positive], AfterValidator(_ascending), Unit("Å")] = (0.6, 5.0)
     """True equivalent widths between which the exponential law is fitted (Zhu & Ménard 2013: 0.6 to 5)."""
     om0: Annotated[float, Field(ge=0, le=1)] = 0.3

@@ -87,6 +87,11 @@ def absorption_redshift(v: ArrayLike, z_qso: ArrayLike) -> Array:
     return (1.0 + np.asarray(z_qso, dtype=float)) * np.sqrt((1.0 - beta) / (1.0 + beta)) - 1.0
 
 
+def observed_wavelength(v: ArrayLike, z_qso: ArrayLike) -> Array:
+    """Give the observed wavelength (Å) of C IV in gas that leaves a quasar with `v` km/s."""
+    return ORIGIN * (1.0 + absorption_redshift(v, z_qso))
+
+
 def measure_balnicity(spectra: Spectra, z_qso: NDArray[np.float64], smoothing: int = 5) -> Balnicity:
     """Measure BI and AI of each spectrum; the result for one does not depend on the others.
 

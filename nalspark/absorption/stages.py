@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from nalspark.absorption import chain
+from nalspark.absorption.balnicity import measure_balnicity, observed_wavelength
 from nalspark.absorption.chain import IMAGE_COLUMNS, Candidates, Searchable
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.normalize import Normalized
@@ -25,7 +26,16 @@ from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.tables import schemas
 from nalspark.tables.arrow import Columns, decode, map_arrays, map_batches, map_to_tables
-from nalspark.tables.schemas import CANDIDATES, NORMALIZED, PUBLISHED_SENSITIVITY, SEARCHED, SENSITIVITY, SPECTRA, TRAINING_SPECTRA
+from nalspark.tables.schemas import (
+    BALNICITY,
+    CANDIDATES,
+    NORMALIZED,
+    PUBLISHED_SENSITIVITY,
+    SEARCHED,
+    SENSITIVITY,
+    SPECTRA,
+    TRAINING_SPECTRA,
+)  # fmt: skip
 from nalspark.tables.table import Table
 
 #: Who a spectrum is: carried through every stage.
@@ -132,6 +142,34 @@ def whole_spectra(spectra: DataFrame, targets: DataFrame, settings: Settings) ->
     return map_arrays(_of_targets(spectra, targets), partial(whole_spectrum_columns, settings=settings), SPECTRA, target)
 
 
+# ---- broad absorption
+
+
+def balnicity_columns(columns: Columns, settings: Settings) -> Columns:
+    """Measure broad absorption in rows of spectra with their targets; rows of BALNICITY."""
+    z_qso = columns["z_qso"].astype(float)
+    ready = Searchable.of(chain.prepare(chain.on_lattice(columns), z_qso, settings), z_qso)
+    measured = measure_balnicity(ready.spectra, ready.z_qso)
+    ends = [observed_wavelength(trough, z) for trough, z in zip(measured.ai_troughs, ready.z_qso, strict=True)]
+    return {
+        **{name: columns[name][ready.row] for name in ("spectrum_id", "part")},
+        **{f"{name[:2]}_civ{name[2:]}": getattr(measured, name) for name in ("bi", "bi_err", "ai", "ai_err")},
+        "trough_start": [trough[:, 1] for trough in ends],
+        "trough_stop": [trough[:, 0] for trough in ends],
+    }
+
+
+def balnicity(spectra: DataFrame, targets: DataFrame, settings: Settings) -> DataFrame:
+    """Measure broad absorption in every target's spectrum; parameters as for :func:`search`.
+
+    Returns
+    -------
+    DataFrame of BALNICITY
+        A row for each that can be searched.
+    """
+    return map_arrays(_of_targets(spectra, targets), partial(balnicity_columns, settings=settings), SPECTRA, BALNICITY)
+
+
 # ---- measure
 
 
@@ -198,16 +236,28 @@ def n_pieces(absorbers: DataFrame, settings: Settings) -> int:
     return near.count()
 
 
-def sensitivity(searched: DataFrame, sensitivity: DataFrame, objects: DataFrame) -> DataFrame:
+def with_trough(absorbers: DataFrame, balnicity: DataFrame, settings: Settings) -> DataFrame:
+    """Add ``bi_civ`` and ``in_trough`` to absorbers, from rows of BALNICITY."""
+    line = settings.line_species.primary.wavelength * (1 + F.col("z_abs"))
+    inside = F.exists(F.arrays_zip("trough_start", "trough_stop"), lambda ends: (ends.trough_start <= line) & (line <= ends.trough_stop))
+    known = absorbers.join(balnicity.select("spectrum_id", "bi_civ", "ai_civ", "trough_start", "trough_stop"), "spectrum_id", "left")
+    known = known.withColumn("in_trough", F.when(F.col("ai_civ").isNotNull(), inside))
+    return known.drop("ai_civ", "trough_start", "trough_stop")
+
+
+def sensitivity(searched: DataFrame, sensitivity: DataFrame, objects: DataFrame, balnicity: DataFrame) -> DataFrame:
     """Give the table of sensitivity as it is published, from rows that were searched."""
     facts = with_object(searched.select("spectrum_id", "ra", "dec", "z_qso", "snr"), objects)
+    facts = facts.join(balnicity.select("spectrum_id", "bi_civ"), "spectrum_id", "left")
     return facts.join(sensitivity.drop("part"), "spectrum_id").select(*PUBLISHED_SENSITIVITY.names)
 
 
-def sightlines(targets: DataFrame, searched: DataFrame, absorbers: DataFrame, matches: DataFrame, objects: DataFrame) -> DataFrame:
+def sightlines(
+    targets: DataFrame, searched: DataFrame, absorbers: DataFrame, matches: DataFrame, objects: DataFrame, balnicity: DataFrame
+) -> DataFrame:
     """Give one row per searched spectrum: who it is, what was searched, how many absorbers it has, which absorber catalogues know it.
 
-    `objects` is what :func:`nalspark.surveys.crossmatch.stages.objects` gives.
+    `objects` is what :func:`nalspark.surveys.crossmatch.stages.objects` gives; `balnicity` may be empty.
     """
     searched = searched.select("spectrum_id", "snr", "z_start", "z_stop", "redshift_path")
     counted = absorbers.groupBy("spectrum_id").agg(F.count("*").cast("int").alias("n_absorbers"))
@@ -215,7 +265,7 @@ def sightlines(targets: DataFrame, searched: DataFrame, absorbers: DataFrame, ma
     matches = matches.where("kind IS NULL OR kind = 'absorbers'")  # null: of a result made when the table had no others
     known = matches.groupBy("spectrum_id").agg(F.to_json(F.sort_array(F.collect_list(described))).alias("matches"))
     joined = targets.join(searched, "spectrum_id")
-    for others in (counted, known, objects):
+    for others in (counted, known, objects, balnicity.drop("part")):
         joined = joined.join(others, "spectrum_id", "left")
     filled = {"n_absorbers": F.lit(0), "object_id": F.col("spectrum_id"), "n_epochs": F.lit(1), "primary": F.lit(True)}
     return joined.withColumns({name: F.coalesce(name, otherwise) for name, otherwise in filled.items()})

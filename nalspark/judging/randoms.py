@@ -254,7 +254,7 @@ def write_randoms(
     say("fitting f(W)")
     law = law_of(result_statistics(result, settings, uncorrected=uncorrected))
     density = Density.of(law, no_correction if uncorrected else read_completeness(result), result.species, settings)
-    sensitivity = read_sensitivity(result)
+    sensitivity = read_sensitivity(result, settings)
     wanted = expected_number(sensitivity, density, settings)
     absorbers = _absorbers_counted(result, settings)
     factor = n if expected else _rounded(n * absorbers / max(wanted, 1e-300))
@@ -268,7 +268,7 @@ def _absorbers_counted(result: Result, settings: Statistics) -> int:
     """Absorbers of the catalogue that the randoms stand beside."""
     nowhere = Regions(1, np.zeros(0, np.int64), np.zeros(0, np.int64))
     bins = Bins.of(settings)
-    chosen, _ = select_absorbers(read_absorbers(result), result.species, bins, nowhere, settings.min_velocity_kms)
+    chosen, _ = select_absorbers(read_absorbers(result, settings), result.species, bins, nowhere, settings.min_velocity_kms)
     return int((chosen.ew >= min(settings.ew_limits)).sum())
 
 

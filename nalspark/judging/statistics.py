@@ -44,7 +44,7 @@ from nalspark.settings import Statistics
 from nalspark.tables.arrow import decode, read_batches
 from nalspark.tables.quantities import to_qtable
 from nalspark.tables.result import Result, open_result
-from nalspark.tables.schemas import COMPLETENESS, EW_FIT, EW_FUNCTION, G_OF_EW_Z, PUBLISHED_SENSITIVITY, RATES, absorbers_table
+from nalspark.tables.schemas import BALNICITY, COMPLETENESS, EW_FIT, EW_FUNCTION, G_OF_EW_Z, PUBLISHED_SENSITIVITY, RATES, absorbers_table
 from nalspark.tables.table import Table
 
 Array = NDArray[np.float64]
@@ -119,9 +119,9 @@ def result_statistics(folder: str | FilePath | Result, settings: Statistics | No
         Where the completeness has too few absorbers put in.
     """
     result = folder if isinstance(folder, Result) else open_result(folder)
-    completeness = no_correction if uncorrected else read_completeness(result)
-    absorbers = read_absorbers(result)
-    return measure_rates(absorbers, read_sensitivity(result), completeness, result.species, settings or result.settings.statistics)
+    completeness, chosen = no_correction if uncorrected else read_completeness(result), settings or result.settings.statistics
+    absorbers = read_absorbers(result, chosen)
+    return measure_rates(absorbers, read_sensitivity(result, chosen), completeness, result.species, chosen)
 
 
 def read_completeness(result: Result) -> CompletenessFunction:
@@ -147,8 +147,8 @@ def _absorber_columns(species: LineSpecies) -> tuple[str, ...]:
     return ("primary", "ra", "dec", "z_qso", "z_abs", f"ew_{line}", f"ew_{line}_err", "sigma_ew", "score", "flags")
 
 
-def read_absorbers(result: Result) -> Columns:
-    """Read what rates need of the published absorbers: a few numbers each.
+def read_absorbers(result: Result, settings: Statistics) -> Columns:
+    """Read what rates need of the published absorbers: a few numbers each. What the settings leave out is not ``primary``.
 
     Raises
     ------
@@ -156,22 +156,22 @@ def read_absorbers(result: Result) -> Columns:
         Where the catalogue is not there, or an earlier version made it.
     """
     names = _absorber_columns(result.species)
-    pieces = list(_batches_of(result, absorbers_table(result.species))(names))
+    pieces = list(_batches_of(result, absorbers_table(result.species), settings)(names))
     return {name: np.concatenate([piece[name] for piece in pieces]) if pieces else np.zeros(0) for name in names}
 
 
-def read_sensitivity(result: Result) -> Batches:
-    """Give the published sensitivity batch by batch.
+def read_sensitivity(result: Result, settings: Statistics) -> Batches:
+    """Give the published sensitivity batch by batch. What the settings leave out is not ``primary``.
 
     Raises
     ------
     StoreError
         Where it is not there, or an earlier version made it.
     """
-    return _batches_of(result, PUBLISHED_SENSITIVITY)
+    return _batches_of(result, PUBLISHED_SENSITIVITY, settings)
 
 
-def _batches_of(result: Result, table: Table) -> Batches:
+def _batches_of(result: Result, table: Table, settings: Statistics) -> Batches:
     dataset = result.dataset(table.name)
     missing = [name for name in ("primary", "object_id", "sigma_ew") if name not in dataset.schema.names]
     if missing:
@@ -180,12 +180,22 @@ def _batches_of(result: Result, table: Table) -> Batches:
             "Run `nalspark reprocess RUN.toml`, or the `nalspark find` that made it, once more."
         )
 
+    broad = settings.without_bals
+    if broad and BALNICITY.name not in result.manifest.tables:
+        raise StoreError(f"{result.root} does not know broad absorption: `nalspark balnicity {result.root}` measures it.")
+
     def batches(names: Sequence[str]) -> Any:
-        columns = table.select(*names)
+        columns = table.select(*names, *(("bi_civ",) if broad else ()))
         declared = {column.name: column for column in columns}
-        return (decode(batch, declared) for batch in read_batches(dataset.files, columns) if batch.num_rows)
+        found = (decode(batch, declared) for batch in read_batches(dataset.files, columns) if batch.num_rows)
+        return map(_without_bals, found) if broad else found
 
     return batches
+
+
+def _without_bals(columns: Columns) -> Columns:
+    """Only quasars without broad absorption stand for themselves; where it is not known there is none."""
+    return {**columns, "primary": np.asarray(columns["primary"], dtype=bool) & ~(np.asarray(columns["bi_civ"], dtype=float) > 0)}
 
 
 # ---- the work

@@ -18,7 +18,7 @@ from nalspark.session import short_tasks
 from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import rows_of
-from nalspark.tables.schemas import CANDIDATES, SCORES, SEARCHED, SENSITIVITY, TARGETS
+from nalspark.tables.schemas import BALNICITY, CANDIDATES, SCORES, SEARCHED, SENSITIVITY, TARGETS
 
 #: Candidates of a task: half a second's work, so that the last task of a wave is not waited for.
 _SCORED_PER_TASK = 5000
@@ -45,6 +45,20 @@ class Search(Stage):
 
     def finish(self, run: Run) -> None:
         run.manifest.tables.pop("normalized", None)  # earlier versions kept all pixels twice
+
+
+class Balnicity(Stage):
+    """Measure the broad absorption of every quasar whose spectrum covers C IV."""
+
+    name, table = "balnicity", BALNICITY
+    reads = (SPECTRA_READ.name, TARGETS.name)
+    sections = ("preprocess", "species")
+
+    def weight(self, run: Run, parts: list[str]) -> int:
+        return run.rows(TARGETS.name, parts)
+
+    def compute(self, run: Run, parts: list[str]) -> DataFrame:
+        return absorption.balnicity(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings)
 
 
 class Infer(Stage):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import SparkSession
 
-from nalspark.pipeline.absorbers import Infer, Measure, Search
+from nalspark.pipeline.absorbers import Balnicity, Infer, Measure, Search
 from nalspark.pipeline.crossmatch import Crossmatch
 from nalspark.pipeline.engine import Engine
 from nalspark.pipeline.ingest import Ingest
@@ -21,15 +21,17 @@ CATALOGUE = tuple(stage.name for stage in (Ingest, Crossmatch, Search, Infer, Me
 LEARNING = (Simulate.name, Train.name)
 #: What says what a catalogue is worth, with all that it needs: the catalogue before, and its files after.
 WORTH = (*CATALOGUE[:-1], Inject.name, Decoys.name, Completeness.name, CATALOGUE[-1])
-ALL_STAGES = (*WORTH, LearnEigenspectra.name, *LEARNING)
+#: What measures the quasars' broad absorption, and publishes it.
+WITH_BALNICITY = (*CATALOGUE[:-1], Balnicity.name, CATALOGUE[-1])
+ALL_STAGES = (*WORTH[:-1], *WITH_BALNICITY[-2:], LearnEigenspectra.name, *LEARNING)
 
 
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
     """Give the stages of a run in their order."""
     inputs, search = Inputs(settings), Search()
-    simulate, worth = Simulate(inputs, (search,)), (Inject(inputs), Decoys(inputs), Completeness())
+    simulate, worth, broad = Simulate(inputs, (search,)), (Inject(inputs), Decoys(inputs), Completeness()), Balnicity()
     return (
-        Ingest(settings), Crossmatch(inputs), search, Infer(inputs), Measure(settings), *worth, Publish(settings, worth),
+        Ingest(settings), Crossmatch(inputs), search, Infer(inputs), Measure(settings), *worth, broad, Publish(settings, worth, broad),
         LearnEigenspectra(), simulate, Train(settings, (search, simulate)),
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.sensitivity import BIN_COLUMNS, MOST_BINS, bin_of, flat_bins
-from nalspark.absorption.stages import measured_table, n_pieces, normalized, sensitivity, sightlines, with_object, with_system
+from nalspark.absorption.stages import measured_table, n_pieces, normalized, sensitivity, sightlines, with_object, with_system, with_trough
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.completeness import CompletenessFunction
@@ -45,6 +45,7 @@ from nalspark.tables.data_model import bit_meanings, bit_words
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
 from nalspark.tables.schemas import (
+    BALNICITY,
     CANDIDATES,
     COMPLETENESS,
     DECOYS,
@@ -88,27 +89,34 @@ SEEN, DETECTION = (0.3, 0.6, 1.0, 2.0), 5.0
 _MOST_EPOCHS = 1000
 
 
+def _is_current(run: Run, stage: Stage) -> bool:
+    """Whether a stage that is run on demand has run on the result as it is."""
+    recorded = {part: record.key for part, record in run.manifest.parts(stage.table.name).items()}
+    return bool(recorded) and recorded == stage.wanted(run)
+
+
 class Publish(Stage):
     """Write the catalogue and the report. Files are replaced when all are whole."""
 
     name, table, in_place, tolerant = "publish", PUBLISHED, True, True
     reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, SEARCHED.name, CANDIDATES.name, SCORES.name, "measured")
     sections = ("publish", "species", "crossmatch.match_radius_arcsec")
+    revision = 2
 
-    def __init__(self, settings: Settings, worth: tuple[Stage, ...] = ()) -> None:
-        """Publish with what the stages `worth` say of the catalogue, where they have run on it as it is."""
-        self.measured, self.worth = measured_table(settings), worth
+    def __init__(self, settings: Settings, worth: tuple[Stage, ...], broad: Stage) -> None:
+        """Publish with what the stages `worth` say of the catalogue, and `broad` of its quasars, where they have run on it as it is."""
+        self.measured, self.worth, self.broad = measured_table(settings), worth, broad
 
     def known_worth(self, run: Run) -> tuple[Table, ...]:
         """Give the tables that say what the catalogue is worth; none where one of them was made of another catalogue, or not at all."""
-        for stage in self.worth:
-            recorded = {part: record.key for part, record in run.manifest.parts(stage.table.name).items()}
-            if not recorded or recorded != stage.wanted(run):
-                return ()
-        return tuple(stage.table for stage in self.worth)
+        return tuple(stage.table for stage in self.worth) if all(_is_current(run, stage) for stage in self.worth) else ()
+
+    def known(self, run: Run) -> tuple[Table, ...]:
+        """Give the tables of :meth:`known_worth`, and that of the quasars' broad absorption where it is known."""
+        return (*self.known_worth(run), *((self.broad.table,) if _is_current(run, self.broad) else ()))
 
     def wanted(self, run: Run) -> dict[str, str]:
-        return {ALL: run.key_of_all(self, VERSION, {table.name: run.manifest.contents(table.name) for table in self.known_worth(run)})}
+        return {ALL: run.key_of_all(self, VERSION, {table.name: run.manifest.contents(table.name) for table in self.known(run)})}
 
     def present(self, run: Run, part: str) -> bool:
         return all(run.store.published(name).exists() for name in run.manifest.published)
@@ -120,7 +128,7 @@ class Publish(Stage):
                 "note: the completeness is that of another catalogue or other settings, and is left out; run `nalspark completeness`."
             )
         earlier = set(manifest.published)
-        manifest.published = _write_catalogue(run, worth)
+        manifest.published = _write_catalogue(run, self.known(run))
         for name in earlier - set(manifest.published):
             remove(run.store.published(name))
         manifest.publication, manifest.published_on = manifest.publication + 1, now()
@@ -133,11 +141,11 @@ class Publish(Stage):
         return narrow_reads(spark)
 
 
-def _write_catalogue(run: Run, worth: tuple[Table, ...]) -> dict[str, int]:
-    """Published file → number of its rows."""
+def _write_catalogue(run: Run, known: tuple[Table, ...]) -> dict[str, int]:
+    """Published file → number of its rows; `known` are the tables made on demand that are published with it."""
     store, manifest, settings = run.store, run.manifest, run.settings
     with ExitStack() as held:
-        found = together(**_chains(run, worth, held))
+        found = together(**_chains(run, known, held))
     rows: dict[str, int] = {}
     for facts in found.values():
         rows |= facts.pop("rows")
@@ -147,13 +155,13 @@ def _write_catalogue(run: Run, worth: tuple[Table, ...]) -> dict[str, int]:
             f"{rows['sightlines.parquet']} sightlines and {rows['rejections.parquet']} rejections do not add up to the {due} rows read: "
             "a stage was left out since the files changed. Run all stages."
         )
-    catalogue, known, cards = absorbers_table(settings.line_species), found["sensitivity"].pop("worth_of", None), {}
+    catalogue, of, cards = absorbers_table(settings.line_species), found["sensitivity"].pop("worth_of", None), {}
     score_sum = found["absorbers"].pop("millionths") / 1e6
-    if known:
-        purity = Purity(rows["absorbers.parquet"], known.pop("n_decoys"), known.pop("n_pieces"), score_sum)
+    if of:
+        purity = Purity(rows["absorbers.parquet"], of.pop("n_decoys"), of.pop("n_pieces"), score_sum)
         cards = purity.cards
         told = {name: getattr(purity, name) for name in ("by_decoys", "by_score", "n_pieces")}
-        found["sensitivity"]["worth"] = WorthData(**known, **told, n_decoys=round(purity.n_decoys), n_separations=N_SEPARATIONS)
+        found["sensitivity"]["worth"] = WorthData(**of, **told, n_decoys=round(purity.n_decoys), n_separations=N_SEPARATIONS)
     files, place = store.unpublished_files(catalogue), store.unpublished("absorbers.fits")
     rows["absorbers.fits"] = write_fits(files, catalogue, place, {"flags": AbsorberFlag}, cards=cards)
     report = render_report(_report_data(manifest, settings, rows, found))
@@ -169,10 +177,12 @@ def _accepted(settings: Settings) -> Expression:
     return F.coalesce("accepted", F.col("score") >= settings.infer.min_score)
 
 
-def _catalogued(absorbers: DataFrame, objects: DataFrame, worth: CompletenessFunction | None, settings: Settings) -> DataFrame:
+def _catalogued(
+    absorbers: DataFrame, objects: DataFrame, broad: DataFrame, worth: CompletenessFunction | None, settings: Settings
+) -> DataFrame:
     """The rows of the catalogue, from measured ones."""
     catalogue, ew = absorbers_table(settings.line_species), f"ew_{settings.line_species.primary.label}"
-    named = with_system(with_object(absorbers, objects), settings)
+    named = with_system(with_trough(with_object(absorbers, objects), broad, settings), settings)
     if worth is None:
         nothing = F.lit(None).cast("double")
         return named.withColumns({"completeness": nothing, "weight": nothing}).select(*catalogue.names)
@@ -185,7 +195,7 @@ def _catalogued(absorbers: DataFrame, objects: DataFrame, worth: CompletenessFun
     return map_arrays(named, weighted, catalogue, catalogue)
 
 
-def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Callable[[], dict[str, Any]]]:
+def _chains(run: Run, known: tuple[Table, ...], held: ExitStack) -> dict[str, Callable[[], dict[str, Any]]]:
     """What can be done at the same time: a table is written, then looked at. Each chain gives `rows` and fields of ReportData."""
     spark, store, manifest, settings = run.spark, run.store, run.manifest, run.settings
     species = settings.line_species
@@ -197,12 +207,15 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
     # Of the searched only: an epoch that could not be searched is none of the catalogue's.
     same = objects(usable[1], settings.crossmatch.match_radius_arcsec).persist()
     held.callback(same.unpersist)
+    worth = tuple(table for table in known if table is not BALNICITY)
     function = _completeness_function(run, worth)
-    lines_of_sight = sightlines(usable[0], usable[1], absorbers, store.read(spark, manifest, MATCHES), same).select(*SIGHTLINES.names)
+    broad = store.read(spark, manifest, BALNICITY, None if BALNICITY in known else ())
+    matches = store.read(spark, manifest, MATCHES)
+    lines_of_sight = sightlines(usable[0], usable[1], absorbers, matches, same, broad).select(*SIGHTLINES.names)
     rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
-        rows = store.write_unpublished(_catalogued(absorbers, same, function, settings).orderBy("spectrum_id", "z_abs"), catalogue)
+        rows = store.write_unpublished(_catalogued(absorbers, same, broad, function, settings).orderBy("spectrum_id", "z_abs"), catalogue)
         files, edges = store.unpublished_files(catalogue), _absorber_edges(species)
         counted = tally(files, catalogue.select(*edges, "flags", "score"), partial(_absorber_counts, edges=edges))
         facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"], "millionths": int(counted["score"])}
@@ -228,7 +241,7 @@ def _chains(run: Run, worth: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
         return {"rows": rows, "rejections": _reasons(store.unpublished_files(REJECTIONS))}
 
     def of_sensitivity() -> dict[str, Any]:
-        written = _write_sensitivity(run, sensitivity(usable[1], store.read(spark, manifest, SENSITIVITY), same))
+        written = _write_sensitivity(run, sensitivity(usable[1], store.read(spark, manifest, SENSITIVITY), same, broad))
         if worth:
             rows, known = _write_worth(run, worth)
             written["rows"] |= rows

@@ -284,6 +284,23 @@ _OBJECT_ID = Column(
     "Name of the object: spectra within crossmatch.match_radius_arcsec of each other share it; spectrum_id without a position",
     ucd="meta.id",
 )
+_BI = Column(
+    "bi_civ", "double", "Balnicity index of the quasar in C IV (Weymann et al. 1991); null where not covered or not measured", "km/s"
+)
+BALNICITY = Table(
+    "balnicity",
+    "One row per spectrum that can be searched: broad absorption of the quasar in C IV.",
+    (
+        _SPECTRUM_ID,
+        PART,
+        _BI,
+        Column("bi_civ_err", "double", "Standard error of bi_civ by the errors of the flux", "km/s", "stat.error"),
+        Column("ai_civ", "double", "Absorption index of the quasar in C IV (Trump et al. 2006)", "km/s"),
+        Column("ai_civ_err", "double", "Standard error of ai_civ by the errors of the flux", "km/s", "stat.error"),
+        Column("trough_start", "list<double>", "Shorter wavelengths, observed, of the troughs of ai_civ", "Angstrom", "em.wl;stat.min"),
+        Column("trough_stop", "list<double>", "Longer wavelengths of the troughs", "Angstrom", "em.wl;stat.max"),
+    ),
+)
 _PRIMARY = Column(
     "primary",
     "bool",
@@ -307,6 +324,8 @@ _IN_CATALOGUE = (
         ucd="stat.probability",
     ),
     Column("weight", "double", "score / completeness: how many absorbers the row stands for", ucd="stat.weight"),
+    _BI,
+    Column("in_trough", "bool", "Whether the first line lies in a broad trough of C IV; null before `nalspark balnicity`", ucd="meta.code"),
 )
 
 
@@ -432,6 +451,7 @@ SIGHTLINES = Table(
         Column("n_epochs", "int", "Searched spectra of this object, this one included", ucd="meta.number"),
         *SEARCHED.select("snr", "z_start", "z_stop", "redshift_path"),
         Column("n_absorbers", "int", "Absorbers found, those with the flag OFF_PATH included", ucd="meta.number"),
+        *BALNICITY.columns[2:],
         Column(
             "matches",
             "string",
@@ -442,7 +462,7 @@ SIGHTLINES = Table(
 
 #: The same table, published: with all that a rate or a random catalogue needs to know of a sightline.
 PUBLISHED_SENSITIVITY = replace(
-    SENSITIVITY, columns=(_SPECTRUM_ID, _OBJECT_ID, _PRIMARY, *_POSITION, _Z_QSO, *SEARCHED.select("snr"), *_SENSITIVITY)
+    SENSITIVITY, columns=(_SPECTRUM_ID, _OBJECT_ID, _PRIMARY, *_POSITION, _Z_QSO, *SEARCHED.select("snr"), _BI, *_SENSITIVITY)
 )
 
 _INJECTED = (

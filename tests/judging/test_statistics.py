@@ -14,6 +14,7 @@ from scipy.integrate import trapezoid
 
 from nalspark import metrics
 from nalspark.cli import main
+from nalspark.errors import StoreError
 from nalspark.incidence import NESTOR_2005, ZHU_MENARD_2013
 from nalspark.judging import statistics as st
 from nalspark.judging.completeness import CompletenessFunction
@@ -23,6 +24,8 @@ from nalspark.judging.posterior import true_widths
 from nalspark.judging.statistics_files import statistics_text
 from nalspark.lines import MG_II
 from nalspark.settings import Statistics
+from nalspark.tables.manifest import read_manifest, write_manifest
+from nalspark.tables.schemas import BALNICITY
 
 SETTINGS = Statistics(z_bins=(0.4, 0.8, 1.2, 1.7, 2.2))
 
@@ -328,3 +331,31 @@ def test_a_species_without_published_rates_has_none_to_compare_with(small):
 def replace_columns(sensitivity):
     """The same sightlines of farther quasars."""
     return sensitivity | {"z_qso": sensitivity["z_qso"] + 2.0}
+
+
+def test_quasars_with_broad_absorption_are_left_out(small, tmp_path):
+    """Half of the sightlines, and what they show, do not count: as if they were not primary."""
+    settings = Statistics(without_bals=True)
+    folder = write_result(small, tmp_path / "unknown")
+    with pytest.raises(StoreError, match="does not know broad absorption: `nalspark balnicity"):
+        st.result_statistics(folder, settings)
+    broad = np.arange(len(small.sensitivity["primary"])) % 2 == 0
+    of_broad = np.arange(len(small.absorbers["primary"])) % 2 == 0
+    known = replace(
+        small,
+        sensitivity={**small.sensitivity, "bi_civ": np.where(broad, 800.0, np.where(small.sensitivity["z_qso"] > 1.5, 0.0, np.nan))},
+        absorbers={**small.absorbers, "bi_civ": np.where(of_broad, 800.0, 0.0)},
+    )
+    folder = write_result(known, tmp_path / "known")
+    manifest = read_manifest(folder / "manifest.json")
+    manifest.tables[BALNICITY.name] = {}
+    write_manifest(manifest, folder / "manifest.json")
+    without = st.result_statistics(folder, settings)
+    other = replace(
+        small,
+        sensitivity={**small.sensitivity, "primary": small.sensitivity["primary"] & ~broad},
+        absorbers={**small.absorbers, "primary": small.absorbers["primary"] & ~of_broad},
+    )
+    expected = st.measure_rates(other.absorbers, other.sensitivity, CompletenessFunction.of(small.completeness), MG_II, settings)
+    np.testing.assert_array_equal(without.rates["dndz"], expected.rates["dndz"])
+    assert without.numbers["sightlines"] < st.result_statistics(folder, Statistics()).numbers["sightlines"]

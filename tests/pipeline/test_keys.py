@@ -68,7 +68,7 @@ _THROUGH_THE_SEARCH = "artificial spectra are searched like real ones"
 
 PROMISE: dict[str, tuple[Row, ...]] = {
     "species": (
-        Row("CIV", ("search", "infer", "measure", "publish", "simulate", "train"), _ANY_SPECIES, (("absorbers", []),)),
+        Row("CIV", ("search", "infer", "measure", "balnicity", "publish", "simulate", "train"), _ANY_SPECIES, (("absorbers", []),)),
     ),
     "spectra": (Row(["/elsewhere"], ("ingest",), "a part's key has the paths of its files"),),
     "out": (Row("{files}/../moved", (), "a result can be moved"),),
@@ -91,15 +91,15 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     **rows("ingest", "ingest", plates_per_part=7),
     **rows("crossmatch", "crossmatch", match_radius_arcsec=2.0, label_significance=4.0, weak="negative", z_min=0.1, z_max=5.0),
     **rows(
-        "preprocess", "search", "simulate", why="artificial spectra are prepared like real ones",
+        "preprocess", "search", "balnicity", "simulate", why="artificial spectra are prepared like real ones",
         min_good_pixels=300, min_snr=1.0, continuum_scale_pixels=20.0, continuum_scale_between=40.0, continuum_iterations=4,
         clip_significance=4.0, noise_window_pixels=301, noise_model="none",
     ),
     **rows(
-        "preprocess", "search", "simulate", why="the search takes its window anew",
+        "preprocess", "search", "balnicity", "simulate", why="the search takes its window anew",
         window_rest_blue=1216.0, window_beyond_kms=0.0,
     ),
-    "preprocess.window_blue_z": (Row(0.03, ("search", "measure", "simulate"), "a flag says what lies bluewards of it"),),
+    "preprocess.window_blue_z": (Row(0.03, ("search", "measure", "balnicity", "simulate"), "a flag says what lies bluewards of it"),),
     **rows(
         "search", "search", "simulate", why=_THROUGH_THE_SEARCH,
         widths_pixels=[2.0], min_snr_primary=2.0, min_snr_secondary=2.0, max_per_spectrum=5, min_separation_pixels=9.0,
@@ -152,7 +152,7 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     **rows(
         "statistics", why="rates are counted from what is published",
         ew_limits=[0.5], ew_bins=[0.5, 1.0], z_bins=[0.5, 1.0], min_significance=4.0, min_velocity_kms=3000.0, fit_ew=[0.8, 4.0],
-        om0=0.32, nside=16, regions=20,
+        om0=0.32, nside=16, regions=20, without_bals=True,
     ),
     **rows("pipeline", why="never changes a result", partitions=3, parts_per_wave=1, rows_per_wave=10, executor_wait_s=9),
     "pipeline.removals_share": (Row(0.5, (), "a run is refused, or does what it does"),),
