@@ -83,11 +83,11 @@ def show_rates(tables: RateTables, inside: pd.DataFrame) -> None:
 def show_completeness(inside: pd.DataFrame, chance: np.ndarray) -> None:
     known = inside.assign(chance=chance)[np.isfinite(chance)]
     cells = [pd.cut(known[name], edges, labels=False, right=False) for name, edges in (("ew_primary", EW), ("z_abs", Z), ("snr", SNR))]
-    of = known.groupby(cells).agg(n=("found", "size"), found=("found", "sum"), chance=("chance", "sum"))
+    known = known.assign(variance=known["chance"] * (1 - known["chance"]))
+    of = known.groupby(cells).agg(n=("found", "size"), found=("found", "sum"), chance=("chance", "sum"), variance=("variance", "sum"))
     of = of[of["n"] >= LEAST]
-    # The truth's own counting error, where the function is right; at least half a count.
-    p = (of["chance"] / of["n"]).clip(0.5 / of["n"], 1 - 0.5 / of["n"])
-    off = (of["found"] - of["chance"]) / np.sqrt(of["n"] * p * (1 - p))
+    # The truth's own counting error, where the function is right; at least that of half a count.
+    off = (of["found"] - of["chance"]) / np.sqrt(of["variance"].clip(lower=0.5))
     print(
         f"completeness in {len(of)} bins of W, z, S/N with {LEAST} or more: chi2 {np.sum(off**2):.0f}; within 1 sigma "
         f"{(off.abs() <= 1).mean():.0%}, within 2 sigma {(off.abs() <= 2).mean():.0%}; found {known['found'].sum()}, "

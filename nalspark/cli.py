@@ -262,6 +262,7 @@ def _add_spectra(commands: Any) -> None:
     survey.add_argument("--like", choices=LAYOUTS, default="sdss", help="the survey whose files are imitated (default sdss)")
     survey.add_argument("--n", type=int, required=True, help="number of quasars")
     survey.add_argument("--out", required=True, type=local_folder, metavar="DIR", help="a new folder, or a simulated survey to replace")
+    survey.add_argument("--species", choices=SPECIES, default="MgII", help="what absorbs (default MgII)")
     survey.add_argument("--seed", type=int, default=1, help="the same seed gives the same spectra (default 1)")
     survey.add_argument(
         "--from",
@@ -447,6 +448,7 @@ def _simulate(options: argparse.Namespace) -> None:
         options.source,
         lambda done, n: progress.say(f"{done} of {n} spectra written"),
         like=options.like,
+        species=SPECIES[options.species],
         workers=options.workers,
         per_file=options.per_file,
     )

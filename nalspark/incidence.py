@@ -1,6 +1,6 @@
-"""How frequent Mg II absorbers are, as others have published it: what mocks are drawn from, and what rates are compared with.
+"""How frequent absorbers are, as others have published it: what mocks are drawn from, and what rates are compared with.
 
-All laws are exponentials of the rest equivalent width of 2796, ``d²N/dz dW = (N*(z) / W*(z)) exp(-W / W*(z))``.
+All laws are exponentials of the rest equivalent width of the first line, ``d²N/dz dW = (N*(z) / W*(z)) exp(-W / W*(z))``.
 """
 
 from __future__ import annotations

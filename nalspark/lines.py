@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, replace
 
 SPEED_OF_LIGHT_KMS = 299_792.458
+#: Redshift below which absorption is that of the Milky Way and its neighbours: 900 km/s.
+OUR_GALAXY = 0.003
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,9 @@ INTERLOPERS = (
 
 
 def interlopers_of(species: LineSpecies) -> tuple[LineSpecies, ...]:
-    """Give what can be mistaken for a species: the doublets of other ions."""
-    return tuple(other for other in INTERLOPERS if other.primary.ion != species.primary.ion)
+    """Give what can be mistaken for a species: the doublets of other ions, without lines of its own."""
+    ion, others = species.primary.ion, (other for other in INTERLOPERS if other.primary.ion != species.primary.ion)
+    return tuple(replace(other, companions=tuple(line for line in other.companions if line.ion != ion)) for other in others)
 
 
 #: log10 N(ion) - log10 N(ion of the doublet): mean and scatter of strong systems. From Mg II: Churchill et al. 2000 (ApJS 130, 91), Rao

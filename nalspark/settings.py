@@ -219,10 +219,11 @@ class Simulate(Section):
     n: Annotated[int, Field(ge=100)] = 40_000
     """Spectra for training and validation, four to one."""
     n_realistic: Annotated[int, Field(ge=100)] = 20_000
-    """Spectra for calibration and test, one to one, with absorbers as frequent as Zhu & Ménard (2013) find them."""
+    """Spectra for calibration and test, one to one, with absorbers as frequent as in nature; of a rare species more, which the calibration
+    takes into account."""
     population: Literal["broad", "zm13", "log-uniform", "zhao2019", "empirical"] = "broad"
-    """Absorbers to train on: as Zhu & Ménard (2013) find them; flat in log W; half of each (broad); one in every other spectrum with the
-    line widths of Zhao et al. (2019); or equivalent widths of a catalogue."""
+    """Absorbers to train on: as frequent as in nature (zm13; Mg II as Zhu & Ménard find it); flat in log W; half of each (broad); one in
+    every other spectrum with the line widths of Zhao et al. (2019); or equivalent widths of a catalogue."""
     catalogue: str = ""
     """Absorber catalogue whose equivalent widths the empirical population has."""
     contaminated: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -48,6 +48,8 @@ AI = Index(first=0.0, last=29_000.0, level=1.0, least=1000.0, late=False)
 DEPRESSED = 0.9
 #: Fraction of an index's range that must have data, and the longest gap (km/s) that is bridged.
 _COVERED, _GAP = 0.9, 1000.0
+#: S/N per pixel below which nothing is told.
+_LEAST_SNR = 1.0
 #: Velocities (km/s) beyond the ranges that smoothing sees.
 _MARGIN = 500.0
 _NO_TROUGHS: Array = np.empty((0, 2))
@@ -62,7 +64,7 @@ class Balnicity:
     bi, bi_err, ai, ai_err : ndarray, shape (n,), km/s
         Indices and standard errors by the errors of the flux, with those of the continuum that follow from them. How well the continuum's
         form suits a quasar is not in them: in mocks the scatter is two to four times as large (benchmarks/balnicity.py). NaN where the
-        spectrum does not cover the range of the index, or has no continuum.
+        spectrum does not cover the range of the index, or has no continuum, or an S/N below 1 per pixel. An index of 0 has an error of 0.
     bi_troughs, ai_troughs : lists of n ndarrays, shape (k, 2), km/s
         Where f < 0.9 for long enough: smaller and larger velocity of each trough, from its very beginning.
     """
@@ -116,7 +118,7 @@ def measure_balnicity(spectra: Spectra, z_qso: NDArray[np.float64], smoothing: i
     values, troughs = np.full((2, 2, n), np.nan), ([_NO_TROUGHS] * n, [_NO_TROUGHS] * n)
     for row in range(n):
         f, variance, known, relative = _ratio(spectra, fitted, row, near)
-        if not known.any():
+        if not known.any() or np.median(variance[known]) > _LEAST_SNR**-2:
             continue
         smooth = smoothed(f, known, smoothing)
         for which, index in enumerate((BI, AI)):

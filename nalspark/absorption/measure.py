@@ -225,7 +225,9 @@ def flag_absorbers(measured: dict[str, Array], context: dict[str, Array], specie
             AbsorberFlag.BAL_LIKE: context["depressed_fraction"] > 0.4,
             AbsorberFlag.NEAR_QUASAR: context["velocity_kms"] < limits.near_quasar_kms,
             AbsorberFlag.SKY_LINE: _lies_on(wavelengths, SKY_FEATURES),
-            AbsorberFlag.BAD_RATIO: (ratio + 2.0 * error < 1.0) | (ratio - 2.0 * error > species.optically_thin_ratio),
+            # W of lines that are black is as their wavelengths.
+            AbsorberFlag.BAD_RATIO: (ratio + 2.0 * error < first.wavelength / second.wavelength)
+            | (ratio - 2.0 * error > species.optically_thin_ratio),
             AbsorberFlag.BLENDED: (neighbour < 25.0) | (measured["contamination"] > 4.0),
             AbsorberFlag.EDGE: measured["coverage"] < 0.8,
             AbsorberFlag.UNRESOLVED: fwhm == 0.0,

@@ -38,6 +38,8 @@ from nalspark.tables.schemas import (
 )  # fmt: skip
 from nalspark.tables.table import Table
 
+#: Pixels, 770 km/s: nearer rows may be pieces of one wide system.
+_PIECES_APART = 11.14
 #: Who a spectrum is: carried through every stage.
 _CARRIED = ("spectrum_id", "part", *schemas.NATIVE_IDS, "ra", "dec", "z_qso")
 
@@ -228,11 +230,11 @@ def _name_systems(batches: Iterator[pa.RecordBatch], ew: str) -> Iterator[pa.Rec
         yield from whole.append_column("system_id", pa.array(names, pa.string())).to_batches()
 
 
-def n_pieces(absorbers: DataFrame, settings: Settings) -> int:
-    """Count absorbers nearer to the one before them, in the same spectrum, than the doublet's two lines to each other."""
-    species, pixel = settings.line_species, F.log10(1 + F.col("z_abs")) / STEP
+def n_pieces(absorbers: DataFrame) -> int:
+    """Count absorbers nearer to the one before them, in the same spectrum, than pieces of one wide system may lie."""
+    pixel = F.log10(1 + F.col("z_abs")) / STEP
     before = F.lag(pixel).over(Window.partitionBy("spectrum_id").orderBy("z_abs"))
-    near = absorbers.select((pixel - before).alias("apart")).where(F.col("apart") < species.offset_pixels(species.secondary, STEP))
+    near = absorbers.select((pixel - before).alias("apart")).where(F.col("apart") < _PIECES_APART)
     return near.count()
 
 

@@ -6,14 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nalspark.compiled import compiled
-from nalspark.lines import SPEED_OF_LIGHT_KMS, LineSpecies
+from nalspark.lines import OUR_GALAXY, SPEED_OF_LIGHT_KMS, LineSpecies
 from nalspark.settings import Preprocess
 from nalspark.spectra.grid import WavelengthGrid
 
 #: Pixels on either side of a line that must be usable for it to be searchable there.
 _REACH = 2
-#: Redshift below which an absorber is of the Milky Way or its neighbours: 900 km/s.
-_OURS = 0.003
 
 
 def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.bool_]:
@@ -24,7 +22,7 @@ def search_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.
     """
     blue = settings.window_rest_blue or species.window_rest[0]
     red = species.primary.wavelength * (1.0 + settings.window_beyond_kms / SPEED_OF_LIGHT_KMS)
-    return _between(grid, z_qso, blue, red, settings.window_blue_z) & (grid.wavelength > species.primary.wavelength * (1.0 + _OURS))
+    return _between(grid, z_qso, blue, red, settings.window_blue_z) & (grid.wavelength > species.primary.wavelength * (1.0 + OUR_GALAXY))
 
 
 def zhao_window(grid: WavelengthGrid, species: LineSpecies, z_qso: NDArray[np.float64], settings: Preprocess) -> NDArray[np.bool_]:

@@ -38,10 +38,11 @@ BINS = {
 COUNTED = ("ew_primary", "sigma_ew", "z_abs", "snr", "blended", "found")
 #: In which sums are kept, and the greatest W / σ_W that is told apart.
 _UNIT, _MOST = 1e-6, 1e4
-#: Absorbers that a class of W must have got to be measured, and nodes of its curve.
-_LEAST, _NODES = 50, 40
-#: Least and most classes that the function has, and absorbers for each further one.
-_CLASSES, _ENOUGH = (4, 14), 400
+#: Absorbers that a class of W must have got to be measured; least and most nodes of its curve, and absorbers for each.
+_LEAST, _NODES, _OF_NODE = 50, (8, 40), 100
+#: Classes that the function has where there are few absorbers and where there are many, and absorbers for each further one. These
+#: numbers give the best likelihood of absorbers that were put in and not used for the function, from 300 to 70,000 used.
+_CLASSES, _ENOUGH = (4, 8), 400
 #: Shifts of log x that are tried, the standard deviation they are expected to have, and rounds of fitting curves and shifts in turn.
 _SHIFTS, _USUAL_SHIFT, _ROUNDS = np.linspace(-0.6, 0.6, 61), 0.15, 4
 
@@ -132,7 +133,7 @@ def _classes_of(cells: dict[str, Array]) -> list[NDArray[np.int64]]:
     for low in np.unique(cells["ew_low"]):
         mine.append(np.flatnonzero(cells["ew_low"] == low))
         held += cells["n_injected"][mine[-1]].sum()
-        if held >= 0.7 * share:
+        if held >= max(0.7 * share, _LEAST):
             classes.append(np.concatenate(mine))
             mine, held = [], 0.0
     if mine and classes:  # too few for a class of their own
@@ -151,8 +152,9 @@ def _curves(cells: dict[str, Array], shift: Array) -> tuple[Curve, ...]:
         order = np.argsort(log_x, kind="stable")
         n, hits, log_x = n[order], cells["n_found"][mine][order], log_x[order]
         # Nodes of about equal numbers: a step function of single cells would be noise.
-        node = np.minimum(((np.cumsum(n) - 0.5 * n) * _NODES / n.sum()).astype(np.int64), _NODES - 1)
-        total, found, sums = (np.bincount(node, weights, _NODES) for weights in (n, hits, n * log_x))
+        most = int(np.clip(n.sum() / _OF_NODE, *_NODES))
+        node = np.minimum(((np.cumsum(n) - 0.5 * n) * most / n.sum()).astype(np.int64), most - 1)
+        total, found, sums = (np.bincount(node, weights, most) for weights in (n, hits, n * log_x))
         some = total > 0
         nodes, rates = sums[some] / total[some], found[some] / total[some]
         fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(nodes, rates, sample_weight=total[some])

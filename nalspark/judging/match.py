@@ -18,7 +18,7 @@ from nalspark.metrics import decision_rates
 
 Array = NDArray[np.float64]
 
-_NAMES = {species.name: species for species in (*INTERLOPERS, *SPECIES.values())}
+_NAMES = {species.name: species for species in (*SPECIES.values(), *INTERLOPERS)}
 
 
 @dataclass(frozen=True)

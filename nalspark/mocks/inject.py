@@ -22,7 +22,7 @@ from scipy.special import ndtri, pdtr
 
 from nalspark.compiled import compiled
 from nalspark.incidence import PublishedLaw, frequency_law
-from nalspark.lines import COLUMN_OFFSETS, MG_II, SPEED_OF_LIGHT_KMS, LineSpecies, Transition
+from nalspark.lines import COLUMN_OFFSETS, MG_II, OUR_GALAXY, SPEED_OF_LIGHT_KMS, LineSpecies, Transition
 from nalspark.spectra.grid import WavelengthGrid
 
 Array = NDArray[np.float64]
@@ -162,7 +162,7 @@ def redshift_limits(species: LineSpecies, z_qso: ArrayLike, wavelength_range: Ar
     z_qso, (first, last) = np.asarray(z_qso, dtype=float), np.moveaxis(np.asarray(wavelength_range, dtype=float), -1, 0)
     room = 1.002  # 600 km/s, so that the whole line is inside the spectrum
     wave_low = np.maximum(species.window_rest[0] * (1 + z_qso + population.blue_margin_z), first * room)
-    z_low = wave_low / species.primary.wavelength - 1
+    z_low = np.maximum(wave_low / species.primary.wavelength - 1, OUR_GALAXY)
     z_high = np.minimum(z_qso - population.red_margin_z, last / room / species.secondary.wavelength - 1)
     return z_low, np.maximum(z_low, z_high)
 

@@ -110,8 +110,9 @@ def make_interlopers(
 
 def _lines(kind: str, rngs: list[np.random.Generator], place: Array, species: LineSpecies, grid: WavelengthGrid) -> Array:
     """Transmission of another species, of one line, or of two lines that do not belong together."""
-    if kind in OTHER_SPECIES:
-        return transmission(_absorbers(OTHER_SPECIES[kind], rngs, place, grid), OTHER_SPECIES[kind], grid, len(rngs))
+    other = next((one for one in interlopers_of(species) if one.name == kind), None)
+    if other is not None:
+        return transmission(_absorbers(other, rngs, place, grid), other, grid, len(rngs))
     single = LineSpecies("line", species.primary, species.secondary, (), species.window_rest)
     first = transmission(_absorbers(single, rngs, place, grid, alone=True), single, grid, len(rngs))
     if kind == "lone":

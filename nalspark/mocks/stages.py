@@ -45,13 +45,17 @@ def populations(settings: Settings, sample: tuple[float, ...] = ()) -> tuple[Pop
     return known[settings.simulate.population]
 
 
-def overrepresentation(species: LineSpecies) -> float:
-    """Tell how many times as frequent as in nature the absorbers of a rare species are: 1 for those that are frequent."""
+def overrepresentation(settings: Settings) -> float:
+    """Tell how many times as frequent as in nature absorbers are in the spectra to calibrate with: more than once for a rare species."""
+    return 1.0 if settings.simulate.population == "zhao2019" else _overrepresentation(settings.line_species)
+
+
+def _overrepresentation(species: LineSpecies) -> float:
     return max(1.0, _LEAST_FREQUENT / float(frequency_law(species).rate(1.0, REALISTIC.ew_min)))
 
 
 def _realistic(species: LineSpecies) -> Population:
-    return replace(REALISTIC, incidence=overrepresentation(species))
+    return replace(REALISTIC, incidence=_overrepresentation(species))
 
 
 def recipes(

@@ -103,7 +103,7 @@ class Measure(Stage):
     name = "measure"
     reads = (CANDIDATES.name, SCORES.name)
     sections = ("measure", "infer.min_score", "infer.measure_score", "preprocess.window_blue_z", "species")
-    revision = 4
+    revision = 5
 
     def __init__(self, settings: Settings) -> None:
         self.table = absorption.measured_table(settings)

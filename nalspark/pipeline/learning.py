@@ -156,7 +156,7 @@ class Train(Stage):
         keys = run.manifest.contents(TRAINING.name)
         revisions = {stage.name: stage.revision for stage in self.made_by}
         files, species = split_files(run, TRAINING.name), run.settings.species
-        rarer = mocks.overrepresentation(run.settings.line_species)
+        rarer = mocks.overrepresentation(run.settings)
         examples = Examples(files, columns, shape, ZHAO_GRID.fingerprint, species, digest(keys), revisions, rarer)
         return {MODEL.name: {ALL: Part("", MODEL.name, fit_model(run, examples))}}
 

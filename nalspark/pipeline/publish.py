@@ -245,7 +245,7 @@ def _chains(run: Run, known: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
         if worth:
             rows, known = _write_worth(run, worth)
             written["rows"] |= rows
-            written["worth_of"] = {**known, "n_pieces": n_pieces(absorbers, settings)}
+            written["worth_of"] = {**known, "n_pieces": n_pieces(absorbers)}
         return written
 
     return {"absorbers": of_absorbers, "sightlines": of_sightlines, "rejections": of_rejections, "sensitivity": of_sensitivity}

@@ -72,7 +72,7 @@ class Decoys(_SearchedAgain):
 class Completeness(Stage):
     """Count what was found of the absorbers that were put in, and make the completeness function of it."""
 
-    name, table, revision = "completeness", COMPLETENESS, 2
+    name, table, revision = "completeness", COMPLETENESS, 3
     reads = (INJECTIONS.name,)
 
     def wanted(self, run: Run) -> dict[str, str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nalspark.errors import NalsparkError
-from nalspark.judging.completeness import BINS, COUNTED, CompletenessFunction, count, tabulate
+from nalspark.judging.completeness import BINS, COUNTED, CompletenessFunction, _classes_of, count, tabulate
 from nalspark.judging.worth import Purity
 
 
@@ -107,3 +107,16 @@ def test_purity_is_told_by_decoys_and_by_scores() -> None:
     empty = Purity(0, 3.0, 0, 0.0)
     assert np.isnan(empty.by_score) and np.isnan(empty.by_decoys)
     assert set(empty.cards) == {"NDECOYS", "NPIECES", "SUMSCORE"}, "a FITS header holds no NaN"
+
+
+@pytest.mark.parametrize("n", [150, 200, 250, 400, 2000, 20_000])
+def test_joined_classes_leave_out_no_absorber(n: int) -> None:
+    """Neighbouring classes of W are joined until each has enough, and few absorbers have few classes."""
+    for seed in range(8):
+        table = tabulate(count(injected(n=n, seed=seed)))
+        cells = {name: np.asarray(table[name])[table["by"] == "significance"] for name in ("ew_low", "n_injected")}
+        classes = _classes_of(cells)
+        assert sorted(np.concatenate(classes)) == list(range(len(cells["n_injected"])))
+        held = [cells["n_injected"][mine].sum() for mine in classes]
+        assert min(held) >= 50 and len(CompletenessFunction.of(table).curves) == len(classes)
+        assert len(classes) >= (1 if n < 200 else 2 if n < 2000 else 4)
