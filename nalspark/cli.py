@@ -33,9 +33,10 @@ from nalspark.judging.worth import worth_text
 from nalspark.learning.models import read_model
 from nalspark.lines import SPECIES
 from nalspark.mocks.survey import LAYOUTS, simulate_survey
-from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, WITH_BALNICITY, WORTH, stages_of
-from nalspark.pipeline.door import check_whole
-from nalspark.pipeline.engine import Engine, StageSummary, check_stages
+from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, WITH_BALNICITY, WORTH
+from nalspark.pipeline.door import check_whole, prepare_run
+from nalspark.pipeline.engine import StageSummary
+from nalspark.pipeline.several import result_folders
 from nalspark.pipeline.status import status
 from nalspark.progress import Progress, ProgressHandler, logger
 from nalspark.session import running_session
@@ -155,7 +156,9 @@ def _add_searches(commands: Any) -> None:
         "--quasars", action="extend", nargs="+", default=[], metavar="FILE", help="quasar catalogues, whose redshifts are used first"
     )
     find.add_argument("--absorbers", action="extend", nargs="+", default=[], metavar="FILE", help="absorber catalogues to compare with")
-    find.add_argument("--species", default=None, metavar="NAME", help=f"species to search: {', '.join(SPECIES)} (default MgII)")
+    find.add_argument(
+        "--species", nargs="+", default=None, metavar="NAME", help=f"species to search, one or several: {', '.join(SPECIES)} (default MgII)"
+    )
     _common(find)
 
     run = commands.add_parser("run", help="run the stages that a TOML file describes")
@@ -283,17 +286,15 @@ def _siblings() -> list[Any]:
 def _run(settings: Settings, options: argparse.Namespace, stages: Sequence[str] = CATALOGUE) -> list[StageSummary]:
     if not settings.out:
         raise NalsparkError("No output directory is given: set `out` in the run file, or --out.")
-    all_stages = stages_of(settings)
-    check_stages(all_stages, settings, stages, dry_run=options.dry_run)
     # A Python process can join one group of training workers in its life.
-    several = "train" in stages and settings.train.workers > 1
-    conf = {"spark.python.worker.reuse": "false"} if several else None
+    conf = {"spark.python.worker.reuse": "false"} if "train" in stages and settings.train.workers > 1 else None
     explain = options.dry_run or options.command == "reprocess"
     how = {"force": options.force, "dry_run": options.dry_run, "explain": explain, "allow_removals": options.allow_removals}
+    work = prepare_run(settings, stages, getattr(options, "part", ()), **how)
     patience_s = settings.pipeline.executor_wait_s
     with _progress(options) as progress, running_session(options.master, conf, patience_s=patience_s, say=progress.say) as spark:
         try:
-            summaries = Engine(spark, settings, progress, all_stages, CATALOGUE).run(stages, getattr(options, "part", ()), **how)
+            summaries = work(spark, progress)
         except BaseException as error:
             progress.note("run_failed", kind=type(error).__name__, text=str(error))
             raise
@@ -319,6 +320,17 @@ def _progress(options: argparse.Namespace) -> Iterator[Progress]:
         yield progress
 
 
+def _say_results(settings: Settings, summaries: Sequence[StageSummary]) -> None:
+    """Say where results are, and whether they are whole: of several species one at least must have been searched."""
+    for folder in result_folders(settings):
+        if len(settings.species) > 1:
+            print(f"-- {folder.name}")
+        _say_result(str(folder))
+    if len(settings.species) > 1:
+        print(f"-- all\ncatalogue  {Store(settings.out).published('absorbers.fits')}")
+    check_whole(summaries, *map(str, result_folders(settings)))
+
+
 def _say_result(out: str) -> None:
     store = Store(out)
     rows = store.manifest().published
@@ -336,8 +348,7 @@ def _find(options: argparse.Namespace) -> None:
     settings = load(overrides=options.set, **values)
     summaries = _run(settings, options)
     if not options.dry_run:
-        _say_result(settings.out)
-        check_whole(summaries, settings.out)
+        _say_results(settings, summaries)
 
 
 def _run_file(options: argparse.Namespace) -> None:
@@ -347,8 +358,9 @@ def _run_file(options: argparse.Namespace) -> None:
     if options.dry_run:
         return
     if CATALOGUE[-1] in stages:
-        _say_result(settings.out)
-    check_whole(summaries, settings.out)
+        _say_results(settings, summaries)
+    else:
+        check_whole(summaries, settings.out)
 
 
 def _settings_of(options: argparse.Namespace) -> Settings:

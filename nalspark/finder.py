@@ -132,7 +132,7 @@ class Found:
 
     def __repr__(self) -> str:
         searched = sum(reason is None for reason in self.reason)
-        return f"<Found {len(self.absorbers)} {self.settings.species} absorbers in {searched} of {len(self)} spectra>"
+        return f"<Found {len(self.absorbers)} {self.settings.line_species.name} absorbers in {searched} of {len(self)} spectra>"
 
     @cached_property
     def absorbers(self) -> QTable:
@@ -251,8 +251,8 @@ def _network(settings: Settings) -> Scorer:
     ModelError
         Where it was made for something else.
     """
-    packed = read_model(settings.infer.model, settings.species)
-    packed.check(ZHAO_GRID.fingerprint, settings.species, input_shapes(settings.line_species, LATTICE))
+    packed = read_model(settings.infer.model, settings.line_species.name)
+    packed.check(ZHAO_GRID.fingerprint, settings.line_species.name, input_shapes(settings.line_species, LATTICE))
     key = packed.digest, settings.infer.batch_size
     if key not in _AT_WORK:
         _AT_WORK.clear()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from nalspark.errors import SettingsError, did_you_mean
 from nalspark.lines import SPECIES, LineSpecies
@@ -396,11 +396,16 @@ class Pipeline(Section):
     """Published catalogues kept in `versions/`, the present one included, to be compared with `nalspark diff`; 0 keeps none."""
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Settings(Section):
     """One run."""
 
-    species: str = "MgII"
-    """Line species to search, by name."""
+    species: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_list)] = ("MgII",)
+    """Line species to search, by name; several, as a list, are searched in one pass over the spectra, and each has its own folder in
+    `out`."""
     spectra: tuple[str, ...] = ()
     """Files, folders, globs, or text files that list paths."""
     out: Annotated[str, AfterValidator(local_folder)] = ""
@@ -429,9 +434,23 @@ class Settings(Section):
         """Give the values of some sections, or of single settings named with a dot, as JSON has them."""
         return chosen_values(self.model_dump(mode="json"), names)
 
+    @field_serializer("species")
+    def _one_is_no_list(self, species: tuple[str, ...]) -> str | list[str]:
+        return species[0] if len(species) == 1 else list(species)
+
     @property
     def line_species(self) -> LineSpecies:
-        return SPECIES[self.species]
+        """The species that is searched, where there is one.
+
+        Raises
+        ------
+        SettingsError
+            Where there are several.
+        """
+        if len(self.species) > 1:
+            folders = ", ".join(f"{self.out}/{name}" for name in self.species)
+            raise SettingsError(f"{', '.join(self.species)} are searched, each with a result of its own: name one of {folders}.")
+        return SPECIES[self.species[0]]
 
 
 def chosen_values(tree: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -520,7 +539,9 @@ def from_tree(tree: Mapping[str, Any], where: str, model: type[Settings] = Setti
         settings = model.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(f"{len(error.errors())} fault(s) in the settings of {where}:\n  {_describe(error, model)}") from None
-    if settings.species not in SPECIES:
-        known = ", ".join(SPECIES)
-        raise SettingsError(f"Species '{settings.species}' is not known; there are {known}.{did_you_mean(settings.species, SPECIES)}")
+    for name in settings.species:
+        if name not in SPECIES:
+            raise SettingsError(f"Species '{name}' is not known; there are {', '.join(SPECIES)}.{did_you_mean(name, SPECIES)}")
+    if len(set(settings.species)) < len(settings.species):
+        raise SettingsError(f"The species {', '.join(settings.species)} name one twice.")
     return settings

@@ -6,7 +6,7 @@ not kept: whoever needs them again (eigenspectra, pictures, whole-spectrum netwo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 
@@ -20,8 +20,9 @@ from nalspark.absorption import chain
 from nalspark.absorption.balnicity import measure_balnicity, observed_wavelength
 from nalspark.absorption.chain import IMAGE_COLUMNS, Candidates, Searchable
 from nalspark.absorption.images import ImageGeometry
-from nalspark.absorption.normalize import Normalized
+from nalspark.absorption.normalize import Continua, Normalized, find_path, fit_continua
 from nalspark.absorption.systems import STEP, system_names
+from nalspark.lines import LineSpecies
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE
 from nalspark.tables import schemas
@@ -31,8 +32,6 @@ from nalspark.tables.schemas import (
     CANDIDATES,
     NORMALIZED,
     PUBLISHED_SENSITIVITY,
-    SEARCHED,
-    SENSITIVITY,
     SPECTRA,
     TRAINING_SPECTRA,
 )  # fmt: skip
@@ -63,10 +62,15 @@ def _summary(columns: Columns, ready: Normalized) -> Columns:
     return {**{name: columns[name] for name in _CARRIED}, **{name: getattr(ready, name) for name in names}}
 
 
-def search_columns(columns: Columns, settings: Settings) -> tuple[Columns, Columns, Columns]:
-    """Normalise and search rows of spectra with their targets; rows of SEARCHED, of CANDIDATES and of SENSITIVITY."""
+def search_columns(columns: Columns, each: Sequence[Settings]) -> list[Columns]:
+    """Normalise rows of spectra with their targets, and search them for each species; rows of SEARCHED, CANDIDATES and SENSITIVITY."""
+    continua = fit_continua(chain.on_lattice(columns), columns["z_qso"].astype(float), each[0].preprocess)
+    return [rows for settings in each for rows in _search_species(columns, continua, settings)]
+
+
+def _search_species(columns: Columns, continua: Continua, settings: Settings) -> tuple[Columns, Columns, Columns]:
     z_qso = columns["z_qso"].astype(float)
-    ready = chain.prepare(chain.on_lattice(columns), z_qso, settings)
+    ready = find_path(continua, z_qso, settings.line_species, settings.preprocess)
     searchable = Searchable.of(ready, z_qso)
     light = chain.light_of(searchable, settings)
     candidates = chain.propose(searchable, settings, light)
@@ -78,22 +82,24 @@ def search_columns(columns: Columns, settings: Settings) -> tuple[Columns, Colum
     return _summary(columns, ready), found, seen
 
 
-def search(spectra: DataFrame, targets: DataFrame, settings: Settings) -> DataFrame:
+def search(spectra: DataFrame, targets: DataFrame, each: Sequence[Settings], tables: Sequence[Table]) -> DataFrame:
     """Normalise every target's spectrum, find candidate doublets, and tell how strong a doublet must be to be seen.
 
     Parameters
     ----------
     spectra : DataFrame of SPECTRA
     targets : DataFrame of TARGETS, usable rows only
-    settings : Settings
+    each : sequence of Settings
+        Of each species; they differ in nothing else.
+    tables : sequence of Table
+        SEARCHED, CANDIDATES and SENSITIVITY of each species.
 
     Returns
     -------
     DataFrame
-        Rows of SEARCHED, as many as targets, of CANDIDATES, and of SENSITIVITY: see :func:`nalspark.tables.arrow.rows_of`.
+        Rows of the tables, of those like SEARCHED as many as targets: see :func:`nalspark.tables.arrow.rows_of`.
     """
-    tables = SEARCHED, CANDIDATES, SENSITIVITY
-    return map_to_tables(_of_targets(spectra, targets), partial(search_columns, settings=settings), SPECTRA, tables)
+    return map_to_tables(_of_targets(spectra, targets), partial(search_columns, each=each), SPECTRA, tables)
 
 
 # ---- normalised pixels, on demand
@@ -217,9 +223,21 @@ def with_object(rows: DataFrame, objects: DataFrame) -> DataFrame:
 
 def with_system(absorbers: DataFrame, settings: Settings) -> DataFrame:
     """Add ``system_id`` to absorbers with an ``object_id``: see :func:`nalspark.absorption.systems.system_names`."""
+    return _with_system(absorbers, f"ew_{settings.line_species.primary.label}")
+
+
+def with_systems(absorbers: DataFrame, objects: DataFrame, species: Sequence[LineSpecies]) -> DataFrame:
+    """Name objects and systems anew of absorbers of several species, and add ``n_ions``, how many of these a system shows."""
+    width = F.coalesce(*(F.when(F.col("species") == one.name, F.col(f"ew_{one.primary.label}")) for one in species))
+    known = absorbers.drop("object_id", "system_id").join(objects.select("spectrum_id", "object_id"), "spectrum_id", "left")
+    known = known.withColumns({"object_id": F.coalesce("object_id", "spectrum_id"), "own_width": width})
+    ions = F.size(F.collect_set("species").over(Window.partitionBy("object_id", "system_id")))
+    return _with_system(known, "own_width").withColumn("n_ions", ions)
+
+
+def _with_system(absorbers: DataFrame, ew: str) -> DataFrame:
     schema = T.StructType([*absorbers.schema.fields, T.StructField("system_id", T.StringType())])
-    named = partial(_name_systems, ew=f"ew_{settings.line_species.primary.label}")
-    return map_batches(absorbers.repartition("object_id"), named, schema)
+    return map_batches(absorbers.repartition("object_id"), partial(_name_systems, ew=ew), schema)
 
 
 def _name_systems(batches: Iterator[pa.RecordBatch], ew: str) -> Iterator[pa.RecordBatch]:

@@ -100,7 +100,7 @@ def _run(
     if options.dry_run:
         return
     print(result_of(Store(settings.out)))
-    check_whole(summaries, settings.out, f"{Path(settings.out) / 'rejected_detections.parquet'} has the reason of each.")
+    check_whole(summaries, settings.out, reasons=f"{Path(settings.out) / 'rejected_detections.parquet'} has the reason of each.")
 
 
 def _trained_text(store: Store) -> str:

@@ -128,7 +128,7 @@ def _parquet_truth(path: Path, columns: list[str]) -> pd.DataFrame:
 
 def read_catalogue(path: str | Path, catalogue: Catalogue) -> pd.DataFrame:
     """Read an absorber catalogue's rows in the searched spectra; a row is there once for each spectrum of its quasar."""
-    listed = open_catalog(path, "absorbers", catalogue.species.name)
+    listed = open_catalog(path, "absorbers", [catalogue.species.name])
     rows = pd.concat(map(pd.DataFrame, read_rows(listed)), ignore_index=True)
     return assign_spectra(rows[rows["z_abs"].notna()], catalogue.sightlines, catalogue.result.settings.crossmatch.match_radius_arcsec)
 

@@ -119,9 +119,10 @@ def result_statistics(folder: str | FilePath | Result, settings: Statistics | No
         Where the completeness has too few absorbers put in.
     """
     result = folder if isinstance(folder, Result) else open_result(folder)
+    species = result.species  # of several species each has a result of its own
     completeness, chosen = no_correction if uncorrected else read_completeness(result), settings or result.settings.statistics
     absorbers = read_absorbers(result, chosen)
-    return measure_rates(absorbers, read_sensitivity(result, chosen), completeness, result.species, chosen)
+    return measure_rates(absorbers, read_sensitivity(result, chosen), completeness, species, chosen)
 
 
 def read_completeness(result: Result) -> CompletenessFunction:

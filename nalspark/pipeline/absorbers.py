@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from pyspark import StorageLevel
@@ -19,6 +20,7 @@ from nalspark.settings import Settings
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import rows_of
 from nalspark.tables.schemas import BALNICITY, CANDIDATES, SCORES, SEARCHED, SENSITIVITY, TARGETS
+from nalspark.tables.table import Table
 
 #: Candidates of a task: half a second's work, so that the last task of a wave is not waited for.
 _SCORED_PER_TASK = 5000
@@ -27,7 +29,10 @@ _SCORED_PER_TASK = 5000
 class Search(Stage):
     """Normalise every target's spectrum, propose doublets, cut their images, and keep how well a doublet would be seen."""
 
-    name, table, more = "search", SEARCHED, (CANDIDATES, SENSITIVITY)
+    name, table = "search", SEARCHED
+    more: tuple[Table, ...] = (CANDIDATES, SENSITIVITY)
+    #: Settings of each species that is searched; none: those of the run.
+    each: Sequence[Settings] = ()
     reads = (SPECTRA_READ.name, TARGETS.name)
     sections = ("preprocess", "search", "species")
     revision = 6
@@ -36,9 +41,11 @@ class Search(Stage):
         return run.rows(TARGETS.name, parts)
 
     def compute(self, run: Run, parts: list[str]) -> Made:
-        found = absorption.search(run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts), run.settings).persist(StorageLevel.DISK_ONLY)
+        tables = (self.table, *self.more)
+        pixels, targets = run.usable(SPECTRA_READ, parts), run.usable(TARGETS, parts)
+        found = absorption.search(pixels, targets, self.each or [run.settings], tables).persist(StorageLevel.DISK_ONLY)
         run.after_wave.callback(found.unpersist)
-        return {table.name: rows_of(found, table) for table in (self.table, *self.more)}
+        return {table.name: rows_of(found, table) for table in tables}
 
     def present(self, run: Run, part: str) -> bool:
         return part in run.manifest.parts(SENSITIVITY.name)  # earlier versions did not make it; the candidates are the same

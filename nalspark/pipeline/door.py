@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 from nalspark.errors import INTERNAL_ERROR, IncompleteError, NalsparkError
 from nalspark.pipeline.catalogue import CATALOGUE, stages_of
 from nalspark.pipeline.engine import Engine, StageSummary, check_stages
+from nalspark.pipeline.several import check_species, result_folders, run_species
 from nalspark.progress import Progress
 from nalspark.session import running_session
-from nalspark.settings import load
+from nalspark.settings import Settings, load
 from nalspark.tables.result import Result, open_parquet, open_result
 from nalspark.tables.store import Store
 
@@ -44,23 +45,47 @@ def run(path: str | PathLike[str], **settings: Any) -> Result:
     chosen = load(fspath(path), (), **settings)
     if not chosen.out:
         raise NalsparkError("No output directory is given: set `out` in the run file, or give out=…")
-    stages = stages_of(chosen)
-    check_stages(stages, chosen, CATALOGUE)
+    work = prepare_run(chosen, CATALOGUE)
     progress = Progress(sys.stderr)
     with running_session(patience_s=chosen.pipeline.executor_wait_s, say=progress.say) as spark:
-        summaries = Engine(spark, chosen, progress, stages, CATALOGUE).run(CATALOGUE)
-    check_whole(summaries, chosen.out)
+        summaries = work(spark, progress)
+    check_whole(summaries, *map(str, result_folders(chosen)))
     return open_result(chosen.out)
 
 
-def check_whole(summaries: Sequence[StageSummary], out: str, reasons: str = "") -> None:
+def prepare_run(settings: Settings, stages: Sequence[str], parts: Sequence[str] = (), **how: Any) -> Callable[..., list[StageSummary]]:
+    """Refuse what cannot work, before a session is started, and give what is to be done with a session and a progress.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of one species, or of several.
+    stages, parts : sequence of str
+        As for :meth:`~nalspark.pipeline.engine.Engine.run`.
+    **how
+        Further arguments of it.
+
+    Raises
+    ------
+    NalsparkError
+    """
+    dry_run = how.get("dry_run", False)
+    if len(settings.species) > 1:
+        check_species(settings, stages, dry_run=dry_run)
+        return lambda spark, progress: run_species(spark, settings, progress, **how)
+    all_stages = stages_of(settings)
+    check_stages(all_stages, settings, stages, dry_run=dry_run)
+    return lambda spark, progress: Engine(spark, settings, progress, all_stages, CATALOGUE).run(stages, parts, **how)
+
+
+def check_whole(summaries: Sequence[StageSummary], *outs: str, reasons: str = "") -> None:
     """Refuse to call a run good in which nalspark itself failed, or nothing could be used.
 
     Parameters
     ----------
     summaries : sequence of StageSummary
-    out : str
-        Directory of the result.
+    *outs : str
+        Directories of the results; something must have been usable for one of them.
     reasons : str
         Where the reason of each rejected row stands, as the end of a sentence; by default in the published rejections.
 
@@ -74,13 +99,21 @@ def check_whole(summaries: Sequence[StageSummary], out: str, reasons: str = "") 
                 f"Stage '{summary.stage}' met {summary.faults} fault(s) of nalspark itself (reason {INTERNAL_ERROR}): everything else is "
                 "done, and these rows are tried again by the next run. Their details are in the rejections; please report them."
             )
+    faults = [_nothing_usable(Path(out), reasons) for out in outs]
+    if all(faults):
+        raise IncompleteError(faults[0])
+
+
+def _nothing_usable(out: Path, reasons: str) -> str:
+    """A sentence on the first table of a result of which no row can be used; empty where there is none."""
     manifest = Store(out).manifest()
     for table in manifest.tables:
         usable, rejected = manifest.rows(table)
         if rejected and not usable:
-            listed = Path(out) / "rejections.parquet"
+            listed = out / "rejections.parquet"
             where = f"{listed} has the reason of each" + ("." if listed.exists() else ", once stage 'publish' has run.")
-            raise IncompleteError(f"Of the {rejected} rows of table '{table}' none can be used: {reasons or where}{_first_reason(listed)}")
+            return f"Of the {rejected} rows of table '{table}' none can be used: {reasons or where}{_first_reason(listed)}"
+    return ""
 
 
 def _first_reason(listed: Path) -> str:

@@ -43,8 +43,8 @@ class Inputs:
         ModelError
             Where it was made for something else.
         """
-        packed = read_model(self.settings.infer.model, self.settings.species)
-        packed.check(ZHAO_GRID.fingerprint, self.settings.species, input_shapes(self.settings.line_species, LATTICE))
+        packed = read_model(self.settings.infer.model, self.settings.line_species.name)
+        packed.check(ZHAO_GRID.fingerprint, self.settings.line_species.name, input_shapes(self.settings.line_species, LATTICE))
         return packed
 
     @cached_property

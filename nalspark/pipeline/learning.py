@@ -155,7 +155,7 @@ class Train(Stage):
         columns, shape = self.examples()
         keys = run.manifest.contents(TRAINING.name)
         revisions = {stage.name: stage.revision for stage in self.made_by}
-        files, species = split_files(run, TRAINING.name), run.settings.species
+        files, species = split_files(run, TRAINING.name), run.settings.line_species.name
         rarer = mocks.overrepresentation(run.settings)
         examples = Examples(files, columns, shape, ZHAO_GRID.fingerprint, species, digest(keys), revisions, rarer)
         return {MODEL.name: {ALL: Part("", MODEL.name, fit_model(run, examples))}}

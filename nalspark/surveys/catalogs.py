@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
@@ -297,7 +297,7 @@ def _digest(path: Path, loaded: CatalogMap) -> str:
         raise CatalogError(f"Catalogue '{path}' cannot be read: {error.strerror}.") from None
 
 
-def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
+def open_catalog(path: str | Path, kind: Kind, species: Collection[str] = ()) -> Catalog:
     """Recognise a catalogue; its rows are only counted.
 
     Parameters
@@ -307,7 +307,7 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
         forces a map of ``conf/catalogs``.
     kind : str
         ``quasars`` or ``absorbers``.
-    species : str, optional
+    species : collection of str, optional
         The species that a run searches: an absorber catalogue of another one is refused.
 
     Returns
@@ -328,8 +328,9 @@ def open_catalog(path: str | Path, kind: Kind, species: str = "") -> Catalog:
         raise CatalogError(f"Catalogue '{text}' has no rows.")
     loaded, columns = _choose(file, forced, kind, content.widths)
     digest = _digest(file, loaded)
-    if species and loaded.species and species != loaded.species:
-        raise CatalogError(f"Catalogue '{text}' lists {loaded.species} absorbers (map '{loaded.name}'), but the run searches {species}.")
+    if species and loaded.species and loaded.species not in species:
+        searched = ", ".join(species)
+        raise CatalogError(f"Catalogue '{text}' lists {loaded.species} absorbers (map '{loaded.name}'), but the run searches {searched}.")
     one_string = (loaded.pmf.separator, tuple(loaded.pmf.order)) if loaded.pmf and "pmf" in columns else None
     files = tuple((name, found) for name, spellings in loaded.files.items() if (found := _spelled(content.widths, spellings)))
     about = (loaded.name, loaded.species, content.n_rows, digest, tuple(columns.items()), one_string, loaded.where, files)

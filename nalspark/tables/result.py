@@ -14,11 +14,11 @@ from astropy.table import QTable
 from pydantic import BaseModel
 
 from nalspark.errors import StoreError, did_you_mean
-from nalspark.lines import LineSpecies
+from nalspark.lines import SPECIES, LineSpecies
 from nalspark.settings import Settings, from_tree
 from nalspark.tables.manifest import Manifest
 from nalspark.tables.quantities import to_qtable
-from nalspark.tables.schemas import CANDIDATES, REJECTIONS, SIGHTLINES, absorbers_table
+from nalspark.tables.schemas import CANDIDATES, REJECTIONS, SIGHTLINES, absorbers_table, all_absorbers_table
 from nalspark.tables.store import Store
 from nalspark.tables.table import Table
 
@@ -52,13 +52,20 @@ class Result:
 
     @property
     def species(self) -> LineSpecies:
-        """The line species that was searched."""
+        """The line species that was searched.
+
+        Raises
+        ------
+        SettingsError
+            Where there are several: each has a result of its own.
+        """
         return self.settings.line_species
 
     @cached_property
     def absorbers(self) -> QTable:
         """The catalogue: one row per absorber."""
-        return self._published(absorbers_table(self.species))
+        species = [SPECIES[name] for name in self.settings.species]
+        return self._published(all_absorbers_table(species) if len(species) > 1 else absorbers_table(self.species))
 
     @cached_property
     def sightlines(self) -> QTable:
@@ -106,11 +113,14 @@ class Result:
         ------
         StoreError
             Where there is no such table, or its files are not there, or are not readable as Parquet.
+        SettingsError
+            Where each of several species has its own.
         """
         store = Store(self.root)
         if name in PUBLISHED + BESIDE:
             source: Any = store.published(f"{name}.parquet")
             if not source.exists():
+                _ = self.species  # of several species each has its own
                 why = "the result is not published yet. Run stage 'publish' first."
                 if name in WORTH:
                     why = f"`nalspark completeness {self.root}` makes it."

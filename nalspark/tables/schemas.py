@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from nalspark.lines import LineSpecies, Transition
@@ -373,6 +374,13 @@ def _column_density_columns(species: LineSpecies) -> list[Column]:
 def absorbers_table(species: LineSpecies) -> Table:
     """Declare the catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
     return Table("absorbers", f"One row per {species.name} absorber.", (*_measured_columns(species), *_IN_CATALOGUE))
+
+
+def all_absorbers_table(species: Sequence[LineSpecies]) -> Table:
+    """Declare one catalogue of several species: the columns of each; a row has those of its own."""
+    columns = {column.name: column for one in species for column in absorbers_table(one).columns}
+    ions = Column("n_ions", "int", "Species of this table that the system shows", ucd="meta.number")
+    return Table("absorbers", f"One row per absorber of {', '.join(one.name for one in species)}.", (*columns.values(), ions))
 
 
 def _measured_columns(species: LineSpecies) -> tuple[Column, ...]:

@@ -30,7 +30,7 @@ class _Of(Settings):
 
 
 def _settings(species: LineSpecies) -> Settings:
-    settings = load(None, ["preprocess.min_good_pixels=40"]).model_copy(update={"species": species.name})
+    settings = load(None, ["preprocess.min_good_pixels=40"]).model_copy(update={"species": (species.name,)})
     return settings if species.name in SPECIES else _Of.model_construct(**dict(settings))
 
 
