@@ -11,7 +11,7 @@ from typing import Any
 from nalspark.errors import INTERNAL_ERROR, IncompleteError, NalsparkError
 from nalspark.pipeline.catalogue import CATALOGUE, stages_of
 from nalspark.pipeline.engine import Engine, StageSummary, check_stages
-from nalspark.pipeline.several import check_species, result_folders, run_species
+from nalspark.pipeline.several import check_folder, check_species, result_folders, run_species
 from nalspark.progress import Progress
 from nalspark.session import running_session
 from nalspark.settings import Settings, load
@@ -70,7 +70,10 @@ def prepare_run(settings: Settings, stages: Sequence[str], parts: Sequence[str] 
     NalsparkError
     """
     dry_run = how.get("dry_run", False)
+    check_folder(settings)
     if len(settings.species) > 1:
+        if parts:
+            raise NalsparkError("Parts can be named for one species only: name its folder as `out`.")
         check_species(settings, stages, dry_run=dry_run)
         return lambda spark, progress: run_species(spark, settings, progress, **how)
     all_stages = stages_of(settings)

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nalspark.absorption import stages as absorption
 from nalspark.absorption.measure import AbsorberFlag
-from nalspark.errors import NalsparkError
+from nalspark.errors import NalsparkError, StoreError
 from nalspark.pipeline.absorbers import Search
 from nalspark.pipeline.catalogue import CATALOGUE, stages_of
 from nalspark.pipeline.crossmatch import Crossmatch
@@ -91,6 +91,21 @@ def _stages(settings: Settings, each: Sequence[Settings]) -> tuple[Stage, ...]:
     return Ingest(settings), Crossmatch(Inputs(settings)), SearchEach(each)
 
 
+def check_folder(settings: Settings) -> None:
+    """Refuse a folder that holds the result of one species where several are searched, and the other way round.
+
+    Raises
+    ------
+    StoreError
+    """
+    store = Store(settings.out)
+    tables = store.manifest().tables
+    several = any(name.startswith(f"{SEARCHED.name}_") for name in tables)
+    if (several and len(settings.species) == 1) or (SEARCHED.name in tables and len(settings.species) > 1):
+        what = "results of several species" if several else "the result of one species"
+        raise StoreError(f"{store.root} holds {what}, and {', '.join(settings.species)} would be searched: give another --out.")
+
+
 def check_species(settings: Settings, stages: Sequence[str], *, dry_run: bool = False) -> None:
     """Refuse what cannot work, before a session is started.
 
@@ -135,7 +150,8 @@ def run_species(spark: SparkSession, settings: Settings, progress: Progress, **h
     for one in each:
         progress.say(one.line_species.name)
         engine = Engine(spark, one, progress, stages_of(one), CATALOGUE)
-        _adopt(Run(spark, one, progress), settings, _SHARED)
+        # With absorber catalogues of its own it has its own matches.
+        _adopt(Run(spark, one, progress), settings, _SHARED[:2] if one.absorbers else _SHARED)
         summaries += engine.run(CATALOGUE[1:2])
         _adopt(Run(spark, one, progress), settings, _SEARCHED)
         summaries += engine.run(CATALOGUE[2:3])
@@ -152,15 +168,21 @@ def _adopt(run: Run, settings: Settings, tables: Sequence[Table]) -> None:
         for table in tables:
             name = table.name if table in _SHARED else _of_species(table, run.settings).name
             run.manifest.tables[table.name] = {
-                part: replace(record, key=wanted.get(part, record.key), path=record.path and f"../{record.path}")
+                part: replace(record, key=_key(record, wanted.get(part)), path=record.path and f"../{record.path}")
                 for part, record in theirs.parts(name).items()
             }
         run.manifest.inputs |= theirs.inputs
-        run.manifest.catalogues = run.manifest.catalogues or theirs.catalogues
+        if not run.settings.absorbers:
+            run.manifest.catalogues = theirs.catalogues
         if not run.manifest.version:
             run.manifest.settings = run.settings.model_dump(mode="json")
         run.manifest.version = VERSION
         run.store.commit(run.manifest)
+
+
+def _key(record: Part, wanted: str | None) -> str:
+    """The key that a part has in a species' own result; what met a fault is made again there."""
+    return record.key if wanted is None or record.faults or record.passing else wanted
 
 
 def _join(spark: SparkSession, settings: Settings, each: Sequence[Settings], progress: Progress) -> None:

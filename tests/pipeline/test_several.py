@@ -16,7 +16,7 @@ from runs import assert_same_catalogue, make_survey, published, run, settings_of
 import nalspark
 from nalspark.absorption.systems import separation_pixels
 from nalspark.cli import main
-from nalspark.errors import SettingsError
+from nalspark.errors import SettingsError, StoreError
 from nalspark.judging.statistics import result_statistics
 from nalspark.pipeline.catalogue import CATALOGUE
 from nalspark.pipeline.door import prepare_run
@@ -128,3 +128,24 @@ def test_species_are_refused_before_spark_starts(tmp_path: Path, no_spark: None)
         with redirect_stderr(said):
             assert main(["find", str(tmp_path / "spectra"), "--out", str(tmp_path / "out"), "--species", *names]) == 2
         assert sentence in said.getvalue()
+
+
+@pytest.mark.spark
+def test_a_folder_is_of_one_species_or_of_several(finished: Path, survey: Path) -> None:
+    with pytest.raises(StoreError, match="holds results of several species, and MgII would be searched: give another --out"):
+        prepare_run(settings_of(survey, finished), CATALOGUE)
+    with pytest.raises(StoreError, match="holds the result of one species, and MgII, CIV, AlIII would be searched"):
+        prepare_run(several(survey, finished / "CIV"), CATALOGUE)
+
+
+@pytest.mark.spark
+def test_an_absorber_catalogue_is_compared_with_its_own_species(spark: Any, survey: Path, finished: Path, tmp_path: Path) -> None:
+    out, known = Path(shutil.copytree(finished, tmp_path / "result")), published(finished / "MgII")["absorbers"]
+    names = ["plate", "mjd", "fiber", "z_abs", "ew_2796", "ew_2796_err", "ew_2803", "ew_2803_err"]
+    known[names].to_csv(tmp_path / "known.csv", index=False)
+    settings = several(survey, out).model_copy(update={"absorbers": (str(tmp_path / "known.csv"),)})
+    done = search(spark, settings)
+    assert done["search"] == done["infer"] == 0 and done["crossmatch"] > 0
+    matches = {name: published(out / name)["sightlines"]["matches"] for name in SPECIES}
+    assert matches["MgII"].notna().any() and matches["CIV"].isna().all() and matches["AlIII"].isna().all()
+    assert not any(search(spark, settings).values())
