@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from nalspark.absorption.chain import IMAGE_COLUMNS
-from nalspark.learning.models import read_model, shipped_model
+from nalspark.absorption.chain import IMAGE_COLUMNS, input_shapes
+from nalspark.errors import ModelError
+from nalspark.learning.models import SHIPPED, read_model, shipped_model
 from nalspark.learning.networks import resolved_options
 from nalspark.pipeline.catalogue import stages_of
 from nalspark.settings import load
-from nalspark.spectra.grid import ZHAO_GRID
+from nalspark.spectra.grid import LATTICE, ZHAO_GRID
 
 RUN = load(Path(__file__).parents[1] / "conf" / "runs" / "default_model.toml")
 
@@ -18,7 +20,7 @@ def test_the_card_says_what_the_run_file_asks_for():
     card = read_model().card
     assert (card.network, card.options) == (RUN.train.network, resolved_options(RUN.train.network, RUN.train.options))
     assert len(card.members) == RUN.train.members
-    assert (card.inputs, card.species, card.grid) == (IMAGE_COLUMNS, RUN.species, ZHAO_GRID.fingerprint)
+    assert (card.inputs, card.species, card.grid) == (IMAGE_COLUMNS, RUN.line_species.name, ZHAO_GRID.fingerprint)
     for section in ("preprocess", "search", "simulate", "train"):
         asked = RUN.model_dump(mode="json")[section]
         assert card.settings[section] == asked, section
@@ -32,8 +34,20 @@ def test_its_examples_went_through_the_stages_as_they_are():
     assert read_model().card.data["revisions"] == made_by | {"preprocess": 5}
 
 
-def test_it_is_small():
-    assert sum(file.stat().st_size for file in shipped_model("MgII").iterdir()) <= 2 * 2**20
+@pytest.mark.parametrize("species", sorted(folder.name for folder in SHIPPED.iterdir()))
+def test_the_model_of_every_species_is_small_good_and_made_by_the_code_as_it_is(species):
+    folder, card = shipped_model(species), read_model(species=species).card
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 2**20
+    settings = RUN.model_copy(update={"species": (species,)})
+    assert (card.species, card.inputs, card.shape) == (species, IMAGE_COLUMNS, input_shapes(settings.line_species, LATTICE)[IMAGE_COLUMNS])
+    made_by = {stage.name: stage.revision for stage in stages_of(settings) if stage.name in ("search", "simulate")}
+    assert made_by.items() <= card.data["revisions"].items()
+    assert card.metrics["auc"] > 0.98 and card.metrics["calibration_error"] < 0.02 and not card.doubt
+
+
+def test_a_species_without_a_model_is_told():
+    with pytest.raises(ModelError, match="No model for NV ships with nalspark; there are .*CIV.*Train one with `nalspark train RUN.toml"):
+        shipped_model("NV")
 
 
 def test_a_doublet_of_atomic_physics_scores_high_and_noise_low():
