@@ -102,6 +102,10 @@ def find(
     [1.2]
     """
     chosen = settings if isinstance(settings, Settings) else load(None, (), **dict(settings or {}))
+    if len(chosen.species) > 1:
+        raise SettingsError(
+            f"nalspark.find searches for one species at a time, and {', '.join(chosen.species)} are asked for: call it for each."
+        )
     given = given_spectra(wave, flux, ivar, z, mask)
     network = _network(chosen) if score else None
     batches = [_search(given, rows, network, chosen) for rows in _rows(len(given))]

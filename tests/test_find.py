@@ -228,6 +228,12 @@ def test_a_bad_argument_is_told_in_a_sentence(change, sentence):
         nalspark.find(**arguments, score=False)
 
 
+def test_one_species_at_a_time():
+    with pytest.raises(SettingsError, match="searches for one species at a time, and MgII, CIV are asked for"):
+        nalspark.find(*GOOD.values(), settings={"species": ["MgII", "CIV"]})
+    assert nalspark.find(*GOOD.values(), settings={"species": "CIV"}).settings.line_species.name == "CIV"
+
+
 def test_a_model_of_another_species_is_refused():
     with pytest.raises(ModelError, match="was trained for MgII, not for CIV"):
         nalspark.find(*GOOD.values(), settings={"species": "CIV", "infer.model": str(shipped_model("MgII"))})
