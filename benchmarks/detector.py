@@ -160,7 +160,7 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
     continuum = drawn_quasars(options.quasars) if options.quasars else None
     law = {"ew_law": options.law, "ew_min": 0.3, "ew_max": 6.0}
     if options.law == "empirical":
-        law["ew_sample"] = equivalent_width_quantiles(open_catalog(options.catalogue, "absorbers", "MgII"))
+        law["ew_sample"] = equivalent_width_quantiles(open_catalog(options.catalogue, "absorbers", ["MgII"]))
     kinds = tuple(
         kind for kind in KINDS if kind not in ("stellar", "host")
     )  # quasars with contaminants, not stars that were taken for quasars

@@ -29,7 +29,7 @@ def fields(model=Settings, prefix=""):
 def test_defaults_need_no_file():
     settings = load()
     assert settings == Settings()
-    assert settings.species == "MgII" and settings.line_species.primary.label == "2796"
+    assert settings.species == ("MgII",) and settings.line_species.primary.label == "2796"
 
 
 def test_precedence_file_then_values_then_overrides(tmp_path):

@@ -674,10 +674,10 @@ def test_a_population_is_taken_from_the_first_rows(tmp_path: Path, monkeypatch: 
 
 def test_a_catalogue_of_another_species_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("QSO,zQSO,zCIV,W1548,W1550\n51630-0266-003,2.1,1.9,.5,.3\n")
-    catalog = open_catalog(tmp_path / "a.csv", "absorbers", "CIV")
+    catalog = open_catalog(tmp_path / "a.csv", "absorbers", ["CIV"])
     assert [whole(catalog)[name].item() for name in ("plate", "mjd", "fiber")] == [266, 51630, 3]
     with pytest.raises(CatalogError, match="lists CIV absorbers .* searches MgII"):
-        open_catalog(tmp_path / "a.csv", "absorbers", "MgII")
+        open_catalog(tmp_path / "a.csv", "absorbers", ["MgII"])
 
 
 def test_all_faults_of_all_maps_at_once(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_the_cuts_of_its_users_keep_good_doublets_only(
 def test_our_own_reader_of_that_catalogue_reads_it(make: Make) -> None:
     rows = [absorber(number, z_abs=z, ra=ra) for number, z, ra in zip(IDS, (0.9, 1.7), (10.0, 359.5), strict=True)]
     path, _ = export_result(make(*rows), "desi-mgii")
-    catalog = open_catalog(path, "absorbers", "MgII")
+    catalog = open_catalog(path, "absorbers", ["MgII"])
     assert catalog.map == "desi_mgii"
     batches = list(read_rows(catalog))
     read = {name: np.concatenate([batch[name] for batch in batches]).tolist() for name in batches[0]}
