@@ -4,15 +4,18 @@
     python benchmarks/detector.py interlopers --n 2000
     python benchmarks/detector.py purity --n 10000 --sky ../shared/data/spectra/sky
     python benchmarks/detector.py real ../shared/data/spectra/qso --n 3000
+    python benchmarks/detector.py real ../shared/data/spectra/qso --n 6000 --species CIV --model DIR --law published
     python benchmarks/detector.py forged ../shared/data/spectra
     python benchmarks/detector.py separation ../shared/data/spectra/qso
 
 ``artificial``: the paper's benchmark (Zhao et al. 2019, §4): half of the spectra have one strong absorber (W ≥ 0.3 Å, both lines ≥ 3 σ), a
 part holds an interloper; beside it the ideal observer, who knows continuum, noise and population. With ``--quasars`` the continua are drawn
 from eigenspectra of real quasars, of which the shipped model has seen none. ``interlopers``: every kind alone. ``purity``: absorbers as
-frequent as Zhu & Ménard 2013 find them, in the residuals of real sky fibers. ``real``: absorbers put into real spectra.
+frequent as the law of their species has them (Mg II: Zhu & Ménard 2013), in the residuals of real sky fibers. ``real``: absorbers put into
+real spectra.
 
-All go through the same functions as a survey does. A spectrum's score is its best candidate's; "published" are those above infer.min_score.
+``--species`` names what is searched; ``ions.py`` measures purity where all other species absorb as well. All go through the same functions
+as a survey does. A spectrum's score is its best candidate's; "published" are those above infer.min_score.
 """
 
 from __future__ import annotations
@@ -27,11 +30,14 @@ from ideal_observer import ideal_log_ratio, make_templates
 
 from nalspark.absorption import chain, systems
 from nalspark.absorption.chain import Searchable
+from nalspark.absorption.measure import STRONG_EW
 from nalspark.absorption.normalize import Normalized, searched_pixels
 from nalspark.absorption.systems import match_radius
 from nalspark.errors import UnusableSpectrum
+from nalspark.incidence import frequency_law
+from nalspark.judging.decoys import extra_pixels, with_separation
 from nalspark.learning.models import Detector, read_model
-from nalspark.lines import MG_II, SPECIES, with_all_lines
+from nalspark.lines import MG_II, SPECIES, LineSpecies, Transition, with_all_lines
 from nalspark.metrics import area_under_curve, binary_metrics, reliability
 from nalspark.mocks import inject
 from nalspark.mocks.examples import strong
@@ -52,8 +58,6 @@ from nalspark.surveys.spectrum import SurveySpectrum
 BLOCK = 256
 #: Redshifts under which a star, a galaxy or empty sky is searched.
 FORGED_REDSHIFTS = np.linspace(0.5, 2.5, 11)
-#: Pixels at which no pair of lines lies: Mg II 11.1, Fe II 15.2 and 24.1, Al III 18.7, Si IV 28.0, Ca II 38.2, C IV 7.2.
-WRONG_SEPARATIONS = (13.2, 17.0, 21.3, 33.1)
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Found:
     published: np.ndarray
     z_abs: np.ndarray
     significance: np.ndarray
+    ew: np.ndarray  # of both lines, (m, 2); NaN where not measured
 
     def best(self, n: int, which: str = "score") -> np.ndarray:
         """Best score of every spectrum; 0 where there is no candidate."""
@@ -86,7 +91,9 @@ def detect(searchable: Searchable, detector: Detector, settings: Settings) -> Fo
     candidates, kept, measured = detections.candidates, detections.kept, detections.measured
     z_abs, published = np.full(len(candidates), np.nan), np.zeros(len(candidates), dtype=bool)
     z_abs[kept], published[kept] = measured["z_abs"], measured["accepted"]
-    return Found(candidates.row, candidates.pixel, detections.score, published, z_abs, candidates.significance)
+    ew, doublet = np.full((len(candidates), 2), np.nan), (settings.line_species.primary, settings.line_species.secondary)
+    ew[kept] = np.stack([measured[f"ew_{line.label}"] for line in doublet], axis=1)
+    return Found(candidates.row, candidates.pixel, detections.score, published, z_abs, candidates.significance, ew)
 
 
 def matched(mocks_row: np.ndarray, place: np.ndarray, ew: np.ndarray, found: Found, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,9 +115,9 @@ def matched(mocks_row: np.ndarray, place: np.ndarray, ew: np.ndarray, found: Fou
     return partner, taken
 
 
-def places(z_abs: np.ndarray) -> np.ndarray:
+def places(z_abs: np.ndarray, species: LineSpecies) -> np.ndarray:
     """Pixels of the first line."""
-    return LATTICE.pixel(MG_II.primary.wavelength * (1 + z_abs))
+    return LATTICE.pixel(species.primary.wavelength * (1 + z_abs))
 
 
 def in_path(ready: Normalized, row: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -141,7 +148,7 @@ def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
 def drawn_quasars(folder: str) -> DrawnQuasars:
     """Eigenspectra of the real quasars in a folder, 0.4 wide in redshift: there are few."""
     settings = load()
-    spectra, z = real_spectra(Path(folder))
+    spectra, z = real_spectra(Path(folder), MG_II)
     _, searchable = prepare(spectra, z, settings)
     mask, continuum, z_qso = searchable.spectra.mask, searchable.continuum, searchable.z_qso
     known = bridge_gaps(np.where(mask == 0, searchable.spectra.ivar, 0.0).astype(np.float32))
@@ -239,7 +246,7 @@ def interlopers(options: argparse.Namespace, detector: Detector, settings: Setti
     print(f"{options.n} spectra of each kind, no absorber in them; fraction with a candidate above .5 (published)")
     for kind in ("", *KINDS):
         recipe = Recipe(
-            MG_II,
+            settings.line_species,
             (inject.Population(counts=(1.0, 0.0)),),
             seed=options.seed,
             contaminated=1.0 if kind else 0.0,
@@ -254,14 +261,14 @@ def interlopers(options: argparse.Namespace, detector: Detector, settings: Setti
             total += int(usable(ready).sum())
             anywhere += len(set(found.row[found.score >= 0.5]))
             published += len(set(found.row[found.published]))
-            near += len(set(found.row[(found.score >= 0.5) & close_to(mocks, found, kind)]))
+            near += len(set(found.row[(found.score >= 0.5) & close_to(mocks, found, kind, settings.line_species)]))
         rates = f"at its lines {near / total:.4f}, anywhere {anywhere / total:.4f} ({published / total:.4f})"
         print(f"  {kind or 'no interloper':<12} {total:5d} searched: {rates}")
 
 
-def close_to(mocks: Mocks, found: Found, kind: str) -> np.ndarray:
+def close_to(mocks: Mocks, found: Found, kind: str, searched: LineSpecies) -> np.ndarray:
     """Candidates one of whose lines lies within 10 pixels of one of the interloper's, or within 60 of what has no certain place."""
-    split = MG_II.offset_pixels(MG_II.secondary, LATTICE.step)
+    split = searched.offset_pixels(searched.secondary, LATTICE.step)
     species = OTHER_SPECIES.get(kind)
     lines = [species.offset_pixels(line, LATTICE.step) for line in species.transitions] if species else [0.0]
     away = (found.pixel - mocks.interloper_pixel[found.row])[:, None, None] + np.array([0.0, split])[:, None] - np.array(lines)
@@ -273,15 +280,14 @@ def close_to(mocks: Mocks, found: Found, kind: str) -> np.ndarray:
 
 def purity(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
     sky = sky_noise(options.sky) if options.sky else None
-    recipe = Recipe(MG_II, (REALISTIC,), seed=options.seed, contaminated=options.contaminated, sky=sky)
+    recipe = Recipe(settings.line_species, (REALISTIC,), seed=options.seed, contaminated=options.contaminated, sky=sky)
     label, score, shown, true, true_listed, dz, complete, spurious = [], [], [], [], [], [], [], Counter()
     for start in range(0, options.n, BLOCK):
         names = [f"purity-{k}" for k in range(start, min(start + BLOCK, options.n))]
         mocks = make_mocks(names, recipe)
         ready, searchable = prepare(mocks.spectra, mocks.z_qso, settings)
         found = detect(searchable, detector, settings)
-        place = places(mocks.z_abs)
-        truth = mocks.row, place, mocks.ew_primary
+        truth = mocks.row, places(mocks.z_abs, settings.line_species), mocks.ew_primary
         value = (matched(*truth, found, np.ones(len(found.row), dtype=bool))[0] >= 0).astype(float)
         partner, got = matched(*truth, found, found.score >= 0.5)
         listed_partner, listed = matched(*truth, found, found.published)
@@ -292,7 +298,8 @@ def purity(options: argparse.Namespace, detector: Detector, settings: Settings) 
         complete.append(np.stack([mocks.ew_primary, strong(mocks), got, listed], axis=1)[inside])
         spurious.update(mocks.kind[k] or "no interloper" for k in found.row[found.published & (listed_partner < 0)])
     y, s, p, t, listed = (np.concatenate(part) for part in (label, score, shown, true, true_listed))
-    print(f"{options.n} spectra, {'noise of real sky fibers' if sky else 'parametric noise'}, Zhu & Ménard incidence above .15 Å")
+    law = frequency_law(settings.line_species).name
+    print(f"{options.n} spectra, {'noise of real sky fibers' if sky else 'parametric noise'}, incidence of {law} above .15 Å")
     print(f"  score above .5: {int((s >= 0.5).sum())} candidates, purity {t[s >= 0.5].mean():.4f}")
     print(f"  published: {int(p.sum())} absorbers, purity {listed[p].mean():.4f}; spurious in {dict(spurious)}")
     error = reliability(y, s).expected_calibration_error
@@ -313,9 +320,9 @@ def report_completeness(table: np.ndarray) -> None:
 # ---- real quasars
 
 
-def real_spectra(folder: Path) -> tuple[Spectra, np.ndarray]:
-    """Trusted quasar spectra of a folder, on the grid, as the pipeline would search them."""
-    paths, _ = usable_sources(folder, MG_II)
+def real_spectra(folder: Path, species: LineSpecies) -> tuple[Spectra, np.ndarray]:
+    """Trusted quasar spectra of a folder in which the species can be seen, on the grid, as the pipeline would search them."""
+    paths, _ = usable_sources(folder, species)
     found = [open_spectrum(path) for path in paths]
     return on_lattice(found), np.array([one.z_pipeline for one in found])
 
@@ -326,41 +333,89 @@ def on_lattice(found: list[SurveySpectrum]) -> Spectra:
     return place_on_grid(*columns, origin, LATTICE, resolution=[one.resolution for one in found])
 
 
-def real(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
-    """One absorber in each copy of a real spectrum; its own noise, continuum and absorbers stay."""
-    spectra, z_qso = real_spectra(Path(options.folder))
-    population = inject.Population(counts=(0.0, 1.0), ew_law=options.law, ew_min=0.3, ew_max=6.0)
-    clean = chain.prepare(spectra, z_qso, settings)
-    alive = np.flatnonzero(usable(clean) & (clean.snr > options.snr_min))
-    weight = np.where(clean.spectra.good, clean.spectra.ivar * clean.continuum**2, 0.0)
-    system, table = with_all_lines(MG_II), []
+@dataclass
+class Quasars:
+    """Real spectra, and what the chain makes of them before anything is put in."""
+
+    spectra: Spectra
+    z_qso: np.ndarray
+    clean: Normalized
+    system: LineSpecies  # with the lines that are put in
+
+    def put_in(self, rows: np.ndarray, absorbers: inject.Absorbers, detector: Detector, settings: Settings) -> dict[str, np.ndarray]:
+        """Put absorbers into copies of the spectra `rows`, one in each, and look for them; columns of those that lie in the path."""
+        species, spectra, clean, system = settings.line_species, self.spectra, self.clean, self.system
+        passed = inject.transmission(absorbers, system, LATTICE, len(rows))
+        injected = Spectra((spectra.flux[rows] * passed).astype(np.float32), spectra.ivar[rows], spectra.mask[rows], LATTICE)
+        _, searchable = prepare(injected, self.z_qso[rows], settings)
+        found = detect(searchable, detector, settings)
+        weight = np.where(clean.spectra.good[rows], clean.spectra.ivar[rows] * clean.continuum[rows] ** 2, 0.0)
+        spectrum = rows[absorbers.spectrum]
+        truth = absorbers.spectrum, places(absorbers.z, species), absorbers.ew_primary
+        best, got, listed = (matched(*truth, found, which) for which in (found.score >= 0.0, found.score >= 0.5, found.published))
+        candidate = np.full(len(absorbers), -1)
+        for partner in (best[0], listed[0]):  # the published one, where there is one
+            candidate[partner[partner >= 0]] = np.flatnonzero(partner >= 0)
+        score = np.append(found.score, np.nan)[candidate]
+        columns = {"row": spectrum, "z_qso": self.z_qso[spectrum], "snr": clean.snr[spectrum], "z": absorbers.z}
+        columns |= {"ew": np.stack([absorbers.ew_primary, absorbers.ew_secondary], axis=1), "got": got[1], "listed": listed[1]}
+        columns |= {"line_snr": inject.line_snr(absorbers, system, LATTICE, weight), "score": score}
+        columns["measured"] = np.append(found.ew, [[np.nan, np.nan]], axis=0)[candidate]
+        inside = in_path(clean, spectrum, absorbers.z)
+        return {name: values[inside] for name, values in columns.items()}
+
+
+def inject_real(options: argparse.Namespace, detector: Detector, settings: Settings) -> tuple[dict[str, np.ndarray], int]:
+    """Put one absorber into each copy of a real spectrum; its own noise, continuum and absorbers stay."""
+    spectra, z_qso = real_spectra(Path(options.folder), settings.line_species)
+    system, parts = with_all_lines(settings.line_species), []
+    if options.ions is not None:
+        system = replace(system, companions=tuple(line for line in system.companions if line.ion in options.ions))
+    quasars = Quasars(spectra, z_qso, chain.prepare(spectra, z_qso, settings), system)
+    population = inject.Population(counts=(0.0, 1.0), ew_law=options.law, ew_min=options.ew_min, ew_max=6.0)
+    alive = np.flatnonzero(usable(quasars.clean) & (quasars.clean.snr > options.snr_min))
     edges = tuple(LATTICE.wavelength_at(np.array([0, LATTICE.n_pixels - 1])))
+    size = inject.uniforms_per_spectrum(system, population)
     for start in range(0, options.n, BLOCK):
         rows = alive[(start + np.arange(BLOCK)) % len(alive)]
-        uniforms = np.stack(
-            [
-                inject.seeded_generator(options.seed, "real", start + k).random(inject.uniforms_per_spectrum(system, population))
-                for k in range(BLOCK)
-            ]
-        )
-        absorbers = inject.draw(system, population, uniforms, inject.redshift_limits(MG_II, z_qso[rows], edges, population))
-        passed = inject.transmission(absorbers, system, LATTICE, BLOCK)
-        injected = Spectra((spectra.flux[rows] * passed).astype(np.float32), spectra.ivar[rows], spectra.mask[rows], LATTICE)
-        _, searchable = prepare(injected, z_qso[rows], settings)
-        found = detect(searchable, detector, settings)
-        snr = inject.line_snr(absorbers, system, LATTICE, weight[rows])
-        inside = in_path(
-            replace(clean, z_start=[clean.z_start[k] for k in rows], z_stop=[clean.z_stop[k] for k in rows]),
-            absorbers.spectrum,
-            absorbers.z,
-        )
-        place = places(absorbers.z)
-        truth = absorbers.spectrum, place, absorbers.ew_primary
-        got, listed = (matched(*truth, found, which)[1] for which in (found.score >= 0.5, found.published))
-        is_strong = (snr >= 3.0).all(axis=1) & (absorbers.ew_primary >= 0.3)
-        table.append(np.stack([absorbers.ew_primary, is_strong, got, listed], axis=1)[inside])
-    print(f"{options.n} absorbers (W {options.law}) in {len(alive)} real spectra")
-    report_completeness(np.concatenate(table))
+        uniforms = np.stack([inject.seeded_generator(options.seed, "real", start + k).random(size) for k in range(BLOCK)])
+        limits = inject.redshift_limits(settings.line_species, z_qso[rows], edges, population)
+        parts.append(quasars.put_in(rows, inject.draw(system, population, uniforms, limits), detector, settings))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, len(alive)
+
+
+def real(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
+    """Completeness of absorbers put into real spectra, and the bias of their equivalent widths."""
+    table, n_spectra = inject_real(options, detector, settings)
+    print(f"{options.n} absorbers (W {options.law}) in {n_spectra} real spectra")
+    w, weaker = table["ew"][:, 0], table["line_snr"].min(axis=1)
+    report_completeness(np.stack([w, (weaker >= 3.0) & (w >= STRONG_EW), table["got"], table["listed"]], axis=1))
+    for least in (3.0, 5.0):
+        some = weaker >= least
+        lost = some & ~table["listed"]
+        why = f"{int(np.isnan(table['score'][lost]).sum())} of {int(lost.sum())} missed were not proposed"
+        print(f"  both lines >= {least:.0f} σ: {int(some.sum())} in the path, published {rate(table['listed'][some])}; {why}")
+    use = (weaker >= 5.0) & table["listed"]
+    true, measured = (np.column_stack([table[name][use], table[name][use].sum(axis=1)]) for name in ("ew", "measured"))
+    for number, name in enumerate((*(str(line) for line in doublet_of(settings.line_species)), "sum of both")):
+        print(f"  W of {name}, measured / true - 1, both lines >= 5 σ: {bias(measured[:, number] / true[:, number] - 1.0)}")
+
+
+def doublet_of(species: LineSpecies) -> tuple[Transition, Transition]:
+    return species.primary, species.secondary
+
+
+def rate(hit: np.ndarray) -> str:
+    """A fraction with its binomial error, which is not 0 where the fraction is 0 or 1 (Laplace's rule)."""
+    n, near = len(hit), (hit.sum() + 1.0) / (len(hit) + 2.0)
+    return f"{hit.mean() if n else np.nan:.4f} ± {np.sqrt(near * (1.0 - near) / max(n, 1)):.4f}"
+
+
+def bias(excess: np.ndarray) -> str:
+    """Median and mean with their errors; the median's from the central 68 %."""
+    low, middle, high = np.percentile(excess, [15.865, 50.0, 84.135])
+    n = np.sqrt(len(excess))
+    return f"median {middle:+.4f} ± {1.2533 * 0.5 * (high - low) / n:.4f}, mean {excess.mean():+.4f} ± {excess.std() / n:.4f}"
 
 
 # ---- no absorber can be there
@@ -395,17 +450,19 @@ def forged(options: argparse.Namespace, detector: Detector, settings: Settings) 
 
 def separation(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
     """Doublets of a wrong separation in real quasars: chance, sky and continuum; not what has a line of a real absorber in it."""
-    spectra, z_qso = real_spectra(Path(options.folder))
+    species = settings.line_species
+    spectra, z_qso = real_spectra(Path(options.folder), species)
     ready, searchable = prepare(spectra, z_qso, settings)
     real = detect(searchable, detector, settings)
     path, n = ready.redshift_path[usable(ready)].sum(), int(real.published.sum())
-    print(f"  Mg II itself: {n} doublets of score >= {settings.infer.min_score}, path {path:.1f}, {n / path:.4f} per unit path")
-    offsets = np.array([MG_II.offset_pixels(line, LATTICE.step) for line in with_all_lines(MG_II).transitions])
+    print(f"  {species.name} itself: {n} doublets of score >= {settings.infer.min_score}, path {path:.1f}, {n / path:.4f} per unit path")
+    offsets = np.array([species.offset_pixels(line, LATTICE.step) for line in with_all_lines(species).transitions])
     taken = [real.pixel[real.published & (real.row == row)][:, None] + offsets for row in range(len(z_qso))]
-    for pixels in WRONG_SEPARATIONS:
-        wave = MG_II.primary.wavelength * 10 ** (pixels * LATTICE.step)
+    for extra in extra_pixels(species, LATTICE.step):
+        wrong = with_separation(species, extra, LATTICE.step)
+        pixels = wrong.offset_pixels(wrong.secondary, LATTICE.step)
         name = f"{pixels:.1f} pixels"
-        SPECIES[name] = replace(MG_II, name=name, secondary=replace(MG_II.secondary, wavelength=wave))
+        SPECIES[name] = replace(wrong, name=name)
         chosen = load(species=name)
         ready, searchable = prepare(spectra, z_qso, chosen)
         found = detect(searchable, detector, chosen)
@@ -421,7 +478,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", help="real quasar spectra, for `real`")
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=20261)
-    parser.add_argument("--model", default="", help="directory of a model; the shipped one by default")
+    parser.add_argument("--species", default="MgII", choices=sorted(SPECIES), help="what is searched; `artificial` knows Mg II only")
+    parser.add_argument("--model", default="", help="directory of a model; by default the one of the species that ships")
     parser.add_argument("--law", default="exponential", choices=("exponential", "log-uniform", "published", "empirical"))
     parser.add_argument("--catalogue", help="absorber catalogue, for the empirical law")
     parser.add_argument("--quasars", help="folder of real quasar spectra whose eigenspectra give the continua")
@@ -429,8 +487,12 @@ def main() -> None:
     parser.add_argument("--contaminated", type=float, default=0.1)
     parser.add_argument("--templates", type=int, default=300, help="of the ideal observer; 0 leaves it out")
     parser.add_argument("--snr-min", type=float, default=0.0)
+    parser.add_argument("--ions", nargs="*", help="whose lines come along in real spectra, e.g. 'Si IV'; of all ions by default")
+    parser.add_argument("--ew-min", type=float, default=0.3, help="Å, of what is put into real spectra")
     options = parser.parse_args()
-    detector, settings = read_model(options.model).load(), load()
+    if options.what == "artificial" and options.species != "MgII":
+        parser.error("the paper's benchmark is one of MgII")
+    detector, settings = read_model(options.model, options.species).load(), load(species=options.species)
     measurements = (artificial, interlopers, purity, real, forged, separation)
     {measurement.__name__: measurement for measurement in measurements}[options.what](options, detector, settings)
 

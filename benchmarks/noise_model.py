@@ -16,6 +16,7 @@ import numpy as np
 from detector import real_spectra
 
 from nalspark.absorption import chain
+from nalspark.lines import MG_II
 from nalspark.settings import load
 from nalspark.spectra.grid import LATTICE
 
@@ -23,7 +24,7 @@ from nalspark.spectra.grid import LATTICE
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="quasar spectra")
-    spectra, z_qso = real_spectra(parser.parse_args().folder)
+    spectra, z_qso = real_spectra(parser.parse_args().folder, MG_II)
     ready = chain.prepare(spectra, z_qso, load(preprocess={"noise_model": "none"}))
     used = ready.spectra.good & np.array([reason is None for reason in ready.reason])[:, None]
     deviation = (ready.spectra.flux - ready.continuum) * np.sqrt(ready.spectra.ivar)
