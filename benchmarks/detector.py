@@ -41,7 +41,7 @@ from nalspark.lines import MG_II, SPECIES, LineSpecies, Transition, with_all_lin
 from nalspark.metrics import area_under_curve, binary_metrics, reliability
 from nalspark.mocks import inject
 from nalspark.mocks.examples import strong
-from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES
+from nalspark.mocks.interlopers import OTHER_SPECIES, kinds_of
 from nalspark.mocks.noise import sky_noise
 from nalspark.mocks.recipes import INSTRUMENT_SIGMAS, Mocks, Recipe, make_mocks
 from nalspark.mocks.stages import REALISTIC
@@ -169,7 +169,7 @@ def artificial(options: argparse.Namespace, detector: Detector, settings: Settin
     if options.law == "empirical":
         law["ew_sample"] = equivalent_width_quantiles(open_catalog(options.catalogue, "absorbers", ["MgII"]))
     kinds = tuple(
-        kind for kind in KINDS if kind not in ("stellar", "host")
+        kind for kind in kinds_of(MG_II) if kind not in ("stellar", "host")
     )  # quasars with contaminants, not stars that were taken for quasars
     common = {"species": MG_II, "seed": options.seed, "contaminated": options.contaminated, "snr_min": 3.0, "most_correlated": 0.0}
     common |= {"kinds": kinds, "sky": sky_noise(options.sky) if options.sky else None}
@@ -244,7 +244,7 @@ def observe_ideally(mocks: Mocks, ready: Normalized, rows: np.ndarray, templates
 
 def interlopers(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
     print(f"{options.n} spectra of each kind, no absorber in them; fraction with a candidate above .5 (published)")
-    for kind in ("", *KINDS):
+    for kind in ("", *kinds_of(settings.line_species)):
         recipe = Recipe(
             settings.line_species,
             (inject.Population(counts=(1.0, 0.0)),),

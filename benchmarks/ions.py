@@ -212,7 +212,7 @@ class Tally:
 def nature(options: argparse.Namespace, detector: Detector, settings: Settings) -> None:
     """Purity and completeness at the published score."""
     species = settings.line_species
-    factor = options.factor or overrepresentation(species)
+    factor = options.factor or overrepresentation(settings)
     others, tally = Others(draw_nature(species)), Tally()
     population = replace(REALISTIC, incidence=factor)
     recipe = Recipe(species, (population,), seed=options.seed, contaminated=0.0, sky=sky_noise(options.sky), continuum=others)
