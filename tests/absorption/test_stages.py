@@ -84,7 +84,7 @@ def pixels(read: pa.RecordBatch, targets: pa.RecordBatch) -> Columns:
 @pytest.fixture(scope="module")
 def found(pixels: Columns, settings: Settings) -> tuple[pa.RecordBatch, ...]:
     tables = SEARCHED, CANDIDATES, SENSITIVITY
-    return tuple(encode(columns, table) for columns, table in zip(absorption.search_columns(pixels, settings), tables, strict=True))
+    return tuple(encode(columns, table) for columns, table in zip(absorption.search_columns(pixels, [settings]), tables, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +138,9 @@ def test_search_finds_in_each_spectrum_what_it_finds_in_all_together(
     spark: Any, settings: Settings, read: Any, targets: Any, found: Any, cut: int
 ) -> None:
     spectra = frame_of(spark, usable(read), surveys.SPECTRA_READ, cut)
-    stage = absorption.search(spectra, frame_of(spark, targets, TARGETS, 2), settings)
-    for batch, table, key in zip(found, (SEARCHED, CANDIDATES, SENSITIVITY), ("spectrum_id", "candidate_id", "spectrum_id"), strict=True):
+    tables = SEARCHED, CANDIDATES, SENSITIVITY
+    stage = absorption.search(spectra, frame_of(spark, targets, TARGETS, 2), [settings], tables)
+    for batch, table, key in zip(found, tables, ("spectrum_id", "candidate_id", "spectrum_id"), strict=True):
         assert_equal(rows_of(stage, table), batch, table, key)
 
 
