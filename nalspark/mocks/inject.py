@@ -169,7 +169,7 @@ def redshift_limits(species: LineSpecies, z_qso: ArrayLike, wavelength_range: Ar
 
 def uniforms_per_spectrum(species: LineSpecies, population: Population) -> int:
     """Count the random numbers that :func:`draw` needs for one spectrum."""
-    return 1 + (len(population.counts) - 1) * (3 + 4 * population.MAX_CLOUDS + len(_companion_ions(species)))
+    return 1 + (len(population.counts) - 1) * (3 + 4 * population.MAX_CLOUDS + len(_companion_ions(species)) + (species.bare > 0))
 
 
 def draw(species: LineSpecies, population: Population, uniforms: NDArray[np.float64], limits: tuple[ArrayLike, ArrayLike]) -> Absorbers:
@@ -560,6 +560,9 @@ def _draw_relative_tau(species: LineSpecies, u: Array) -> Array:
         for index, line in enumerate(species.transitions):
             if line.ion == ion:
                 result[:, index] = column * line.strength * line.wavelength / (first.strength * first.wavelength)
+    if species.bare:
+        others = np.array([line.ion != first.ion for line in species.transitions])
+        result[np.ix_(u[:, -1] < species.bare, others)] = 0.0
     return result
 
 
