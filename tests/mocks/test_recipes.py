@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nalspark.incidence import ZHU_MENARD_2013, frequency_law
-from nalspark.lines import C_IV, MG_II, SPECIES
+from nalspark.lines import C_IV, MG_II, SPECIES, with_all_lines
 from nalspark.mocks import inject
 from nalspark.mocks.examples import candidate_examples, draws, label_candidates, spectrum_examples, strong
 from nalspark.mocks.interlopers import KINDS, OTHER_SPECIES, make_interlopers
@@ -203,6 +203,16 @@ def test_absorbers_of_every_species_are_as_frequent_as_its_law(species):
     expected = 0.2 * float(frequency_law(species).rate(1.0, 0.15)) * _overrepresentation(species)
     assert len(drawn) / 4000 == pytest.approx(expected, rel=0.12) and expected >= 0.08 - 1e-9
     assert (_overrepresentation(species) > 1) == (species.name in ("AlIII", "CaII", "NaI"))
+
+
+@pytest.mark.parametrize("species", [MG_II, C_IV], ids=lambda species: species.name)
+def test_a_part_of_the_absorbers_shows_no_other_ion(species):
+    system, population = with_all_lines(species), inject.Population(counts=(0.0, 1.0), ew_law="log-uniform")
+    uniforms = np.random.default_rng(7).random((2000, inject.uniforms_per_spectrum(system, population)))
+    drawn = inject.draw(system, population, uniforms, (np.full(2000, 1.9), np.full(2000, 2.1)))
+    own = np.array([line.ion == species.primary.ion for line in system.transitions])
+    assert (drawn.relative_tau[:, own] > 0).all()
+    assert (drawn.relative_tau[:, ~own] == 0).all(axis=1).mean() == pytest.approx(species.bare, abs=0.03)
 
 
 def test_the_papers_recipe_has_its_line_width():
