@@ -42,7 +42,7 @@ def test_the_model_of_every_species_is_small_good_and_made_by_the_code_as_it_is(
     assert (card.species, card.inputs, card.shape) == (species, IMAGE_COLUMNS, input_shapes(settings.line_species, LATTICE)[IMAGE_COLUMNS])
     made_by = {stage.name: stage.revision for stage in stages_of(settings) if stage.name in ("search", "simulate")}
     assert made_by.items() <= card.data["revisions"].items()
-    assert card.metrics["auc"] > 0.98 and card.metrics["calibration_error"] < 0.02 and not card.doubt
+    assert card.metrics["auc"] > 0.97 and card.metrics["calibration_error"] < 0.02 and not card.doubt
 
 
 def test_a_species_without_a_model_is_told():
