@@ -78,7 +78,8 @@ class LineSpecies:
     window_rest : tuple of float
         Quasar-rest wavelengths (Å) between which ``primary`` is searched.
     frequency : tuple of float
-        N* and W* (Å) of the law dN/dz (> W) = N* exp(-W / W*) by which mock absorbers are as frequent as real ones.
+        N* and W* (Å) of the law dN/dz (> W) = N* exp(-W / W*) by which mock absorbers are as frequent as real ones, of a species for which
+        :mod:`nalspark.incidence` has no published law.
     bare : float
         Part of the mock absorbers that show no other ion: who learns from them must not rely on companions.
     """
@@ -113,7 +114,6 @@ MG_II = LineSpecies(
     secondary=MG_II_2803,
     companions=(FE_II_2344, FE_II_2374, FE_II_2382, FE_II_2586, FE_II_2600, MG_I_2852),
     window_rest=(1550.0, 2800.0),  # Zhao et al. 2019, §2: red side of C IV to the blue side of Mg II emission
-    frequency=(1.19, 0.70),  # Nestor et al. 2005; nalspark.incidence has the law of Zhu & Ménard 2013, which depends on redshift
 )
 C_IV = LineSpecies(
     name="CIV",

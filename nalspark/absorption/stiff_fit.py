@@ -87,8 +87,10 @@ def _fit_from(
                 weight[i] *= _BELOW
         _solve(value, weight, components, prior, amplitude, normal)
         combine(components, amplitude, model)
-        if number >= soft - 1 and not _leave_out(value, error, model, known, broad, used) and number >= soft:
-            break
+        if number >= soft - 1:
+            changed = _leave_out(value, error, model, known, broad, used)
+            if number >= soft and not changed:
+                break
     unexplained = (prior * amplitude**2).sum()
     for i in range(n):
         if known[i]:

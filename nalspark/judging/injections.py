@@ -112,6 +112,7 @@ def put_in(sightlines: Sightlines, absorbers: inject.Absorbers, number: int, set
     Returns
     -------
     Spectra
+        Their inverse variances are larger in the lines, where the quasar's own noise is lacking.
     """
     spectra, n_pixels = sightlines.spectra, sightlines.spectra.grid.n_pixels
     passed, first = _passed(spectra, absorbers, settings)
