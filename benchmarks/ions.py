@@ -4,12 +4,11 @@
     python benchmarks/ions.py confusion --species CIV --model DIR --sky ../shared/data/spectra/sky --n 600
 
 ``nature``: absorbers of the species, with all lines that come with them, among those of Mg II and C IV, with the lines of the other ions
-that come with these (:data:`FAMILIES`), in the residuals of real sky fibers; each as frequent as its law says, so that no line is there
-twice. Systems of the species' own family that would show its line above 0.15 Å are left out: its law has them already. A candidate at a
-system of Mg II or C IV that shows the line too is neither true nor false. A rare species is put in more often than nature has it, and
-counts for less, so that completeness and purity come from numbers that are not small. ``confusion``: one absorber of another species in
-each spectrum, with all its lines but those of the ion that is searched, the first or second line somewhere in the searched pixels: which
-part of those with both lines above 5 σ is published as the species.
+that come with these (:mod:`nalspark.mocks.families`), in the residuals of real sky fibers; each as frequent as its law says, so that no
+line is there twice. A rare species is put in more often than nature has it, and counts for less, so that completeness and purity come from
+numbers that are not small. ``confusion``: one absorber of another species in each spectrum, with all its lines but those of the ion that is
+searched, the first or second line somewhere in the searched pixels: which part of those with both lines above 5 σ is published as the
+species. Si IV, which is never seen without C IV, keeps its lines of C IV, and a candidate at these is right.
 """
 
 from __future__ import annotations
@@ -27,19 +26,16 @@ from nalspark.absorption.systems import match_radius
 from nalspark.absorption.windows import search_window
 from nalspark.incidence import frequency_law
 from nalspark.learning.models import Detector, read_model
-from nalspark.lines import ALL_LINES, SPECIES, LineSpecies, Transition, with_all_lines
+from nalspark.lines import ALL_LINES, NEVER_WITHOUT, SPECIES, LineSpecies, Transition, with_all_lines
 from nalspark.mocks import inject, quasars
+from nalspark.mocks.families import draw_families, with_lines_of
 from nalspark.mocks.noise import sky_noise
 from nalspark.mocks.recipes import Mocks, Recipe, make_mocks
 from nalspark.mocks.stages import REALISTIC, overrepresentation
 from nalspark.settings import Settings, load
 from nalspark.spectra.grid import LATTICE
 
-#: Absorbers of other species: as many of them in a spectrum as there may be.
-NATURE = replace(REALISTIC, counts=(0.0,) * 15 + (1.0,), red_margin_z=0.0)
 NONE = inject.Population(counts=(1.0, 0.0))
-#: Whose systems the lines of other ions belong to.
-FAMILIES = {"MgII": ("Mg II", "Mg I", "Fe II", "Al II", "Al III", "Si II", "Ca II", "Na I"), "CIV": ("C IV", "Si IV")}
 #: W, rest Å, from which a system of another species shows the line of the ion that is searched.
 SHOWN = 0.05
 #: W, rest Å times 1 + z, below which a line explains no candidate; pixels within which it does.
@@ -106,37 +102,16 @@ def width_of(line: Transition, species: LineSpecies, absorbers: inject.Absorbers
     return inject.equivalent_width(line, tau, absorbers.b_kms, absorbers.velocity_kms)
 
 
-def with_lines_of(species: LineSpecies, ions: set[str]) -> LineSpecies:
-    """The species with the known lines of some ions beside its own."""
-    full = with_all_lines(species)
-    return replace(full, companions=tuple(line for line in full.companions if line.ion in {*ions, species.primary.ion}))
-
-
 def draw_nature(searched: LineSpecies) -> Draw:
     """Absorbers of all other species, wherever one of their own lines lies on the grid."""
-    ion = searched.primary.ion
-    others = [(with_lines_of(SPECIES[name], {*ions, ion}), ion in ions) for name, ions in FAMILIES.items() if name != searched.name]
-    first, last = LATTICE.wavelength_at(np.array([0, LATTICE.n_pixels - 1]))
-
-    def draw(rng: np.random.Generator, z_qso: float) -> list[tuple[LineSpecies, inject.Absorbers]]:
-        found = []
-        for one, known in others:
-            wave = [line.wavelength for line in one.transitions]
-            low, high = max(first / max(wave) - 1.0, 0.0), min(z_qso, last / min(wave) - 1.0)
-            uniforms = rng.random((1, inject.uniforms_per_spectrum(one, NATURE)))
-            absorbers = inject.draw(one, NATURE, uniforms, (np.array([low]), np.array([max(low, high)])))
-            if known and len(absorbers):  # the law of what is searched has those with a strong line
-                absorbers = absorbers.take(width_of(searched.primary, one, absorbers) < NATURE.ew_min)
-            found.append((one, absorbers))
-        return found
-
-    return draw
+    return lambda rng, z_qso: draw_families(searched, np.array([z_qso]), [rng], 1.0)
 
 
 def draw_one(other: LineSpecies, settings: Settings) -> Draw:
     """One absorber, its first or second line where the first or second line of what is searched may lie."""
     searched = settings.line_species
-    system = with_lines_of(other, {line.ion for line in ALL_LINES} - {searched.primary.ion})
+    ion, needed = searched.primary.ion, NEVER_WITHOUT.get(other.primary.ion)
+    system = with_lines_of(other, {line.ion for line in ALL_LINES if line.ion != ion or ion == needed})
     population = replace(REALISTIC, counts=(0.0, 1.0), incidence=0.0, ew_law="log-uniform", ew_min=0.2, ew_max=3.0)
 
     def draw(rng: np.random.Generator, z_qso: float) -> list[tuple[LineSpecies, inject.Absorbers]]:
@@ -186,7 +161,6 @@ class Tally:
     listed: list[np.ndarray] = field(default_factory=list)
     score: list[np.ndarray] = field(default_factory=list)
     true: int = 0
-    shown: int = 0
     false: Counter[str] = field(default_factory=Counter)
 
     def add(self, mocks: Mocks, ready: Normalized, found: Found, others: Others, settings: Settings) -> None:
@@ -203,9 +177,6 @@ class Tally:
             part.append(values[inside])
         self.true += int((partner >= 0).sum())
         for number in np.flatnonzero(found.published & (partner < 0)):
-            if others.shows(int(found.row[number]), species, float(found.pixel[number])):
-                self.shown += 1
-                continue
             self.false[cause_of(found, number, others.lines(found.row[number]), mocks, species)] += 1
 
 
@@ -237,7 +208,7 @@ def report(tally: Tally, factor: float, options: argparse.Namespace, species: Li
     false = tally.false.total() - own + own / factor
     per_path, true = false / tally.path, tally.true / factor
     purity, error = true / (true + false), np.sqrt(false + 1.0) * true / (true + false) ** 2
-    print(f"  published: {tally.true} true, {tally.shown} of other systems, {tally.false.total()} false: {per_path:.5f} per unit path")
+    print(f"  published: {tally.true} true, {tally.false.total()} false: {per_path:.5f} per unit path")
     print(f"  purity {purity:.4f} ± {error:.4f}")
     for cause, count in tally.false.most_common():
         print(f"    {count:5d}  {cause}")
@@ -265,7 +236,9 @@ def confusion(options: argparse.Namespace, detector: Detector, settings: Setting
             hits = {
                 int(found.row[k]): near
                 for k in np.flatnonzero(found.published)
-                if seen[found.row[k]] and (near := near_lines(found, k, others.lines(found.row[k]), species))
+                if seen[found.row[k]]
+                and not others.shows(int(found.row[k]), species, float(found.pixel[k]))
+                and (near := near_lines(found, k, others.lines(found.row[k]), species))
             }
             taken += len(hits)
             lines.update(" + ".join(sorted({line.name.partition(": ")[2] for line in near})) for near in hits.values())

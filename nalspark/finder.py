@@ -274,14 +274,14 @@ def _drawn(found: Found, row: int) -> list[Any]:
     if ready.reason[0] is not None:  # then what is normalised may be ones
         spectra, continuum = found._given.on_grid(range(row, row + 1), LATTICE), np.full(LATTICE.n_pixels, np.nan)
     error = np.where(spectra.good[0], 1.0 / np.sqrt(np.where(spectra.good[0], spectra.ivar[0], 1.0)), np.nan)
-    rest = species.primary.wavelength
+    rest, lines = species.primary.wavelength, len(species.transitions)
     common: dict[str, Any] = {
         "wavelength": LATTICE.wavelength, "flux": spectra.flux[0], "continuum": continuum, "error": error,
-        "fractions": geometry.fractions, "lines": [str(line) for line in species.transitions],
+        "fractions": geometry.fractions[:lines], "lines": [str(line) for line in species.transitions],
         "rest": [line.wavelength for line in species.transitions], "doublet": (geometry.primary, geometry.secondary),
         "searched": [(rest * (1.0 + a), rest * (1.0 + b)) for a, b in zip(ready.z_start[0], ready.z_stop[0], strict=True)],
     }  # fmt: skip
-    nothing = np.zeros(geometry.shape)
+    nothing = np.zeros((lines, geometry.shape[1]))
     items = [GalleryItem(absorber={}, residual=nothing, inverse_error=nothing, pixel=0, **common)]
     candidates = propose(Searchable.of(ready, z), settings)
     image_of = dict(zip(candidates.pixel.tolist(), range(len(candidates)), strict=True))
@@ -290,7 +290,7 @@ def _drawn(found: Found, row: int) -> list[Any]:
     for k in mine[np.argsort(measured["z_abs"][mine])]:
         absorber = {name: values[k] for name, values in measured.items()} | {"spectrum_id": f"absorber {len(items)}"}
         at = image_of[int(absorber["pixel"])]
-        images: dict[str, Any] = {"residual": candidates.image_residual[at], "inverse_error": candidates.image_inverse_error[at]}
+        images: dict[str, Any] = {name: getattr(candidates, f"image_{name}")[at, :lines] for name in ("residual", "inverse_error")}
         seen: dict[str, Any] = {"instrument_sigma_kms": float(instrument_kms(candidates.instrument_pixels[at], settings))}
         remarks = bit_words(int(absorber["flags"]), AbsorberFlag)
         items.append(GalleryItem(absorber=absorber, **images, **seen, pixel=int(absorber["pixel"]), remarks=remarks, **common))

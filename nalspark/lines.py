@@ -82,6 +82,11 @@ class LineSpecies:
         :mod:`nalspark.incidence` has no published law.
     bare : float
         Part of the mock absorbers that show no other ion: who learns from them must not rely on companions.
+    clustered : float
+        Part of the mock absorbers, of those that are not alone in their spectrum, that lie within 2000 km/s of another one.
+    alternatives : tuple of (Transition, Transition)
+        Lines a, b of another ion's absorber: if the candidate's first line were a, b would be there too. Where b lies is a further row of
+        the image, so that who learns from it sees what speaks against the species.
     """
 
     name: str
@@ -91,10 +96,12 @@ class LineSpecies:
     window_rest: tuple[float, float]
     frequency: tuple[float, float] = (1.0, 0.7)
     bare: float = 0.0
+    clustered: float = 0.0
+    alternatives: tuple[tuple[Transition, Transition], ...] = ()
 
     @property
     def transitions(self) -> tuple[Transition, ...]:
-        """All lines, by wavelength: the rows of a candidate image."""
+        """All lines, by wavelength: the first rows of a candidate image."""
         return tuple(sorted((self.primary, self.secondary, *self.companions), key=lambda line: line.wavelength))
 
     @property
@@ -106,6 +113,10 @@ class LineSpecies:
     def offset_pixels(self, line: Transition, step_dex: float) -> float:
         """Compute how many log-λ pixels `line` lies redwards of ``primary``, at any redshift."""
         return math.log10(line.wavelength / self.primary.wavelength) / step_dex
+
+    def alternative_pixels(self, step_dex: float) -> tuple[float, ...]:
+        """Compute how many log-λ pixels redwards of the candidate the line of each alternative lies."""
+        return tuple(math.log10(there.wavelength / here.wavelength) / step_dex for here, there in self.alternatives)
 
 
 MG_II = LineSpecies(
@@ -123,6 +134,10 @@ C_IV = LineSpecies(
     window_rest=(1250.0, 1549.0),  # redwards of Lyα emission and N V (Cooksey et al. 2013, §2.3) to C IV emission
     frequency=(3.5, 0.45),  # Cooksey et al. 2013: some one per unit redshift above 0.6 Å at z = 2
     bare=0.3,
+    clustered=0.3,
+    alternatives=(
+        (SI_IV_1393, C_IV_1548), (SI_IV_1402, C_IV_1548), (MG_II_2796, FE_II_2600), (AL_III_1854, MG_II_2796), (FE_II_2600, MG_II_2796),
+    ),
 )
 SI_IV = LineSpecies(
     name="SiIV",
@@ -132,6 +147,8 @@ SI_IV = LineSpecies(
     window_rest=(1250.0, 1394.0),  # as C IV, to Si IV emission
     frequency=(1.5, 0.35),  # a fraction of C IV's (Cooksey et al. 2011); a round number
     bare=0.2,
+    clustered=0.3,
+    alternatives=((C_IV_1548, C_IV_1550), (MG_II_2796, FE_II_2600), (AL_III_1854, MG_II_2796), (FE_II_2600, MG_II_2796)),
 )
 AL_III = LineSpecies(
     name="AlIII",
@@ -194,9 +211,14 @@ INTERLOPERS = (
 )
 
 
+#: Ions that are never seen without another one of the same absorber.
+NEVER_WITHOUT = {"Si IV": "C IV"}
+
+
 def interlopers_of(species: LineSpecies) -> tuple[LineSpecies, ...]:
-    """Give what can be mistaken for a species: the doublets of other ions, without lines of its own."""
-    ion, others = species.primary.ion, (other for other in INTERLOPERS if other.primary.ion != species.primary.ion)
+    """Give what can be mistaken for a species: the doublets of other ions, without lines of its own, and not those that come with it."""
+    ion = species.primary.ion
+    others = (other for other in INTERLOPERS if ion not in (other.primary.ion, NEVER_WITHOUT.get(other.primary.ion)))
     return tuple(replace(other, companions=tuple(line for line in other.companions if line.ion != ion)) for other in others)
 
 

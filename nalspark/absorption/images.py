@@ -1,5 +1,7 @@
 """A candidate as an image: one row per transition, one column per velocity pixel, aligned by the grid's geometry.
 
+Behind the rows of the species' own lines are those of its alternatives: lines that would be there if the candidate were another ion.
+
 A true absorber shows the same shape in the same columns of several rows; a pair of another ion, a sky residual or a half-shifted alias does
 not. The image holds all that the measurement and a network need, so nothing downstream reads the spectrum again.
 """
@@ -40,7 +42,8 @@ class ImageGeometry:
     @classmethod
     def of(cls, species: LineSpecies, step_dex: float) -> ImageGeometry:
         """Give the geometry of a species on a grid of steps of `step_dex` in log10 λ."""
-        exact = np.array([species.offset_pixels(line, step_dex) for line in species.transitions])
+        own = [species.offset_pixels(line, step_dex) for line in species.transitions]
+        exact = np.array([*own, *species.alternative_pixels(step_dex)])
         whole = np.round(exact).astype(np.int64)
         lines = species.transitions
         return cls(whole, exact - whole, lines.index(species.primary), lines.index(species.secondary))

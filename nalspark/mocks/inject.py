@@ -27,6 +27,7 @@ from nalspark.spectra.grid import WavelengthGrid
 
 Array = NDArray[np.float64]
 
+CLUSTER_KMS = (150.0, 2000.0)  #: how far apart neighbours are; nearer ones are one absorber
 SUBPIXELS = 10  #: samples per lattice pixel (6.9 km/s) on which optical depths are evaluated
 _KERNEL_SIGMAS = 5.0  #: where the instrument's Gaussian is cut
 _NEGLIGIBLE_TAU = 1e-7  #: where a cloud's optical depth is cut
@@ -169,7 +170,8 @@ def redshift_limits(species: LineSpecies, z_qso: ArrayLike, wavelength_range: Ar
 
 def uniforms_per_spectrum(species: LineSpecies, population: Population) -> int:
     """Count the random numbers that :func:`draw` needs for one spectrum."""
-    return 1 + (len(population.counts) - 1) * (3 + 4 * population.MAX_CLOUDS + len(_companion_ions(species)) + (species.bare > 0))
+    each = 3 + 4 * population.MAX_CLOUDS + len(_companion_ions(species)) + (species.bare > 0) + 2 * (species.clustered > 0)
+    return 1 + (len(population.counts) - 1) * each
 
 
 def draw(species: LineSpecies, population: Population, uniforms: NDArray[np.float64], limits: tuple[ArrayLike, ArrayLike]) -> Absorbers:
@@ -195,6 +197,9 @@ def draw(species: LineSpecies, population: Population, uniforms: NDArray[np.floa
     spectrum, _ = np.nonzero(wanted)
     u = uniforms[:, 1:].reshape(len(uniforms), most, (uniforms.shape[1] - 1) // max(most, 1))[wanted]
     z = _draw_redshift(population, law, u[:, 1], z_low[spectrum], z_high[spectrum])
+    if species.clustered:
+        z = _clustered(z, spectrum, u[:, -2] < species.clustered, u[:, -1]).clip(z_low[spectrum], z_high[spectrum])
+        u = u[:, :-2]
     ew = _draw_equivalent_width(population, law, u[:, 0], z)
     clouds, columns = _draw_clouds(population, ew, u[:, 2:]), u[:, 3 + 4 * population.MAX_CLOUDS :]
     tau = _draw_relative_tau(species, columns)
@@ -488,6 +493,14 @@ def _draw_redshift(population: Population, law: PublishedLaw, u: Array, z_low: A
     z, below = _cumulative_incidence(law, population.ew_min)
     first, last = np.interp(z_low, z, below), np.interp(z_high, z, below)
     return np.interp(first + u * (last - first), below, z)
+
+
+def _clustered(z: Array, spectrum: NDArray[np.int64], near: NDArray[np.bool_], u: Array) -> Array:
+    """Redshifts, some of which lie within :data:`CLUSTER_KMS` of the one before in the same spectrum."""
+    z, speed = z.copy(), np.where(u < 0.5, -1.0, 1.0) * (CLUSTER_KMS[0] + np.abs(2.0 * u - 1.0) * (CLUSTER_KMS[1] - CLUSTER_KMS[0]))
+    for k in np.flatnonzero(near[1:] & (spectrum[1:] == spectrum[:-1])) + 1:
+        z[k] = (1.0 + z[k - 1]) * np.exp(speed[k] / SPEED_OF_LIGHT_KMS) - 1.0
+    return z
 
 
 def _draw_equivalent_width(population: Population, law: PublishedLaw, u: Array, z: Array) -> Array:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nalspark.absorption.windows import search_window
 from nalspark.lines import LineSpecies, with_all_lines
 from nalspark.mocks import inject, quasars
+from nalspark.mocks.families import draw_families
 from nalspark.mocks.interlopers import kinds_of, make_interlopers
 from nalspark.settings import Preprocess
 from nalspark.spectra.batch import PixelFlag, Spectra
@@ -79,6 +80,8 @@ class Recipe:
         ``(rng, z_qso) -> flux (p,)`` with median 1 in the place of the parametric quasar.
     window : Preprocess
         Where the species is searched: absorbers and interlopers lie there.
+    families : float
+        How many times as frequent as in nature systems of other species are, with all their lines (:mod:`nalspark.mocks.families`).
     """
 
     species: LineSpecies
@@ -91,6 +94,7 @@ class Recipe:
     sky: SkyNoise | None = None
     continuum: Continuum | None = None
     window: Preprocess = Preprocess()
+    families: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,10 +150,10 @@ def make_mocks(names: list[str], recipe: Recipe) -> Mocks:
     instrument = np.array([rng.choice(INSTRUMENT_SIGMAS) for rng in rngs])
     quiet = np.array([_unabsorbed(rng, z, recipe) for rng, z in zip(rngs, z_qso, strict=True)])
     drawn = _absorbers(names, z_qso, recipe)
-    passed = _transmission(drawn, instrument, recipe)
+    passed = _transmission(drawn, instrument, with_all_lines(recipe.species))
     window = search_window(grid, recipe.species, z_qso, recipe.window)
     interlopers = make_interlopers(kind, rngs, window, recipe.species, grid)
-    expected = quiet * interlopers.transmission
+    expected = quiet * interlopers.transmission * _of_families(names, z_qso, instrument, recipe)
     see = _with_sky if recipe.sky is not None else _with_spectrograph
     seen = [see(rng, flux, recipe) for rng, flux in zip(rngs, expected * passed, strict=True)]
     level, flux, ivar, mask, sigma = (np.array(part) for part in zip(*seen, strict=True))
@@ -224,10 +228,20 @@ def _truth(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], weight: Arra
     return [column[order] for column in columns]
 
 
-def _transmission(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], instrument: Array, recipe: Recipe) -> Array:
+def _of_families(names: list[str], z_qso: Array, instrument: Array, recipe: Recipe) -> Array | float:
+    """What absorbers of other species leave of the light; (n, p)."""
+    if not recipe.families:
+        return 1.0
+    rngs = [inject.seeded_generator(recipe.seed, name, "families") for name in names]
+    rows, passed = np.arange(len(names)), np.ones((len(names), LATTICE.n_pixels))
+    for system, absorbers in draw_families(recipe.species, z_qso, rngs, recipe.families):
+        passed *= _transmission([(rows, absorbers)], instrument, system)
+    return passed
+
+
+def _transmission(drawn: list[tuple[NDArray[np.int64], inject.Absorbers]], instrument: Array, system: LineSpecies) -> Array:
     """What the absorbers leave of the light of every spectrum, each seen through its own instrument; (n, p)."""
     passed = np.ones((len(instrument), LATTICE.n_pixels))
-    system = with_all_lines(recipe.species)
     for rows, absorbers in drawn:
         for sigma in INSTRUMENT_SIGMAS:
             mine = np.flatnonzero(instrument[rows] == sigma)

@@ -80,12 +80,13 @@ def recipes(
         sky=fibers[0],
         continuum=continuum,
         window=settings.preprocess,
+        families=chosen.families,
     )
     real = learn.populations if chosen.population == "zhao2019" else (_realistic(species),)
     window = settings.preprocess.model_copy(update={"window_rest_blue": 0.0})
     judge = replace(
         learn, populations=real, contaminated=chosen.contaminated_realistic, kinds=kinds, sky=fibers[1], window=window,
-        most_correlated=_CORRELATED,
+        most_correlated=_CORRELATED, families=min(chosen.families, 1.0),
     )  # fmt: skip
     return {"train": learn, "validation": learn, "calibration": judge, "test": judge}
 

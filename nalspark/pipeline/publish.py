@@ -417,6 +417,7 @@ def gallery_items(store: Store, manifest: Manifest, settings: Settings, absorber
 
 def _gallery_item(absorber: Mapping[str, Any], spectrum: Columns, candidate: Mapping[str, Any], settings: Settings) -> GalleryItem:
     species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, LATTICE.step)
+    lines = len(species.transitions)
     ivar, rest, width = spectrum["ivar"], species.primary.wavelength, candidate["instrument_pixels"]
     good = (spectrum["mask"] == 0) & (ivar > 0)
     return GalleryItem(
@@ -425,9 +426,9 @@ def _gallery_item(absorber: Mapping[str, Any], spectrum: Columns, candidate: Map
         spectrum["flux"],
         spectrum["continuum"],
         np.where(good, 1.0 / np.sqrt(np.where(good, ivar, 1.0)), np.nan),
-        np.frombuffer(candidate["image_residual"], "<f4").reshape(geometry.shape),
-        np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape),
-        geometry.fractions,
+        np.frombuffer(candidate["image_residual"], "<f4").reshape(geometry.shape)[:lines],
+        np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape)[:lines],
+        geometry.fractions[:lines],
         [str(line) for line in species.transitions],
         np.array([line.wavelength for line in species.transitions]),
         (geometry.primary, geometry.secondary),

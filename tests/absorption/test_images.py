@@ -5,7 +5,7 @@ import pytest
 from make_spectra import OFFSET, STEP, lines_at
 
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry, cut_images
-from nalspark.lines import C_IV, MG_II
+from nalspark.lines import C_IV, C_IV_1548, FE_II_2600, MG_II, MG_II_2796, SI_IV_1393
 from nalspark.spectra.grid import LATTICE
 
 GEOMETRY = ImageGeometry.of(MG_II, STEP)
@@ -53,3 +53,16 @@ def test_image_by_brute_force_and_zero_beyond_the_ends():
 def test_no_candidates_no_images():
     none = np.zeros(0, dtype=np.int64)
     assert cut_images(np.ones((2, 100), np.float32), none, none, GEOMETRY).shape == (0, 8, 49)
+
+
+@pytest.mark.parametrize("taken, telling", [(SI_IV_1393, C_IV_1548), (MG_II_2796, FE_II_2600)], ids=str)
+def test_the_rows_behind_those_of_the_species_show_what_speaks_for_another_ion(taken, telling):
+    geometry, z = ImageGeometry.of(C_IV, STEP), 1500.0 * 3.5 / taken.wavelength - 1.0
+    own = len(C_IV.transitions)
+    assert geometry.shape[0] == own + len(C_IV.alternatives)
+    pixel, there = (LATTICE.pixel(line.wavelength * (1 + z)) for line in (taken, telling))
+    spectrum = lines_at((there, 1.0, 1.5))[None].astype(np.float32)
+    image = cut_images(spectrum, np.array([0]), np.array([int(np.rint(pixel))]), geometry)[0]
+    row = own + C_IV.alternatives.index((taken, telling))
+    assert abs(np.average(np.arange(-HALF_WIDTH, HALF_WIDTH + 1), weights=image[row])) <= 1.0
+    assert image[:own].sum() == 0.0

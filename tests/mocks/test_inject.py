@@ -197,3 +197,15 @@ def test_population_refuses_nonsense():
         Population(counts=(0.5, 0.2))
     with pytest.raises(ValueError, match="ew_min"):
         Population(ew_min=2.0, ew_max=1.0)
+
+
+def test_clustered_absorbers_lie_near_their_neighbour_and_are_as_many():
+    three, n = Population(counts=(0.0, 0.0, 0.0, 1.0)), 2000
+    for species, part in ((C_IV, C_IV.clustered), (replace(C_IV, clustered=0.0), 0.0)):
+        absorbers = draw_one_each(n, three, species)
+        assert len(absorbers) == 3 * n and absorbers.z.min() >= 0.6 and absorbers.z.max() <= 1.6
+        speed = SPEED_OF_LIGHT_KMS * np.diff(np.log1p(absorbers.z.reshape(n, 3)), axis=1)
+        near = np.abs(speed) < 2000.0
+        by_chance = 2 * 2000.0 * 2.1 / SPEED_OF_LIGHT_KMS  # about, at redshift 1.1 in an interval of 1
+        assert near.mean() == pytest.approx(part + (1 - part) * by_chance, abs=0.02)
+        assert not part or (np.abs(speed[near]) > 149.0).mean() > 0.99
