@@ -81,7 +81,8 @@ class Simulate(Stage):
     name = "simulate"
     sections = (
         *(f"simulate.{name}" for name in (
-            "examples", "n", "n_realistic", "population", "contaminated", "contaminated_realistic", "continuum", "seed", "spectra_per_part",
+            "examples", "n", "n_realistic", "population", "contaminated", "contaminated_realistic", "families", "continuum", "seed",
+            "spectra_per_part",
         )),
         "preprocess", "species",
     )  # fmt: skip

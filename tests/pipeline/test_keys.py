@@ -126,7 +126,7 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     **rows("publish", "publish", gallery=2),
     **rows(
         "simulate", "simulate",
-        examples="spectra", n=8000, n_realistic=8000, population="zm13", contaminated=0.1, contaminated_realistic=0.1,
+        examples="spectra", n=8000, n_realistic=8000, population="zm13", contaminated=0.1, contaminated_realistic=0.1, families=1.0,
         continuum="eigenspectra", seed=2, spectra_per_part=2000,
     ),
     "simulate.catalogue": (
