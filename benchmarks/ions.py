@@ -22,7 +22,6 @@ import numpy as np
 from detector import BLOCK, Found, detect, doublet_of, in_path, matched, places, prepare, rate, usable
 
 from nalspark.absorption.normalize import EMISSION, Normalized
-from nalspark.absorption.systems import match_radius
 from nalspark.absorption.windows import search_window
 from nalspark.incidence import frequency_law
 from nalspark.learning.models import Detector, read_model
@@ -36,8 +35,6 @@ from nalspark.settings import Settings, load
 from nalspark.spectra.grid import LATTICE
 
 NONE = inject.Population(counts=(1.0, 0.0))
-#: W, rest Å, from which a system of another species shows the line of the ion that is searched.
-SHOWN = 0.05
 #: W, rest Å times 1 + z, below which a line explains no candidate; pixels within which it does.
 LEAST_EW, NEAR = 0.3, 5.0
 STRONG = 5.0
@@ -85,15 +82,6 @@ class Others:
                 pixels = LATTICE.pixel(line.wavelength * (1.0 + absorbers.z[seen]))
                 found += [Line(f"{species.name}: {line}", float(pixel)) for pixel in pixels]
         return found
-
-    def shows(self, row: int, searched: LineSpecies, pixel: float) -> bool:
-        """Whether a system of another species has the searched ion's line at a pixel."""
-        for species, absorbers in self.batch[row]:
-            if searched.primary in species.transitions:
-                ew = width_of(searched.primary, species, absorbers)
-                if ((ew >= SHOWN) & (np.abs(places(absorbers.z, searched) - pixel) <= match_radius(ew))).any():
-                    return True
-        return False
 
 
 def width_of(line: Transition, species: LineSpecies, absorbers: inject.Absorbers) -> np.ndarray:
@@ -237,8 +225,8 @@ def confusion(options: argparse.Namespace, detector: Detector, settings: Setting
                 int(found.row[k]): near
                 for k in np.flatnonzero(found.published)
                 if seen[found.row[k]]
-                and not others.shows(int(found.row[k]), species, float(found.pixel[k]))
                 and (near := near_lines(found, k, others.lines(found.row[k]), species))
+                and not any(species.primary.ion in line.name for line in near)
             }
             taken += len(hits)
             lines.update(" + ".join(sorted({line.name.partition(": ")[2] for line in near})) for near in hits.values())

@@ -27,7 +27,7 @@ from nalspark.spectra.grid import WavelengthGrid
 
 Array = NDArray[np.float64]
 
-CLUSTER_KMS = (150.0, 2000.0)  #: how far apart neighbours are; nearer ones are one absorber
+CLUSTER_KMS = (400.0, 2000.0)  #: how far apart neighbours are; nearer ones are one absorber
 SUBPIXELS = 10  #: samples per lattice pixel (6.9 km/s) on which optical depths are evaluated
 _KERNEL_SIGMAS = 5.0  #: where the instrument's Gaussian is cut
 _NEGLIGIBLE_TAU = 1e-7  #: where a cloud's optical depth is cut
