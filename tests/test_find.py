@@ -64,7 +64,7 @@ def test_the_rows_are_those_of_the_chain_with_units(spectra, found):
         assert np.array_equal(np.asarray(absorbers[name]), measured[name][order]), name
     assert absorbers["ew_2796"].unit == u.AA and absorbers["fwhm_kms"].unit == u.km / u.s
     assert absorbers["ew_2796"].info.description == "Rest equivalent width of Mg II 2796"
-    assert absorbers.colnames[:4] == ["spectrum", "z_qso", "species", "z_abs"] and absorbers.colnames[-1] == "flags"
+    assert absorbers.colnames[:4] == ["spectrum", "z_qso", "z_qso_err", "species"] and absorbers.colnames[-1] == "flags"
     assert not {"plate", "part", "ra", "absorber_id", "accepted"} & set(absorbers.colnames)
     assert len(found.candidates) == len(measured["accepted"]) and found.candidates.colnames[-1] == "accepted"
     known = np.array([LATTICE.wavelength_at(centre) / 2796.3543 - 1 for centre in CENTRES[1]])
