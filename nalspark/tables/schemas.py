@@ -391,11 +391,24 @@ def _column_density_columns(species: LineSpecies) -> list[Column]:
     return columns
 
 
+#: How a reader tells absorbers of the quasar from others, and what the error of a velocity is.
+_NEAR_OR_NOT = """\
+**The quasar's own, or not.** `velocity_kms > 5000 + 3 * velocity_err_kms` takes the absorbers that lie more than 5000 km/s in front of
+their quasar by three standard errors at least (intervening), `velocity_kms < 5000 - 3 * velocity_err_kms` those that do not
+(associated). Rows between them, and rows without an error, are in neither. The flags `NEAR_QUASAR` and `BEYOND_QUASAR` do not look at
+the error.
+
+`z_qso_err` is what the pipeline or the catalogue states for the redshift that was taken, never the error of another one. It is
+statistical: how well a template fits the spectrum's noise. Broad lines do not lie at the redshift of their galaxy; C IV is often
+blueshifted by many hundred km/s, and a redshift that rests on it is wrong by as much. That is in no stated error. To allow for it, put
+`numpy.hypot(velocity_err_kms, 500)`, or what you believe, in the place of `velocity_err_kms`."""
+
+
 def absorbers_table(species: LineSpecies) -> Table:
     """Declare the catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
     beside = {"z_qso": (_Z_QSO_ERR,), "velocity_kms": (_VELOCITY_ERR,)}  # known when the catalogue is published
     measured = [one for column in _measured_columns(species) for one in (column, *beside.get(column.name, ()))]
-    return Table("absorbers", f"One row per {species.name} absorber.", (*measured, *_IN_CATALOGUE))
+    return Table("absorbers", f"One row per {species.name} absorber.", (*measured, *_IN_CATALOGUE), _NEAR_OR_NOT)
 
 
 def all_absorbers_table(species: Sequence[LineSpecies]) -> Table:

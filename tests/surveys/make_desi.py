@@ -64,7 +64,14 @@ def coadd(
     return fits.HDUList(hdus)
 
 
-def redrock(targets: Sequence[int], z: Sequence[float], kinds: Sequence[str], warnings: Sequence[int] | None = None, *, errors: tuple[str, Any] | None = None) -> fits.HDUList:
+def redrock(
+    targets: Sequence[int],
+    z: Sequence[float],
+    kinds: Sequence[str],
+    warnings: Sequence[int] | None = None,
+    *,
+    errors: tuple[str, Any] | None = None,
+) -> fits.HDUList:
     """The file of the pipeline's redshifts; `errors` are format and values of a column ZERR."""
     columns = {
         "TARGETID": ("K", list(targets)), "Z": ("D", list(z)), "SPECTYPE": ("6A", list(kinds)),

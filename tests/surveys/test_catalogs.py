@@ -255,6 +255,7 @@ TEXTS = {
 def test_texts_as_people_have_them(tmp_path: Path, name: str, nl: str, encoding: str) -> None:
     (tmp_path / "q.txt").write_bytes((nl.join(TEXTS[name]) + nl).encode(encoding))
     rows = whole(open_catalog(tmp_path / "q.txt", "quasars"))
+    assert np.isnan(rows.pop("z_err")).all()
     assert {column: values.tolist() for column, values in rows.items()} == {
         "row": [0], "plate": [752], "mjd": [52251], "fiber": [44], "targetid": [-1], "catalogid": [-1],
         "ra": [4.25], "dec": [13.5], "z": [1.82],
@@ -310,7 +311,7 @@ def test_fill_values_are_no_redshifts(tmp_path: Path) -> None:
     catalog = open_catalog(tmp_path / "q.csv", "quasars")
     np.testing.assert_array_equal(whole(catalog)["z"], [np.nan] * 7 + [0.5, 7.0])
     given = rows_given(write_parquet(catalog, tmp_path / "converted"))
-    assert given == {"row": 9, "plate": 9, "mjd": 9, "fiber": 9, "targetid": 0, "catalogid": 0, "ra": 0, "dec": 0, "z": 2}
+    assert given == {"row": 9, "plate": 9, "mjd": 9, "fiber": 9, "targetid": 0, "catalogid": 0, "ra": 0, "dec": 0, "z": 2, "z_err": 0}
 
 
 #: Columns of a list of quasars, and which holds the error of its redshift; none where it is that of another redshift.

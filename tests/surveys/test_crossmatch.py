@@ -300,7 +300,8 @@ SECOND = [
     (4, 1, 50_000, 24, None, None, None, 5e-2),
 ]
 ABSORBERS_SCHEMA = QUASARS_SCHEMA.replace(
-    "z double, z_err double", "z_qso double, z_abs double, ew_primary double, ew_primary_err double, ew_secondary double, ew_secondary_err double"
+    "z double, z_err double",
+    "z_qso double, z_abs double, ew_primary double, ew_primary_err double, ew_secondary double, ew_secondary_err double",
 )
 NAN = float("nan")
 SYSTEMS = [
