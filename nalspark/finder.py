@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nalspark.absorption.chain import Scorer, Searchable, detect, input_shapes, instrument_kms, prepare, propose, scorer
 from nalspark.absorption.images import ImageGeometry
-from nalspark.absorption.measure import AbsorberFlag
+from nalspark.absorption.measure import AbsorberFlag, velocity_error
 from nalspark.absorption.normalize import Normalized
 from nalspark.errors import SettingsError
 from nalspark.learning.models import Detector, read_model
@@ -23,7 +23,7 @@ from nalspark.settings import Settings, load
 from nalspark.spectra.grid import LATTICE, ZHAO_GRID
 from nalspark.surveys.arrays import GivenSpectra, given_spectra
 from nalspark.tables.data_model import bit_words
-from nalspark.tables.schemas import measured_table
+from nalspark.tables.schemas import ACCEPTED, absorbers_table, measured_table
 from nalspark.tables.table import Column, Table
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def find(
     ivar: Any = None,
     z: ArrayLike | None = None,
     *,
+    z_err: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
     score: bool = True,
@@ -72,6 +73,8 @@ def find(
     z : float, or array_like, shape (n,)
         Redshift of each quasar. A spectrum that knows its own needs none. Those of :func:`nalspark.read_spectra` are not all that the file
         has: look redshifts up by ``native["targetid"]``.
+    z_err : float, or array_like, shape (n,), optional
+        Standard error of `z`, for that of the velocities. A spectrum that knows its own redshift knows the error of it, if there is one.
     mask : array_like, the shape of `flux`, optional
         A pixel is not used where it is not 0 (or is True).
     settings : Settings, or mapping of dotted keys, optional
@@ -106,7 +109,7 @@ def find(
         raise SettingsError(
             f"nalspark.find searches for one species at a time, and {', '.join(chosen.species)} are asked for: call it for each."
         )
-    given = given_spectra(wave, flux, ivar, z, mask)
+    given = given_spectra(wave, flux, ivar, z, mask, z_err=z_err)
     network = _network(chosen) if score else None
     batches = [_search(given, rows, network, chosen) for rows in _rows(len(given))]
     return Found(given, chosen, *(_joined(part) for part in zip(*batches, strict=True)))
@@ -123,7 +126,7 @@ class Found:
         ``reason`` and ``detail``: a word and a sentence why a spectrum was not searched, None where it was; ``snr``, the median
         signal-to-noise ratio per pixel in the search window; ``z_start``, ``z_stop``: arrays of the ends of the searched intervals.
     measured : dict of ndarray, shape (k,)
-        All that was measured: see :func:`nalspark.absorption.chain.measure`.
+        All that was measured: see :func:`nalspark.absorption.chain.measure`; ``z_qso_err`` and ``velocity_err_kms``.
     """
 
     _given: GivenSpectra
@@ -174,8 +177,9 @@ class Found:
     @property
     def _table(self) -> Table:
         """The measured table without what names a spectrum."""
-        table = measured_table(self.settings.line_species)
-        return Table("absorbers", table.description, (_SPECTRUM, *(column for column in table.columns if column.name in self.measured)))
+        species = self.settings.line_species
+        columns = (column for column in absorbers_table(species).columns if column.name in self.measured)
+        return Table("absorbers", measured_table(species).description, (_SPECTRUM, *columns, ACCEPTED))
 
     def plot(self, spectrum: int = 0) -> Figure:
         """Draw a spectrum with its continuum, the searched wavelengths and its absorbers.
@@ -220,6 +224,8 @@ def _search(given: GivenSpectra, rows: range, network: Scorer | None, settings: 
     ready, z = _prepared(given, rows, settings)
     measured = detect(Searchable.of(ready, z), network, settings).measured
     measured["row"] = measured["row"] + rows.start
+    measured["z_qso_err"] = given.z_err[measured["row"]]
+    measured["velocity_err_kms"] = velocity_error(*(measured[name] for name in ("z_abs", "z_abs_err", "z_qso", "z_qso_err")))
     searched = {"reason": ready.reason, "detail": ready.detail, "snr": ready.snr}
     return searched | {"z_start": _cells(ready.z_start), "z_stop": _cells(ready.z_stop)}, measured
 

@@ -20,12 +20,13 @@ from surveys.make_files import write_spec
 
 import nalspark
 from nalspark.absorption.chain import SPECTRUM_COLUMNS, Searchable, prepare, propose, scorer, spectrum_inputs
-from nalspark.absorption.measure import AbsorberFlag
+from nalspark.absorption.measure import AbsorberFlag, velocity_error
 from nalspark.errors import ModelError, NalsparkError, SettingsError
 from nalspark.learning.models import shipped_model
 from nalspark.mocks.survey import simulate_survey
 from nalspark.settings import load
 from nalspark.spectra.grid import LATTICE, ZHAO_GRID, lattice_pixels
+from nalspark.surveys.arrays import given_spectra
 
 WAVE = LATTICE.wavelength
 N, Z = 6, 1.6
@@ -64,7 +65,7 @@ def test_the_rows_are_those_of_the_chain_with_units(spectra, found):
         assert np.array_equal(np.asarray(absorbers[name]), measured[name][order]), name
     assert absorbers["ew_2796"].unit == u.AA and absorbers["fwhm_kms"].unit == u.km / u.s
     assert absorbers["ew_2796"].info.description == "Rest equivalent width of Mg II 2796"
-    assert absorbers.colnames[:4] == ["spectrum", "z_qso", "species", "z_abs"] and absorbers.colnames[-1] == "flags"
+    assert absorbers.colnames[:4] == ["spectrum", "z_qso", "z_qso_err", "species"] and absorbers.colnames[-1] == "flags"
     assert not {"plate", "part", "ra", "absorber_id", "accepted"} & set(absorbers.colnames)
     assert len(found.candidates) == len(measured["accepted"]) and found.candidates.colnames[-1] == "accepted"
     known = np.array([LATTICE.wavelength_at(centre) / 2796.3543 - 1 for centre in CENTRES[1]])
@@ -79,6 +80,25 @@ def test_the_path_and_the_reasons(found):
     bluest = 1550 * (1 + Z + settings.preprocess.window_blue_z) / 2796.3543 - 1
     assert bluest - 1e-3 < found.path["z_start"].min() < bluest + 0.02 and found.path["z_stop"].max() == pytest.approx(Z + 0.026, abs=3e-4)
     assert repr(found) == f"<Found {len(found.absorbers)} MgII absorbers in 6 of 6 spectra>"
+
+
+def test_the_error_of_the_redshift_goes_into_that_of_the_velocity(spectra, found):
+    nothing = np.isnan(np.asarray(found.absorbers["velocity_err_kms"])) & np.isnan(found.absorbers["z_qso_err"])
+    assert nothing.all()
+    errors = np.array([1e-3, 2e-3, 0.0, -1.0, np.nan, 1e-3])
+    rows = nalspark.find(WAVE, spectra.flux, spectra.ivar, Z, z_err=errors).absorbers
+    own = np.where(errors > 0, errors, np.nan)[rows["spectrum"]]
+    expected = velocity_error(np.asarray(rows["z_abs"]), np.asarray(rows["z_abs_err"]), Z, own)
+    np.testing.assert_array_equal(np.asarray(rows["velocity_err_kms"]), expected)
+    assert rows["velocity_err_kms"].unit == u.km / u.s and 0 < np.isfinite(expected).sum() < len(rows)
+
+
+def test_a_spectrum_knows_the_error_of_its_own_redshift_only():
+    spectrum = SimpleNamespace(wave=WAVE, flux=np.ones(len(WAVE)), ivar=np.ones(len(WAVE)), mask=None, z=1.6, z_err=1e-3)
+    for known, expected in (({}, 1e-3), ({"z": 1.7}, np.nan), ({"z": 1.7, "z_err": 2e-3}, 2e-3), ({"z_err": 2e-3}, 2e-3)):
+        args = known.get("z"), None
+        for given, n in ((spectrum, 1), ([spectrum, spectrum], 2)):
+            np.testing.assert_array_equal(given_spectra(given, None, None, *args, z_err=known.get("z_err")).z_err, [expected] * n)
 
 
 def test_one_spectrum_alone_has_the_same_rows(spectra, found):
@@ -206,6 +226,7 @@ GOOD = {"wave": WAVE, "flux": np.ones(len(WAVE)), "ivar": np.ones(len(WAVE)), "z
     "change, sentence",
     [
         ({"z": None}, "z, the redshift of the quasar, is missing"),
+        ({"z_err": [1.0, 2.0]}, r"z_err has shape \(2,\); expected one standard error of z for each of the 1 spectra"),
         ({"z": [1.0, 2.0]}, r"z has shape \(2,\); expected one redshift for each of the 1 spectra"),
         ({"ivar": None}, "Give wave, flux and ivar"),
         ({"ivar": np.ones(5)}, r"ivar has shape \(5,\); expected that of flux, \(4656,\)"),
@@ -420,7 +441,8 @@ def test_a_run_file_from_python_gives_the_rows_of_find(spark, tmp_path):
     result = nalspark.run(path, out=str(tmp_path / "out"), **{"publish.gallery": 0})
     sightlines = result.sightlines[np.argsort(result.sightlines["spectrum_id"])]
     read = [nalspark.read_spectrum(path) for path in sightlines["path"]]
-    found = nalspark.find(read, z=np.asarray(sightlines["z_qso"]), settings=result.settings)
+    known = {"z": np.asarray(sightlines["z_qso"]), "z_err": np.asarray(sightlines["z_qso_err"])}
+    found = nalspark.find(read, **known, settings=result.settings)
     ours, theirs = found.absorbers, result.absorbers
     assert len(ours) > 5 and list(sightlines["spectrum_id"][ours["spectrum"]]) == list(theirs["spectrum_id"])
     assert_same(ours[ours.colnames[1:]], theirs[ours.colnames[1:]])

@@ -201,6 +201,13 @@ def velocity_from_quasar(z_abs: Array, z_qso: Array) -> Array:
     return SPEED_OF_LIGHT_KMS * (ratio - 1.0) / (ratio + 1.0)
 
 
+def velocity_error(z_abs: Array, z_abs_err: Array, z_qso: Array, z_qso_err: Array) -> Array:
+    """Compute the standard error in km/s of :func:`velocity_from_quasar` by those of both redshifts; NaN where one of them is not known."""
+    ratio = ((1.0 + z_qso) / (1.0 + z_abs)) ** 2
+    relative = np.hypot(z_qso_err / (1.0 + z_qso), z_abs_err / (1.0 + z_abs))
+    return SPEED_OF_LIGHT_KMS * 4.0 * ratio / (ratio + 1.0) ** 2 * relative
+
+
 def flag_absorbers(measured: dict[str, Array], context: dict[str, Array], species: LineSpecies, settings: Settings) -> NDArray[np.int32]:
     """Set the bits of :class:`AbsorberFlag`, shape (m,).
 

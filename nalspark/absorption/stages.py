@@ -221,6 +221,11 @@ def with_object(rows: DataFrame, objects: DataFrame) -> DataFrame:
     return known.withColumns({"object_id": F.coalesce("object_id", "spectrum_id"), "primary": F.coalesce("primary", F.lit(True))})
 
 
+def with_quasar_error(absorbers: DataFrame, targets: DataFrame) -> DataFrame:
+    """Add ``z_qso_err`` to absorbers, from rows of TARGETS."""
+    return absorbers.join(targets.select("spectrum_id", "z_qso_err"), "spectrum_id", "left")
+
+
 def with_system(absorbers: DataFrame, settings: Settings) -> DataFrame:
     """Add ``system_id`` to absorbers with an ``object_id``: see :func:`nalspark.absorption.systems.system_names`."""
     return _with_system(absorbers, f"ew_{settings.line_species.primary.label}")

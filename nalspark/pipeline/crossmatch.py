@@ -29,7 +29,7 @@ class Crossmatch(Stage):
     name, table, more = "crossmatch", TARGETS, (MATCHES,)
     reads = (SPECTRA_READ.name,)
     sections = ("crossmatch",)
-    revision = 5
+    revision = 6
     content = ("spectrum_id", "path", *NATIVE_IDS, "ra", "dec", "z_qso", "reason")
     at_once = True
 

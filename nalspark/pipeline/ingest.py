@@ -21,7 +21,7 @@ class Ingest(Stage):
 
     name, table, more = "ingest", surveys.SPECTRA_READ, (FILES,)
     sections = ("ingest",)
-    revision = 3
+    revision = 4
     outside = spectra = True
 
     def __init__(self, settings: Settings) -> None:

@@ -19,9 +19,19 @@ from pyspark.sql import functions as F
 
 from nalspark.absorption.chain import instrument_kms
 from nalspark.absorption.images import ImageGeometry
-from nalspark.absorption.measure import AbsorberFlag
+from nalspark.absorption.measure import AbsorberFlag, velocity_error
 from nalspark.absorption.sensitivity import BIN_COLUMNS, MOST_BINS, bin_of, flat_bins
-from nalspark.absorption.stages import measured_table, n_pieces, normalized, sensitivity, sightlines, with_object, with_system, with_trough
+from nalspark.absorption.stages import (
+    measured_table,
+    n_pieces,
+    normalized,
+    sensitivity,
+    sightlines,
+    with_object,
+    with_quasar_error,
+    with_system,
+    with_trough,
+)
 from nalspark.absorption.systems import count_in_path
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.completeness import CompletenessFunction
@@ -101,7 +111,7 @@ class Publish(Stage):
     name, table, in_place, tolerant = "publish", PUBLISHED, True, True
     reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, SEARCHED.name, CANDIDATES.name, SCORES.name, "measured")
     sections = ("publish", "species", "crossmatch.match_radius_arcsec")
-    revision = 2
+    revision = 3
 
     def __init__(self, settings: Settings, worth: tuple[Stage, ...], broad: Stage) -> None:
         """Publish with what the stages `worth` say of the catalogue, and `broad` of its quasars, where they have run on it as it is."""
@@ -180,19 +190,20 @@ def _accepted(settings: Settings) -> Expression:
 def _catalogued(
     absorbers: DataFrame, objects: DataFrame, broad: DataFrame, worth: CompletenessFunction | None, settings: Settings
 ) -> DataFrame:
-    """The rows of the catalogue, from measured ones."""
+    """The rows of the catalogue, from measured ones with the errors of their quasars' redshifts."""
     catalogue, ew = absorbers_table(settings.line_species), f"ew_{settings.line_species.primary.label}"
     named = with_system(with_trough(with_object(absorbers, objects), broad, settings), settings)
-    if worth is None:
-        nothing = F.lit(None).cast("double")
-        return named.withColumns({"completeness": nothing, "weight": nothing}).select(*catalogue.names)
 
-    def weighted(columns: Columns) -> Columns:
+    def completed(columns: Columns) -> Columns:
+        redshifts = (columns[name].astype(float) for name in ("z_abs", "z_abs_err", "z_qso", "z_qso_err"))
+        known = {**columns, "velocity_err_kms": velocity_error(*redshifts)}
+        if worth is None:
+            return known
         complete = worth(columns[ew], columns["sigma_ew"], columns["z_abs"])
         with np.errstate(divide="ignore"):
-            return {**columns, "completeness": complete, "weight": np.where(complete > 0, columns["score"] / complete, np.nan)}
+            return {**known, "completeness": complete, "weight": np.where(complete > 0, columns["score"] / complete, np.nan)}
 
-    return map_arrays(named, weighted, catalogue, catalogue)
+    return map_arrays(named, completed, catalogue, catalogue)
 
 
 def _chains(run: Run, known: tuple[Table, ...], held: ExitStack) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -215,7 +226,8 @@ def _chains(run: Run, known: tuple[Table, ...], held: ExitStack) -> dict[str, Ca
     rejected = _all_rejections(spark, store, manifest)
 
     def of_absorbers() -> dict[str, Any]:
-        rows = store.write_unpublished(_catalogued(absorbers, same, broad, function, settings).orderBy("spectrum_id", "z_abs"), catalogue)
+        named = _catalogued(with_quasar_error(absorbers, usable[0]), same, broad, function, settings)
+        rows = store.write_unpublished(named.orderBy("spectrum_id", "z_abs"), catalogue)
         files, edges = store.unpublished_files(catalogue), _absorber_edges(species)
         counted = tally(files, catalogue.select(*edges, "flags", "score"), partial(_absorber_counts, edges=edges))
         facts = {"flags": _bit_counts(counted["flags"], AbsorberFlag), "in_path": counted["in_path"], "millionths": int(counted["score"])}

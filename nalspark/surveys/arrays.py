@@ -28,6 +28,8 @@ class GivenSpectra:
     mask : list of ndarray of bool
     resolution, scatter : lists of ndarray or None
     z : ndarray, shape (n,)
+    z_err : ndarray, shape (n,)
+        Standard error of `z`; NaN where it is not known.
     """
 
     origin: list[int | NDArray[np.float64]]
@@ -37,6 +39,7 @@ class GivenSpectra:
     resolution: list[NDArray[np.float32] | None]
     scatter: list[NDArray[np.float32] | None]
     z: NDArray[np.float64]
+    z_err: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.z)
@@ -62,7 +65,7 @@ def _in_single_precision(
     return np.where(good, single, np.float32(0)), np.where(good, single_weight, np.float32(0)), bits
 
 
-def given_spectra(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any) -> GivenSpectra:
+def given_spectra(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, z_err: Any = None) -> GivenSpectra:
     """Check what :func:`nalspark.find` is given; the arguments are described there.
 
     Raises
@@ -75,16 +78,17 @@ def given_spectra(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any) -> GivenSp
     if isinstance(wave, Sequence) and len(wave) and all(hasattr(spectrum, "flux") for spectrum in wave):
         _no_arrays(flux, ivar, mask)
         redshifts = [None] * len(wave) if z is None else _redshifts(z, len(wave)).tolist()
-        parts = [_of_object(spectrum, redshift) for spectrum, redshift in zip(wave, redshifts, strict=True)]
+        errors = [None] * len(wave) if z_err is None else _redshift_errors(z_err, len(wave)).tolist()
+        parts = [_of_object(*spectrum) for spectrum in zip(wave, redshifts, errors, strict=True)]
         names = ("origin", "flux", "ivar", "mask", "resolution", "scatter")
         rows: dict[str, list[Any]] = {name: [row for part in parts for row in getattr(part, name)] for name in names}
-        return GivenSpectra(**rows, z=np.concatenate([part.z for part in parts]))
+        return GivenSpectra(**rows, z=np.concatenate([part.z for part in parts]), z_err=np.concatenate([part.z_err for part in parts]))
     if hasattr(wave, "flux"):
         _no_arrays(flux, ivar, mask)
-        return _of_object(wave, z)
+        return _of_object(wave, z, z_err)
     if flux is None or ivar is None:
         raise SettingsError("Give wave, flux and ivar (inverse variance), or one object that has a flux.")
-    return _of_arrays(_plain(wave, "Angstrom"), flux, ivar, z, mask)
+    return _of_arrays(_plain(wave, "Angstrom"), flux, ivar, z, mask, z_err=z_err)
 
 
 def _no_arrays(*arrays: Any) -> None:
@@ -104,7 +108,9 @@ def _plain(values: Any, unit: Any) -> Any:
         raise SettingsError(f"A quantity has a wrong unit: {error}.") from None
 
 
-def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: Any = None, **sampled: Any) -> GivenSpectra:
+def _of_arrays(
+    wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, z_err: Any = None, loglam: Any = None, **sampled: Any
+) -> GivenSpectra:
     unit = getattr(flux, "unit", None)
     if unit is not None:
         ivar = _plain(ivar, unit**-2)
@@ -125,7 +131,7 @@ def _of_arrays(wave: Any, flux: Any, ivar: Any, z: Any, mask: Any, *, loglam: An
     names = ("origin", "flux", "ivar", "mask")
     placed: dict[str, list[Any]] = {name: [row[column] for row in rows] for column, name in enumerate(names)}
     placed |= {name: [sampled.get(name)] * n for name in ("resolution", "scatter")}
-    return GivenSpectra(**placed, z=_redshifts(z, n))
+    return GivenSpectra(**placed, z=_redshifts(z, n), z_err=_redshift_errors(z_err, n))
 
 
 def _placed(place: NDArray[Any], *columns: NDArray[Any]) -> tuple[Any, ...]:
@@ -136,13 +142,24 @@ def _placed(place: NDArray[Any], *columns: NDArray[Any]) -> tuple[Any, ...]:
 def _redshifts(z: Any, n: int) -> NDArray[np.float64]:
     if z is None:
         raise SettingsError("z, the redshift of the quasar, is missing: it says where lines can be searched.")
+    return _one_each(z, n, "z", "redshift")
+
+
+def _redshift_errors(z_err: Any, n: int) -> NDArray[np.float64]:
+    """Errors of n redshifts; NaN where none above 0 is given."""
+    errors = _one_each(np.nan if z_err is None else z_err, n, "z_err", "standard error of z")
+    return np.where((errors > 0) & np.isfinite(errors), errors, np.nan)
+
+
+def _one_each(values: Any, n: int, name: str, what: str) -> NDArray[np.float64]:
+    """A number for each of n spectra, or one for all of them."""
     try:
-        redshifts = np.asarray(_plain(z, ""), dtype=float)
+        numbers = np.asarray(_plain(values, ""), dtype=float)
     except (TypeError, ValueError):
-        raise SettingsError(f"z must be numbers, one redshift for each of the {n} spectra; found {str(z)[:80]!r}.") from None
-    if redshifts.shape not in ((), (1,), (n,)):
-        raise SettingsError(f"z has shape {redshifts.shape}; expected one redshift for each of the {n} spectra.")
-    return np.broadcast_to(redshifts, n).copy()
+        raise SettingsError(f"{name} must be numbers, one {what} for each of the {n} spectra; found {str(values)[:80]!r}.") from None
+    if numbers.shape not in ((), (1,), (n,)):
+        raise SettingsError(f"{name} has shape {numbers.shape}; expected one {what} for each of the {n} spectra.")
+    return np.broadcast_to(numbers, n).copy()
 
 
 def _places(wave: NDArray[np.float64], loglam: NDArray[np.float64] | None) -> NDArray[Any]:
@@ -171,11 +188,13 @@ def _places(wave: NDArray[np.float64], loglam: NDArray[np.float64] | None) -> ND
     return np.asarray(logarithm) if pixels is None else pixels
 
 
-def _of_object(spectrum: Any, z: Any) -> GivenSpectra:
+def _of_object(spectrum: Any, z: Any, z_err: Any) -> GivenSpectra:
     """A survey's spectrum, or one with a spectral axis."""
     if hasattr(spectrum, "wave"):
         redshift = spectrum.z if z is None else z
         known = {name: getattr(spectrum, name, None) for name in ("loglam", "resolution", "scatter")}
+        # The spectrum's own error is that of its own redshift.
+        known["z_err"] = getattr(spectrum, "z_err", None) if z is None and z_err is None else z_err
         return _of_arrays(spectrum.wave, spectrum.flux, spectrum.ivar, redshift, spectrum.mask, **known)
     if not hasattr(spectrum, "spectral_axis"):
         raise SettingsError(f"A {type(spectrum).__name__} has neither `wave` nor `spectral_axis`: give wave, flux and ivar as arrays.")
@@ -186,7 +205,7 @@ def _of_object(spectrum: Any, z: Any) -> GivenSpectra:
     if len(wave) > 1 and wave[0] > wave[-1]:  # frequencies, or energies
         wave, values, ivar = wave[::-1], values[..., ::-1], ivar[..., ::-1]
         mask = None if mask is None else np.asarray(mask)[..., ::-1]
-    return _of_arrays(np.asarray(wave), values, ivar, z, mask)
+    return _of_arrays(np.asarray(wave), values, ivar, z, mask, z_err=z_err)
 
 
 def _inverse_variance(spectrum: Any) -> NDArray[np.float64]:

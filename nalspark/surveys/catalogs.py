@@ -39,7 +39,7 @@ _POSITION_COLUMNS = ("ra", "dec")
 #: What a coordinate counts where it is written with minutes and seconds, hours or degrees, and its largest value, both in deg.
 _UNITS = {"ra": (15.0, 360.0), "dec": (1.0, 90.0)}
 _NUMBERS: dict[str, tuple[str, ...]] = {
-    "quasars": ("z",),
+    "quasars": ("z", "z_err"),
     "absorbers": ("z_qso", "z_abs", "ew_primary", "ew_primary_err", "ew_secondary", "ew_secondary_err"),
 }
 _SNR_COLUMNS = ("snr_primary", "snr_secondary")
@@ -59,7 +59,7 @@ _SHOWN_TEXT = 40
 #: Rows that a population of absorbers is taken from at most.
 _POPULATION_ROWS = 200_000
 #: Raise it where the same file would be read as other rows: what was converted before is then converted again.
-_REVISION = 3
+_REVISION = 4
 
 
 def canonical_schema(kind: Kind) -> pa.Schema:
@@ -94,7 +94,8 @@ class CatalogMap(BaseModel):
     signature: tuple[str, ...] = ()
     """Columns by which the catalogue is recognised; the longest signature is tried first, an empty one last."""
     columns: dict[str, tuple[str, ...]]
-    """Canonical name -> accepted spellings, the best first; upper and lower case are the same."""
+    """Canonical name -> accepted spellings, the best first; upper and lower case are the same. ``{z}`` in those of ``z_err`` stands for
+    what the file calls the redshift that was taken: the error of another one says nothing of it."""
     pmf: OneStringId | None = None
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Of a list that has other objects too: column -> the texts that a quasar has in it. Other rows give no redshift."""
@@ -181,11 +182,16 @@ def _nearly_spelled(present: Mapping[str, int], spellings: Iterable[str]) -> str
 def _resolve(loaded: CatalogMap, present: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
     """Canonical name -> the file's name, and what is missing of what must be there."""
     spelled = {**loaded.columns, **({"pmf": loaded.pmf.columns} if loaded.pmf else {})}
+    spelled.pop("z_err", None)
     columns = {name: column for name, spellings in spelled.items() if (column := _spelled(present, spellings)) is not None}
     for name, spellings in spelled.items():  # what is spelled so is nobody else's: e_w2796 folds to what EW_2796 does
         left = {column: width for column, width in present.items() if column not in columns.values()}
         if name not in columns and (near := _nearly_spelled(left, spellings)) is not None:
             columns[name] = near
+    left = {column: width for column, width in present.items() if column not in columns.values()}
+    of_z = [spelling.replace("{z}", columns.get("z", "")) for spelling in loaded.columns.get("z_err", ())]
+    if (known := _spelled(left, of_z) or _nearly_spelled(left, of_z)) is not None:
+        columns["z_err"] = known
     missing = [name for name in _REQUIRED[loaded.kind] if name not in columns]
     columns |= {f"{_WHERE}{name}": told for name in loaded.where if (told := _spelled(present, [name]))}
     known_by_id = "pmf" in columns or any(all(name in columns for name in key) for key in KEYS)
@@ -460,6 +466,7 @@ def _canonical(raw: Mapping[str, pa.Array], catalog: Catalog, start: int, place:
         _clean_absorbers(out, numbers)
     else:
         out["z"] = np.where((out["z"] > 0) & (out["z"] < _Z_FILL), out["z"], np.nan)
+        out["z_err"] = np.where((out["z_err"] > 0) & (out["z_err"] < np.inf), out["z_err"], np.nan)
         for name, texts in catalog.where.items():
             if (told := columns.get(f"{_WHERE}{name}")) is not None:
                 said = pc.utf8_upper(pc.utf8_trim_whitespace(pc.cast(raw[told], pa.string())))
@@ -496,9 +503,8 @@ def read_rows(catalog: Catalog, files: Sequence[str] = ()) -> Iterator[Rows]:
     dict of ndarray, shape (n,)
         ``row`` (int64), counted from 0 through all of them; ``plate``, ``mjd``, ``fiber`` (int32), ``targetid``, ``catalogid`` (int64),
         -1 where not given; ``ra``, ``dec`` (deg, right ascension from 0) and the numbers of the kind (float64, NaN where not given): ``z``
-        of quasars; ``z_qso``, ``z_abs``, ``ew_primary``, ``ew_primary_err``, ``ew_secondary``, ``ew_secondary_err`` (rest Å) of absorbers.
-        No row is left out:
-        one without a usable identifier or position cannot match.
+        of quasars and its error ``z_err``; ``z_qso``, ``z_abs``, ``ew_primary``, ``ew_primary_err``, ``ew_secondary``,
+        ``ew_secondary_err`` (rest Å) of absorbers. No row is left out: one without a usable identifier or position cannot match.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from nalspark.errors import UnusableSpectrum
 from nalspark.spectra.grid import LATTICE
 from nalspark.spectra.regrid import sample_resolution
 from nalspark.surveys.fits_table import BLOCK, Column, FitsFile, Hdu, Header, printable
-from nalspark.surveys.spectrum import SurveySpectrum, angle, clean_pixels, real, short_text, whole
+from nalspark.surveys.spectrum import SurveySpectrum, angle, clean_pixels, positive, real, short_text, whole
 
 #: From here on float32 does not hold every whole number, and a number written as a real one may be another.
 _EXACT = 2**24
@@ -161,6 +161,8 @@ def _object_row(fits: FitsFile, header: Header, objects: Hdu, naming: Naming) ->
     for name in present:
         if not (columns[name].is_text if name == "class" else columns[name].is_number):
             raise _bad_type(fits, columns[name], "one text" if name == "class" else "one number")
+    if "z_err" in columns and columns["z_err"].is_number:  # nothing is refused for want of it
+        present.append("z_err")
     rows = {name: values.tolist() for name, values in fits.columns(objects, present).items()}
     n_rows, chosen = objects.layout.shape[0], 0
     if n_rows > 1:
@@ -196,6 +198,7 @@ def read_spec(fits: FitsFile, tables: SpecTables, naming: Naming) -> SurveySpect
         ra=angle(known("plug_ra" if "plug_ra" in row else "ra", "PLUG_RA"), 0.0, 360.0),
         dec=angle(known("plug_dec" if "plug_dec" in row else "dec", "PLUG_DEC"), -90.0, 90.0),
         z_pipeline=real(row.get("z")),
+        z_pipeline_err=positive(row.get("z_err")),
         z_warning=whole(row.get("zwarning")) & 0x7FFFFFFF,
         object_class=short_text(row.get("class")),
         **pixels,

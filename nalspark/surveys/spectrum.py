@@ -42,6 +42,8 @@ class SurveySpectrum:
         Of the fiber; nan where the file has none.
     z_pipeline : float
         Redshift of the survey's pipeline, as it is; nan where the file has none.
+    z_pipeline_err : float
+        Its standard error as the pipeline states it; nan where it states none, or none above 0: -1 and the like say that a fit failed.
     z_warning : int
         ZWARNING bits; bit 0 is a sky fiber. Of spSpec files bit 0 only: DR7's own bits mean other things.
     object_class : str
@@ -68,6 +70,7 @@ class SurveySpectrum:
     ra: float
     dec: float
     z_pipeline: float
+    z_pipeline_err: float
     z_warning: int
     object_class: str
     first_pixel: int | None
@@ -99,6 +102,11 @@ class SurveySpectrum:
     def z(self) -> float | None:
         """The pipeline's redshift; None where the file has none."""
         return None if math.isnan(self.z_pipeline) else self.z_pipeline
+
+    @property
+    def z_err(self) -> float | None:
+        """The error of that redshift as the pipeline states it; None where it states none."""
+        return None if math.isnan(self.z_pipeline_err) else self.z_pipeline_err
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +211,12 @@ def whole(value: object, default: int = 0) -> int:
 def real(value: object) -> float:
     """Give a number of a card or a table as a real one; nan where it is none."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def positive(value: object) -> float:
+    """Give a number of a card or a table that is above 0 and finite, as a standard error is; nan where it is not."""
+    number = real(value)
+    return number if 0.0 < number < math.inf else math.nan
 
 
 def angle(value: object, low: float, high: float) -> float:

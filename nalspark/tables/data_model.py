@@ -90,6 +90,8 @@ def _table_section(table: Table, enums: Mapping[str, type[IntFlag]]) -> Iterable
         if column.name in enums:
             meaning += f" ([bits](#bits-of-{column.name}))"
         yield f"| `{column.name}` | {_kind(column)} | {_cell(column.unit)} | {_cell(column.ucd)} | {meaning} |"
+    if table.note:
+        yield from ("", table.note)
 
 
 def _bits_section(column: str, enum: type[IntFlag]) -> Iterable[str]:

@@ -50,6 +50,19 @@ _SPECTRUM = (
     *_POSITION,
 )
 _Z_QSO = Column("z_qso", "double", "Redshift of the quasar", ucd="src.redshift")
+_Z_QSO_ERR = Column(
+    "z_qso_err",
+    "double",
+    "Standard error of z_qso as its source, the pipeline or the catalogue, states it: statistical only; null where it states none",
+    ucd="stat.error;src.redshift",
+)
+_VELOCITY_ERR = Column(
+    "velocity_err_kms",
+    "double",
+    "Standard error of velocity_kms by z_qso_err and z_abs_err, statistical only; null without z_qso_err",
+    "km/s",
+    "stat.error;phys.veloc",
+)
 
 FILES = Table(
     "files",
@@ -75,6 +88,12 @@ SPECTRA = Table(
     (
         *_SPECTRUM,
         Column("z_pipeline", "double", "Redshift from the survey's own pipeline, stored in the file", ucd="src.redshift"),
+        Column(
+            "z_pipeline_err",
+            "double",
+            "Standard error of z_pipeline as the pipeline states it; null where it states none above 0",
+            ucd="stat.error;src.redshift",
+        ),
         Column("z_warning", "int", "ZWARNING bits of the survey's pipeline; bit 0 is a sky fiber", ucd="meta.code.qual"),
         Column(
             "object_class",
@@ -140,6 +159,7 @@ TARGETS = Table(
     (
         *_SPECTRUM,
         _Z_QSO,
+        _Z_QSO_ERR,
         Column("z_source", "string", "Where z_qso comes from: 'pipeline' or the name of the quasar catalogue", ucd="meta.ref"),
         Column("z_match", "string", "How the quasar catalogue was matched: 'id', 'sky' or null", ucd="meta.code"),
         Column(
@@ -371,9 +391,24 @@ def _column_density_columns(species: LineSpecies) -> list[Column]:
     return columns
 
 
+#: How a reader tells absorbers of the quasar from others, and what the error of a velocity is.
+_NEAR_OR_NOT = """\
+**The quasar's own, or not.** `velocity_kms > 5000 + 3 * velocity_err_kms` takes the absorbers that lie more than 5000 km/s in front of
+their quasar by three standard errors at least (intervening), `velocity_kms < 5000 - 3 * velocity_err_kms` those that do not
+(associated). Rows between them, and rows without an error, are in neither. The flags `NEAR_QUASAR` and `BEYOND_QUASAR` do not look at
+the error.
+
+`z_qso_err` is what the pipeline or the catalogue states for the redshift that was taken, never the error of another one. It is
+statistical: how well a template fits the spectrum's noise. Broad lines do not lie at the redshift of their galaxy; C IV is often
+blueshifted by many hundred km/s, and a redshift that rests on it is wrong by as much. That is in no stated error. To allow for it, put
+`numpy.hypot(velocity_err_kms, 500)`, or what you believe, in the place of `velocity_err_kms`."""
+
+
 def absorbers_table(species: LineSpecies) -> Table:
     """Declare the catalogue of one species: the columns ``ew_<line>`` follow from its transitions."""
-    return Table("absorbers", f"One row per {species.name} absorber.", (*_measured_columns(species), *_IN_CATALOGUE))
+    beside = {"z_qso": (_Z_QSO_ERR,), "velocity_kms": (_VELOCITY_ERR,)}  # known when the catalogue is published
+    measured = [one for column in _measured_columns(species) for one in (column, *beside.get(column.name, ()))]
+    return Table("absorbers", f"One row per {species.name} absorber.", (*measured, *_IN_CATALOGUE), _NEAR_OR_NOT)
 
 
 def all_absorbers_table(species: Sequence[LineSpecies]) -> Table:

@@ -72,11 +72,12 @@ REJECTION_COLUMNS = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its name, what a row is, and its columns in order."""
+    """A table: its name, what a row is, its columns in order, and what else the data model says of it."""
 
     name: str
     description: str
     columns: tuple[Column, ...]
+    note: str = ""
 
     @property
     def names(self) -> list[str]:

@@ -7,7 +7,7 @@ from make_spectra import OFFSET, STEP, UNIT_WIDTH, find, lines_at, make_images, 
 from nalspark.absorption.chain import Candidates, Searchable, detect, prepare
 from nalspark.absorption.chain import measure as measure_rows
 from nalspark.absorption.images import ImageGeometry, cut_images
-from nalspark.absorption.measure import AbsorberFlag, intrinsic_fwhm, measure_candidates, velocity_from_quasar
+from nalspark.absorption.measure import AbsorberFlag, intrinsic_fwhm, measure_candidates, velocity_error, velocity_from_quasar
 from nalspark.lines import FE_II_2600, MG_II, SPEED_OF_LIGHT_KMS
 from nalspark.mocks.inject import Population, draw, equivalent_width, transmission, uniforms_per_spectrum
 from nalspark.settings import load
@@ -203,6 +203,29 @@ def test_velocity_is_positive_in_front_of_the_quasar():
     # Small differences: c Δz / (1 + z), 1499 km/s for 0.01 at z = 1; relativistic: β = (R² - 1)/(R² + 1).
     assert velocity_from_quasar(np.array([0.99, 1.01]), np.array([1.0, 1.0])) == pytest.approx([1503, -1495], abs=1)
     assert velocity_from_quasar(np.array([0.5]), np.array([2.0]))[0] == pytest.approx(SPEED_OF_LIGHT_KMS * 0.6)
+
+
+def test_the_error_of_the_velocity_is_propagated():
+    """Against the numerical derivative; nearby it is c σ_z / (1 + z); NaN where an error is not known."""
+    rng = np.random.default_rng(4)
+    z_qso, z_abs = rng.uniform(0.3, 5.0, 200), rng.uniform(0.3, 5.0, 200)
+    z_qso_err, z_abs_err, step = rng.uniform(1e-4, 5e-3, 200), rng.uniform(1e-5, 1e-3, 200), 1e-6
+    by_qso = (velocity_from_quasar(z_abs, z_qso + step) - velocity_from_quasar(z_abs, z_qso - step)) / (2 * step)
+    by_abs = (velocity_from_quasar(z_abs + step, z_qso) - velocity_from_quasar(z_abs - step, z_qso)) / (2 * step)
+    expected = np.hypot(by_qso * z_qso_err, by_abs * z_abs_err)
+    np.testing.assert_allclose(velocity_error(z_abs, z_abs_err, z_qso, z_qso_err), expected, rtol=1e-5)
+    one = np.ones(1)
+    assert velocity_error(one, 0 * one, one, 1e-3 * one)[0] == pytest.approx(SPEED_OF_LIGHT_KMS * 1e-3 / 2)
+    assert velocity_error(one, 3e-3 * one, one, 4e-3 * one)[0] == pytest.approx(SPEED_OF_LIGHT_KMS * 5e-3 / 2)
+    for errors in ((np.nan, 1e-3), (1e-4, np.nan)):
+        assert np.isnan(velocity_error(one, errors[0] * one, one, errors[1] * one)).all()
+
+
+def test_the_error_of_the_velocity_is_the_scatter_of_velocities():
+    rng, n = np.random.default_rng(5), 20_000
+    z_abs, z_qso = 1.2 + 2e-4 * rng.standard_normal(n), 1.9 + 1e-3 * rng.standard_normal(n)
+    (expected,) = velocity_error(*(np.array([value]) for value in (1.2, 2e-4, 1.9, 1e-3)))
+    assert velocity_from_quasar(z_abs, z_qso).std() == pytest.approx(expected, rel=0.02)
 
 
 def test_equivalent_widths_of_many_components_are_the_injected_ones():

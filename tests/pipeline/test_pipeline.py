@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
@@ -17,7 +18,7 @@ from pyspark.sql import functions as F
 from runs import add_part, assert_same_catalogue, make_survey, published, run, settings_of, tree
 
 from nalspark.absorption import stages as absorption
-from nalspark.absorption.measure import AbsorberFlag
+from nalspark.absorption.measure import AbsorberFlag, velocity_error
 from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.lines import MG_II
@@ -269,6 +270,38 @@ def test_a_new_absorber_catalogue_changes_labels_but_no_spectrum_is_worked_on_ag
     expected = sorted(truth["z_abs"][truth["spectrum_id"] == first.name])
     (match,) = json.loads(first["matches"])
     assert match["catalogue"] == "known.fits" and match["match"] == "id" and sorted(match["z_abs"]) == expected
+
+
+def test_errors_of_redshifts_are_published_and_no_spectrum_is_worked_on_again(
+    spark: Any, survey: Path, result: Path, tmp_path: Path
+) -> None:
+    """Of a catalogue that comes to state them, for some of its quasars; the same in any partitions."""
+    before = published(result)
+    assert before["absorbers"][["z_qso_err", "velocity_err_kms"]].isna().all(axis=None)  # the pipeline's are of other redshifts
+    quasars = AstropyTable.read(survey / "quasars.fits")
+    names = [f"{row['PLATE']:04d}-{row['MJD']}-{row['FIBERID']:04d}" for row in quasars]
+    stated = pd.Series(np.linspace(1e-4, 3e-3, len(names)), names)
+    stated.iloc[::4], stated.iloc[1::8] = -1.0, np.nan
+    quasars["Z_ERR"] = stated.to_numpy()
+    quasars.write(tmp_path / "quasars.fits")
+    given: dict[str, Any] = {"quasars": [str(tmp_path / "quasars.fits")]}
+    assert run(spark, settings_of(survey, result, **given)) == NOTHING | {"crossmatch": 5, "publish": 1}
+    tables = published(result)
+    for name in ("sightlines", "absorbers"):
+        rows = tables[name]
+        expected = stated.where(stated > 0).reindex(rows["spectrum_id"])
+        np.testing.assert_array_equal(rows["z_qso_err"], expected)
+        assert 0 < expected.isna().sum() < len(rows)
+    absorbers = tables["absorbers"]
+    errors = velocity_error(*(absorbers[name].to_numpy() for name in ("z_abs", "z_abs_err", "z_qso", "z_qso_err")))
+    np.testing.assert_array_equal(absorbers["velocity_err_kms"], errors)
+    same = [name for name in absorbers if name not in ("z_qso_err", "velocity_err_kms")]
+    pd.testing.assert_frame_equal(absorbers[same], before["absorbers"][same], check_exact=True)
+    for partitions in (1, 7):
+        out = Path(shutil.copytree(result, tmp_path / str(partitions)))
+        cut = settings_of(survey, out, f"pipeline.partitions={partitions}", "pipeline.parts_per_wave=2", **given)
+        run(spark, cut, "crossmatch", "publish", force=True)
+        assert_same_catalogue(out, result)
 
 
 def test_a_dry_run_tells_what_would_be_done_and_does_nothing(spark: Any, survey: Path, result: Path, tmp_path: Path) -> None:

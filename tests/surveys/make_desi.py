@@ -64,11 +64,19 @@ def coadd(
     return fits.HDUList(hdus)
 
 
-def redrock(targets: Sequence[int], z: Sequence[float], kinds: Sequence[str], warnings: Sequence[int] | None = None) -> fits.HDUList:
-    """The file of the pipeline's redshifts."""
+def redrock(
+    targets: Sequence[int],
+    z: Sequence[float],
+    kinds: Sequence[str],
+    warnings: Sequence[int] | None = None,
+    *,
+    errors: tuple[str, Any] | None = None,
+) -> fits.HDUList:
+    """The file of the pipeline's redshifts; `errors` are format and values of a column ZERR."""
     columns = {
         "TARGETID": ("K", list(targets)), "Z": ("D", list(z)), "SPECTYPE": ("6A", list(kinds)),
         "ZWARN": ("K", [0] * len(targets) if warnings is None else list(warnings)),
+        **({} if errors is None else {"ZERR": errors}),
     }  # fmt: skip
     table = fits.BinTableHDU.from_columns([fits.Column(name, form, array=values) for name, (form, values) in columns.items()])
     table.name = "REDSHIFTS"

@@ -50,8 +50,12 @@ def spec_hdus(
     dec: float = -1.5,
     object_table: str = "SPECOBJ",
     wdisp: np.ndarray | None = None,
+    z_err: tuple[str, Any] | None = None,
 ) -> fits.HDUList:
-    """The HDUs of a lite spec file: primary, COADD, SPECOBJ (or SPALL), SPZLINE. Pixels that are not given are :func:`default_pixels`."""
+    """The HDUs of a lite spec file: primary, COADD, SPECOBJ (or SPALL), SPZLINE. Pixels that are not given are :func:`default_pixels`.
+
+    `z_err` is the format and the value of a column Z_ERR.
+    """
     given = next((pixels for pixels in (flux, ivar, and_mask, loglam) if pixels is not None), None)
     n_pixels = n_pixels if given is None else len(given)
     pixels = default_pixels(n_pixels, seed=fiber)
@@ -81,6 +85,8 @@ def spec_hdus(
         "ZWARNING": ("J", [z_warning]),
         "THETA": ("10E", [np.arange(10.0)]),
     }
+    if z_err is not None:
+        row["Z_ERR"] = (z_err[0], [z_err[1]])
     names = ["Ly_alpha", "C_IV", "Mg_II"]
     lines: dict[str, tuple[str, Any]] = {"PLATE": ("J", [plate] * 3), "LINENAME": ("13A", names), "LINEZ": ("E", [z] * 3)}
     primary = fits.PrimaryHDU()

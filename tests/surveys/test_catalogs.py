@@ -255,6 +255,7 @@ TEXTS = {
 def test_texts_as_people_have_them(tmp_path: Path, name: str, nl: str, encoding: str) -> None:
     (tmp_path / "q.txt").write_bytes((nl.join(TEXTS[name]) + nl).encode(encoding))
     rows = whole(open_catalog(tmp_path / "q.txt", "quasars"))
+    assert np.isnan(rows.pop("z_err")).all()
     assert {column: values.tolist() for column, values in rows.items()} == {
         "row": [0], "plate": [752], "mjd": [52251], "fiber": [44], "targetid": [-1], "catalogid": [-1],
         "ra": [4.25], "dec": [13.5], "z": [1.82],
@@ -310,7 +311,47 @@ def test_fill_values_are_no_redshifts(tmp_path: Path) -> None:
     catalog = open_catalog(tmp_path / "q.csv", "quasars")
     np.testing.assert_array_equal(whole(catalog)["z"], [np.nan] * 7 + [0.5, 7.0])
     given = rows_given(write_parquet(catalog, tmp_path / "converted"))
-    assert given == {"row": 9, "plate": 9, "mjd": 9, "fiber": 9, "targetid": 0, "catalogid": 0, "ra": 0, "dec": 0, "z": 2}
+    assert given == {"row": 9, "plate": 9, "mjd": 9, "fiber": 9, "targetid": 0, "catalogid": 0, "ra": 0, "dec": 0, "z": 2, "z_err": 0}
+
+
+#: Columns of a list of quasars, and which holds the error of its redshift; none where it is that of another redshift.
+ERRORS = {
+    "Z,Z_ERR,Z_PIPE,Z_PIPE_ERR": "Z_ERR",  # DR14Q
+    "Z,ZERR,ZWARN": "ZERR",  # DESI
+    "zem,e_zem": "e_zem",
+    "Z_VI,Z_PIPE,Z_PIPE_ERR": None,
+    "Z_PCA,ERR_ZPIPE,ERR_ZPCA": "ERR_ZPCA",
+    "zQSO,z,z_err": None,  # the absorber's
+    "z_qso,z_qso_err": "z_qso_err",
+    "redshift,redshift_error": "redshift_error",
+    "z": None,
+}
+
+
+@pytest.mark.parametrize("names", ERRORS)
+def test_the_error_of_a_redshift_is_that_of_the_redshift_taken(tmp_path: Path, names: str) -> None:
+    columns, error = names.split(","), ERRORS[names]
+    table = {name: [0.5, 0.6, 0.7, 0.8, 0.9] for name in columns} | {"TARGETID": [1, 2, 3, 4, 5]}
+    if error:
+        table[error] = [3e-4, -1.0, np.nan, 0.0, np.inf]
+    Table(table).write(tmp_path / "q.fits")
+    catalog = open_catalog(tmp_path / "q.fits", "quasars")
+    assert dict(catalog.columns)["z"] == columns[0] and dict(catalog.columns).get("z_err") == error
+    np.testing.assert_array_equal(whole(catalog)["z_err"], [3e-4 if error else np.nan, *[np.nan] * 4])
+    assert rows_given(write_parquet(catalog, tmp_path / "converted"))["z_err"] == (error is not None)
+
+
+def test_the_maps_that_name_an_error(tmp_path: Path) -> None:
+    """And DR12Q's has none: its visual redshifts have no errors, though those of its pipeline do."""
+    header = "THING_ID,PLATE,MJD,FIBERID,Z_VI,Z_PIPE,ERR_ZPIPE"
+    (tmp_path / "q.csv").write_text(f"{header}\n1,2,3,4,0.5,0.6,0.001\n")
+    catalog = open_catalog(tmp_path / "q.csv", "quasars")
+    assert catalog.map == "dr12q" and np.isnan(whole(catalog)["z_err"]).all()
+    (tmp_path / "s.csv").write_text("FIELD,MJD,CATALOGID,CLASS,Z,Z_ERR\n1,2,3,QSO,0.5,0.001\n")
+    (tmp_path / "r.csv").write_text("TARGETID,Z,ZERR,ZWARN,SPECTYPE\n3,0.5,0.001,0,QSO\n")
+    for name, expected in (("s.csv", "sdssv_spall"), ("r.csv", "desi_redrock")):
+        catalog = open_catalog(tmp_path / name, "quasars")
+        assert catalog.map == expected and whole(catalog)["z_err"].tolist() == [0.001]
 
 
 def test_right_ascensions_from_minus_180_are_wrapped(tmp_path: Path) -> None:
@@ -735,6 +776,14 @@ def test_real_catalogues(real_data: Path, name: str) -> None:
     if kind == "absorbers":
         assert (rows["z_qso"] > rows["z_abs"] - 0.05).mean() > 0.95
         assert np.nanmedian(rows["ew_primary"] / rows["ew_primary_err"]) > 3 and (rows["ew_primary"] > 0).mean() > 0.99
+
+
+@pytest.mark.data
+def test_real_errors_of_redshifts_are_those_of_spall(real_data: Path) -> None:
+    path = real_data / "catalogs" / "spAll-plate3655.fits"
+    rows, stated = whole(open_catalog(path, "quasars")), Table.read(path)["Z_ERR"].astype(float)
+    np.testing.assert_array_equal(rows["z_err"], np.where(stated > 0, stated, np.nan))
+    assert np.isfinite(rows["z_err"]).mean() > 0.9
 
 
 @pytest.mark.data

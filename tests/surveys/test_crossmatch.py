@@ -229,12 +229,13 @@ def test_match_by_id_takes_the_smallest_row_and_no_nulls(spark: Any) -> None:
 SPECTRA_SCHEMA = (
     "spectrum_id string, part string, path string, format string, plate int, mjd int, fiber int, field int, catalogid long, "
     "targetid long, survey string, program string, healpix int, tile int, ra double, dec double, "
-    "z_pipeline double, z_warning int, object_class string"
+    "z_pipeline double, z_pipeline_err double, z_warning int, object_class string"
 )
 
 
 def spectrum(name: str, fiber: int, ra: float | None = None, dec: float | None = 10.0, **changes: Any) -> dict[str, Any]:
     usual = {"part": "p", "path": f"/{name}.fits", "format": "sdss_spec", "plate": 1, "mjd": 50_000, "z_pipeline": 1.5, "z_warning": 0}
+    usual["z_pipeline_err"] = 1.5e-4
     return {
         "spectrum_id": name,
         **usual,
@@ -274,32 +275,33 @@ SPECTRA = [
     spectrum("star_without_z", 23, 230.0, object_class="STAR"),
     spectrum("nowhere", 24, 240.0, z_pipeline=float("nan")),
 ]
-QUASARS_SCHEMA = "row long, plate int, mjd int, fiber int, ra double, dec double, z double"
+QUASARS_SCHEMA = "row long, plate int, mjd int, fiber int, ra double, dec double, z double, z_err double"
 FIRST = [
-    (0, 1, 50_000, 1, 10.0, 10.0, 2.0),
-    (1, 1, 50_000, 1, 10.0, 10.0, 2.9),
-    (2, 9, 50_000, 2, 20.0 + 0.3 * ARCSEC, 10.0, 2.1),
-    (3, None, None, None, 110.0, 10.0, 2.2),
-    (4, 1, 50_000, 14, 140.0, 10.0, float("nan")),
-    (5, 1, 50_000, 15, 150.0, 10.0, 11.0),
-    (6, 1, 50_000, 20, 201.0, 10.0, 2.3),
-    (7, 1, 50_000, 99, 200.0, 10.0, 2.4),
-    (8, None, None, None, -1.0, -1.0, 2.5),
-    (9, 1, 50_000, 21, 210.0, 10.0, None),
-    (10, 1, 50_000, 21, 210.0, 10.0, 2.6),
-    (11, 1, 50_000, 22, 220.0, 10.0, None),
-    (12, 1, 50_000, 23, 230.0, 10.0, None),
-    (13, 1, 50_000, 24, 240.0, 10.0, None),
+    (0, 1, 50_000, 1, 10.0, 10.0, 2.0, 1e-3),
+    (1, 1, 50_000, 1, 10.0, 10.0, 2.9, 2e-3),
+    (2, 9, 50_000, 2, 20.0 + 0.3 * ARCSEC, 10.0, 2.1, None),
+    (3, None, None, None, 110.0, 10.0, 2.2, 4e-3),
+    (4, 1, 50_000, 14, 140.0, 10.0, float("nan"), 5e-3),
+    (5, 1, 50_000, 15, 150.0, 10.0, 11.0, 6e-3),
+    (6, 1, 50_000, 20, 201.0, 10.0, 2.3, 7e-3),
+    (7, 1, 50_000, 99, 200.0, 10.0, 2.4, 8e-3),
+    (8, None, None, None, -1.0, -1.0, 2.5, 9e-3),
+    (9, 1, 50_000, 21, 210.0, 10.0, None, None),
+    (10, 1, 50_000, 21, 210.0, 10.0, 2.6, 11e-3),
+    (11, 1, 50_000, 22, 220.0, 10.0, None, 12e-3),
+    (12, 1, 50_000, 23, 230.0, 10.0, None, 13e-3),
+    (13, 1, 50_000, 24, 240.0, 10.0, None, 14e-3),
 ]
 SECOND = [
-    (0, 1, 50_000, 1, None, None, 0.5),
-    (1, 1, 50_000, 3, None, None, 3.0),
-    (2, 1, 50_000, 5, None, None, 3.1),
-    (3, 1, 50_000, 22, None, None, 2.7),
-    (4, 1, 50_000, 24, None, None, None),
+    (0, 1, 50_000, 1, None, None, 0.5, 1e-2),
+    (1, 1, 50_000, 3, None, None, 3.0, None),
+    (2, 1, 50_000, 5, None, None, 3.1, 3e-2),
+    (3, 1, 50_000, 22, None, None, 2.7, 4e-2),
+    (4, 1, 50_000, 24, None, None, None, 5e-2),
 ]
 ABSORBERS_SCHEMA = QUASARS_SCHEMA.replace(
-    "z double", "z_qso double, z_abs double, ew_primary double, ew_primary_err double, ew_secondary double, ew_secondary_err double"
+    "z double, z_err double",
+    "z_qso double, z_abs double, ew_primary double, ew_primary_err double, ew_secondary double, ew_secondary_err double",
 )
 NAN = float("nan")
 SYSTEMS = [
@@ -392,6 +394,18 @@ def test_redshifts_come_from_the_first_catalogue_that_knows(matched: tuple[pd.Da
         assert (row["z_qso"], row["z_source"], z_match) == (z, source, how), name
         assert pd.isna(row["z_separation_arcsec"]) if distance is None else row["z_separation_arcsec"] == pytest.approx(distance, abs=1e-6)
         assert pd.isna(row["reason"]) and pd.isna(row["detail"])
+
+
+@pytest.mark.spark
+def test_the_error_is_that_of_the_redshift_taken(matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    """Null where its catalogue states none: that of the pipeline, or of another row, says nothing of it."""
+    targets = matched[0].set_index("path")
+    expected = {
+        "by_id": 1e-3, "on_sky": None, "second_catalogue": None, "alone": 1.5e-4, "no_position": 3e-2, "star_but_known": 4e-3,
+        "next_row": 11e-3, "next_catalogue": 4e-2, "known_without_z": 1.5e-4,
+    }  # fmt: skip
+    found = {name: targets.loc[f"/{name}.fits", "z_qso_err"] for name in expected}
+    assert {name: None if pd.isna(error) else error for name, error in found.items()} == expected
 
 
 @pytest.mark.spark

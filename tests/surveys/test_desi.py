@@ -193,6 +193,22 @@ def test_redshifts_of_packed_files(tmp_path: Path) -> None:
         assert [one.z for one in nalspark.read_spectra(folder / f"coadd-main-dark-9144.fits{end}")] == [1.0, 2.0, 3.0]
 
 
+def test_errors_of_redshifts_come_with_them(tmp_path: Path) -> None:
+    """Where the file beside has any; one that is not above 0 is none, nor is what is no number."""
+    path, beside = tmp_path / "coadd-main-dark-9144.fits", tmp_path / "redrock-main-dark-9144.fits"
+    coadd().writeto(path)
+    order = [TARGETS[2], TARGETS[0], TARGETS[1]]
+    for errors, expected in (
+        (("D", [-1.0, 2e-4, np.nan]), [2e-4, None, None]),
+        (("D", [3e-4, 1e-4, 2e-4]), [1e-4, 2e-4, 3e-4]),
+        (("4A", ["none"] * 3), [None] * 3),
+        (None, [None] * 3),
+    ):
+        redrock(order, [2.2, 2.0, 2.1], ["QSO"] * 3, errors=errors).writeto(beside, overwrite=True)
+        found = nalspark.read_spectra(path)
+        assert [one.z for one in found] == [2.0, 2.1, 2.2] and [one.z_err for one in found] == expected
+
+
 def test_standard_stars_are_stars() -> None:
     found = spectra(coadd(fibermap={"DESI_TARGET": ("K", [2**33, 4, 2**35])}))
     assert [one.object_class for one in found] == ["STAR", "", "STAR"]
@@ -422,3 +438,12 @@ def test_real_coadds_are_read_as_astropy_has_them(real_data: Path) -> None:
                 assert (one.flux[300:330] * widths).sum() == pytest.approx((flux * overlap).sum(), rel=1e-5, abs=1e-4)
                 checked += 1
     assert checked >= 10
+
+
+@pytest.mark.data
+def test_real_errors_of_redshifts(real_data: Path) -> None:
+    folder = real_data / "spectra" / "desi"
+    table = fits.getdata(folder / "redrock-4-80613-thru20210324.fits", "REDSHIFTS")
+    stated = {int(target): float(error) for target, error in zip(table["TARGETID"], table["ZERR"], strict=True)}
+    found = nalspark.read_spectra(folder / "coadd-4-80613-thru20210324.fits")
+    assert len(found) > 0 and [one.z_err for one in found] == [stated[one.native["targetid"]] for one in found]

@@ -86,6 +86,21 @@ def test_a_redshift_that_failed_is_none(tmp_path: Path, z_status: int, known: bo
     assert math.isnan(open_spectrum(write_spspec(tmp_path / "x.fit", z_status=z_status)).z_pipeline) is not known
 
 
+@pytest.mark.parametrize("stated, read", [(3e-4, 3e-4), (-1.0, None), (0.0, None), (math.nan, None), (math.inf, None)])
+def test_the_error_of_a_redshift_is_above_0_or_none(tmp_path: Path, stated: float, read: float | None) -> None:
+    assert open_spectrum(write_spec(tmp_path / "x.fits", z_err=("D", stated))).z_err == read
+    if math.isfinite(stated):  # a card holds no other number
+        assert open_spectrum(write_spspec(tmp_path / "x.fit", z_err=stated)).z_err == read
+
+
+def test_a_file_without_an_error_of_its_redshift_is_read_all_the_same(tmp_path: Path) -> None:
+    for column in (None, ("4A", "none"), ("2E", [1e-3, 1e-3])):
+        spectrum = open_spectrum(write_spec(tmp_path / "x.fits", z_err=column))
+        assert (spectrum.z, spectrum.z_err) == (1.5, None) and math.isnan(spectrum.z_pipeline_err)
+    assert open_spectrum(write_spspec(tmp_path / "x.fit")).z_err is None
+    assert open_spectrum(write_spspec(tmp_path / "x.fit", z_err=1e-3, z_status=0)).z_err is None  # of what failed
+
+
 def test_spspec_wavelengths_by_the_other_keywords(tmp_path: Path) -> None:
     path = write_spspec(tmp_path / "x.fit", coeff0=None, coeff1=None, crval1=3.58, cd1_1=1e-4)
     assert open_spectrum(path).first_pixel == 35_800
@@ -453,3 +468,21 @@ def test_catalogues_are_refused_by_name(real_data: Path, pattern: str, reason: s
         with pytest.raises(UnusableSpectrum) as caught:
             open_spectrum(path)
         assert caught.value.reason == reason, path
+
+
+@pytest.mark.data
+def test_errors_of_redshifts_are_those_of_the_files(real_data: Path) -> None:
+    """Of every third quasar: what SPECOBJ, SPALL or the header of the old files states, where it is above 0."""
+    checked, negative, formats = 0, 0, set()
+    for path in sorted((real_data / "spectra" / "qso").glob("*.fit*"))[::3] + [real_data / "spectra" / "qso" / "spec-0406-51869-0374.fits"]:
+        try:
+            spectrum = open_spectrum(path)
+        except UnusableSpectrum:
+            continue
+        with fits.open(path) as hdus:
+            tables = [hdu.data for hdu in hdus[1:] if {"Z_ERR", "CLASS"} <= {name.upper() for name in hdu.columns.names}]
+            stated = float(tables[0]["Z_ERR"][0] if tables else hdus[0].header["Z_ERR"])
+        assert spectrum.z_err == (stated if stated > 0 else None), path.name
+        checked, negative = checked + 1, negative + (stated < 0)
+        formats.add(spectrum.format)
+    assert checked > 60 and negative > 0 and formats == {"sdss_spec", "sdss_spspec"}

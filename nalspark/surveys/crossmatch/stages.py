@@ -303,14 +303,15 @@ def _is_strong(significance: float) -> Column:
 def _all_rows(quasars: Named, absorbers: Named, significance: float) -> DataFrame:
     """The rows of all catalogues, numbered in the order given, quasars first.
 
-    ``z`` is null in absorber catalogues; ``system`` is null in quasar catalogues and where an absorber has no redshift.
+    ``z`` and ``z_err`` are null in absorber catalogues; ``system`` is null in quasar catalogues and where an absorber has no redshift.
     """
     system = F.struct("z_abs", "ew_primary", "row", _is_strong(significance).alias("strong"))
-    kinds = [(frame, F.col("z"), F.lit(None).cast(_SYSTEM)) for _, frame in quasars]
-    kinds += [(frame, F.lit(None).cast("double"), F.when(_finite("z_abs"), system).cast(_SYSTEM)) for _, frame in absorbers]
+    nothing = [F.lit(None).cast("double").alias(name) for name in ("z", "z_err")]
+    kinds = [(frame, [F.col("z"), F.col("z_err")], F.lit(None).cast(_SYSTEM)) for _, frame in quasars]
+    kinds += [(frame, nothing, F.when(_finite("z_abs"), system).cast(_SYSTEM)) for _, frame in absorbers]
     numbered = [
-        frame.select(F.lit(number).alias("catalogue"), "row", *ID_COLUMNS, "ra", "dec", z.alias("z"), one.alias("system"))
-        for number, (frame, z, one) in enumerate(kinds)
+        frame.select(F.lit(number).alias("catalogue"), "row", *ID_COLUMNS, "ra", "dec", *redshift, one.alias("system"))
+        for number, (frame, redshift, one) in enumerate(kinds)
     ]
     return reduce(DataFrame.unionByName, numbered)
 
@@ -324,12 +325,14 @@ def _sightlines(rows: DataFrame, n_quasars: int) -> DataFrame:
     usable = rows.where((has_id | _is_position()) & ((F.col("catalogue") < n_quasars) | F.col("system").isNotNull()))
     same = [F.when(has_id, F.col(name)).alias(name) for name in ID_COLUMNS]
     same += [F.when(~has_id, F.col(name)).alias(f"key_{name}") for name in ("ra", "dec")]
+    # A fill value is no redshift: the next row that has one gives it.
+    redshift = F.min(F.when(_finite("z"), F.struct("row", "z", "z_err")))
     aggregates = {
         "row": F.min("row"),
         "n_rows": F.count(F.lit(1)),
         "place": F.min(F.when(_is_position(), F.struct("row", "ra", "dec"))),
-        # A fill value is no redshift: the next row that has one gives it.
-        "z": F.min(F.when(_finite("z"), F.struct("row", "z")))["z"],
+        "z": redshift["z"],
+        "z_err": redshift["z_err"],
         "systems": F.sort_array(F.collect_list("system")),
         "n_strong": F.sum(F.col("system.strong").cast("int")).cast("int"),
     }
@@ -349,7 +352,7 @@ def _great_circle(ra: str, dec: str, other_ra: str, other_dec: str) -> Column:
 def _hits(spectra: DataFrame, sightlines: DataFrame, radius_arcsec: float) -> DataFrame:
     """Every spectrum and catalogue that knows it: by id, else on the sky.
 
-    Returns spectrum_id, part, catalogue, match, separation_arcsec, row, n_rows, ra, dec (the catalogue's), z, systems, n_strong.
+    Returns spectrum_id, part, catalogue, match, separation_arcsec, row, n_rows, ra, dec (the catalogue's), z, z_err, systems, n_strong.
     """
     # All that is asked of a spectrum later goes with it: to join it again would be to read it again.
     spectrum = F.struct("spectrum_id", "part", F.when(_is_position(), F.col("ra")).alias("ra"), "dec")
@@ -392,7 +395,7 @@ def _known(hits: DataFrame, n_quasars: int) -> DataFrame:
     """One row per spectrum that any catalogue knows: the quasar of the first that has its redshift, and what there is of absorbers."""
     is_quasar = F.col("catalogue") < n_quasars
     on_sky = F.when(F.col("match") == "sky", F.col("separation_arcsec"))
-    renamed = {"z": "z_catalogue", "match": "z_match", "ra": "catalogue_ra", "dec": "catalogue_dec"}
+    renamed = {"z": "z_catalogue", "z_err": "z_catalogue_err", "match": "z_match", "ra": "catalogue_ra", "dec": "catalogue_dec"}
     quasar = F.struct("catalogue", *[F.col(old).alias(new) for old, new in renamed.items()], on_sky.alias("z_separation_arcsec"))
     return (
         hits.groupBy("spectrum_id")
@@ -526,9 +529,11 @@ def crossmatch(
     names = _names([*quasars, *absorbers])
     known = spectra.join(_known(hits, n_quasars), "spectrum_id", "left")
     source = F.coalesce(names[F.col("quasar_catalogue")], F.lit("pipeline"))
-    z_qso = F.when(F.col("quasar_catalogue").isNull(), F.col("z_pipeline")).otherwise(F.col("z_catalogue"))
+    by_pipeline = F.col("quasar_catalogue").isNull()
+    # The error of the redshift that is taken, never another's: a catalogue that states none has none.
+    redshift = {f"z_qso{end}": F.when(by_pipeline, F.col(f"z_pipeline{end}")).otherwise(F.col(f"z_catalogue{end}")) for end in ("", "_err")}
     listed = F.sort_array(F.transform(F.coalesce("absorber_catalogues", F.array().cast("array<int>")), lambda number: names[number]))
-    known = known.withColumns({"z_source": source, "z_qso": z_qso, "label": _label(bool(absorbers), rules.weak), "catalogues": listed})
+    known = known.withColumns({"z_source": source, **redshift, "label": _label(bool(absorbers), rules.weak), "catalogues": listed})
     # Some files do not say where their objects are: then the quasar catalogue does.
     placed = _is_position() | F.col("catalogue_ra").isNull()
     known = known.withColumns({name: F.when(placed, F.col(name)).otherwise(F.col(f"catalogue_{name}")) for name in ("ra", "dec")})

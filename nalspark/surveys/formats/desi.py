@@ -35,6 +35,7 @@ from nalspark.surveys.spectrum import (
     RejectedSpectrum,
     SurveySpectrum,
     angle,
+    positive,
     real,
     short_text,
     whole,
@@ -127,8 +128,8 @@ class _Coadd:
         return slice(max(low, 0), min(high, LATTICE.n_pixels))
 
     @cached_property
-    def redshifts(self) -> dict[int, tuple[float, int, str]]:
-        """Redshift, ZWARN and class by TARGETID, from the file of the pipeline's redshifts beside this one; empty where there is none.
+    def redshifts(self) -> dict[int, tuple[float, float, int, str]]:
+        """Redshift, its error, ZWARN and class by TARGETID, from the pipeline's file beside this one; empty where there is none.
 
         What cannot be read, or is of another file, has :data:`_NO_REDSHIFTS` for the class of every target.
         """
@@ -143,7 +144,7 @@ class _Coadd:
                     with open(path, "rb") as stream, decompressed(stream, other) as content:
                         return _read_redshifts(FitsFile(content, other), self)
                 except (OSError, UnusableSpectrum):
-                    return dict.fromkeys(self.table["targetid"].tolist(), (math.nan, 0, _NO_REDSHIFTS))
+                    return dict.fromkeys(self.table["targetid"].tolist(), (math.nan, math.nan, 0, _NO_REDSHIFTS))
         return {}
 
 
@@ -350,7 +351,7 @@ def _check_id(fits: FitsFile, card: str, number: int) -> None:
         raise UnusableSpectrum("bad_id", f"{fits.name}: {card} is {number}; expected a number below 2^31.")
 
 
-def _read_redshifts(fits: FitsFile, coadd: _Coadd) -> dict[int, tuple[float, int, str]]:
+def _read_redshifts(fits: FitsFile, coadd: _Coadd) -> dict[int, tuple[float, float, int, str]]:
     """What the pipeline says of every target; of one with several rows the first counts."""
     hdus = list(fits.hdus())
     table = next((hdu for hdu in hdus if hdu.layout.name in _TABLES_OF_REDSHIFTS and hdu.layout.columns), None)
@@ -360,11 +361,14 @@ def _read_redshifts(fits: FitsFile, coadd: _Coadd) -> dict[int, tuple[float, int
     pixel = hdus[0].header.get("HPXPIXEL")
     if pixel is not None and "healpix" in coadd.naming and whole(pixel) != coadd.naming["healpix"]:
         raise UnusableSpectrum("wrong_file", f"{fits.name} is of HEALPix pixel {pixel}, {coadd.fits.name} is not.")
-    names = ("targetid", "z", "zwarn", *(["spectype"] if "spectype" in known and known["spectype"].is_text else []))
-    columns = [np.ma.getdata(values).tolist() for values in fits.columns(table, names).values()]
+    usable = {name: column.is_text if name == "spectype" else column.is_number for name, column in known.items()}
+    names = [name for name in ("targetid", "z", "zwarn", "zerr", "spectype") if usable.get(name)]
+    read = {name: np.ma.getdata(values).tolist() for name, values in fits.columns(table, names).items()}
+    nothing = [None] * len(read["targetid"])
+    columns = [read.get(name, nothing) for name in ("targetid", "z", "zerr", "zwarn", "spectype")]
     return {
-        int(target): (real(z), whole(warning) & 0x7FFFFFFF, short_text(kind[0]) if kind else "")
-        for target, z, warning, *kind in reversed(list(zip(*columns, strict=True)))
+        int(target): (real(z), positive(z_err), whole(warning) & 0x7FFFFFFF, short_text(kind))
+        for target, z, z_err, warning, kind in reversed(list(zip(*columns, strict=True)))
     }
 
 
@@ -409,7 +413,7 @@ def _fault(coadd: _Coadd, row: int) -> tuple[str, str] | None:
 def _spectrum(coadd: _Coadd, row: int, pixels: Spectra) -> SurveySpectrum:
     """A target with its pixels, one spectrum on the lattice."""
     target = int(coadd.table["targetid"][row])
-    z, warning, kind = coadd.redshifts.get(target, (math.nan, 0, ""))
+    z, z_err, warning, kind = coadd.redshifts.get(target, (math.nan, math.nan, 0, ""))
     if short_text(coadd.value(row, "objtype") or "") == "SKY":
         warning, kind = warning | SKY_FIBER, "SKY"
     elif kind in ("", _NO_REDSHIFTS) and coadd.is_standard(row):
@@ -422,6 +426,7 @@ def _spectrum(coadd: _Coadd, row: int, pixels: Spectra) -> SurveySpectrum:
         ra=angle(coadd.value(row, "target_ra", "ra_target"), 0.0, 360.0),
         dec=angle(coadd.value(row, "target_dec", "dec_target"), -90.0, 90.0),
         z_pipeline=z,
+        z_pipeline_err=z_err,
         z_warning=warning,
         object_class=kind,
         first_pixel=LATTICE.first + coadd.covered.start,

@@ -18,7 +18,7 @@ import numpy as np
 from nalspark.errors import UnusableSpectrum
 from nalspark.surveys.fits_table import FitsFile, Hdu, Header
 from nalspark.surveys.spec_files import Naming, find_tables, read_spec
-from nalspark.surveys.spectrum import SKY_FIBER, SurveySpectrum, angle, clean_pixels, real, short_text, whole
+from nalspark.surveys.spectrum import SKY_FIBER, SurveySpectrum, angle, clean_pixels, positive, real, short_text, whole
 
 #: Readers are asked in this order: this one takes any file of one spectrum that no other one knows.
 ORDER = 9
@@ -85,6 +85,7 @@ def _spspec(fits: FitsFile, primary: Hdu) -> SurveySpectrum:
         ra=angle(header.get("RAOBJ"), 0.0, 360.0),
         dec=angle(header.get("DECOBJ"), -90.0, 90.0),
         z_pipeline=real(header.get("Z")) if measured else math.nan,
+        z_pipeline_err=positive(header.get("Z_ERR")) if measured else math.nan,
         # Of spectro1d's Z_WARNIN none is carried over: its bit 0 says that there is no spectrum, that of ZWARNING a sky fiber.
         z_warning=SKY_FIBER if is_sky else 0,
         object_class=object_class,
