@@ -136,7 +136,11 @@ C_IV = LineSpecies(
     bare=0.3,
     clustered=0.3,
     alternatives=(
-        (SI_IV_1393, C_IV_1548), (SI_IV_1402, C_IV_1548), (MG_II_2796, FE_II_2600), (AL_III_1854, MG_II_2796), (FE_II_2600, MG_II_2796),
+        (SI_IV_1393, C_IV_1548),
+        (SI_IV_1402, C_IV_1548),
+        (MG_II_2796, FE_II_2600),
+        (AL_III_1854, MG_II_2796),
+        (FE_II_2600, MG_II_2796),
     ),
 )
 SI_IV = LineSpecies(
