@@ -320,7 +320,9 @@ def test_a_file_is_read_and_searched(files):
     spectrum = nalspark.read_spectrum(files[0])
     assert spectrum.wave.shape == spectrum.flux.shape == spectrum.ivar.shape == spectrum.mask.shape
     assert re.fullmatch(r"\d{4}-\d+-\d{4}", spectrum.name) and 0 < spectrum.z < 5
-    by_arrays = nalspark.find(spectrum.wave, spectrum.flux, spectrum.ivar, spectrum.z, mask=spectrum.mask, score=False)
+    by_arrays = nalspark.find(
+        spectrum.wave, spectrum.flux, spectrum.ivar, spectrum.z, mask=spectrum.mask, z_err=spectrum.z_err, score=False
+    )
     by_file = nalspark.find(spectrum, score=False)
     # The file says its resolution, which is in the widths and in what is remarked upon them.
     names = [name for name in by_file.candidates.colnames if name not in ("fwhm_kms", "fwhm_kms_err", "flags")]

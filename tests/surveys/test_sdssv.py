@@ -35,7 +35,7 @@ def as_sdssv(
         "FIELD": ("K", [field]), "MJD": ("K", [59300]), "OBS": ("3A", ["APO"]), "FIBERID_LIST": ("12A", ["291 292"]),
         "CATALOGID": ("K", [catalogid]), "SDSS_ID": ("K", [54459273]), "RACAT": ("D", [known["PLUG_RA"][0]]),
         "PLUG_RA": ("D", [known["PLUG_RA"][0]]), "PLUG_DEC": ("D", [known["PLUG_DEC"][0]]), "CLASS": ("6A", [known["CLASS"][0]]),
-        "Z": ("E", [known["Z"][0]]), "Z_ERR": ("E", [2.0**-12]), "ZWARNING": ("K", [known["ZWARNING"][0]]),
+        "Z": ("E", [known["Z"][0]]), "Z_ERR": ("E", [known["Z_ERR"][0] if "Z_ERR" in known.columns.names else 2.0**-12]), "ZWARNING": ("K", [known["ZWARNING"][0]]),
     }  # fmt: skip
     table = fits.BinTableHDU.from_columns([fits.Column(column, form, array=values) for column, (form, values) in row.items()])
     table.name = name
