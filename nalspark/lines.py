@@ -177,7 +177,7 @@ NA_I = LineSpecies(
     companions=(MG_II_2796, MG_II_2803, MG_I_2852, CA_II_3934, CA_II_3969),
     window_rest=(1550.0, 5892.0),  # as Ca II
     frequency=(0.02, 0.45),  # rarer than Ca II; a round number
-    bare=0.3,
+    bare=0.1,  # neutral gas as dense as this shows Ca II and Mg II, where they are on the grid
 )
 FE_II = LineSpecies(
     name="FeII",
