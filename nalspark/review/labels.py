@@ -7,6 +7,7 @@ them says that a system is real is the programme's to say.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -116,7 +117,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _table(file: Path) -> pd.DataFrame:
-    table = read_table(file, "table of labels", _NEEDED[1:])
+    table = read_table(file, "table of labels", _NEEDED[1:], as_text=True)
     name = next((name for name in _SYSTEM if name in table), None)
     if name is None:
         raise CatalogError(f"The table of labels '{file}' has no column system; it has {', '.join(table.columns[:20])}.")
@@ -145,10 +146,8 @@ def _checked(table: pd.DataFrame, where: str, programme: str | None) -> pd.DataF
 
 
 def _text(value: Any) -> str:
-    """A cell as text: nothing for null, and a whole number without a point, which a column with gaps gives it."""
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    """A cell as text: nothing for null, and a whole number without the point that a column with gaps gives it."""
+    return "" if value is None or value != value else re.sub(r"^(-?\d+)\.0+$", r"\1", str(value).strip())
 
 
 def _check_classes(table: pd.DataFrame, where: str) -> None:
@@ -343,6 +342,7 @@ def consensus(labels: pd.DataFrame, rule: Rule = "majority", real: Collection[st
         table["real"] = counts.loc[:, counts.columns.isin(list(real))].sum(axis=1)
         uneven = ((2 * table["real"] - table["n"]).abs() / table["n"]).to_numpy()
     table["votes"] = [", ".join(f"{name} {row[name]}" for name in classes if row[name]) for row in counts.to_dict("records")]
-    table["class"] = groups["class"].agg(_RULES[rule]).astype(object)
+    said = groups["class"].agg(_RULES[rule]).astype(object)
+    table["class"] = said.where(said.notna(), None)
     table = table.reset_index()
     return table.iloc[np.lexsort((table["system"], -distance, uneven))].reset_index(drop=True)

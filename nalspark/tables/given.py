@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from astropy.table import Table
 from nalspark.errors import CatalogError
 
 
-def read_table(path: str | Path, what: str, columns: Iterable[str]) -> pd.DataFrame:
+def read_table(path: str | Path, what: str, columns: Iterable[str], *, as_text: bool = False) -> pd.DataFrame:
     """Read a table: CSV, Parquet or FITS.
 
     Parameters
@@ -23,6 +24,8 @@ def read_table(path: str | Path, what: str, columns: Iterable[str]) -> pd.DataFr
         What the table is, for messages.
     columns : iterable of str
         Those that it must have.
+    as_text : bool
+        Leave what a CSV file holds as it is written, for names that look like numbers; then only whole lines are comments.
 
     Raises
     ------
@@ -35,6 +38,9 @@ def read_table(path: str | Path, what: str, columns: Iterable[str]) -> pd.DataFr
             table = pd.read_parquet(path)
         elif path.suffix in (".fits", ".fit"):
             table = fits_table(path)
+        elif as_text:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            table = pd.read_csv(StringIO("".join(line for line in lines if not line.startswith("#"))), dtype=str)
         else:
             table = pd.read_csv(path, comment="#")
     except (OSError, ValueError, TypeError, IndexError, pyarrow.ArrowException) as error:
