@@ -50,7 +50,8 @@ def read_labels(*paths: str | Path, programme: str | None = None) -> pd.DataFram
         A result, its folder of labels, a journal (``.jsonl``), or a table (CSV, Parquet, FITS) with at least ``system`` (or
         ``absorber_id``, ``detection_id``), ``reviewer``, ``class`` and ``time`` (ISO 8601). Labels that are in several count once.
     programme : str, optional
-        That of labels which do not say it; by default ``emission`` where classes are whole numbers, else ``absorption``.
+        Only labels of it, and those that do not say theirs. These are otherwise of ``emission`` where classes are whole numbers, else of
+        ``absorption``.
 
     Returns
     -------
@@ -61,20 +62,29 @@ def read_labels(*paths: str | Path, programme: str | None = None) -> pd.DataFram
     Raises
     ------
     CatalogError
-        Where there is nothing to read, a label lacks what it needs, or a class is none of its programme. Lines of a journal that are not
-        whole, as of a process that was killed, are skipped; the logger ``nalspark`` says so.
+        Where there is nothing to read, a label lacks what it needs, a class is none of its programme, or there are labels of another.
+        Lines of a journal that are not whole, as of a process that was killed, are skipped; the logger ``nalspark`` says so.
     """
     files = [file for path in paths for file in _files(Path(path))]
     journals = [file for file in files if file.suffix == JOURNAL]
     tables = [_checked(_journals(journals), " and ".join(map(str, paths)), programme)]
     tables += [_checked(_table(file), str(file), programme) for file in files if file.suffix != JOURNAL]
     looks = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
-    if looks["programme"].nunique() > 1:
-        named = ", ".join(sorted(looks["programme"].unique()))
-        raise CatalogError(f"These labels are of different programmes ({named}): read those of each by themselves.")
+    named = sorted(looks["programme"].unique())
+    looks = looks[looks["programme"] == programme] if programme else looks
+    if len(named) > 1 and not programme or named and looks.empty:
+        raise CatalogError(f"Labels of one programme are asked for ({programme or 'any'}), and these are of {' and '.join(named)}.")
     looks = looks[(looks["label_id"] == "") | ~looks["label_id"].duplicated()]
-    looks = looks.sort_values(["time", "system", "reviewer"], kind="stable")
-    return looks.drop_duplicates(["system", "reviewer", "look"], keep="last").reset_index(drop=True)
+    looks = _with_species(looks).sort_values(["time", "system", "reviewer"], kind="stable")
+    return looks.drop_duplicates(["system", "species", "reviewer", "look"], keep="last").reset_index(drop=True)
+
+
+def _with_species(labels: pd.DataFrame) -> pd.DataFrame:
+    """Labels that do not say the species have that of the others of their system, where it has one."""
+    known = labels.dropna(subset="species").drop_duplicates(["system", "species"])
+    single = known[~known["system"].duplicated(keep=False)].set_index("system")["species"]
+    species = labels["species"].where(labels["species"].notna(), labels["system"].map(single)).astype(object)
+    return labels.assign(species=species.where(species.notna(), None))
 
 
 def _files(path: Path) -> list[Path]:
@@ -180,7 +190,13 @@ def _classes(labels: pd.DataFrame) -> list[str]:
 
 def votes(labels: pd.DataFrame) -> pd.DataFrame:
     """Give one label of each reviewer for each system: of the last look."""
-    return labels.sort_values(["look", "time"], kind="stable").drop_duplicates(["system", "reviewer"], keep="last").sort_index()
+    ordered = labels.sort_values(["look", "time"], kind="stable")
+    return ordered.drop_duplicates(["system", "species", "reviewer"], keep="last").sort_index()
+
+
+def _subject(labels: pd.DataFrame) -> pd.Series:
+    """What tells systems apart: two ions may be found at one pixel, under one id."""
+    return labels["system"].str.cat(labels["species"].fillna(""), sep="\t")
 
 
 def _compared(a: pd.Series, b: pd.Series, classes: Sequence[str], real: Collection[str] | None) -> dict[str, float]:
@@ -220,7 +236,8 @@ def agreement(labels: pd.DataFrame, real: Collection[str] | None = REAL["absorpt
         ``reviewer_a reviewer_b n same``, the fraction of classes that are the same; ``kappa_class``, weighted by squared distance where
         classes are numbers, and ``kappa_real``, of real or not, with errors ``…_err``; NaN where both always say the same one thing.
     """
-    wide = votes(labels).pivot(index="system", columns="reviewer", values="class")
+    single = votes(labels)
+    wide = single.assign(subject=_subject(single)).pivot(index="subject", columns="reviewer", values="class")
     rows = []
     for a, b in combinations(wide.columns, 2):
         both = wide[[a, b]].dropna()
@@ -232,8 +249,8 @@ def agreement(labels: pd.DataFrame, real: Collection[str] | None = REAL["absorpt
 def consistency(labels: pd.DataFrame, real: Collection[str] | None = REAL["absorption"]) -> pd.DataFrame:
     """Compare each reviewer's second look with the first: as :func:`agreement`, one row per reviewer who looked twice."""
     rows = []
-    for reviewer, own in labels[labels["look"].isin((1, 2))].groupby("reviewer"):
-        both = own.pivot(index="system", columns="look", values="class").reindex(columns=[1, 2]).dropna()
+    for reviewer, own in labels.assign(subject=_subject(labels))[labels["look"].isin((1, 2))].groupby("reviewer"):
+        both = own.pivot(index="subject", columns="look", values="class").reindex(columns=[1, 2]).dropna()
         if len(both):
             rows.append({"reviewer": reviewer, **_compared(both[1], both[2], _classes(labels), real)})
     return pd.DataFrame(rows, columns=_columns(("reviewer",), real))
@@ -264,7 +281,8 @@ def overall(labels: pd.DataFrame, real: Collection[str] | None = REAL["absorptio
 
 def _counted(labels: pd.DataFrame) -> pd.DataFrame:
     """Votes: a row per system, a column per class."""
-    return pd.crosstab(votes(labels)["system"], votes(labels)["class"]).reindex(columns=_classes(labels), fill_value=0)
+    single = votes(labels)
+    return pd.crosstab(_subject(single), single["class"]).reindex(columns=_classes(labels), fill_value=0)
 
 
 def reviewers(labels: pd.DataFrame) -> pd.DataFrame:
@@ -276,8 +294,8 @@ def reviewers(labels: pd.DataFrame) -> pd.DataFrame:
         ``reviewer labels systems again blind``: second and later looks, and those that did not show the score; then a column per class;
         ``first`` and ``last``, the days.
     """
-    groups = labels.groupby("reviewer")
-    table = groups.agg(labels=("system", "size"), systems=("system", "nunique"), again=("look", lambda looks: int((looks > 1).sum())))
+    groups = labels.assign(subject=_subject(labels)).groupby("reviewer")
+    table = groups.agg(labels=("subject", "size"), systems=("subject", "nunique"), again=("look", lambda looks: int((looks > 1).sum())))
     table["blind"] = groups["blind"].sum()
     classes = pd.crosstab(labels["reviewer"], labels["class"]).reindex(columns=_classes(labels))
     days = {"first": groups["time"].min().dt.strftime("%Y-%m-%d"), "last": groups["time"].max().dt.strftime("%Y-%m-%d")}
@@ -330,8 +348,8 @@ def consensus(labels: pd.DataFrame, rule: Rule = "majority", real: Collection[st
     if rule == "median" and values is None:
         raise NalsparkError(f"Classes that are words ({', '.join(classes)}) have no median: take majority or unanimous.")
     single, counts = votes(labels), _counted(labels)
-    groups = single.groupby("system")
-    table = groups[["spectrum_id", "species", "z"]].first().assign(n=groups.size())
+    groups = single.groupby(_subject(single))
+    table = groups[["system", "spectrum_id", "species", "z"]].first().assign(n=groups.size())
     given = counts.to_numpy() > 0
     distance = given.sum(axis=1).astype(float)
     if values is not None and len(table):
@@ -344,5 +362,4 @@ def consensus(labels: pd.DataFrame, rule: Rule = "majority", real: Collection[st
     table["votes"] = [", ".join(f"{name} {row[name]}" for name in classes if row[name]) for row in counts.to_dict("records")]
     said = groups["class"].agg(_RULES[rule]).astype(object)
     table["class"] = said.where(said.notna(), None)
-    table = table.reset_index()
     return table.iloc[np.lexsort((table["system"], -distance, uneven))].reset_index(drop=True)

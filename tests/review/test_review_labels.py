@@ -92,6 +92,26 @@ def test_what_was_undone_is_left_out(tmp_path):
     assert read_labels(folder)["class"].tolist() == ["absorber"], "an undo can be undone"
 
 
+def test_two_ions_at_one_pixel_are_two_systems(tmp_path):
+    looks = (label(1, "a", "ann", "not"), label(2, "a", "ann", "absorber", species="CIV"), label(3, "a", "bob", "not", species="CIV"))
+    labels = read_labels(write(tmp_path, *looks, label(4, "b", "ann", "not")))
+    assert len(labels) == 4 and agreement(labels)["n"].tolist() == [1]
+    table = consensus(labels)
+    assert table[["system", "species", "n"]].to_numpy().tolist() == [["a", "CIV", 2], ["a", "MgII", 1], ["b", "MgII", 1]]
+    (tmp_path / "t.csv").write_text("system,reviewer,class,time\nb,cyd,not,2026-11-30\na,cyd,not,2026-11-30\n")
+    both = read_labels(tmp_path, tmp_path / "t.csv").set_index(["reviewer", "system"])["species"]
+    assert both["cyd", "b"] == "MgII" and both["cyd", "a"] is None, "known where there is one only"
+
+
+def test_a_programme_reads_its_own(tmp_path):
+    folder = write(tmp_path, label(1, "a", "ann", "not"), label(2, "d", "ann", "5", programme="emission"))
+    assert read_labels(folder, programme="emission")["system"].tolist() == ["d"]
+    assert read_labels(folder, programme="absorption")["system"].tolist() == ["a"]
+    write(tmp_path / "other", label(1, "a", "ann", "not"))
+    with pytest.raises(CatalogError, match="these are of absorption"):
+        read_labels(tmp_path / "other", programme="emission")
+
+
 @pytest.mark.parametrize("torn", ['{"label_id": "0", "cla', "\x00\x00\x00", "7", '{"note": "\xff'])
 def test_a_torn_line_is_skipped_and_told(result, torn, caplog):
     journal = result / "labels" / "ann.jsonl"
@@ -113,7 +133,7 @@ def test_a_torn_line_is_skipped_and_told(result, torn, caplog):
         ({"class": ""}, "no known class"),
         ({"time": "yesterday"}, "have no time"),
         ({"reviewer": None}, "lack one of system, reviewer, class, time"),
-        ({"programme": "emission", "class": "5"}, r"different programmes \(absorption, emission\)"),
+        ({"programme": "emission", "class": "5"}, "these are of absorption and emission"),
     ],
 )
 def test_broken_labels_are_refused(tmp_path, more, told):
