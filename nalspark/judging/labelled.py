@@ -46,6 +46,7 @@ def join_labels(labels: pd.DataFrame, absorbers: pd.DataFrame, species: LineSpec
     ours, rows = labels[own].reset_index(drop=True), absorbers.reset_index(drop=True)
     named = rows["absorber_id"].dropna().drop_duplicates()
     by_id = ours["system"].map(pd.Series(named.index, index=named)).fillna(-1).astype(int)
+    by_id = by_id.mask(by_id.duplicated(), -1)  # one label a row
     rest = ours[(by_id < 0) & ours["spectrum_id"].notna() & np.isfinite(ours["z"])].rename(columns={"z": "z_abs"})
     free = rows.drop(index=by_id[by_id >= 0])
     by_match = partners(rest, free).reindex(ours.index, fill_value=-1)
@@ -93,7 +94,7 @@ def label_numbers(
     said = {name: (classes == name).to_numpy() for name in (ABSORBER, NOT, "unsure")}
     scores = absorbers["score"].to_numpy(dtype=float)
     labelled = absorbers.loc[classes.index, "score"].to_numpy(dtype=float)
-    sure = ~said["unsure"]
+    sure = ~said["unsure"] & np.isfinite(labelled)
     curve = metrics.reliability(said[ABSORBER][sure], labelled[sure], _BINS)
     return {
         "systems": len(labels), **counts, **{name: int(rows.sum()) for name, rows in said.items()},

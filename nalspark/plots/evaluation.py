@@ -166,8 +166,12 @@ def labels_figure(curve: Reliability, table: pd.DataFrame) -> Figure:
         right.fill_between([row.low, row.high], row.least, row.most, color=ORANGE, alpha=0.3, linewidth=0, label=label)
     if len(sure):
         _points(right, sure, False, color=BLUE, label="sure")
-    right.set(xlim=(table["low"].min(), table["high"].max()), xlabel="score", ylabel="purity, as people say")
-    right.legend(loc="lower right")
+    if len(table):
+        right.set_xlim(table["low"].min(), table["high"].max())
+        right.legend(loc="lower right")
+    else:
+        nothing(right)
+    right.set(xlabel="score", ylabel="purity, as people say")
     return figure
 
 

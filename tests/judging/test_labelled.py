@@ -85,6 +85,9 @@ def test_a_row_that_has_its_label_takes_no_other():
     labels = labels_of(("a-1", "a", "MgII", 1.0, "absorber"), ("old", "a", "MgII", 1.0001, "not"))
     classes, counts = join_labels(labels, CATALOGUE, MG_II)
     assert classes.to_dict() == {0: "absorber"} and counts["unmatched"] == 1
+    twice = labels_of(("a-1", "a", "MgII", 1.0, "absorber"), ("a-1", "a", None, 1.0, "not"))
+    classes, counts = join_labels(twice, CATALOGUE, MG_II)
+    assert classes.to_dict() == {0: "absorber"} and (counts["by_id"], counts["unmatched"]) == (1, 1)
 
 
 def test_the_index_of_the_catalogue_does_not_matter():
