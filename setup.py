@@ -80,6 +80,7 @@ setup(
     packages=find_packages(include=["nalspark", "nalspark.*"]),
     package_data={
         "nalspark": [
+            "emission/static/*",
             "jvm/bin/java",
             "jvm/log4j2.properties",
             "learning/shipped/*/*",

@@ -288,6 +288,7 @@ function fillChoices() {
     made.addEventListener("click", () => say(cls, reason));
     return made;
   };
+  $("classes").classList.toggle("many", facts.classes.length > 4);
   $("classes").replaceChildren(...facts.classes.map((one) => button(one.value, one, "")));
   $("reasons").replaceChildren(...Object.entries(facts.reasons).map(([cls, reasons]) => {
     const group = make("div", "", { className: "reasons" }), buttons = make("div", "", { className: "buttons" });
