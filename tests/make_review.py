@@ -27,6 +27,7 @@ _GROUP = 200
 def write_absorbers(folder: Path, n: int, names: Sequence[str] | None = None, per_part: int = 500) -> Path:
     """A result with an absorber in each of n spectra, in parts; scores and flags are drawn by chance."""
     settings, parts = load(), dict[str, dict[str, Part]]()
+    folder.mkdir(exist_ok=True)
     names = names or [f"0001-52000-{number:05d}" for number in range(n)]
     absorbers = []
     for number, start in enumerate(range(0, n, per_part)):
@@ -63,6 +64,7 @@ def _part(names: list[str], part: str, seed: int, settings: Any) -> dict[str, di
     candidates = {name: np.asarray(values)[rows] for name, values in candidates.items()}
     scored = {**candidates, "score": rng.uniform(0.6, 1.0, len(rows)).astype(np.float32)}
     absorbers = measure_columns(scored, settings) | {"species": objects(["MgII"] * len(rows))}
+    absorbers["flags"] = rng.choice(np.array([0, 4, 6], np.int32), len(rows))
     return {"spectra": {**who, **pixels}, "targets": who, "candidates": candidates, "absorbers": absorbers}
 
 

@@ -115,7 +115,7 @@ class Exhibits:
         if column not in {one.name for one in self.sortable(blind=blind)}:
             raise NalsparkError(f"The systems cannot be sorted by '{column}'.")
         keys = [(column, "descending" if descending else "ascending")]
-        numbers = pc.sort_indices(self.rows.select([column]), sort_keys=keys, null_placement="at_end").to_pylist()
+        numbers = pc.sort_indices(self.rows.select([column]), sort_keys=keys).to_pylist()
         values = self.rows[column].to_pylist()
         return numbers, [_plain(values[number]) for number in numbers]
 
