@@ -331,7 +331,8 @@ def open_server(review: Review, port: int | None = None) -> tuple[BaseWSGIServer
             listening.close()
             continue
         access = Access(number)
-        how: dict[str, Any] = {"threaded": True, "request_handler": _Quiet, "fd": listening.detach()}
-        return make_server(HOST, number, make_app(review, access), **how), access
+        with listening:  # the server has a descriptor of its own
+            how: dict[str, Any] = {"threaded": True, "request_handler": _Quiet, "fd": listening.fileno()}
+            return make_server(HOST, number, make_app(review, access), **how), access
     taken = f"Port {port} is" if port else f"Ports {FIRST_PORT} to {FIRST_PORT + _TRIED - 1} are"
     raise NalsparkError(f"{taken} not free: give another one with --port.")

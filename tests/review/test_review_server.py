@@ -74,7 +74,9 @@ def test_the_token_opens_the_page_and_the_cookie_keeps_it_open(folder: Path) -> 
         assert client.get(path, base_url=BASE).status_code == 200, path
 
 
-@pytest.mark.parametrize("path", ["/", "/static/review.js", "/programme/absorption.js", "/api/review", "/api/systems", "/api/system/0", "/x"])
+@pytest.mark.parametrize(
+    "path", ["/", "/static/review.js", "/programme/absorption.js", "/api/review", "/api/systems", "/api/system/0", "/x"]
+)
 def test_nothing_is_given_to_whom_the_token_is_unknown(folder: Path, path: str) -> None:
     client = client_of(review_of(folder), known=False)
     for address in (path, f"{path}?token=", f"{path}?token=wrong", f"{path}?token=%C3%A9"):
@@ -133,7 +135,9 @@ def test_the_page_and_its_scripts_name_no_other_host_and_put_in_text_only() -> N
     assert len(files) >= 5
     for path in files:
         text = path.read_text(encoding="utf-8")
-        assert not [word for word in ("http:", "https:", "innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(") if word in text]
+        assert not [
+            word for word in ("http:", "https:", "innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(") if word in text
+        ]
         assert path.suffix != ".html" or ("style=" not in text and " on" not in text.replace(" only", "")), path
 
 

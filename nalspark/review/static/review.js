@@ -109,7 +109,6 @@ async function show(position) {
 }
 
 function render(system) {
-  shownAt = at;
   $("name").textContent = system.system;
   $("place").textContent = `${at + 1} of ${list.length}`;
   renderLabel(system.label);
@@ -130,6 +129,7 @@ function render(system) {
   $("note").value = drafts.get(system.number) ?? system.label?.note ?? "";
   draw($("picture"), system.picture);
   $("picture").classList.remove("waiting");
+  shownAt = at;
   document.body.dataset.shown = String(system.number);
 }
 
@@ -342,7 +342,10 @@ function listen() {
     reload();
   });
   window.addEventListener("beforeunload", (event) => { if (saving) event.preventDefault(); });
+  let width = window.innerWidth;  // a phone changes its height while one scrolls
   window.addEventListener("resize", () => {
+    if (width === window.innerWidth) return;
+    width = window.innerWidth;
     if (shownAt >= 0) picture(list[shownAt].number).then((system) => draw($("picture"), system.picture));
   });
 }
