@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from make_spectra import OFFSET, lines_at, make_spectra, system
+
 from nalspark.absorption.stages import measure_columns, search_columns
 from nalspark.lines import MG_II
 from nalspark.settings import load
@@ -20,6 +20,8 @@ from nalspark.tables.manifest import Manifest, Part, write_manifest
 from nalspark.tables.schemas import CANDIDATES, SPECTRA, TARGETS, absorbers_table
 from nalspark.tables.table import Table
 
+#: Names of spectra that are an attack on a page which takes them for anything but text.
+HOSTILE = ("<script>window.hacked=1</script>", '"><img src=x onerror=window.hacked=1>', "${alert(1)}'`\\ &amp; \u202e")
 #: Rows of a row group, as nalspark writes spectra.
 _GROUP = 200
 

@@ -31,7 +31,9 @@ def _tone(value: int) -> str:
     return "no" if value <= 0 else "yes" if value >= FIRST_REAL_CLASS else "doubt"
 
 
-CHOICES = tuple(Choice(str(value), _KEYS.get(value, str(value)), f"{value} {text}".replace("-", "−"), _tone(value)) for value, text in CLASSES.items())
+CHOICES = tuple(
+    Choice(str(value), _KEYS.get(value, str(value)), f"{value} {text}".replace("-", "−"), _tone(value)) for value, text in CLASSES.items()
+)
 
 
 def detection_exhibits(folder: str | Path, select: str = "", sample: int | None = None) -> Exhibits:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-
 from make_review import write_part
+
 from nalspark.emission.inject import parametric_frame
 from nalspark.emission.stages import simulate_columns
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS

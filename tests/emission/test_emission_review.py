@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
 from make_detections import write_detections
+
 from nalspark.cli import main
 from nalspark.emission.frames import CLASSES, CUTOUT_SHAPE, PLANES
 from nalspark.emission.review import CHOICES, HIDDEN, detection_exhibits
@@ -58,7 +58,9 @@ def test_every_class_has_a_key_of_its_own_and_is_kept_as_the_labels_have_it(star
             review.label({**asked, "label_id": new_id(), "reason": "sky"})
     labels = [json.loads(line) for line in (tmp_path / FOLDER / "ann.jsonl").read_text().splitlines()]
     assert [label["class"] for label in labels] == ["-2", "-1", "0", "1", "2", "3", "4", "5"]
-    assert {(label["programme"], label["spectrum_id"], label["species"], label["z"]) for label in labels} == {("emission", None, None, None)}
+    assert {(label["programme"], label["spectrum_id"], label["species"], label["z"]) for label in labels} == {
+        ("emission", None, None, None)
+    }
 
 
 def test_a_blind_review_says_nothing_of_scores_and_classes(start: Callable[..., Review]) -> None:

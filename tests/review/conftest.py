@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from make_review import write_absorbers
-
-HOSTILE = ("<script>window.hacked=1</script>", '"><img src=x onerror=window.hacked=1>', "${alert(1)}'`\\ &amp; \u202e")
+from make_review import HOSTILE, write_absorbers
 
 
 @pytest.fixture(scope="session")

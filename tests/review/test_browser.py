@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from browser import Page, chromium, served
+
 from nalspark.review.journal import FOLDER, Journal
 
 #: Key → class and reason.

@@ -52,5 +52,5 @@ def test_a_result_of_several_species_is_looked_at_as_one(small_result: Path, tmp
     both, alone = absorber_exhibits(tmp_path), absorber_exhibits(small_result)
     assert {subject.species for subject in both.subjects} == {"MgII"} and len(both) == 5
     row = both.row(0, blind=False)
-    same = next(one for one in map(lambda n: alone.row(n, blind=False), range(60)) if one["absorber_id"] == row["absorber_id"])
+    same = next(one for one in (alone.row(n, blind=False) for n in range(60)) if one["absorber_id"] == row["absorber_id"])
     assert both.draw(row) == alone.draw(same)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from make_review import HOSTILE
 
 from nalspark.errors import NalsparkError
 from nalspark.review.journal import FOLDER, Journal, new_id
@@ -18,7 +19,6 @@ from nalspark.review.systems import HIDDEN, absorber_exhibits
 
 ACCESS = Access(8642, "the-token")
 BASE, ORIGIN = f"http://127.0.0.1:{ACCESS.port}", {"Origin": f"http://127.0.0.1:{ACCESS.port}"}
-HOSTILE = ("<script>window.hacked=1</script>", '"><img src=x onerror=window.hacked=1>', "${alert(1)}'`\\ &amp; \u202e")
 
 
 @pytest.fixture
