@@ -3,8 +3,9 @@
     python benchmarks/review.py --n 5000 --keys 200
     python benchmarks/review.py --n 5000 --keys 200 --sort score --pause 0
 
-The result is that of tests/make_review.py: a simulated quasar with one absorber in every spectrum. The time is measured in the page of a
-headless Chromium, from the key to the frame after the next system was drawn; the label is on disk by then.
+The result is that of tests/make_review.py: simulated quasars with one absorber each, 250 of them under as many names as are asked for, in
+parts of 250. The time is measured in the page of a headless Chromium, from the key to the frame after the next system was drawn; the label
+is on disk by then.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def main() -> None:
         folder = options.folder or Path(scratch) / "result"
         if not (folder / "manifest.json").exists():
             started = time.monotonic()
-            write_absorbers(folder, options.n)
+            write_absorbers(folder, options.n, per_part=250, repeat=True)
             print(f"a result of {options.n} absorbers written in {time.monotonic() - started:.0f} s")
         (folder / FOLDER / "benchmark.jsonl").unlink(missing_ok=True)
         print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

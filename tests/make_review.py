@@ -26,16 +26,20 @@ HOSTILE = ("<script>window.hacked=1</script>", '"><img src=x onerror=window.hack
 _GROUP = 200
 
 
-def write_absorbers(folder: Path, n: int, names: Sequence[str] | None = None, per_part: int = 500) -> Path:
-    """A result with an absorber in each of n spectra, in parts; scores and flags are drawn by chance."""
+def write_absorbers(folder: Path, n: int, names: Sequence[str] | None = None, per_part: int = 500, *, repeat: bool = False) -> Path:
+    """A result with an absorber in each of n spectra, in parts; scores and flags are drawn by chance.
+
+    With `repeat` all parts hold the spectra of the first under other names, which takes a part of the time.
+    """
     settings, parts = load(), dict[str, dict[str, Part]]()
     folder.mkdir(exist_ok=True)
     names = names or [f"0001-52000-{number:05d}" for number in range(n)]
-    absorbers = []
+    absorbers, tables = [], dict[str, dict[str, Any]]()
     for number, start in enumerate(range(0, n, per_part)):
         part = f"part{number:03d}"
-        tables = _part(list(names[start : start + per_part]), part, start, settings)
-        absorbers.append(tables.pop("absorbers"))
+        some = list(names[start : start + per_part])
+        tables = _renamed(tables, some, part) if repeat and number else _part(some, part, start, settings)
+        absorbers.append(tables["absorbers"])
         for table, columns in ((SPECTRA, tables["spectra"]), (TARGETS, tables["targets"]), (CANDIDATES, tables["candidates"])):
             parts.setdefault(table.name, {})[part] = write_part(folder, table, part, columns)
     place = folder / "absorbers.parquet"
@@ -68,6 +72,20 @@ def _part(names: list[str], part: str, seed: int, settings: Any) -> dict[str, di
     absorbers = measure_columns(scored, settings) | {"species": objects(["MgII"] * len(rows))}
     absorbers["flags"] = rng.choice(np.array([0, 4, 6], np.int32), len(rows))
     return {"spectra": {**who, **pixels}, "targets": who, "candidates": candidates, "absorbers": absorbers}
+
+
+def _renamed(tables: dict[str, dict[str, Any]], names: list[str], part: str) -> dict[str, dict[str, Any]]:
+    """The same rows under other names in another part."""
+    new = dict(zip(tables["spectra"]["spectrum_id"], names, strict=True))
+    result = {}
+    for kind, columns in tables.items():
+        old = columns["spectrum_id"]
+        own = {"spectrum_id": objects([new[name] for name in old]), "part": objects([part] * len(old))}
+        for name in ("candidate_id", "absorber_id"):
+            if name in columns:
+                own[name] = objects([new[was] + full[len(was) :] for was, full in zip(old, columns[name], strict=True)])
+        result[kind] = {**columns, **own}
+    return result
 
 
 def write_part(folder: Path, table: Table, part: str, columns: dict[str, Any]) -> Part:

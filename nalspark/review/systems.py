@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset as ds
 from numpy.typing import ArrayLike
 
 from nalspark.absorption.chain import PIXELS
@@ -14,7 +15,7 @@ from nalspark.absorption.gallery import gallery_item
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.stages import normalized
 from nalspark.errors import StoreError
-from nalspark.lines import SPECIES
+from nalspark.lines import SPECIES, LineSpecies
 from nalspark.plots.figures import GalleryItem, line_model, panel_limits, spectrum_limits, velocities
 from nalspark.review.choose import choose, present
 from nalspark.review.exhibits import Choice, Exhibits
@@ -24,6 +25,7 @@ from nalspark.settings import Settings
 from nalspark.tables.result import Result, open_parquet, open_result
 from nalspark.tables.schemas import CANDIDATES, SPECTRA, TARGETS, absorbers_table, all_absorbers_table
 from nalspark.tables.store import Store
+from nalspark.tables.table import Table
 
 CLASSES = (Choice("absorber", "a", "absorber", "yes"), Choice("not", "n", "not", "no"), Choice("unsure", "u", "unsure"))
 #: Reason → its key; with Shift it is a reason to be unsure.
@@ -60,14 +62,8 @@ def absorber_exhibits(folder: str | Path, select: str = "", sample: int | None =
     """
     result = open_result(folder)
     species = [SPECIES[name] for name in result.settings.species]
-    table = all_absorbers_table(species) if len(species) > 1 else absorbers_table(species[0])
-    place = Store(result.root).published("absorbers.parquet")
-    if not place.exists():
-        raise StoreError(f"{place} is not there: the result is not published yet. Run stage 'publish' first.")
-    dataset = open_parquet(place)
-    sources = _Sources(result)
-    first = species[0]
-    widths = [f"ew_{line.label}" for one in species for line in (one.primary, one.secondary)]
+    table, dataset = _catalogue(result, species)
+    sources, first = _Sources(result), species[0].name
     return Exhibits(
         programme="absorption",
         title=f"{', '.join(one.name for one in species)} absorbers of {result.root.name}",
@@ -75,14 +71,29 @@ def absorber_exhibits(folder: str | Path, select: str = "", sample: int | None =
         reasons=REASONS,
         rows=choose(dataset, table, ("absorber_id", "species"), select, sample),
         columns=present(dataset, table),
-        first=("species", "z_abs", *widths, "doublet_ratio", "fwhm_kms", "significance", "chi2_reduced", "z_qso", "velocity_kms", "score"),
+        first=_in_sight(species),
         hidden=HIDDEN,
         bits={"flags": AbsorberFlag},
         identity=("absorber_id", "spectrum_id", "species", "z_abs"),
-        subject=lambda row: Subject(row["absorber_id"], row["spectrum_id"], row["species"] or first.name, row["z_abs"]),
-        draw=lambda row: drawn(sources.item({**row, "species": row["species"] or first.name})),
+        subject=lambda row: Subject(row["absorber_id"], row["spectrum_id"], row["species"] or first, row["z_abs"]),
+        draw=lambda row: drawn(sources.item({**row, "species": row["species"] or first})),
         script=_SCRIPT,
     )
+
+
+def _catalogue(result: Result, species: Sequence[LineSpecies]) -> tuple[Table, ds.Dataset]:
+    """The published absorbers, of one species or of several."""
+    place = Store(result.root).published("absorbers.parquet")
+    if not place.exists():
+        raise StoreError(f"{place} is not there: the result is not published yet. Run stage 'publish' first.")
+    return all_absorbers_table(species) if len(species) > 1 else absorbers_table(species[0]), open_parquet(place)
+
+
+def _in_sight(species: Sequence[LineSpecies]) -> tuple[str, ...]:
+    """The columns that are always in sight."""
+    widths = dict.fromkeys(f"ew_{line.label}" for one in species for line in (one.primary, one.secondary))
+    others = ("doublet_ratio", "fwhm_kms", "significance", "chi2_reduced", "z_qso", "velocity_kms", "score")
+    return "species", "z_abs", *widths, *others
 
 
 class _Sources:
