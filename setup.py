@@ -27,6 +27,7 @@ BASE = [
     "matplotlib>=3.8",
     "pillow",  # smaller pictures in the report
     "jinja2>=3.1",
+    "flask>=3",  # `nalspark review`
     "filelock>=3.30",
     "rich>=13",
     "urllib3>=2.2",  # `nalspark fetch`
@@ -48,7 +49,7 @@ TRAIN = [
 ]
 EMISSION = ["umap-learn>=0.5.7"]  # lays out the middle band of a selection; 0.5.7 is the first that runs with scikit-learn 1.6
 CONNECT = ["pyspark[connect]"]  # the gRPC packages that this Spark's client needs
-TESTS = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "hypothesis", "ruff", "mypy", "pyyaml", "databricks-bundles"]
+TESTS = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "playwright", "hypothesis", "ruff", "mypy", "pyyaml", "databricks-bundles"]
 
 
 def version() -> str:
@@ -79,12 +80,15 @@ setup(
     packages=find_packages(include=["nalspark", "nalspark.*"]),
     package_data={
         "nalspark": [
+            "emission/static/*",
             "jvm/bin/java",
             "jvm/log4j2.properties",
             "learning/shipped/*/*",
             "mocks/surveys/*.csv",
             "plots/templates/*",
             "py.typed",
+            "review/static/*",
+            "review/static/uplot/*",
             "spectra/*.csv",
         ]
     },

@@ -39,6 +39,7 @@ from nalspark.pipeline.engine import StageSummary
 from nalspark.pipeline.several import result_folders
 from nalspark.pipeline.status import status
 from nalspark.progress import Progress, ProgressHandler, logger
+from nalspark.review import cli as review
 from nalspark.review.labels import Rule, consensus, read_labels
 from nalspark.review.summary import summarise
 from nalspark.session import running_session
@@ -92,6 +93,7 @@ _EXAMPLES = {
     "nalspark status": "nalspark status result",
     "nalspark stack": 'nalspark stack result --select "ew_2796 > 1 and z_abs < 1.5" --name strong',
     "nalspark export": "nalspark export result --format ecsv --out absorbers.ecsv",
+    "nalspark review": 'nalspark review result --select "score < 0.9 and z_abs > 1.5" --sample 300',
     "nalspark statistics": "nalspark statistics result --set statistics.min_velocity_kms=3000",
     "nalspark randoms": "nalspark randoms result --n 20 --out randoms.fits",
     "nalspark evaluate": "nalspark evaluate --catalogue result --truth survey/truth.parquet",
@@ -146,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (_add_searches, _add_looks, add_worth, _add_spectra):
         add(commands)
     composites.add_commands(commands)
+    review.add_commands(commands)
     for programme in _siblings():
         programme.add_commands(commands)
     return parser

@@ -13,6 +13,7 @@ from nalspark.emission.inputs import SECOND_STAGE
 from nalspark.emission.labels import agreement, consensus, read_labels
 from nalspark.emission.pipeline import PICTURES, RESULT, finding_stages, training_stages
 from nalspark.emission.report import found_text
+from nalspark.emission.review import detection_exhibits
 from nalspark.emission.settings import EmissionSettings, load_run
 from nalspark.emission.tables import CLASSIFIED, DETECTIONS, REJECTED
 from nalspark.errors import NalsparkError
@@ -20,6 +21,7 @@ from nalspark.pipeline.door import check_whole
 from nalspark.pipeline.engine import Engine, check_stages
 from nalspark.pipeline.stage import Stage
 from nalspark.progress import Progress
+from nalspark.review.cli import add_options, serve_review
 from nalspark.session import running_session
 from nalspark.tables.store import Store
 
@@ -49,6 +51,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     demo.add_argument("--frames", nargs="+", default=[], metavar="FILE", help="VIRUS frames whose noise is used; parametric by default")
     _common(demo)
     parser.set_defaults(command_function=command)
+    text = "look at the detections of a result one by one in the browser, and give them their visual class"
+    review = kinds.add_parser("review", help=text, epilog='example: nalspark emission review nalspark-emission --select "snr < 6"')
+    review.add_argument("result", metavar="DIR", help="the `out` of `nalspark emission run`, `train` or `demo`")
+    add_options(review)
+    review.set_defaults(command_function=lambda options: serve_review(options, detection_exhibits))
 
 
 def _common(parser: argparse.ArgumentParser, *, in_stages: bool = True) -> None:

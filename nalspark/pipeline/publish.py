@@ -17,8 +17,7 @@ from pyspark.sql import Column as Expression
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nalspark.absorption.chain import instrument_kms
-from nalspark.absorption.images import ImageGeometry
+from nalspark.absorption.gallery import gallery_item
 from nalspark.absorption.measure import AbsorberFlag, velocity_error
 from nalspark.absorption.sensitivity import BIN_COLUMNS, MOST_BINS, bin_of, flat_bins
 from nalspark.absorption.stages import (
@@ -51,7 +50,7 @@ from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.arrow import Columns, map_arrays, read_batches, tally, to_columns
 from nalspark.tables.atomic import remove
 from nalspark.tables.changes import flat
-from nalspark.tables.data_model import bit_meanings, bit_words
+from nalspark.tables.data_model import bit_meanings
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
 from nalspark.tables.schemas import (
@@ -423,32 +422,8 @@ def gallery_items(store: Store, manifest: Manifest, settings: Settings, absorber
                 f"Absorber {absorber['absorber_id']} has no spectrum or no candidate in the tables any more: a stage was left out since "
                 "the files changed. Run all stages."
             )
-        items.append(_gallery_item(absorber, spectrum, candidate, settings))
+        items.append(gallery_item(absorber, spectrum, candidate, settings))
     return items
-
-
-def _gallery_item(absorber: Mapping[str, Any], spectrum: Columns, candidate: Mapping[str, Any], settings: Settings) -> GalleryItem:
-    species, geometry = settings.line_species, ImageGeometry.of(settings.line_species, LATTICE.step)
-    lines = len(species.transitions)
-    ivar, rest, width = spectrum["ivar"], species.primary.wavelength, candidate["instrument_pixels"]
-    good = (spectrum["mask"] == 0) & (ivar > 0)
-    return GalleryItem(
-        absorber,
-        LATTICE.wavelength,
-        spectrum["flux"],
-        spectrum["continuum"],
-        np.where(good, 1.0 / np.sqrt(np.where(good, ivar, 1.0)), np.nan),
-        np.frombuffer(candidate["image_residual"], "<f4").reshape(geometry.shape)[:lines],
-        np.frombuffer(candidate["image_inverse_error"], "<f4").reshape(geometry.shape)[:lines],
-        geometry.fractions[:lines],
-        [str(line) for line in species.transitions],
-        np.array([line.wavelength for line in species.transitions]),
-        (geometry.primary, geometry.secondary),
-        candidate["pixel"],
-        bit_words(absorber["flags"], AbsorberFlag),
-        [(rest * (1 + a), rest * (1 + b)) for a, b in zip(spectrum["z_start"], spectrum["z_stop"], strict=True)],
-        instrument_sigma_kms=float(instrument_kms(np.nan if width is None else width, settings)),
-    )
 
 
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")

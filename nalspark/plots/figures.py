@@ -292,9 +292,9 @@ def absorber_figure(item: GalleryItem) -> Figure:
 
 def _transitions(panels: Axes, item: GalleryItem) -> None:
     """All transitions in velocity, side by side on one pair of axes."""
-    rows, velocity, ticks = len(item.lines), _velocities(item), np.array([-1000.0, 0.0, 1000.0])
+    rows, velocity, ticks = len(item.lines), velocities(item), np.array([-1000.0, 0.0, 1000.0])
     pitch = (velocity.shape[1] + 5) * _pixel_kms(item)
-    panels.set_ylim(*_panel_limits(item))
+    panels.set_ylim(*panel_limits(item))
     for row in range(rows):
         _transition(panels, item, row, velocity[row], row * pitch)
     panels.set_xlim(-0.52 * pitch, (rows - 0.48) * pitch)
@@ -368,9 +368,7 @@ def _spectrum(axes: Axes, item: GalleryItem) -> None:
     axes.plot(wavelength, np.where(seen, continuum, np.nan), color=ORANGE, linewidth=1.2, label="continuum")
     axes.set(xlabel="observed wavelength, vacuum (Å)", ylabel="flux (rescaled)")
     if good.any():
-        # Cosmic rays and the noise at the ends of the detector must not set the scale.
-        top = max(np.percentile(flux[good], 99.7), np.percentile(continuum[good & seen], 99.5) if (good & seen).any() else 0.0)
-        axes.set_ylim(min(-0.04 * top, 0.0), 1.28 * top if top > 0 else 1.0)
+        axes.set_ylim(*spectrum_limits(item))
         axes.set_xlim(*wavelength[good][[0, -1]])
     else:
         nothing(axes, "no usable pixel")
@@ -379,6 +377,16 @@ def _spectrum(axes: Axes, item: GalleryItem) -> None:
         handles.append(mpl.patches.Patch(color=SHADE))
         labels.append("searched")
     axes.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, handlelength=1.4, borderaxespad=0.1)
+
+
+def spectrum_limits(item: GalleryItem) -> tuple[float, float]:
+    """Tell between which fluxes a spectrum is drawn: cosmic rays and the noise at the ends of the detector must not set the scale."""
+    good = np.isfinite(item.error) & (item.error > 0) & np.isfinite(item.flux)
+    if not good.any():
+        return 0.0, 1.0
+    seen = good & np.isfinite(item.continuum) & (item.continuum > 0)
+    top = float(max(np.percentile(item.flux[good], 99.7), np.percentile(item.continuum[seen], 99.5) if seen.any() else 0.0))
+    return min(-0.04 * top, 0.0), 1.28 * top if top > 0 else 1.0
 
 
 def _mark_lines(axes: Axes, item: GalleryItem) -> None:
@@ -419,8 +427,8 @@ def _pixel_kms(item: GalleryItem) -> float:
     return float(SPEED_OF_LIGHT_KMS * np.log(item.wavelength[-1] / item.wavelength[0]) / (len(item.wavelength) - 1))
 
 
-def _velocities(item: GalleryItem) -> Array:
-    """Velocity of every image pixel from the line at z_abs, shape (t, c), km/s."""
+def velocities(item: GalleryItem) -> Array:
+    """Compute the velocity of every image pixel from the line at z_abs, shape (t, c), km/s."""
     columns = item.residual.shape[1]
     pixel_kms, z = _pixel_kms(item), item.value("z_abs")
     # The fit puts the line at a fraction of a pixel from the middle of the image.
@@ -429,15 +437,16 @@ def _velocities(item: GalleryItem) -> Array:
     return (np.arange(columns) - columns // 2 - item.fractions[:, None] - shift) * pixel_kms
 
 
-def _panel_limits(item: GalleryItem) -> tuple[float, float]:
+def panel_limits(item: GalleryItem) -> tuple[float, float]:
+    """Tell between which values of flux over continuum the transitions are drawn."""
     ratio = 1.0 - item.residual[item.inverse_error > 0]
     if not ratio.size:
         return 0.0, 1.5
     return float(np.clip(np.percentile(ratio, 0.5) - 0.1, -0.5, 0.0)), float(np.clip(np.percentile(ratio, 99.5) + 0.15, 1.35, 2.5))
 
 
-def _line_model(item: GalleryItem, row: int, velocity: Array) -> Array | None:
-    """Flux over continuum of the fitted Gaussians as a row's panel sees them: its own line, and the doublet's other line beside it.
+def line_model(item: GalleryItem, row: int, velocity: Array) -> Array | None:
+    """Compute flux over continuum of the fitted Gaussians as a row's panel sees them: its own line, and the doublet's other beside it.
 
     ``A = W c / (λ₀ σ √(2π))`` with σ the catalogue's width and the instrument's, in quadrature.
     """
@@ -468,7 +477,7 @@ def _transition(axes: Axes, item: GalleryItem, row: int, velocity: Array, middle
     axes.axvline(middle, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
     axes.step(x, ratio, where="mid", color=INK, linewidth=0.9)
     fine = np.linspace(velocity[0], velocity[-1], 200)
-    model, strong = _line_model(item, row, fine), row in item.doublet
+    model, strong = line_model(item, row, fine), row in item.doublet
     if model is not None:
         axes.plot(fine + middle, model, color=VERMILLION, linewidth=1.3 if strong else 1.0, linestyle="-" if strong else (0, (3, 1.5)))
     place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "parse_math": False}

@@ -1,1 +1,1 @@
-"""What people say of systems: their labels, read back, compared with each other, and put together."""
+"""People look at systems one by one; what they say is kept look by look, read back, compared, and put together."""

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from nalspark.errors import CatalogError, NalsparkError, did_you_mean
 from nalspark.metrics import bootstrap_errors, cohen_kappa, cohen_kappa_error, fleiss_kappa
 from nalspark.progress import logger
+from nalspark.review.journal import FOLDER
 from nalspark.tables.given import read_table
 
 COLUMNS = (
     "label_id", "programme", "system", "spectrum_id", "species", "z", "reviewer", "class", "reason", "note", "blind", "look", "time",
 )  # fmt: skip
-#: The folder of a result in which each reviewer has a journal, and what ends a journal's name.
-FOLDER, JOURNAL = "labels", ".jsonl"
+#: What ends a journal's name.
+JOURNAL = ".jsonl"
 #: Classes of the programmes whose classes are words, and which of them say that the system is real.
 CLASSES = {"absorption": ("absorber", "not", "unsure")}
 REAL = {"absorption": ("absorber",)}

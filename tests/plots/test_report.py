@@ -168,7 +168,7 @@ def test_card_of_an_absorber_full_of_nulls() -> None:
 
 def test_velocities_put_the_line_at_zero() -> None:
     item = make_item(z=1.00073)
-    velocity = figures._velocities(item)
+    velocity = figures.velocities(item)
     # Other lines lie in the same rows, but not within six pixels.
     near = np.where(np.abs(np.arange(-HALF_WIDTH, HALF_WIDTH + 1)) <= 6, np.asarray(item.residual), 0.0)
     at = velocity[np.arange(len(velocity)), near.argmax(axis=1)]
@@ -178,9 +178,9 @@ def test_velocities_put_the_line_at_zero() -> None:
 def test_drawn_model_is_the_absorber() -> None:
     # The catalogue's W and FWHM, turned back into Gaussians, must lie on the pixels that were made with them.
     item = make_item(z=1.00073)
-    velocity = figures._velocities(item)
+    velocity = figures.velocities(item)
     for row in item.doublet:
-        model = figures._line_model(item, row, velocity[row])
+        model = figures.line_model(item, row, velocity[row])
         assert model is not None
         np.testing.assert_allclose(model, 1.0 - np.asarray(item.residual)[row], atol=2e-3)
 

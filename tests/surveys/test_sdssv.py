@@ -30,12 +30,13 @@ def as_sdssv(
 ) -> fits.HDUList:
     """The same spectrum in the layout of SDSS-V: no plate, no fiber of its own."""
     coadd, known = hdus[1], hdus[2].data
+    z_err = known["Z_ERR"][0] if "Z_ERR" in known.columns.names else 2.0**-12
     columns = [fits.Column(c.name.upper() if upper else c.name, c.format, array=coadd.data[c.name]) for c in coadd.columns]
     row = {
         "FIELD": ("K", [field]), "MJD": ("K", [59300]), "OBS": ("3A", ["APO"]), "FIBERID_LIST": ("12A", ["291 292"]),
         "CATALOGID": ("K", [catalogid]), "SDSS_ID": ("K", [54459273]), "RACAT": ("D", [known["PLUG_RA"][0]]),
         "PLUG_RA": ("D", [known["PLUG_RA"][0]]), "PLUG_DEC": ("D", [known["PLUG_DEC"][0]]), "CLASS": ("6A", [known["CLASS"][0]]),
-        "Z": ("E", [known["Z"][0]]), "Z_ERR": ("E", [known["Z_ERR"][0] if "Z_ERR" in known.columns.names else 2.0**-12]), "ZWARNING": ("K", [known["ZWARNING"][0]]),
+        "Z": ("E", [known["Z"][0]]), "Z_ERR": ("E", [z_err]), "ZWARNING": ("K", [known["ZWARNING"][0]]),
     }  # fmt: skip
     table = fits.BinTableHDU.from_columns([fits.Column(column, form, array=values) for column, (form, values) in row.items()])
     table.name = name
