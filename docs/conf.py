@@ -9,7 +9,7 @@ from nalspark.version import VERSION
 ROOT = Path(__file__).parents[1]
 
 project = "nalspark"
-copyright = "the authors of nalspark"  # noqa: A001
+copyright = "the authors of nalspark"
 version = release = VERSION
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "sphinxarg.ext"]

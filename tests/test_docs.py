@@ -1,13 +1,14 @@
 """Every block of code in README.md, CONTRIBUTING.md and docs/*.md runs, or says in a comment above it why it does not.
 
-A folder has what the pages name: SPECTRA, DR16Q_v4.fits, DIR (a result whose worth is known), RUN.toml, TRUTH and so on. Blocks of Python of
-one page share their names. What does not run is parsed all the same: no page shows a command, an option or a setting that is not there.
+A folder has what the pages name: SPECTRA, DR16Q_v4.fits, DIR (a result whose worth is known), RUN.toml, TRUTH and so on. Blocks of Python
+of one page share their names. What does not run is parsed all the same: no page shows a command, an option or a setting that is not there.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -129,6 +130,10 @@ def runs(block: Block) -> bool:
     return not block.reason and block.language != "text"
 
 
+def has_code(page: Path) -> bool:
+    return any(map(runs, blocks_of(page.read_text(encoding="utf-8"))))
+
+
 def run_block(block: Block, names: dict[str, Any]) -> None:
     """Run a block in the working folder; a block of TOML becomes RUN.toml."""
     if block.language == "python":
@@ -197,6 +202,21 @@ def test_what_cannot_run_must_say_so() -> None:
 # ---- running them
 
 
+def write_labels(result: Path) -> None:
+    """What two reviewers say of all absorbers of a result, one doubt among it."""
+    rows = pd.read_parquet(result / "absorbers.parquet", columns=["absorber_id", "spectrum_id", "z_abs"])
+    (result / "labels").mkdir()
+    for reviewer in ("ada", "ben"):
+        lines = []
+        for number, row in enumerate(rows.itertuples()):
+            doubt = reviewer == "ben" and number == 0
+            said = {"class": "unsure" if doubt else "absorber", "reason": "noise" if doubt else "", "note": "", "blind": True, "look": 1}
+            what = {"programme": "absorption", "system": row.absorber_id, "spectrum_id": row.spectrum_id, "species": "MgII", "z": row.z_abs}
+            when = {"reviewer": reviewer, "time": f"2026-11-30T12:00:00.{number:03}Z", "undoes": ""}
+            lines.append(json.dumps({"label_id": f"{reviewer}{number}"} | what | said | when))
+        (result / "labels" / f"{reviewer}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def place(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which blocks run, and a copy of DIR as it is at the beginning of each page."""
@@ -217,12 +237,13 @@ def place(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("spec-7102-56666-0596.fits").symlink_to(next(Path("survey/spectra").rglob("spec-*.fits")))
         assert main(["find", "SPECTRA", "--out", "DIR", "--quasars", "DR16Q_v4.fits"]) == 0
         assert main(["completeness", "DIR"]) == 0
+        write_labels(Path("DIR"))
         shutil.copytree("DIR", "first", symlinks=True)
     return folder
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("page", [page for page in PAGES if any(map(runs, blocks_of(page.read_text(encoding="utf-8"))))], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if has_code(page)], ids=lambda page: page.stem)
 def test_the_blocks_of_a_page_run(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)

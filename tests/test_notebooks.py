@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def test_a_notebook_is_in_databricks_format_and_defines_nothing(path: Path) -> N
         ast.parse(cell)
     defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
     assert not [node for node in ast.walk(ast.parse(text)) if isinstance(node, defined)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_that_shows_a_notebook_has_its_cells_and_pictures(path: Path) -> None:
+    page = path.parents[1] / "docs" / "notebooks" / f"{path.stem}.md"
+    text, cells = page.read_text(encoding="utf-8"), path.read_text(encoding="utf-8").split("\n\n# COMMAND ----------\n\n")[1:]
+    code = [cell.strip() for cell in cells if not cell.startswith("# MAGIC")]
+    again = f"python docs/notebook_pages.py {path.stem}"
+    assert re.findall(r"^```python\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL) == code, again
+    shown = [line.removeprefix("# MAGIC").strip() for cell in cells for line in cell.splitlines() if line.startswith("# MAGIC ")]
+    assert [line for line in shown if line != "%md" and line not in text] == [], again
+    pictures = re.findall(r"\]\((\S+\.png)\)", text)
+    assert all((page.parent / picture).stat().st_size < 100_000 for picture in pictures)
 
 
 @pytest.mark.spark

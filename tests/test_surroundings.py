@@ -326,8 +326,16 @@ def test_the_doctor_says_where_no_file_can_be_made(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("listed", "packages", "shown"),
     [
-        ("GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)\n", {"nvidia": ["nvidia-cudnn-cu12"]}, "NVIDIA H200, NVIDIA H200"),
-        ("GPU 0: NVIDIA H200 (UUID: GPU-1)\n", {"nvidia": []}, "NVIDIA H200; not used: TensorFlow with CUDA comes with pip install 'nalspark[gpu]'"),
+        (
+            "GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)\n",
+            {"nvidia": ["nvidia-cudnn-cu12"]},
+            "NVIDIA H200, NVIDIA H200",
+        ),
+        (
+            "GPU 0: NVIDIA H200 (UUID: GPU-1)\n",
+            {"nvidia": []},
+            "NVIDIA H200; not used: TensorFlow with CUDA comes with pip install 'nalspark[gpu]'",
+        ),
         (None, {}, "none; only training gains by one"),
     ],
 )
