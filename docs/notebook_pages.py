@@ -1,6 +1,6 @@
 """Runs the notebooks, and writes pages with what they show into docs/notebooks: `python docs/notebook_pages.py quickstart review rates`.
 
-They run in a folder of their own, one after the other, on a simulated survey of 300 spectra. `training` needs an environment for training;
+They run in a folder of their own, one after the other, on a simulated survey of 150 spectra. `training` needs an environment for training;
 `NALSPARK_SETTINGS` makes it small. A test compares the pages' cells with the notebooks'.
 """
 
@@ -67,6 +67,8 @@ def run_cells(name: str) -> str:
 def main(names: list[str]) -> None:
     """Write the pages of some notebooks."""
     (HERE / "notebooks").mkdir(exist_ok=True)
+    os.environ.setdefault("NALSPARK_SPECTRA", "150")
+    os.environ.setdefault("NALSPARK_CARDS", "1")
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         for name in names:
             if name == "rates":
