@@ -49,6 +49,7 @@ TRAIN = [
 ]
 EMISSION = ["umap-learn>=0.5.7"]  # lays out the middle band of a selection; 0.5.7 is the first that runs with scikit-learn 1.6
 CONNECT = ["pyspark[connect]"]  # the gRPC packages that this Spark's client needs
+DOCS = ["sphinx>=8", "myst-parser>=4", "numpydoc>=1.8", "furo>=2024.8.6", "sphinx-argparse>=0.5.2"]  # `sphinx-build docs site`
 TESTS = ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "playwright", "hypothesis", "ruff", "mypy", "pyyaml", "databricks-bundles"]
 
 
@@ -103,6 +104,7 @@ setup(
         "train": [*SPARK, *CPU, *TRAIN],
         "emission": EMISSION,
         "connect": CONNECT,
+        "docs": DOCS,
         "dev": [*SPARK, *CPU, *TESTS, *EMISSION, *CONNECT],
     },  # fmt: skip
 )

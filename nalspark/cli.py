@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import warnings
+import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -88,7 +89,7 @@ _EXAMPLES = {
     "nalspark completeness": "nalspark completeness conf/runs/sdss_dr16.toml --set completeness.per_sightline=3",
     "nalspark balnicity": "nalspark balnicity result",
     "nalspark train": "nalspark train conf/runs/default_model.toml --set simulate.n=20000",
-    "nalspark demo": "nalspark demo --out nalspark-demo --n 100",
+    "nalspark demo": "nalspark demo --n 100 --open",
     "nalspark diff": "nalspark diff result/versions/0001 result --out changes",
     "nalspark status": "nalspark status result",
     "nalspark stack": 'nalspark stack result --select "ew_2796 > 1 and z_abs < 1.5" --name strong',
@@ -197,6 +198,7 @@ def _add_searches(commands: Any) -> None:
     demo.add_argument("--n", type=int, default=300, help="number of spectra")
     demo.add_argument("--seed", type=int, default=1)
     demo.add_argument("--master", metavar="URL")
+    demo.add_argument("--open", action="store_true", help="open the report in the browser at the end")
 
 
 def _add_rule(parser: argparse.ArgumentParser) -> None:
@@ -266,7 +268,7 @@ def _add_looks(commands: Any) -> None:
     labels.add_argument("--out", type=local_folder, metavar="FILE", help="write all systems, disagreements first, as CSV or Parquet")
 
     _add_export(commands)
-    commands.add_parser("doctor", help="show what a local session finds on this machine, and what it lacks")
+    commands.add_parser("doctor", help="show what a local session finds on this machine, and what would keep a run from working")
     commands.add_parser("data-model", help="print the columns of every table, as Markdown")
 
 
@@ -549,10 +551,10 @@ def data_model() -> str:
 
 
 def _doctor() -> None:
-    lines, fault = examine()
+    lines, faults = examine()
     print("\n".join(lines))
-    if fault:
-        raise NalsparkError(fault)
+    if faults:
+        raise NalsparkError("\n".join(faults))
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -566,6 +568,9 @@ def _demo(options: argparse.Namespace) -> None:
     print(completeness_table(result, survey / "truth.parquet"))
     _say_result(str(result))
     print(f"by S/N     nalspark evaluate --catalogue {result} --truth {survey / 'truth.parquet'}")
+    address = Store(str(result)).published("report.html").absolute().as_uri()
+    if not (options.open and webbrowser.open(address)):
+        print(f"look at    {address}")
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -91,7 +91,7 @@ def find(
     ------
     SettingsError
         Where shapes, wavelengths or units cannot be right, a redshift is missing, or a setting is unknown. A bad spectrum raises nothing:
-        see :attr:`Found.reason`.
+        see :attr:`nalspark.finder.Found.reason`.
     ModelError
         Where the model is not one for these settings.
 

@@ -257,11 +257,3 @@ def test_a_result_is_locked_published_and_kept_on_a_volume(volume: Path) -> None
 )
 def test_what_is_no_schedule_is_found(expression: str) -> None:
     assert not is_quartz(expression)
-
-
-def test_the_commands_in_the_docs_are_commands() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    commands = [line.split("#")[0].split()[1:] for line in text.splitlines() if line.startswith("nalspark fetch ")]
-    assert len(commands) >= 2
-    for command in commands:
-        assert _parser().parse_args(command).command == "fetch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ TINY = (
     "simulate.n=300 simulate.n_realistic=200 simulate.spectra_per_part=250 train.epochs=1 train.members=1 train.batch_size=16 "
     "train.options={filters=[4,8,8],dense=8}"
 )
+
+
+def page_of(path: Path) -> Path:
+    """The page of the documentation that shows a notebook with what it gave: docs/notebook_pages.py writes it."""
+    return path.parents[1] / "docs" / "notebooks" / f"{path.stem}.md"
 
 
 def shown_by(name: str, monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> list[Any]:
@@ -54,6 +60,19 @@ def test_a_notebook_is_in_databricks_format_and_defines_nothing(path: Path) -> N
         ast.parse(cell)
     defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
     assert not [node for node in ast.walk(ast.parse(text)) if isinstance(node, defined)]
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if page_of(path).is_file()], ids=lambda path: path.stem)
+def test_the_page_that_shows_a_notebook_has_its_cells_and_pictures(path: Path) -> None:
+    page = page_of(path)
+    text, cells = page.read_text(encoding="utf-8"), path.read_text(encoding="utf-8").split("\n\n# COMMAND ----------\n\n")[1:]
+    code = [cell.strip() for cell in cells if not cell.startswith("# MAGIC")]
+    again = f"python docs/notebook_pages.py {path.stem}"
+    assert re.findall(r"^```python\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL) == code, again
+    shown = [line.removeprefix("# MAGIC").strip() for cell in cells for line in cell.splitlines() if line.startswith("# MAGIC ")]
+    assert [line for line in shown if line != "%md" and line not in text] == [], again
+    pictures = re.findall(r"\]\((\S+\.png)\)", text)
+    assert all((page.parent / picture).stat().st_size < 100_000 for picture in pictures)
 
 
 @pytest.mark.spark

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from runs import environment
 from nalspark import surroundings
 from nalspark.cli import main
 from nalspark.errors import NalsparkError
-from nalspark.surroundings import check_remote, find_java, prepare, what_lacks
+from nalspark.surroundings import Surroundings, check_remote, find_java, prepare, what_lacks
 
 HOME = str(Path(pyspark.__file__).parent)
 
@@ -296,6 +297,57 @@ def test_the_doctor_ends_with_what_is_missing(monkeypatch, capsys):
     assert main(["doctor"]) == 2
     page = capsys.readouterr()
     assert "Python     " in page.out and page.err.startswith("nalspark: SPARK_REMOTE or --master is yarn: ")
+
+
+def test_the_doctor_says_all_that_keeps_a_run_from_working(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPARK_REMOTE", "yarn")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0.2e9))
+    assert main(["doctor"]) == 2
+    page = capsys.readouterr()
+    assert f"folder     {tmp_path}, 0.2 GB free\n" in page.out
+    first, second = page.err.splitlines()
+    assert first.startswith("nalspark: SPARK_REMOTE or --master is yarn: ")
+    assert second == f"{tmp_path} has only 0.2 GB of disk free: make room there, or use another folder."
+
+
+def test_the_doctor_says_where_no_file_can_be_made(tmp_path, monkeypatch, capsys):
+    def refuse(*, dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nalspark.doctor.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("nalspark.doctor.prepare", lambda *, local: Surroundings(java="java", temporary=str(tmp_path)))
+    assert main(["doctor"]) == 2
+    said = "nalspark: No file can be made in {} (Permission denied): change to another folder, or give --out one.\n"
+    assert capsys.readouterr().err == said.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("listed", "packages", "shown"),
+    [
+        (
+            "GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)\n",
+            {"nvidia": ["nvidia-cudnn-cu12"]},
+            "NVIDIA H200, NVIDIA H200",
+        ),
+        (
+            "GPU 0: NVIDIA H200 (UUID: GPU-1)\n",
+            {"nvidia": []},
+            "NVIDIA H200; not used: TensorFlow with CUDA comes with pip install 'nalspark[gpu]'",
+        ),
+        (None, {}, "none; only training gains by one"),
+    ],
+)
+def test_the_doctor_names_the_gpus(listed, packages, shown, tmp_path, monkeypatch, capsys):
+    """By a program of the driver's name, before all others on the PATH."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexit 9\n" if listed is None else f"#!/bin/sh\ncat <<END\n{listed}END\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("nalspark.doctor.packages_distributions", lambda: packages_distributions() | packages)
+    assert main(["doctor"]) == 0
+    assert f"GPU        {shown}\n" in capsys.readouterr().out
 
 
 # ---- all of it at once

@@ -291,7 +291,7 @@ def export_result(
     folder : path
         A result of ``nalspark find``.
     form : str
-        A name of :data:`FORMATS`: ``desi-mgii``, ``picca-absorbercat``, ``votable``, ``csv``, ``ecsv``.
+        A name of :data:`nalspark.tables.export.FORMATS`: ``desi-mgii``, ``picca-absorbercat``, ``votable``, ``csv``, ``ecsv``.
     out : path, optional
         The file to write; by default one in the result's directory.
     overwrite : bool
