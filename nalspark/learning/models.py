@@ -45,6 +45,8 @@ CARD = "card.json"
 _SMALLEST_BATCH = 16
 #: Logits are rounded to multiples of this, a power of 2: smaller digits depend on a row's place in its batch.
 STEP = np.float32(2.0**-8)
+#: The metrics of Zhao et al. (2019), Table 2, whose AUC is that of the ROC curve here: theirs is the balanced accuracy.
+TABLE_2 = ("accuracy", "precision", "recall", "f1", "auc")
 #: What a model that is offered without a warning reaches on its test; the one that ships has a recall of 0.88 and a precision of 0.96.
 _WORTH = {"recall": 0.7, "precision": 0.7}
 _REMEDY = "Copy or train the model anew."
@@ -130,6 +132,15 @@ class ModelCard(Frozen):
         poor = [f"{name} {self.metrics[name]:.2f}" for name in _WORTH if self.metrics.get(name, 1.0) < _WORTH[name]]
         reached = f"on its own test it reached only {' and '.join(poor)}. Train it longer (train.epochs) or on more (simulate.n)."
         return reached if poor else ""
+
+
+def table_2(card: ModelCard) -> str:
+    """Write a card's metrics on its test as the paper's Table 2, with their errors, as text."""
+    errors = card.data.get("test", {})
+    of = f" on {errors['quasars']} quasars, {errors['positives']} positive examples" if errors else ""
+    values = {name: card.metrics[name] for name in TABLE_2 if name in card.metrics}
+    cells = [f"{name} {value:.4f}" + (f" ± {errors[name]:.4f}" if name in errors else "") for name, value in values.items()]
+    return f"test{of}: {', '.join(cells)}"
 
 
 def package_versions(names: Sequence[str] = ("nalspark", "keras", "tensorflow", "tensorflow-cpu", "numpy")) -> dict[str, str]:
@@ -422,6 +433,16 @@ class PackedModel:
 
         heads = [keras.Model(model.inputs, model.get_layer("logit").input) for model in models]
         return Detector(self.card, heads, batch_size)
+
+    def weights_of(self, number: int, model: keras.Model) -> list[Floats]:
+        """Give the weights of a member, to put into a network of the same architecture; the members are counted round.
+
+        Raises
+        ------
+        ModelError
+            Where the network is another.
+        """
+        return self._member(number % len(self.weights), [tuple(weight.shape) for weight in model.weights])
 
     def _networks(self) -> list[keras.Model]:
         if not _has_backend():

@@ -314,19 +314,21 @@ SYSTEMS = [
 OTHERS = [(0, 1, 50_000, 18, None, None, 2.0, 0.7, 0.5, 0.1, 0.4, 0.1)]
 
 
-def matched_tables(spectra: Any, quasars: Any, absorbers: Any, **choices: Any) -> tuple[Any, Any]:
+def matched_tables(spectra: Any, quasars: Any, absorbers: Any, searched: Any = (), **choices: Any) -> tuple[Any, Any]:
     """Targets and matches, from hits that are found once for both, as the stage has it."""
     from pyspark.sql import functions as F
 
-    from nalspark.surveys.crossmatch.stages import crossmatch, find_sightlines, mark_duplicates
+    from nalspark.surveys.crossmatch.stages import crossmatch, find_sightlines, footprints, mark_duplicates
 
     none = {name: F.lit(None).cast("long") for name in ("targetid", "catalogid")}
-    quasars, absorbers = ([(name, frame.withColumns(none)) for name, frame in catalogues] for catalogues in (quasars, absorbers))
+    known = ([(name, frame.withColumns(none)) for name, frame in catalogues] for catalogues in (quasars, absorbers, searched))
+    quasars, absorbers, searched = known
     settings = nalspark_settings.load(crossmatch=choices)
     marked = mark_duplicates(spectra).persist()
-    hits = find_sightlines(marked, quasars, absorbers, settings).persist()
+    hits = find_sightlines(marked, quasars, absorbers, settings, searched).persist()
     names = [[name for name, _ in catalogues] for catalogues in (quasars, absorbers)]
-    return crossmatch(marked, hits, *names, settings)
+    where = footprints(absorbers, settings.crossmatch.footprint)
+    return crossmatch(marked, hits, *names, settings, searched=[name for name, _ in searched], footprints=where)
 
 
 def staged(spark: Any, partitions: int, absorbers: bool = True, **choices: Any) -> tuple[Any, Any]:
