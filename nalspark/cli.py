@@ -440,7 +440,8 @@ def _train(options: argparse.Namespace) -> None:
     card = read_model(model).card
     print(f"{table_2(card)}\nmodel      {model}" + (f"\nwarning    {card.doubt}" if card.doubt else ""))
     print(f"use it     nalspark find SPECTRA --out DIR --set infer.model={model}")
-    check_whole(summaries, *([settings.out] if real else []))
+    if real:
+        check_whole(summaries, settings.out)
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ FLOORS = (
     ("settings", "session", "executors", "progress", "daemon", "doctor"),
     ("spectra", "tables", "plots"),
     ("surveys", "absorption", "mocks", "learning"),
-    ("judging",),
+    ("judging", "teaching"),
     ("pipeline",),
     ("emission",),
     ("cli", "finder", "__main__", "__init__"),

@@ -129,17 +129,20 @@ class ModelCard(Frozen):
     @property
     def doubt(self) -> str:
         """Say, in a sentence, why it should not be used as it is; empty where its test tells of nothing."""
-        poor = [f"{name} {self.metrics[name]:.2f}" for name in _WORTH if self.metrics.get(name, 1.0) < _WORTH[name]]
-        reached = f"on its own test it reached only {' and '.join(poor)}. Train it longer (train.epochs) or on more (simulate.n)."
-        return reached if poor else ""
+        # A card has null for what is undefined: the precision of a network that calls nothing positive.
+        reached = {name: self.metrics[name] for name in _WORTH if self.metrics.get(name) is not None}
+        poor = [f"{name} {value:.2f}" for name, value in reached.items() if value < _WORTH[name]]
+        said = f"on its own test it reached only {' and '.join(poor)}. Train it longer (train.epochs) or on more (simulate.n)."
+        return said if poor else ""
 
 
 def table_2(card: ModelCard) -> str:
-    """Write a card's metrics on its test as the paper's Table 2, with their errors, as text."""
-    errors = card.data.get("test", {})
-    of = f" on {errors['quasars']} quasars, {errors['positives']} positive examples" if errors else ""
+    """Write a card's metrics on its test as the paper's Table 2, with their errors, as text; what is undefined is so called."""
+    told = card.data.get("test", {})
+    of = f" on {told['quasars']} quasars, {told['positives']} positive examples" if told else ""
     values = {name: card.metrics[name] for name in TABLE_2 if name in card.metrics}
-    cells = [f"{name} {value:.4f}" + (f" ± {errors[name]:.4f}" if name in errors else "") for name, value in values.items()]
+    errors = {name: f" ± {told[name]:.3f}" if isinstance(told.get(name), float) else "" for name in values}
+    cells = [f"{name} {f'{value:.3f}{errors[name]}' if value is not None else 'undefined'}" for name, value in values.items()]
     return f"test{of}: {', '.join(cells)}"
 
 

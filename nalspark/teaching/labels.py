@@ -164,7 +164,8 @@ def verdicts(labels: pd.DataFrame, species: str, rest_wavelength: float, agree: 
         ``spectrum_id``, ``z``, ``label`` (1 or 0), ``reason``: what most of those who say `not` take it for; empty for an absorber.
     """
     own = labels.reindex(columns=["system", "spectrum_id", "species", "z", "reviewer", "class", "reason", "time", "programme"])
-    own = own[own["programme"].fillna("absorption").eq("absorption") & own["species"].fillna(species).eq(species)]
+    for name, wanted in (("programme", "absorption"), ("species", species)):
+        own = own[own[name].isna() | own[name].eq(wanted)]
     last = own.sort_values("time", kind="stable").drop_duplicates(["system", "reviewer"], keep="last")
     rows = []
     for system, looks in last.groupby("system"):
