@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,8 @@ from nalspark.pipeline.engine import StageSummary
 from nalspark.pipeline.several import result_folders
 from nalspark.pipeline.status import status
 from nalspark.progress import Progress, ProgressHandler, logger
+from nalspark.review.labels import Rule, consensus, read_labels
+from nalspark.review.summary import summarise
 from nalspark.session import running_session
 from nalspark.settings import Settings, load, local_folder
 from nalspark.stop import stoppable, tell
@@ -93,6 +95,7 @@ _EXAMPLES = {
     "nalspark statistics": "nalspark statistics result --set statistics.min_velocity_kms=3000",
     "nalspark randoms": "nalspark randoms result --n 20 --out randoms.fits",
     "nalspark evaluate": "nalspark evaluate --catalogue result --truth survey/truth.parquet",
+    "nalspark labels": "nalspark labels result --out labels.csv",
     "nalspark data-model": "nalspark data-model > data_model.md",
     "nalspark settings": "nalspark settings search",
     "nalspark doctor": "nalspark doctor",
@@ -193,6 +196,18 @@ def _add_searches(commands: Any) -> None:
     demo.add_argument("--master", metavar="URL")
 
 
+def _add_rule(parser: argparse.ArgumentParser) -> None:
+    rules = get_args(Rule)
+    parser.add_argument("--rule", choices=rules, default=rules[0], help=f"what several people say together (default {rules[0]})")
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < 0.5:
+        raise argparse.ArgumentTypeError(f"expected a rate from 0 to below 0.5, not {text}")
+    return value
+
+
 def _add_looks(commands: Any) -> None:
     diff = commands.add_parser("diff", help="list absorbers gained, lost, moved and remeasured between two catalogues, with reasons")
     diff.add_argument(
@@ -221,7 +236,31 @@ def _add_looks(commands: Any) -> None:
         metavar="FILE",
         help="absorber catalogues to compare with (default: those of the run)",
     )
+    evaluate.add_argument(
+        "--labels",
+        action="extend",
+        nargs="+",
+        default=[],
+        type=local_folder,
+        metavar="PATH",
+        help="what people say of its absorbers: what `nalspark labels` takes",
+    )
+    _add_rule(evaluate)
+    evaluate.add_argument(
+        "--label-errors",
+        nargs=2,
+        type=_rate,
+        metavar=("FP", "FN"),
+        help="how often people take what is no absorber for one, and the reverse: corrects the purity",
+    )
     evaluate.add_argument("--out", type=local_folder, metavar="DIR", help="folder for numbers and pictures (default DIR/evaluation)")
+
+    labels = commands.add_parser("labels", help="how far reviewers agree, and what they say together")
+    labels.add_argument(
+        "labels", type=local_folder, metavar="DIR", help="a result, its folder of labels, a journal of one reviewer, or a table of labels"
+    )
+    _add_rule(labels)
+    labels.add_argument("--out", type=local_folder, metavar="FILE", help="write all systems, disagreements first, as CSV or Parquet")
 
     _add_export(commands)
     commands.add_parser("doctor", help="show what a local session finds on this machine, and what it lacks")
@@ -418,7 +457,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     catalogue = load(options.catalogue).out if Path(options.catalogue).is_file() else options.catalogue
     if not catalogue:
         raise NalsparkError(f"The run file '{options.catalogue}' does not say where the result is: set `out` in it.")
-    evaluation = evaluate_result(catalogue, options.truth, options.catalogues)
+    if options.label_errors and not options.labels:
+        raise NalsparkError("--label-errors says how often people err: give their labels too, with --labels PATH.")
+    labels = consensus(read_labels(*options.labels, programme="absorption"), options.rule) if options.labels else None
+    evaluation = evaluate_result(catalogue, options.truth, options.catalogues, labels, options.label_errors)
     out = Path(options.out or Path(catalogue) / "evaluation")
     write_evaluation(evaluation, out)
     print(f"{evaluation_text(evaluation)}\n\nevaluation  {(out / 'evaluation.html').absolute()}")
@@ -540,6 +582,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fetch": _fetch,
     "simulate": _simulate,
     "evaluate": _evaluate,
+    "labels": lambda options: print(summarise(options.labels, options.rule, options.out)),
     "export": _export,
     "doctor": lambda _: _doctor(),
     "data-model": lambda _: print(data_model(), end=""),

@@ -1,4 +1,5 @@
-"""How good a detector is, from labels and scores: the metrics of Zhao et al. (2019, Table 2), calibration, and errors of all of them.
+"""How good a detector is, from labels and scores: the metrics of Zhao et al. (2019, Table 2), calibration, errors of all of them, and how
+far those who label agree.
 
 The ROC curve and its area are scikit-learn's, the intervals astropy's; both libraries are loaded when they are first needed. Nothing here
 asks where the labels and scores come from: an example may be a spectrum, a candidate or an absorber.
@@ -163,6 +164,87 @@ def binomial_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[Array, A
     lower, upper = binom_conf_interval(k, np.maximum(n, 1), confidence_level=ONE_SIGMA, interval="wilson")
     # The ends are exact where all or none succeed; rounding would leave 1e-17.
     return np.where((n > 0) & (k > 0), lower, 0.0), np.where((n > 0) & (k < n), upper, 1.0)
+
+
+def rogan_gladen(fraction: ArrayLike, false_positive: float, false_negative: float) -> Array:
+    """Correct a fraction called positive for known errors of whoever calls (Rogan & Gladen 1978): (q - f₊) / (1 - f₊ - f₋).
+
+    Parameters
+    ----------
+    fraction : array, any shape
+        q, of those judged.
+    false_positive, false_negative : float
+        f₊, how many of the negatives are called positive, and f₋, how many of the positives are called negative; together below 1. A
+        standard error of q is divided by 1 - f₊ - f₋.
+
+    Returns
+    -------
+    ndarray, the same shape
+        May lie a little outside 0 to 1, as an unbiased estimate must.
+    """
+    if not (false_positive >= 0.0 and false_negative >= 0.0 and false_positive + false_negative < 1.0):
+        raise ValueError(f"error rates must be at least 0 and together below 1, but are {false_positive} and {false_negative}")
+    return (np.asarray(fraction, dtype=float) - false_positive) / (1.0 - false_positive - false_negative)
+
+
+def cohen_kappa(counts: ArrayLike, values: ArrayLike | None = None) -> Array:
+    """Compute Cohen's κ from a table of what two judges said: 1 - disagreement seen / expected by chance (Cohen 1960).
+
+    Parameters
+    ----------
+    counts : array, shape (..., k, k)
+        How many the first put into class i and the second into class j.
+    values : array, shape (k,), optional
+        Classes that are numbers: a disagreement counts by its squared distance (Cohen 1968). Without, all count the same.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        NaN where both always say the same one thing.
+    """
+    seen = np.asarray(counts, dtype=float)
+    place = np.arange(seen.shape[-1]) if values is None else np.asarray(values, dtype=float)
+    distance = (place[:, None] - place) ** 2
+    cost = (distance > 0).astype(float) if values is None else distance
+    chance = seen.sum(axis=-1)[..., :, None] * seen.sum(axis=-2)[..., None, :] / np.maximum(seen.sum(axis=(-2, -1)), 1.0)[..., None, None]
+    disagreed, expected = ((cost * some).sum(axis=(-2, -1)) for some in (seen, chance))
+    return np.where(expected > 0, 1.0 - disagreed / np.where(expected > 0, expected, 1.0), np.nan)
+
+
+def cohen_kappa_error(counts: ArrayLike, values: ArrayLike | None = None, draws: int = 400) -> float:
+    """Give the standard error of :func:`cohen_kappa` for one table, shape (k, k): its scatter over tables drawn from it (Efron 1979)."""
+    seen = np.asarray(counts, dtype=float)
+    n = int(seen.sum())
+    if n < 2:
+        return float("nan")
+    drawn = np.random.default_rng(20190801).multinomial(n, seen.ravel() / n, size=draws).reshape(draws, *seen.shape)
+    kappa = cohen_kappa(drawn, values)
+    finite = kappa[np.isfinite(kappa)]
+    return float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
+
+
+def fleiss_kappa(votes: ArrayLike) -> float:
+    """Compute Fleiss' κ of several judges, not always the same ones, over classes without order (Fleiss 1971).
+
+    Parameters
+    ----------
+    votes : array, shape (n, k)
+        How many put example i into class j. An example with one vote says nothing of agreement and is left out. Where the numbers of
+        votes differ, each example counts the same (Gwet 2014, ch. 2); where they do not, this is Fleiss' formula.
+
+    Returns
+    -------
+    float
+        NaN where all say the same one thing, or nothing has two votes.
+    """
+    given = np.asarray(votes, dtype=float)
+    given = given[given.sum(axis=1) > 1]
+    if not len(given):
+        return float("nan")
+    judges = given.sum(axis=1)
+    agreed = float(((given * (given - 1.0)).sum(axis=1) / (judges * (judges - 1.0))).mean())
+    chance = float(((given / judges[:, None]).mean(axis=0) ** 2).sum())
+    return (agreed - chance) / (1.0 - chance) if chance < 1.0 else float("nan")
 
 
 def jackknife_error(without: Array) -> Array:

@@ -32,11 +32,12 @@ ALLOWED = {
 }  # fmt: skip
 #: The floors of the package from the bottom up, and the rooms of each. A room may import rooms of its own floor and of those below.
 FLOORS = (
-    ("errors", "lines", "incidence", "metrics", "version", "compiled", "worker", "stop", "notebook", "surroundings"),
+    ("errors", "lines", "incidence", "metrics", "sampling", "version", "compiled", "worker", "stop", "notebook", "surroundings"),
     ("settings", "session", "executors", "progress", "daemon", "doctor"),
     ("spectra", "tables", "plots"),
     ("surveys", "absorption", "mocks", "learning"),
     ("judging", "teaching"),
+    ("review",),
     ("pipeline",),
     ("emission",),
     ("cli", "finder", "__main__", "__init__"),
@@ -202,6 +203,8 @@ def test_an_added_arrow_is_found(arrow):
         ("nalspark/absorption/search.py", "from ..emission import cutouts"),
         ("nalspark/absorption/search.py", "from .. import emission"),
         ("nalspark/absorption/search.py", "from nalspark import emission"),
+        ("nalspark/review/labels.py", "from nalspark.emission.frames import CLASSES"),
+        ("nalspark/judging/labelled.py", "from nalspark.review.labels import consensus"),
         ("nalspark/emission/inject.py", "import nalspark.mocks.inject"),
         ("nalspark/emission/inject.py", "import importlib\nimportlib.import_module('nalspark.absorption')"),
         ("nalspark/tables/store.py", "import pickle"),

@@ -14,9 +14,13 @@ from nalspark.metrics import (
     binary_metrics,
     binomial_interval,
     bootstrap_errors,
+    cohen_kappa,
+    cohen_kappa_error,
     decision_rates,
+    fleiss_kappa,
     reliability,
     roc_curve,
+    rogan_gladen,
 )
 
 #: Zhao et al. (2019): the counts that reproduce the artificial column of Table 2.
@@ -152,3 +156,70 @@ def test_reliability_does_not_depend_on_the_order(rows, random):
     assert one.count.tolist() == other.count.tolist() and one.count.sum() == len(rows)
     np.testing.assert_allclose(one.score, other.score)
     np.testing.assert_allclose(one.fraction, other.fraction)
+
+
+# ---- people
+
+#: 30 patients, the diagnoses of six psychiatrists each: depression, personality disorder, schizophrenia, neurosis, other (Fleiss 1971).
+DIAGNOSES = (
+    "00060 03003 01401 00006 03030 20400 00402 20310 20040 00006 10050 11040 03300 10050 02031 "
+    "00501 30012 51000 02040 10203 00006 01050 02013 20040 10041 05010 40002 02040 10500 00006"
+)  # fmt: skip
+
+
+def test_kappa_of_cohen_s_table():
+    """Cohen (1968), 200 cases: 0.70 agree, 0.41 by chance."""
+    table = np.array([[88, 14, 18], [10, 40, 10], [2, 6, 12]])
+    assert cohen_kappa(table) == pytest.approx((0.70 - 0.41) / (1 - 0.41)) == pytest.approx(0.492, abs=5e-4)
+    assert cohen_kappa(np.stack([table, np.diag([3, 2, 1])])).tolist() == pytest.approx([0.29 / 0.59, 1.0])
+
+
+def test_kappa_is_nothing_where_one_thing_is_said():
+    assert (
+        np.isnan(cohen_kappa([[7, 0], [0, 0]]))
+        and np.isnan(cohen_kappa(np.zeros((2, 2))))
+        and np.isnan(cohen_kappa_error([[1, 0], [0, 0]]))
+    )
+    assert cohen_kappa([[3, 3], [3, 3]]) == 0.0
+
+
+def test_kappa_of_numbers_counts_squared_distances():
+    from sklearn.metrics import cohen_kappa_score
+
+    rng = np.random.default_rng(1)
+    a = rng.integers(0, 5, 300)
+    b = np.clip(a + rng.integers(-1, 3, 300), 0, 4)
+    table = np.zeros((5, 5))
+    np.add.at(table, (a, b), 1)
+    assert cohen_kappa(table, np.arange(5)) == pytest.approx(cohen_kappa_score(a, b, weights="quadratic"))
+    assert cohen_kappa(table) == pytest.approx(cohen_kappa_score(a, b))
+    # Classes 0, 1, 5: to take 5 for 1 is 16 times as bad as 1 for 0.
+    assert cohen_kappa([[5, 0, 0], [0, 5, 1], [0, 0, 5]], [0, 1, 5]) < cohen_kappa([[5, 1, 0], [0, 5, 0], [0, 0, 5]], [0, 1, 5])
+
+
+def test_the_error_of_kappa_is_its_scatter():
+    """Where two classes are as frequent for both, κ = 2 p - 1, so that its error is 2 √(p (1 - p) / n)."""
+    assert cohen_kappa_error([[450, 50], [50, 450]]) == pytest.approx(2 * math.sqrt(0.9 * 0.1 / 1000), rel=0.1)
+
+
+def test_kappa_of_fleiss_s_example():
+    votes = np.array([[int(count) for count in row] for row in DIAGNOSES.split()])
+    assert (votes.sum(axis=1) == 6).all() and (votes.sum(axis=0) / 180).round(3).tolist() == [0.144, 0.144, 0.167, 0.306, 0.239]
+    assert fleiss_kappa(votes) == pytest.approx(0.430, abs=5e-4)
+    assert fleiss_kappa([*votes, [0, 0, 1, 0, 0]]) == fleiss_kappa(votes), "one vote says nothing"
+
+
+def test_kappa_of_fleiss_without_disagreement_or_votes():
+    assert fleiss_kappa([[2, 0], [0, 3]]) == 1.0
+    assert np.isnan(fleiss_kappa([[2, 0], [3, 0]])) and np.isnan(fleiss_kappa([[1, 0]])) and np.isnan(fleiss_kappa(np.zeros((0, 2))))
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.3, 1.0])
+def test_errors_of_who_calls_are_taken_out(truth):
+    called = truth * (1 - 0.08) + (1 - truth) * 0.05
+    assert rogan_gladen(called, 0.05, 0.08) == pytest.approx(truth)
+
+
+def test_who_calls_at_random_cannot_be_corrected():
+    with pytest.raises(ValueError, match="together below 1"):
+        rogan_gladen(0.5, 0.5, 0.5)

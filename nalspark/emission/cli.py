@@ -112,7 +112,9 @@ def _trained_text(store: Store) -> str:
 
 def _labels(settings: EmissionSettings, options: argparse.Namespace) -> None:
     if not settings.emission.labels:
-        raise NalsparkError("There are no labels: set emission.labels to a table of detection_id, reviewer, class, time.")
+        raise NalsparkError(
+            "There are no labels: set emission.labels to a table of detection_id, reviewer, class, time, or to a folder of reviewers' journals."
+        )
     labels = read_labels(settings.emission.labels)
     together = consensus(labels, settings.emission.consensus)
     split = together[(together["real"] > 0) & (together["real"] < together["n"])]

@@ -5,7 +5,7 @@ A frame is one exposure of one channel: a row per fiber, a column per wavelength
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet as pq
 from astropy.io import fits
-from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d, median_filter
 
 from nalspark.errors import CatalogError, UnusableSpectrum
+from nalspark.tables.given import fits_table, read_table
 
 Floats = NDArray[np.float32]
 
@@ -175,46 +175,6 @@ def significance_frame(path: str | Path) -> tuple[Floats, NDArray[np.float64]]:
 # ---- detections
 
 
-def read_table(path: str | Path, what: str, columns: Iterable[str]) -> pd.DataFrame:
-    """Read a table: CSV, Parquet or FITS.
-
-    Parameters
-    ----------
-    path : path
-    what : str
-        What the table is, for messages.
-    columns : iterable of str
-        Those that it must have.
-
-    Raises
-    ------
-    CatalogError
-        Where it cannot be read or lacks a column.
-    """
-    path = Path(path)
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix in (".fits", ".fit"):
-            table = _fits_table(path)
-        else:
-            table = pd.read_csv(path, comment="#")
-    except (OSError, ValueError, TypeError, IndexError, pyarrow.ArrowException) as error:
-        raise CatalogError(f"The {what} '{path}' cannot be read: {' '.join(str(error).split())}.") from None
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise CatalogError(f"The {what} '{path}' has no column {', '.join(missing)}; it has {', '.join(table.columns[:20])}.")
-    return table
-
-
-def _fits_table(path: Path) -> pd.DataFrame:
-    """The first table of a file; without columns where it has none."""
-    with fits.open(path) as hdus:
-        table = next((Table.read(hdu) for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), Table())
-    table.convert_bytestring_to_unicode()
-    return table.to_pandas()
-
-
 def _numbers(column: Any) -> pd.Series:
     """What is no number is NaN."""
     return pd.to_numeric(pd.Series(column), errors="coerce").astype(float)
@@ -298,4 +258,4 @@ def _hdf5(path: Path) -> dict[str, Any]:
 
 
 def _cube(path: Path) -> dict[str, Any]:
-    return {**_fits_table(path), "image": _image(path)[0]}
+    return {**fits_table(path), "image": _image(path)[0]}

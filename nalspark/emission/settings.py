@@ -22,7 +22,7 @@ class Emission(Section):
     cutouts: tuple[str, ...] = ()
     """Ready cut-outs to classify: Parquet, HDF5 or FITS cubes."""
     labels: str = ""
-    """Table of visual classes: detection_id, reviewer, class, time."""
+    """Visual classes: a table of detection_id, reviewer, class, time, or a folder of reviewers' journals."""
     consensus: Literal["median", "majority", "unanimous"] = "median"
     """Class of a detection that several people looked at: the median, the most frequent, or only one that all agree on."""
     n_train: Annotated[int, Field(ge=100)] = 24_000

@@ -1,4 +1,4 @@
-"""``nalspark evaluate``: a published catalogue against known absorbers and against other catalogues, in numbers.
+"""``nalspark evaluate``: a published catalogue against known absorbers, people's labels and other catalogues, in numbers.
 
 Nothing here needs Spark: the published tables are small, and of the spectra only those concerned are read. What is printed and drawn of the
 numbers is in :mod:`nalspark.judging.page`.
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from nalspark import metrics
 from nalspark.errors import NalsparkError
 from nalspark.judging.inputs import Catalogue, other_catalogues, pixels, read_result, read_truth
+from nalspark.judging.labelled import label_numbers
 from nalspark.judging.match import Comparison, by_species, compare, disagreements, rounding_of, species_outcomes
 from nalspark.judging.strength import ERRORS, FWHM_PER_SIGMA, error_factor, estimate_errors, is_strong, measure_at, passes
 from nalspark.judging.worth import expected_completeness, result_purity
@@ -57,7 +58,13 @@ class Evaluation:
     groups: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def evaluate_result(folder: str | Path, truth: str | Path | None = None, catalogues: Sequence[str | Path] = ()) -> Evaluation:
+def evaluate_result(
+    folder: str | Path,
+    truth: str | Path | None = None,
+    catalogues: Sequence[str | Path] = (),
+    labels: pd.DataFrame | None = None,
+    label_errors: tuple[float, float] | None = None,
+) -> Evaluation:
     """Judge a published catalogue.
 
     Parameters
@@ -70,6 +77,10 @@ def evaluate_result(folder: str | Path, truth: str | Path | None = None, catalog
         :func:`nalspark.surveys.catalogs.open_catalog` reads.
     catalogues : sequence of path
         Other catalogues of the same spectra; by default those that the result was crossmatched with.
+    labels : DataFrame, optional
+        What people say, see :func:`nalspark.judging.labelled.join_labels`.
+    label_errors : pair of float, optional
+        How often they take for an absorber what is none, and the reverse.
 
     Returns
     -------
@@ -83,9 +94,9 @@ def evaluate_result(folder: str | Path, truth: str | Path | None = None, catalog
     catalogue = read_result(folder)
     root, species = catalogue.result.root, catalogue.species
     others = other_catalogues(catalogue, catalogues)
-    if truth is None and all(theirs.empty for theirs in others.values()):
+    if truth is None and labels is None and all(theirs.empty for theirs in others.values()):
         raise NalsparkError(
-            f"There is nothing to judge {root} by: give --truth FILE or --catalogues FILE with systems in its spectra, "
+            f"There is nothing to judge {root} by: give --truth FILE, --labels PATH or --catalogues FILE with systems in its spectra, "
             "or search again with --absorbers so that the result knows other catalogues."
         )
     heading = f"{root}: {len(catalogue.absorbers)} {species.name} absorbers in {len(catalogue.sightlines)} searched spectra"
@@ -95,6 +106,9 @@ def evaluate_result(folder: str | Path, truth: str | Path | None = None, catalog
         _against_truth(evaluation, catalogue, read_truth(truth, catalogue))
         evaluation.heading += f"; truth: {truth}"
         evaluation.numbers["truth"] = str(truth)
+    if labels is not None:
+        evaluation.numbers["labels"] = label_numbers(catalogue.absorbers, labels, species, label_errors)
+        evaluation.heading += f"; labels of {len(labels)} systems"
     for name, theirs in others.items():
         if theirs.empty:
             evaluation.heading += f"; {name}: no system in these spectra, so nothing to compare"

@@ -69,7 +69,8 @@ def read_result(folder: str | Path) -> Catalogue:
     result = open_result(folder)
     first, second = result.species.primary.label, result.species.secondary.label
     widths = [f"ew_{first}", f"ew_{first}_err", f"snr_{first}", f"snr_{second}"]
-    absorbers = result.table("absorbers", ["spectrum_id", "z_abs", *widths, "fwhm_kms", "doublet_ratio", "score"]).to_pandas()
+    names = ["spectrum_id", "z_abs", *widths, "fwhm_kms", "doublet_ratio", "score", "absorber_id"]
+    absorbers = result.table("absorbers", names).to_pandas()
     return Catalogue(result, absorbers, _sightlines(result).drop_duplicates("spectrum_id", ignore_index=True))
 
 

@@ -105,6 +105,33 @@ def compare(absorbers: pd.DataFrame, sightlines: pd.DataFrame, truth: pd.DataFra
     """
     truth, absorbers = truth.reset_index(drop=True).copy(), absorbers.reset_index(drop=True).copy()
     truth["in_path"] = searched(truth["spectrum_id"], truth["z_abs"], sightlines)
+    partner = partners(truth, absorbers, rounding)
+    measured = absorbers.reindex(partner.where(partner >= 0)).reset_index(drop=True).add_prefix("measured_")
+    truth["found"] = partner >= 0
+    absorbers["true"] = absorbers.index.isin(partner)
+    if "snr" in sightlines:
+        snr = sightlines.drop_duplicates("spectrum_id").set_index("spectrum_id")["snr"]
+        truth, absorbers = (frame.assign(snr=frame["spectrum_id"].map(snr).astype(float)) for frame in (truth, absorbers))
+    return Comparison(pd.concat([truth, measured], axis=1), absorbers)
+
+
+def partners(truth: pd.DataFrame, absorbers: pd.DataFrame, rounding: float = 0.0) -> pd.Series:
+    """Pair known systems with rows of a catalogue, each at most once, nearest pairs first.
+
+    Parameters
+    ----------
+    truth : DataFrame
+        ``spectrum_id``, ``z_abs`` and, as far as known, ``ew_primary`` (Å).
+    absorbers : DataFrame
+        ``spectrum_id``, ``z_abs``. The index of either table has no value twice, and is not negative.
+    rounding : float
+        As for :func:`compare`.
+
+    Returns
+    -------
+    Series of int, with the index of `truth`
+        The index of the row that is the same system; -1 where none is.
+    """
     pairs = _pairs(truth, absorbers, rounding)
     partner = pd.Series(-1, index=truth.index)
     taken: set[int] = set()
@@ -112,13 +139,7 @@ def compare(absorbers: pd.DataFrame, sightlines: pd.DataFrame, truth: pd.DataFra
         if partner[known] < 0 and row not in taken:
             partner[known] = row
             taken.add(row)
-    measured = absorbers.reindex(partner.where(partner >= 0)).reset_index(drop=True).add_prefix("measured_")
-    truth["found"] = partner >= 0
-    absorbers["true"] = absorbers.index.isin(taken)
-    if "snr" in sightlines:
-        snr = sightlines.drop_duplicates("spectrum_id").set_index("spectrum_id")["snr"]
-        truth, absorbers = (frame.assign(snr=frame["spectrum_id"].map(snr).astype(float)) for frame in (truth, absorbers))
-    return Comparison(pd.concat([truth, measured], axis=1), absorbers)
+    return partner
 
 
 def _pairs(truth: pd.DataFrame, absorbers: pd.DataFrame, rounding: float) -> pd.DataFrame:

@@ -78,16 +78,17 @@ def evaluation_text(evaluation: Evaluation) -> str:
 
 
 def evaluation_figures(evaluation: Evaluation) -> dict[str, tuple[Figure, str]]:
-    """Draw an evaluation: file name → figure and caption; none without a truth."""
+    """Draw an evaluation: file name → figure and caption; none without a truth or labels."""
     numbers, line = evaluation.numbers, evaluation.species.primary.label
+    pictures = _label_figures(numbers)
     if "per_spectrum" not in numbers:
-        return {}
+        return pictures
     labels = {"ew": f"W({line}) (Å)", "z_abs": "absorption redshift", "snr": "S/N per pixel", "score": "score"}
     values = numbers["per_spectrum"]["metrics"]
-    curve = metrics.Reliability(**{name: array for name, array in numbers["reliability"].items() if name != "expected_calibration_error"})
+    curve = _curve(numbers["reliability"])
     figure = plots.scores_figure(evaluation.roc, (1.0 - values["specificity"], values["recall"]), values["auc"], curve)
     caption = "Left: ROC curve of the spectra, scored by their best absorber, 0 without any. Right: the score, and what is true."
-    pictures = {"scores.png": (figure, caption)}
+    pictures["scores.png"] = figure, caption
     for name in ("completeness", "purity"):
         figure = plots.fractions_figure({labels[key]: table for key, table in numbers[name].items()}, name)
         pictures[f"{name}.png"] = figure, f"{name.capitalize()} with 68 % intervals; above, the systems in each bin."
@@ -96,6 +97,21 @@ def evaluation_figures(evaluation: Evaluation) -> dict[str, tuple[Figure, str]]:
     figure = plots.distributions_figure(evaluation.groups, _distribution_panels(evaluation.groups, evaluation.species))
     caption = "Found and missed systems in the searched path by their true values; spurious ones by the catalogue's."
     return {**pictures, "distributions.png": (figure, caption)}
+
+
+def _curve(reliability: Mapping[str, Any]) -> metrics.Reliability:
+    return metrics.Reliability(**{name: array for name, array in reliability.items() if name != "expected_calibration_error"})
+
+
+def _label_figures(numbers: Mapping[str, Any]) -> dict[str, tuple[Figure, str]]:
+    if "labels" not in numbers:
+        return {}
+    labels = numbers["labels"]
+    caption = (
+        "Left: the score as a probability, and how many people judge real, of those that they are sure of. Right: purity by score, with "
+        "68 % intervals; shaded: between the unsure ones as not, and as absorbers."
+    )
+    return {"labels.png": (plots.labels_figure(_curve(labels["reliability"]), labels["by_score"]), caption)}
 
 
 def _distribution_panels(groups: Mapping[str, pd.DataFrame], species: LineSpecies) -> dict[str, tuple[str, np.ndarray]]:
@@ -116,6 +132,8 @@ def sheets(evaluation: Evaluation) -> list[Sheet]:
     numbers, written = evaluation.numbers, []
     if "per_spectrum" in numbers:
         written += [_per_spectrum(numbers["per_spectrum"]), *_per_absorber(numbers)]
+    if "labels" in numbers:
+        written += _people_say(numbers["labels"])
     if "worth" in numbers:
         written.append(_foretold(numbers))
     if "species_outcomes" in numbers:
@@ -156,6 +174,42 @@ def _per_absorber(numbers: Mapping[str, Any]) -> list[Sheet]:
         _fractions("Completeness, per system", "found", numbers["completeness"], (systems["found"], systems["in_path"]), complete),
         _fractions("Purity, per row", "true", numbers["purity"], (systems["true_rows"], numbers["absorbers"]), pure),
     ]
+
+
+_PURITIES = {
+    "sure": "sure ones", "least": "unsure as not", "most": "unsure as absorbers", "corrected": "sure ones, corrected for people's errors",
+}  # fmt: skip
+
+
+def _people_say(labels: Mapping[str, Any]) -> list[Sheet]:
+    """What people's labels say: of the whole catalogue, and by score."""
+    rows = []
+    for name, text in _PURITIES.items():
+        if name in labels["purity"]:
+            part = labels["purity"][name]
+            interval = f"{_number(part['lower'])}-{_number(part['upper'])}"
+            rows.append([text, str(part["successes"]), str(part["trials"]), _number(part["fraction"]), _number(part["error"]), interval])
+    joined = (
+        f"{labels['systems']} systems were labelled: {labels['by_id']} are rows by their id, {labels['by_match']} by spectrum and "
+        f"redshift, {labels['unmatched']} match no row, {labels['other_species']} are of another species. "
+    )
+    whole = joined + (
+        "Absorbers and labelled are counts of labels; the purity is that of the whole catalogue: each stratum of score weighs as many rows "
+        f"as it has. The mean score foretells {_number(labels['mean_score'])}. Intervals of 68 %."
+    )
+    sheets = [Sheet("Purity, as people say", ["", "#absorbers", "#labelled", "#purity", "#+-", "#68 %"], rows, whole)]
+    rows = []
+    for row in labels["by_score"].to_dict("records"):
+        counts = [str(row[name]) for name in ("rows", "labelled", "successes", "unsure")]
+        interval, bounds = (f"{row[a]:.3f}-{row[b]:.3f}" for a, b in (("lower", "upper"), ("least", "most")))
+        rows.append([bin_name("score", row["low"], row["high"]), *counts, _number(row["fraction"]), interval, bounds])
+    error = labels["reliability"]["expected_calibration_error"]
+    note = (
+        "Purity of those that people are sure of; bounds: the unsure ones as not, as absorbers. Of the sure ones the score as a "
+        f"probability is off by {_number(error)} in the mean (ECE)."
+    )
+    heads = ["", "#rows", "#labelled", "#absorbers", "#unsure", "#purity", "#68 %", "#bounds"]
+    return [*sheets, Sheet("Purity by score, as people say", heads, rows, note)]
 
 
 def _foretold(numbers: Mapping[str, Any]) -> Sheet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from importlib import import_module
 
 import pandas as pd
 
@@ -12,6 +11,7 @@ from nalspark.errors import CatalogError, NalsparkError, did_you_mean
 from nalspark.learning.models import PackedModel, read_model
 from nalspark.mocks.noise import sky_noise
 from nalspark.mocks.recipes import SkyNoise
+from nalspark.review.labels import read_labels
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE, ZHAO_GRID
 from nalspark.surveys.catalogs import Catalog, equivalent_width_quantiles, open_catalog
@@ -103,7 +103,7 @@ class Inputs:
             Where labels cannot be read.
         """
         chosen, species = self.settings.labels, self.settings.line_species
-        looks = import_module("nalspark.review.labels").read_labels(*chosen.people) if chosen.people else pd.DataFrame()
+        looks = read_labels(*chosen.people) if chosen.people else pd.DataFrame()
         agree = chosen.agree if chosen.source == "people" else 1
         return verdicts(looks, species.name, species.primary.wavelength, agree)
 

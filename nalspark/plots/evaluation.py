@@ -131,12 +131,43 @@ def scores_figure(roc: tuple[ArrayLike, ArrayLike], published: tuple[float, floa
     else:
         left.text(0.5, 0.5, "one label only", ha="center", va="center", color=MUTED)
     left.set(xlabel="spectra without a strong system\ncalled positive", ylabel="spectra with one, called positive")
+    _draw_reliability(right, curve)
+    right.set(xlabel="mean score of the absorbers", ylabel="fraction that is true")
+    return figure
+
+
+def _draw_reliability(axes: Axes, curve: Reliability) -> None:
     if len(curve.score):
         yerr = np.maximum([curve.fraction - curve.lower, curve.upper - curve.fraction], 0.0)
-        right.errorbar(curve.score, curve.fraction, yerr=yerr, fmt="o-", color=BLUE, markersize=3.5, linewidth=0.8, elinewidth=0.9)
+        axes.errorbar(curve.score, curve.fraction, yerr=yerr, fmt="o-", color=BLUE, markersize=3.5, linewidth=0.8, elinewidth=0.9)
     else:
-        right.text(0.5, 0.5, "no absorber", ha="center", va="center", color=MUTED)
-    right.set(xlabel="mean score of the absorbers", ylabel="fraction that is true")
+        axes.text(0.5, 0.5, "no absorber", ha="center", va="center", color=MUTED)
+
+
+@styled
+def labels_figure(curve: Reliability, table: pd.DataFrame) -> Figure:
+    """Draw what people say of absorbers: the reliability curve of the scores, and the purity by score.
+
+    Parameters
+    ----------
+    curve : Reliability
+        Of those that people are sure of.
+    table : DataFrame
+        Result of :func:`nalspark.judging.labelled.by_score`.
+    """
+    figure = new_figure((7.2, 3.3))
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
+    left.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal", xlabel="mean score of the labelled absorbers", ylabel="fraction judged real")
+    _draw_reliability(left, curve)
+    sure = table[table["trials"] > 0]
+    for row in table.itertuples():
+        label = "unsure as not, as absorber" if row.Index == 0 else None
+        right.fill_between([row.low, row.high], row.least, row.most, color=ORANGE, alpha=0.3, linewidth=0, label=label)
+    if len(sure):
+        _points(right, sure, False, color=BLUE, label="sure")
+    right.set(xlim=(table["low"].min(), table["high"].max()), xlabel="score", ylabel="purity, as people say")
+    right.legend(loc="lower right")
     return figure
 
 

@@ -176,6 +176,41 @@ def test_other_species_of_the_truth_make_a_table(result: Path, truth: Path, tmp_
     assert "mistaken for MgII" in evaluation_text(evaluation)
 
 
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """Two people on the catalogue of an earlier run: of `found` both are sure, of `clean` one, and one system is not there any more."""
+    rows = [("f", "found", 1.0002, "ann", "absorber"), ("f", "found", 1.0002, "bob", "absorber"), ("c", "clean", 0.8, "ann", "not")]
+    rows += [("c", "clean", 0.8, "bob", "unsure"), ("g", "faint", 1.2, "ann", "not")]
+    table = pd.DataFrame(rows, columns=["absorber_id", "spectrum_id", "z", "reviewer", "class"]).assign(time="2026-11-30", species="MgII")
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    return tmp_path / "labels.csv"
+
+
+def test_people_s_labels_judge_a_catalogue(result: Path, labels: Path, tmp_path: Path, capsys: Any, no_spark: None) -> None:
+    arguments = ["--catalogue", str(result), "--labels", str(labels), "--label-errors", "0.05", "0.1", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *arguments]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 systems were labelled: 0 are rows by their id, 2 by spectrum and redshift, 1 match no row, 0 are of another species" in said
+    numbers = json.loads((tmp_path / "out" / "evaluation.json").read_text())["labels"]
+    assert (numbers["absorber"], numbers["not"], numbers["unsure"], numbers["unmatched"]) == (1, 0, 1, 1)
+    assert (numbers["purity"]["least"]["fraction"], numbers["purity"]["most"]["fraction"]) == (0.5, 1.0)
+    assert [(row["low"], row["rows"], row["unsure"]) for row in numbers["by_score"]] == [(0.4, 1, 1), (0.9, 1, 0)]
+    assert numbers["mean_score"] == pytest.approx(0.65) and "corrected" in numbers["purity"]
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert 'src="labels.png"' in page and "Purity by score, as people say" in page
+    Image.open(tmp_path / "out" / "labels.png").verify()
+    assert main(["evaluate", *arguments, "--rule", "unanimous"]) == 0
+
+
+def test_labels_that_do_not_fit(result: Path, truth: Path, labels: Path, tmp_path: Path, capsys: Any) -> None:
+    assert "give their labels too" in refused(capsys, "--catalogue", result, "--truth", truth, "--label-errors", "0.1", "0.1")
+    labels.write_text(labels.read_text().replace("found", "lost").replace("clean", "lost"))
+    assert "None of 3 labelled systems is one of the 2 rows" in refused(capsys, "--catalogue", result, "--labels", labels)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--catalogue", str(result), "--labels", str(labels), "--label-errors", "0.1", "0.7"])
+    assert "expected a rate from 0 to below 0.5" in capsys.readouterr().err
+
+
 def test_rows_of_one_quasar_go_to_every_spectrum_of_it() -> None:
     sightlines = pd.DataFrame({
         "spectrum_id": ["id", "again", "far"], "plate": [1, 2, 3], "mjd": [5, 5, 5], "fiber": [1, 1, 1],

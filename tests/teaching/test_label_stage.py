@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,21 +156,35 @@ def test_whole_spectra_are_labelled_too(spark: Any, survey: Path, result: Path) 
     assert examples["label"].sum() > 3 and examples["z_abs"][examples["label"] == 1].notna().all()
 
 
+def write_looks(folder: Path, *looks: tuple[str, str, str]) -> None:
+    """A reviewer's journal: system, class, reason."""
+    folder.mkdir(exist_ok=True)
+    lines = [
+        {"label_id": f"{number:032x}", "programme": "absorption", "system": system, "spectrum_id": None, "species": "MgII", "z": None,
+         "reviewer": "ann", "class": said, "reason": reason, "note": "", "blind": True, "look": 1,
+         "time": f"2026-11-30T10:00:0{number}.000Z", "undoes": ""}
+        for number, (system, said, reason) in enumerate(looks)
+    ]  # fmt: skip
+    (folder / "ann.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
 @spark_test
-def test_people_overrule_the_catalogue_and_can_stand_alone(spark: Any, survey: Path, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_overrule_the_catalogue_and_can_stand_alone(spark: Any, survey: Path, result: Path, tmp_path: Path) -> None:
     before = rows_of(spark, result, TRAINING).set_index("example_id")["label"]
-    yes, no = before.index[before == 1][0], before.index[before == 0][0]
-    looks = pd.DataFrame({"system": [yes, no], "reviewer": "ann", "class": ["not", "absorber"], "reason": ["sky", ""], "time": [1, 2]})
-    reader = type("Reader", (), {"read_labels": staticmethod(lambda *paths: looks)})
-    monkeypatch.setattr("nalspark.pipeline.inputs.import_module", lambda name: reader)
-    run(spark, taught(survey, result, "labels.people=['labels']"), *BEFORE)
+    yes, no, third = before.index[before == 1][0], *before.index[before == 0][:2]
+    looks = tmp_path / "labels"
+    write_looks(looks, (yes, "not", "sky"), (no, "absorber", ""))
+    run(spark, taught(survey, result, f"labels.people=['{looks}']"), *BEFORE)
     both = rows_of(spark, result, TRAINING).set_index("example_id")
     assert both["label"][yes] == 0 and both["label"][no] == 1 and both["kind"][yes] == "sky"
     assert (both["label"].drop([yes, no]) == before.drop([yes, no])).all()
-    people = ("labels.people=['labels']", "labels.source=people", "crossmatch.footprint={}")
-    run(spark, taught(survey, result, *people, absorbers=[]), *BEFORE)
-    alone = rows_of(spark, result, TRAINING).set_index("example_id")["label"]
-    assert alone.to_dict() == {yes: 0.0, no: 1.0}
+    alone = (f"labels.people=['{looks}']", "labels.source=people", "crossmatch.footprint={}")
+    run(spark, taught(survey, result, *alone, absorbers=[]), *BEFORE)
+    assert rows_of(spark, result, TRAINING).set_index("example_id")["label"].to_dict() == {yes: 0.0, no: 1.0}
+    assert run(spark, taught(survey, result, *alone, absorbers=[]), *BEFORE)["label_examples"] == 0
+    write_looks(looks, (yes, "not", "sky"), (no, "absorber", ""), (third, "unsure", ""), (third, "absorber", ""))
+    assert run(spark, taught(survey, result, *alone, absorbers=[]), *BEFORE)["label_examples"] == 3
+    assert rows_of(spark, result, TRAINING).set_index("example_id")["label"].to_dict() == {yes: 0.0, no: 1.0, third: 1.0}
 
 
 # ---- refused, before Spark starts
