@@ -480,8 +480,8 @@ def _train(options: argparse.Namespace) -> None:
         return
     model = Store(settings.out).published("model")
     card = read_model(model).card
-    print(f"{table_2(card)}\nmodel      {model}" + (f"\nwarning    {card.doubt}" if card.doubt else ""))
-    print(f"use it     nalspark find SPECTRA --out DIR --set infer.model={model}")
+    print(f"model      {model}" + (f"\nwarning    {card.doubt}" if card.doubt else ""))
+    print(f"test       {table_2(card)}\nuse it     nalspark find SPECTRA --out DIR --set infer.model={model}")
     if real:
         check_whole(summaries, settings.out)
 

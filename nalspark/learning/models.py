@@ -139,11 +139,11 @@ class ModelCard(Frozen):
 def table_2(card: ModelCard) -> str:
     """Write a card's metrics on its test as the paper's Table 2, with their errors, as text; what is undefined is so called."""
     told = card.data.get("test", {})
-    of = f" on {told['quasars']} quasars, {told['positives']} positive examples" if told else ""
+    of = f" ({told['quasars']} quasars, {told['positives']} positive examples)" if told else ""
     values = {name: card.metrics[name] for name in TABLE_2 if name in card.metrics}
     errors = {name: f" ± {told[name]:.3f}" if isinstance(told.get(name), float) else "" for name in values}
     cells = [f"{name} {f'{value:.3f}{errors[name]}' if value is not None else 'undefined'}" for name, value in values.items()]
-    return f"test{of}: {', '.join(cells)}"
+    return ", ".join(cells) + of
 
 
 def package_versions(names: Sequence[str] = ("nalspark", "keras", "tensorflow", "tensorflow-cpu", "numpy")) -> dict[str, str]:

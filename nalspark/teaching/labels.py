@@ -1,6 +1,7 @@
 """What catalogues and people say of real spectra, as labels to learn from: 1 an absorber, 0 none, NaN nobody knows.
 
-A catalogue's silence is a 0 only where the catalogue was searched: in the spectra that it covers, between its least and greatest redshift.
+A catalogue's silence is a 0 only where the catalogue was searched: in the spectra that it covers, between the least and the greatest
+redshift that it lists, and as far from the quasar, and as near to it, as it lists any absorber.
 What one system is, is defined in :mod:`nalspark.absorption.systems`.
 """
 
@@ -33,22 +34,41 @@ _VERDICTS = {"absorber": 1.0, "not": 0.0}
 
 @dataclass(frozen=True)
 class Reach:
-    """Redshifts between which a catalogue lists absorbers, ends included, and the steps in which it writes them."""
+    """Where a catalogue lists absorbers: the least and greatest of its rows.
+
+    Attributes
+    ----------
+    z_min, z_max : float
+        Redshifts of the absorbers, ends included.
+    far, near : float
+        (1 + z_abs) / (1 + z_qso), ends included: how far from the quasar, and how near to it.
+    rounding : float
+        Steps in which it writes redshifts, 0 for none.
+    """
 
     z_min: float
     z_max: float
+    far: float = 0.0
+    near: float = np.inf
     rounding: float = 0.0
 
     @classmethod
     def of(cls, converted: str | Path) -> Reach:
         """Read it off a catalogue in canonical columns, some rows at a time."""
-        z_min, z_max, rounding = np.inf, -np.inf, np.inf
+        ends: dict[str, list[float]] = {"z": [], "ratio": [], "rounding": []}
         with pq.ParquetFile(converted) as parquet:
-            for batch in parquet.iter_batches(columns=["z_abs"]):
-                z = batch["z_abs"].drop_null().to_numpy(zero_copy_only=False)
-                if len(z):
-                    z_min, z_max, rounding = min(z_min, z.min()), max(z_max, z.max()), min(rounding, rounding_of(z))
-        return cls(float(z_min), float(z_max), float(rounding) if np.isfinite(rounding) else 0.0)
+            for batch in parquet.iter_batches(columns=["z_abs", "z_qso"]):
+                z, z_qso = (batch[name].to_numpy(zero_copy_only=False).astype(float) for name in ("z_abs", "z_qso"))
+                z, ratio = z[np.isfinite(z)], ((1.0 + z) / (1.0 + z_qso))[np.isfinite(z) & (z_qso > 0)]
+                ends["rounding"] += [rounding_of(z)] if len(z) else []
+                for name, values in (("z", z), ("ratio", ratio)):
+                    ends[name] += [float(values.min()), float(values.max())] if len(values) else []
+        z_ends, ratios, steps = (ends[name] or usual for name, usual in (("z", [np.nan]), ("ratio", [0.0, np.inf]), ("rounding", [0.0])))
+        return cls(min(z_ends), max(z_ends), min(ratios), max(ratios), min(steps))
+
+    def of_quasar(self, z_qso: float) -> tuple[float, float]:
+        """Give the redshifts between which it would list absorbers of a quasar."""
+        return max(self.z_min, self.far * (1.0 + z_qso) - 1.0), min(self.z_max, self.near * (1.0 + z_qso) - 1.0)
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ class Known:
 
     Attributes
     ----------
+    z_qso : float
     z, ew, strong, catalogue : ndarray, shape (k,)
         Listed systems: redshift, rest equivalent width of the first line (Å), whether both lines are strong, name of the catalogue.
     covered : sequence of str
@@ -65,6 +86,7 @@ class Known:
         Places at which people looked, and what they say: 1 or 0.
     """
 
+    z_qso: float
     z: Array
     ew: Array
     strong: NDArray[np.bool_]
@@ -72,6 +94,12 @@ class Known:
     covered: Sequence[str] = ()
     people_z: Array = field(default_factory=lambda: np.zeros(0))
     people_label: Array = field(default_factory=lambda: np.zeros(0))
+
+    def covering(self, z_start: ArrayLike, z_stop: ArrayLike, reaches: Mapping[str, Reach]) -> int:
+        """Count the catalogues that cover some of the redshifts in some intervals, ends included."""
+        start, stop = np.asarray(z_start, dtype=float), np.asarray(z_stop, dtype=float)
+        ends = (reaches[name].of_quasar(self.z_qso) for name in self.covered)
+        return sum(bool(((start <= high) & (stop >= low)).any()) for low, high in ends)
 
     def near(self, z: float, reaches: Mapping[str, Reach], flank: bool = False) -> NDArray[np.bool_]:
         """Tell which of the listed systems are one with a redshift, or lie so near that it is on their flank, shape (k,)."""
@@ -106,8 +134,7 @@ def label_candidate(z: float, known: Known, reaches: Mapping[str, Reach], agree:
     if len(set(known.catalogue[known.near(z, reaches)])) >= agree:
         return Said(1.0, nearest, -1)
     flank = known.near(z, reaches, flank=True).any()
-    covering = [name for name in known.covered if reaches[name].z_min <= z <= reaches[name].z_max]
-    return Said(0.0 if len(covering) >= agree and not flank else np.nan, nearest, -1)
+    return Said(0.0 if known.covering(z, z, reaches) >= agree and not flank else np.nan, nearest, -1)
 
 
 def label_spectrum(known: Known, path: tuple[ArrayLike, ArrayLike], reaches: Mapping[str, Reach], agree: int, weak: str) -> float:
@@ -131,9 +158,7 @@ def label_spectrum(known: Known, path: tuple[ArrayLike, ArrayLike], reaches: Map
             return 1.0
     if seen.any() and (weak != "negative" or known.strong[seen].any()):
         return np.nan
-    start, stop = np.asarray(path[0], dtype=float), np.asarray(path[1], dtype=float)
-    covering = [name for name in known.covered if ((start <= reaches[name].z_max) & (stop >= reaches[name].z_min)).any()]
-    return 0.0 if len(covering) >= agree else np.nan
+    return 0.0 if known.covering(*path, reaches) >= agree else np.nan
 
 
 def splits(quasars: Sequence[str], settings: Labels) -> NDArray[np.object_]:

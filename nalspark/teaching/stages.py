@@ -91,7 +91,7 @@ def _known(columns: Columns, row: int) -> Known:
         np.asarray(columns[name][row], dtype=float) for name in ("known_z", "known_ew", "people_z", "people_label")
     )
     strong, catalogue = np.asarray(columns["known_strong"][row], dtype=bool), np.asarray(columns["known_in"][row], dtype=object)
-    return Known(z, ew, strong, catalogue, list(columns["covered"][row]), people_z, people_label)
+    return Known(float(columns["z_qso"][row]), z, ew, strong, catalogue, list(columns["covered"][row]), people_z, people_label)
 
 
 def _splits(columns: Columns, settings: Settings) -> np.ndarray:

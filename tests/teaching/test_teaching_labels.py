@@ -15,16 +15,16 @@ from nalspark.settings import load
 from nalspark.spectra.grid import LATTICE
 from nalspark.teaching.labels import Known, Reach, label_candidate, label_spectrum, splits, verdicts
 
-REACHES = {"A": Reach(0.4, 2.0), "B": Reach(0.5, 1.5), "rounded": Reach(0.4, 2.0, rounding=0.001)}
+REACHES = {"A": Reach(0.4, 2.0), "B": Reach(0.5, 1.5), "rounded": Reach(0.4, 2.0, rounding=0.001), "near": Reach(0.4, 2.0, 0.5, 0.99)}
 PIXEL = np.log(10) * 1e-4
 
 
-def known(*systems: tuple[Any, ...], covered: str = "", people: tuple[tuple[float, float], ...] = ()) -> Known:
+def known(*systems: tuple[Any, ...], covered: str = "", z_qso: float = 3.0, people: tuple[tuple[float, float], ...] = ()) -> Known:
     """Systems (z, ew, strong, catalogue) of a spectrum that some catalogues cover; places (z, label) where people looked."""
     z, ew, strong, catalogue = zip(*systems, strict=True) if systems else ((), (), (), ())
     places, says = zip(*people, strict=True) if people else ((), ())
     arrays = np.array(z, float), np.array(ew, float), np.array(strong, bool), np.array(catalogue, object)
-    return Known(*arrays, covered.split(), np.array(places, float), np.array(says, float))
+    return Known(z_qso, *arrays, covered.split(), np.array(places, float), np.array(says, float))
 
 
 def shifted(z: float, pixels: float) -> float:
@@ -48,6 +48,9 @@ def shifted(z: float, pixels: float) -> float:
         (1.7, known(covered="A B"), 1, 0.0),
         (1.7, known(covered="A B"), 2, None),  # one of the two was not searched there
         (1.2, known(covered="A B"), 2, 0.0),
+        (1.2, known(covered="near", z_qso=1.25), 1, 0.0),
+        (1.2, known(covered="near", z_qso=1.21), 1, None),  # nearer to the quasar than all that the catalogue lists
+        (0.9, known(covered="near", z_qso=2.9), 1, None),  # and farther
         (1.0, known((1.0, 1.0, True, "A"), covered="A B"), 2, None),
         (1.0, known((1.0, 1.0, True, "A"), (1.0002, 1.1, False, "B"), covered="A B"), 2, 1.0),
         (1.0, known((1.0, 1.0, True, "A"), (1.0003, 1.1, True, "A"), covered="A B"), 2, None),  # twice in one catalogue
@@ -91,13 +94,16 @@ def test_a_spectrum_whose_path_the_catalogue_does_not_reach_is_not_labelled() ->
     assert np.isnan(label_spectrum(known(covered="B"), ([1.6], [1.9]), REACHES, 1, "exclude"))
     assert np.isnan(label_spectrum(known(covered="A"), ([], []), REACHES, 1, "exclude"))
     assert label_spectrum(known(covered="B"), ([0.3, 1.6], [0.6, 1.9]), REACHES, 1, "exclude") == 0
+    assert np.isnan(label_spectrum(known(covered="near", z_qso=1.61), ([1.6], [1.61]), REACHES, 1, "exclude"))
 
 
 def test_the_reach_of_a_catalogue_is_read_off_it(tmp_path: Any) -> None:
-    for name, z in (("rounded", [0.5, None, 1.234]), ("exact", [0.5, 1.2345])):
-        pq.write_table(pa.table({"z_abs": pa.array(z, pa.float64())}), tmp_path / name)
-    assert Reach.of(tmp_path / "rounded") == Reach(0.5, 1.234, 0.001)
-    assert Reach.of(tmp_path / "exact") == Reach(0.5, 1.2345, 0.0)
+    for name, z, z_qso in (("rounded", [0.5, None, 1.234], [1.0, 9.0, 1.234]), ("exact", [0.5, 1.2345], [None, None])):
+        columns = {"z_abs": pa.array(z, pa.float64()), "z_qso": pa.array(z_qso, pa.float64())}
+        pq.write_table(pa.table(columns), tmp_path / name)
+    assert Reach.of(tmp_path / "rounded") == Reach(0.5, 1.234, 0.75, 1.0, 0.001)
+    assert Reach.of(tmp_path / "exact") == Reach(0.5, 1.2345)
+    assert Reach(0.5, 1.234, 0.75, 1.0).of_quasar(1.2) == pytest.approx((0.65, 1.2))
 
 
 # ---- splits
