@@ -128,6 +128,11 @@ class Train(Stage):
     def __init__(self, settings: Settings, made_by: tuple[Stage, ...]) -> None:
         self.settings, self.made_by = settings, made_by
 
+    @property
+    def species(self) -> str:
+        """What the network is of."""
+        return self.settings.line_species.name
+
     def examples(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Give the columns of an example, one a channel of the network, and the shape of one."""
         return example_inputs(self.settings)
@@ -138,7 +143,7 @@ class Train(Stage):
         from nalspark.learning.networks import NETWORKS, build
 
         columns, shape = self.examples()
-        start, chosen = start_of(self.settings), started(self.settings).train
+        start, chosen = start_of(self.settings, self.species), started(self.settings, self.species).train
         if start and (start.card.inputs, start.card.shape) != (columns, shape):
             raise ModelError(
                 f"train.start_from: the model '{start.where}' reads {', '.join(start.card.inputs)} of shape {start.card.shape}; expected "
@@ -154,7 +159,7 @@ class Train(Stage):
         require_petastorm()
 
     def wanted(self, run: Run) -> dict[str, str]:
-        start = start_of(self.settings)
+        start = start_of(self.settings, self.species)
         return {ALL: run.key_of_all(self, VERSION, *((start.digest,) if start else ()))}
 
     def present(self, run: Run, part: str) -> bool:
@@ -164,8 +169,8 @@ class Train(Stage):
         columns, shape = self.examples()
         keys = run.manifest.contents(TRAINING.name)
         revisions = {stage.name: stage.revision for stage in self.made_by}
-        files, species = split_files(run, TRAINING.name), run.settings.line_species.name
-        examples = Examples(files, columns, shape, ZHAO_GRID.fingerprint, species, digest(keys), revisions)
+        files = split_files(run, TRAINING.name)
+        examples = Examples(files, columns, shape, ZHAO_GRID.fingerprint, self.species, digest(keys), revisions)
         if run.settings.labels.source == "mocks":
             examples = replace(examples, overrepresented=mocks.overrepresentation(run.settings))
         else:  # real ones are few: what stops the training also calibrates
@@ -186,7 +191,7 @@ def split_files(run: Run, table: str) -> dict[str, tuple[str, ...]]:
     return {split: tuple(found) for split, found in files.items()}
 
 
-def start_of(settings: Settings) -> PackedModel | None:
+def start_of(settings: Settings, species: str) -> PackedModel | None:
     """Read the model whose weights are the first ones; None where they are random.
 
     Raises
@@ -194,7 +199,7 @@ def start_of(settings: Settings) -> PackedModel | None:
     ModelError
         Where there is none, or it is of another species.
     """
-    place, species = settings.train.start_from, settings.line_species.name
+    place = settings.train.start_from
     if not place:
         return None
     start = read_model("" if place == "shipped" else place, species)
@@ -203,9 +208,9 @@ def start_of(settings: Settings) -> PackedModel | None:
     return start
 
 
-def started(settings: Settings) -> Settings:
+def started(settings: Settings, species: str) -> Settings:
     """Take the network, and its options, of the model that is started from."""
-    start = start_of(settings)
+    start = start_of(settings, species)
     if start is None:
         return settings
     chosen = {"network": start.card.network, "options": start.card.options, "start_from": str(Path(start.where).absolute())}
@@ -219,7 +224,7 @@ def fit_model(run: Run, examples: Examples) -> int:
     from nalspark.learning.feed import Feed
     from nalspark.learning.training import Fitted, fit_on_spark, train_members
 
-    settings = started(run.settings)
+    settings = started(run.settings, examples.species)
     how, checkpoints, say = settings.train, str(run.store.checkpoints), run.progress.say
 
     def fit(train: Feed, validation: Feed) -> list[Fitted]:
