@@ -226,10 +226,8 @@ def show(work: Path) -> None:
                 print(line([kind, f"{labels}, spectra", told], spectra, of(spectra)))
     called = joined(json.loads((work / "scores-candidates.json").read_text()), "mocks", len(candidates)) > 0
     wrong = called & (candidates["label"] == 0)
-    print(
-        f"{wrong.sum()} candidates labelled 0 that the shipped network calls absorbers; {(wrong & doubtful).sum()} have both lines above 3 σ"
-    )
-    print(f"{doubtful.sum()} of {(candidates['label'] == 0).sum()} candidates labelled 0 have both lines above 3 σ")
+    for what, some in (("all", candidates["label"] == 0), ("those that the shipped network calls absorbers", wrong)):
+        print(f"candidates labelled 0, {what}: {some.sum()}, of which {(some & doubtful).sum()} have both lines above 3 σ")
 
 
 def of_spectra(rows: pd.DataFrame, score: np.ndarray, spectra: pd.DataFrame) -> np.ndarray:
