@@ -258,7 +258,7 @@ class Labels(Section):
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the quasars to learn from that are used: for learning curves."""
     seed: int = 1
-    """Random seed of the split by quasar and of the draws of negatives."""
+    """Random seed of the split by quasar."""
 
 
 class Eigenspectra(Section):

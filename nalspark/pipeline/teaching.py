@@ -46,7 +46,7 @@ class LabelExamples(Stage):
         by_people, n = settings.labels.source == "people", len(self.inputs.catalogues["absorbers"])
         if by_people and not settings.labels.people:
             raise NalsparkError("labels.source = 'people' takes labels of `nalspark review`: name them in labels.people.")
-        if by_people and settings.simulate.examples == "spectra":
+        if settings.labels.people and settings.simulate.examples == "spectra":
             raise NalsparkError(
                 "People label systems, not whole spectra, of which they do not see every place: set simulate.examples = 'candidates'."
             )
