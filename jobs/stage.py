@@ -1,4 +1,5 @@
-"""Run some stages of a run file: `ingest crossmatch search infer measure publish`, or `eigenspectra simulate train`.
+"""Run some stages of a run file: `ingest crossmatch search infer measure publish`, or `eigenspectra simulate train`, or
+`label_examples train`.
 
 spark-submit jobs/stage.py RUN.toml STAGE ... [--set key=value ...] [--part PART ...] [--force] [--dry-run] [--allow-removals]
 """

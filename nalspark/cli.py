@@ -31,10 +31,10 @@ from nalspark.judging.evaluate import evaluate_result
 from nalspark.judging.match import compare
 from nalspark.judging.page import evaluation_text, write_evaluation
 from nalspark.judging.worth import worth_text
-from nalspark.learning.models import read_model
+from nalspark.learning.models import read_model, table_2
 from nalspark.lines import SPECIES
 from nalspark.mocks.survey import LAYOUTS, simulate_survey
-from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, WITH_BALNICITY, WORTH
+from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, TAUGHT, WITH_BALNICITY, WORTH
 from nalspark.pipeline.door import check_whole, prepare_run
 from nalspark.pipeline.engine import StageSummary
 from nalspark.pipeline.several import result_folders
@@ -189,7 +189,7 @@ def _add_searches(commands: Any) -> None:
     reprocess.set_defaults(stages=())
     _common(reprocess)
 
-    train = commands.add_parser("train", help="make artificial spectra and train a model on them, as a TOML file describes")
+    train = commands.add_parser("train", help="train a model as a TOML file describes: on artificial spectra, or on real ones with labels")
     train.add_argument("run", metavar="RUN.toml")
     _common(train)
 
@@ -479,12 +479,16 @@ def _export(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     settings = load(options.run, options.set)
-    _run(settings, options, LEARNING)
-    if not options.dry_run:
-        model = Store(settings.out).published("model")
-        doubt = read_model(model).card.doubt
-        print(f"model      {model}" + (f"\nwarning    {doubt}" if doubt else ""))
-        print(f"use it     nalspark find SPECTRA --out DIR --set infer.model={model}")
+    real = settings.labels.source != "mocks"
+    summaries = _run(settings, options, TAUGHT if real else LEARNING)
+    if options.dry_run:
+        return
+    model = Store(settings.out).published("model")
+    card = read_model(model).card
+    print(f"model      {model}" + (f"\nwarning    {card.doubt}" if card.doubt else ""))
+    print(f"test       {table_2(card)}\nuse it     nalspark find SPECTRA --out DIR --set infer.model={model}")
+    if real:
+        check_whole(summaries, settings.out)
 
 
 def _fetch(options: argparse.Namespace) -> None:

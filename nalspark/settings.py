@@ -124,6 +124,9 @@ class Crossmatch(Section):
     """A catalogued system is strong where both equivalent widths reach this many times their errors (Zhao et al. 2019, §2.2)."""
     weak: Literal["exclude", "negative"] = "exclude"
     """Label of a sightline whose catalogued systems are all weak: no label (exclude), or 0 (negative)."""
+    footprint: dict[str, str] = {}
+    """Absorber catalogue, by its file name → which spectra its authors searched: those of the plates that occur in it (plates; of rows
+    without a plate, the cells of sky of 2°), of these cells (sky), all (everywhere), or those of a list of quasars, named by its path."""
     z_min: float = 0.005
     """Spectra with a pipeline redshift below this are not quasars."""
     z_max: float = 7.5
@@ -243,6 +246,24 @@ class Simulate(Section):
     """Spectra in a part: they are made and recorded together, and a crash costs at most one wave of them."""
 
 
+class Labels(Section):
+    """Labels of real spectra for training: who gives them, and which quasars are kept for the test."""
+
+    source: Literal["mocks", "catalogues", "people"] = "mocks"
+    """What is trained on: artificial spectra, which know their absorbers (mocks); or the run's own spectra, labelled by its absorber
+    catalogues (catalogues), or by people alone (people)."""
+    people: tuple[str, ...] = ()
+    """Labels of `nalspark review`: results, their folders of labels, or tables. Where people looked, they overrule the catalogues."""
+    agree: Annotated[int, Field(ge=1, le=20)] = 1
+    """Catalogues that must list an absorber for a 1, and cover its place for a 0; where people alone label, votes that a label needs."""
+    fold: Annotated[int, Field(ge=0, le=4)] = 0
+    """Which fifth of the quasars the test is made on. Of the others four fifths are learned from; the rest stops and calibrates."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the quasars to learn from that are used: for learning curves."""
+    seed: int = 1
+    """Random seed of the split by quasar."""
+
+
 class Eigenspectra(Section):
     """Eigenspectra of a survey's quasars, bin by bin of redshift."""
 
@@ -263,6 +284,9 @@ class Train(Section):
     """Architecture, by name."""
     options: dict[str, Any] = {}
     """Its parameters, where they differ from their defaults."""
+    start_from: str = ""
+    """Directory of a trained model whose weights are the first ones, or `shipped`: the species' own. Its network and options are taken too.
+    Empty for random weights."""
     members: Annotated[int, Field(ge=1, le=100)] = 5
     """Networks trained, each on all positives and on its own draw of the negatives (Zhao et al. 2019: 5 bootstrap draws)."""
     negatives_per_positive: Positive = 1.0
@@ -428,6 +452,7 @@ class Settings(Section):
     completeness: Completeness = Completeness()
     publish: Publish = Publish()
     simulate: Simulate = Simulate()
+    labels: Labels = Labels()
     eigenspectra: Eigenspectra = Eigenspectra()
     second_stage: SecondStage = SecondStage()
     statistics: Statistics = Statistics()

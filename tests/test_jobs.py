@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from runs import PATIENCE, QUICK, assert_same_catalogue, environment, make_survey
 
-from nalspark.pipeline.catalogue import CATALOGUE, LEARNING
+from nalspark.pipeline.catalogue import CATALOGUE, LEARNING, TAUGHT
 from nalspark.tables.manifest import read_manifest
 
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -40,7 +40,7 @@ def test_a_job_is_a_page_with_its_help_at_the_top(job: str) -> None:
 def test_the_help_of_stage_names_the_stages_that_there_are() -> None:
     help_text = ast.get_docstring(ast.parse((JOBS / "stage.py").read_text(encoding="utf-8")))
     named = [word for quoted in re.findall("`([^`]+)`", help_text or "") for word in quoted.split()]
-    assert sorted(named) == sorted([*CATALOGUE, "eigenspectra", *LEARNING])
+    assert sorted(named) == sorted([*CATALOGUE, "eigenspectra", *LEARNING, *TAUGHT[-2:]])
 
 
 @pytest.fixture(scope="module")

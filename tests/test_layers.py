@@ -38,7 +38,7 @@ FLOORS = (
     ("settings", "session", "executors", "progress", "daemon", "doctor"),
     ("spectra", "tables", "plots"),
     ("surveys", "absorption", "mocks", "learning"),
-    ("judging",),
+    ("judging", "teaching"),
     ("review",),
     ("pipeline",),
     ("emission",),

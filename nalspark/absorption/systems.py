@@ -33,7 +33,7 @@ def separation_pixels(z: ArrayLike, other: ArrayLike) -> Array:
     return np.abs(np.log10(1.0 + np.asarray(z, dtype=float)) - np.log10(1.0 + np.asarray(other, dtype=float))) / STEP
 
 
-def same_system(z: ArrayLike, other: ArrayLike, ew: ArrayLike, rounding: float = 0.0) -> NDArray[np.bool_]:
+def same_system(z: ArrayLike, other: ArrayLike, ew: ArrayLike, rounding: ArrayLike = 0.0) -> NDArray[np.bool_]:
     """Say whether two redshifts are those of one system.
 
     Parameters
@@ -42,10 +42,10 @@ def same_system(z: ArrayLike, other: ArrayLike, ew: ArrayLike, rounding: float =
         Redshifts; they broadcast.
     ew : array, Å
         Rest equivalent width of the first line, of the system that is the reference; NaN where it is not known.
-    rounding : float
+    rounding : float, or array
         Steps of redshift in which the reference is written (0.001 in Raghunathan et al. 2016): half a step is added.
     """
-    steps = 0.5 * rounding / ((1.0 + np.asarray(z, dtype=float)) * np.log(10.0) * STEP)
+    steps = 0.5 * np.asarray(rounding, dtype=float) / ((1.0 + np.asarray(z, dtype=float)) * np.log(10.0) * STEP)
     return separation_pixels(z, other) <= match_radius(ew) + steps
 
 

@@ -106,6 +106,7 @@ class TrainNetwork(Train):
     reads = (DETECTIONS.name,)
     sections = ("train",)
     remedies: ClassVar[Mapping[int, str]] = {}
+    species = SPECIES
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__(inputs.settings, ())

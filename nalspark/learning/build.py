@@ -14,9 +14,19 @@ from numpy.typing import NDArray
 from nalspark.errors import TrainingError
 from nalspark.learning.examples import Examples
 from nalspark.learning.feed import PADDING, Feed, told
-from nalspark.learning.models import Detector, ModelCard, PackedModel, fit_calibration, mean_logit, package_versions, save_model
+from nalspark.learning.models import (
+    TABLE_2,
+    Detector,
+    ModelCard,
+    PackedModel,
+    fit_calibration,
+    mean_logit,
+    package_versions,
+    read_model,
+    save_model,
+)
 from nalspark.learning.networks import resolved_options
-from nalspark.metrics import binary_metrics, reliability
+from nalspark.metrics import binary_metrics, bootstrap_errors, reliability
 from nalspark.settings import Settings
 
 #: From the feeds of the examples to learn from and to stop by, to the fitted members and their curves: see `learning.training`.
@@ -64,9 +74,12 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
     scores = calibration.score(mean_logit(logits))
     # The test's metrics are of its examples as they are.
     rare = {"overrepresented": examples.overrepresented} if examples.overrepresented != 1.0 else {}
+    start = {"start_from": read_model(settings.train.start_from).digest} if settings.train.start_from else {}
+    errors = errors_by_quasar(labels, scores, testing.names("quasar_id"))
+    test = {"test": errors} if errors else {}
     learned = {
         "calibration": calibration.where_rarer(examples.overrepresented),
-        "data": {"table": examples.digest, "examples": rows, "revisions": dict(examples.revisions)} | rare,
+        "data": {"table": examples.digest, "examples": rows, "revisions": dict(examples.revisions)} | rare | start | test,
         "settings": settings.model_dump(mode="json", include=set(examples.sections)),
         "metrics": metrics(labels, scores),
         "versions": package_versions(),
@@ -79,15 +92,36 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
 
 def _feed(examples: Examples, split: str) -> Feed:
     if not examples.files.get(split):
-        raise TrainingError(f"The training table has no examples of split '{split}'. Simulate more spectra.")
+        raise TrainingError(f"The training table has no examples of split '{split}'. Simulate, or label, more spectra.")
     return Feed(examples.files[split], examples.columns, examples.shape)
 
 
 def metrics(labels: NDArray[np.float32], scores: NDArray[np.float32]) -> dict[str, float]:
     """Compute what the card says of the test examples."""
     found = binary_metrics(labels, scores)
-    wanted = {name: float(found[name]) for name in ("accuracy", "precision", "recall", "auc")}
+    wanted = {name: float(found[name]) for name in TABLE_2}
     return {**wanted, "calibration_error": float(reliability(labels, scores).expected_calibration_error)}
+
+
+def errors_by_quasar(labels: NDArray[np.float32], scores: NDArray[np.float32], quasars: Sequence[str]) -> dict[str, float]:
+    """Compute what the card says of the metrics' errors: their scatter over quasars drawn with replacement, and how many there are.
+
+    Parameters
+    ----------
+    labels, scores : ndarray, shape (n,)
+    quasars : sequence of str, of as many; empty where they are not known, and nothing is computed
+    """
+    if not len(quasars):
+        return {}
+    names, number = np.unique(np.asarray(quasars, dtype=str), return_inverse=True)
+    rows = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+
+    def of_drawn(drawn: NDArray[np.int64]) -> dict[str, float]:
+        chosen = np.concatenate([rows[quasar] for quasar in drawn])
+        found = binary_metrics(labels[chosen], scores[chosen])
+        return {name: found[name] for name in TABLE_2}
+
+    return {**bootstrap_errors(of_drawn, np.arange(len(names))), "quasars": len(names), "positives": int((labels == 1).sum())}
 
 
 def _outputs(detector: Detector, feed: Feed) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -151,6 +151,12 @@ class Feed:
         """Count the batches of an epoch, the same for every worker: as many as the fullest shard needs."""
         return max(math.ceil(self.kept(negatives, shard, shards) / batch_size) for shard in range(shards))
 
+    def names(self, column: str) -> list[str]:
+        """Read a column of text, in the order in which an epoch without a seed gives the rows; empty where a file has none."""
+        if any(column not in pq.read_schema(path).names for path in self.files):
+            return []
+        return [name for path in self.files for name in pq.read_table(path, columns=[column], partitioning=None)[column].to_pylist()]
+
     def digest(self) -> str:
         """Give twelve hexadecimal digits that change when the files are others, or other columns of them are read."""
         told = [(os.path.basename(path), os.path.getsize(path)) for path in self.files]

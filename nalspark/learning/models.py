@@ -45,6 +45,8 @@ CARD = "card.json"
 _SMALLEST_BATCH = 16
 #: Logits are rounded to multiples of this, a power of 2: smaller digits depend on a row's place in its batch.
 STEP = np.float32(2.0**-8)
+#: The metrics of Zhao et al. (2019), Table 2, whose AUC is that of the ROC curve here: theirs is the balanced accuracy.
+TABLE_2 = ("accuracy", "precision", "recall", "f1", "auc")
 #: What a model that is offered without a warning reaches on its test; the one that ships has a recall of 0.88 and a precision of 0.96.
 _WORTH = {"recall": 0.7, "precision": 0.7}
 _REMEDY = "Copy or train the model anew."
@@ -127,9 +129,21 @@ class ModelCard(Frozen):
     @property
     def doubt(self) -> str:
         """Say, in a sentence, why it should not be used as it is; empty where its test tells of nothing."""
-        poor = [f"{name} {self.metrics[name]:.2f}" for name in _WORTH if self.metrics.get(name, 1.0) < _WORTH[name]]
-        reached = f"on its own test it reached only {' and '.join(poor)}. Train it longer (train.epochs) or on more (simulate.n)."
-        return reached if poor else ""
+        # A card has null for what is undefined: the precision of a network that calls nothing positive.
+        reached = {name: self.metrics[name] for name in _WORTH if self.metrics.get(name) is not None}
+        poor = [f"{name} {value:.2f}" for name, value in reached.items() if value < _WORTH[name]]
+        said = f"on its own test it reached only {' and '.join(poor)}. Train it longer (train.epochs) or on more (simulate.n)."
+        return said if poor else ""
+
+
+def table_2(card: ModelCard) -> str:
+    """Write a card's metrics on its test as the paper's Table 2, with their errors, as text; what is undefined is so called."""
+    told = card.data.get("test", {})
+    of = f" ({told['quasars']} quasars, {told['positives']} positive examples)" if told else ""
+    values = {name: card.metrics[name] for name in TABLE_2 if name in card.metrics}
+    errors = {name: f" ± {told[name]:.3f}" if isinstance(told.get(name), float) else "" for name in values}
+    cells = [f"{name} {f'{value:.3f}{errors[name]}' if value is not None else 'undefined'}" for name, value in values.items()]
+    return ", ".join(cells) + of
 
 
 def package_versions(names: Sequence[str] = ("nalspark", "keras", "tensorflow", "tensorflow-cpu", "numpy")) -> dict[str, str]:
@@ -422,6 +436,16 @@ class PackedModel:
 
         heads = [keras.Model(model.inputs, model.get_layer("logit").input) for model in models]
         return Detector(self.card, heads, batch_size)
+
+    def weights_of(self, number: int, model: keras.Model) -> list[Floats]:
+        """Give the weights of a member, to put into a network of the same architecture; the members are counted round.
+
+        Raises
+        ------
+        ModelError
+            Where the network is another.
+        """
+        return self._member(number % len(self.weights), [tuple(weight.shape) for weight in model.weights])
 
     def _networks(self) -> list[keras.Model]:
         if not _has_backend():

@@ -31,6 +31,7 @@ from pyspark.sql import SparkSession
 from nalspark.errors import FeedError, TrainingError
 from nalspark.learning import networks
 from nalspark.learning.feed import Feed, told
+from nalspark.learning.models import read_model
 from nalspark.session import SPARK_ERRORS, parallelism
 from nalspark.settings import Train
 from nalspark.tables.atomic import write_file
@@ -174,6 +175,8 @@ class _Fit:
         keras.utils.set_random_seed(int(np.random.SeedSequence([settings.seed, member]).generate_state(1)[0]))
         with strategy.scope(), _precision(settings):
             self.model = networks.build(settings.network, train.tensor_shape, settings.options)
+            if settings.start_from:
+                self.model.set_weights(read_model(settings.start_from).weights_of(member, self.model))
             self.optimizer = self._optimizer()
             self.optimizer.build(self.model.trainable_variables)
             # Sum of the losses, right answers, rows.
@@ -317,7 +320,9 @@ def _line(history: History, settings: Train, member: int) -> str:
 
 def checkpoint_path(train: Feed, validation: Feed, settings: Train, checkpoints: str | Path, member: int) -> Path:
     """Tell where a member's state is kept. Other settings or examples have another file; the number of workers makes no difference."""
-    cause = settings.model_dump(mode="json", exclude={"members", "workers"})
+    cause = settings.model_dump(mode="json", exclude={"members", "workers", "start_from"})
+    if settings.start_from:
+        cause["start_from"] = read_model(settings.start_from).digest
     text = json.dumps([cause, train.digest(), validation.digest()], sort_keys=True)
     return Path(checkpoints) / f"member-{member}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npz"
 

@@ -12,6 +12,7 @@ from nalspark.pipeline.inputs import Inputs
 from nalspark.pipeline.learning import LearnEigenspectra, Simulate, Train
 from nalspark.pipeline.publish import Publish
 from nalspark.pipeline.stage import Stage
+from nalspark.pipeline.teaching import LabelExamples
 from nalspark.pipeline.worth import Completeness, Decoys, Inject
 from nalspark.progress import Progress
 from nalspark.settings import Settings
@@ -23,16 +24,19 @@ LEARNING = (Simulate.name, Train.name)
 WORTH = (*CATALOGUE[:-1], Inject.name, Decoys.name, Completeness.name, CATALOGUE[-1])
 #: What measures the quasars' broad absorption, and publishes it.
 WITH_BALNICITY = (*CATALOGUE[:-1], Balnicity.name, CATALOGUE[-1])
-ALL_STAGES = (*WORTH[:-1], *WITH_BALNICITY[-2:], LearnEigenspectra.name, *LEARNING)
+#: What makes a model of real spectra with labels.
+TAUGHT = (*CATALOGUE[:3], LabelExamples.name, Train.name)
+ALL_STAGES = (*WORTH[:-1], *WITH_BALNICITY[-2:], LearnEigenspectra.name, *LEARNING[:-1], *TAUGHT[-2:])
 
 
 def stages_of(settings: Settings) -> tuple[Stage, ...]:
-    """Give the stages of a run in their order."""
+    """Give the stages of a run in their order: the examples of a model are artificial ones, or real ones with labels."""
     inputs, search = Inputs(settings), Search()
-    simulate, worth, broad = Simulate(inputs, (search,)), (Inject(inputs), Decoys(inputs), Completeness()), Balnicity()
+    examples = Simulate(inputs, (search,)) if settings.labels.source == "mocks" else LabelExamples(inputs)
+    worth, broad = (Inject(inputs), Decoys(inputs), Completeness()), Balnicity()
     return (
         Ingest(settings), Crossmatch(inputs), search, Infer(inputs), Measure(settings), *worth, broad, Publish(settings, worth, broad),
-        LearnEigenspectra(), simulate, Train(settings, (search, simulate)),
+        LearnEigenspectra(), examples, Train(settings, (search, examples)),
     )  # fmt: skip
 
 

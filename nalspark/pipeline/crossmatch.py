@@ -13,7 +13,15 @@ from nalspark.pipeline.run import Run
 from nalspark.pipeline.stage import Made, Stage
 from nalspark.session import narrow_reads
 from nalspark.surveys.catalogs import Catalog, rows_given, write_parquet
-from nalspark.surveys.crossmatch.stages import catalog_frame, crossmatch, find_sightlines, mark_duplicates, match_counts, passed_over
+from nalspark.surveys.crossmatch.stages import (
+    catalog_frame,
+    crossmatch,
+    find_sightlines,
+    footprints,
+    mark_duplicates,
+    match_counts,
+    passed_over,
+)
 from nalspark.surveys.identity import KEYS
 from nalspark.surveys.stages import SPECTRA_READ
 from nalspark.tables.schemas import MATCHES, NATIVE_IDS, TARGETS
@@ -28,7 +36,7 @@ class Crossmatch(Stage):
 
     name, table, more = "crossmatch", TARGETS, (MATCHES,)
     reads = (SPECTRA_READ.name,)
-    sections = ("crossmatch",)
+    sections = tuple(f"crossmatch.{name}" for name in ("match_radius_arcsec", "label_significance", "weak", "z_min", "z_max"))
     revision = 6
     content = ("spectrum_id", "path", *NATIVE_IDS, "ra", "dec", "z_qso", "reason")
     at_once = True
@@ -37,14 +45,21 @@ class Crossmatch(Stage):
         self.inputs = inputs
 
     def check(self) -> None:
-        _ = self.inputs.catalogues
+        _ = self.inputs.catalogues, self.inputs.searched
 
     def given(self, run: Run) -> dict[str, str]:
-        return {f"{kind} {catalog.name}": catalog.digest for kind, found in self.inputs.catalogues.items() for catalog in found}
+        listed = {f"footprint {name}": digest for name, digest in self._footprint().items()}
+        return {f"{kind} {catalog.name}": catalog.digest for kind, found in self.inputs.catalogues.items() for catalog in found} | listed
+
+    def _footprint(self) -> dict[str, str]:
+        """How each footprint is told; a list of quasars by its content, not by its place."""
+        told = self.inputs.settings.crossmatch.footprint
+        return {name: self.inputs.searched[name].digest if name in self.inputs.searched else how for name, how in sorted(told.items())}
 
     def wanted(self, run: Run) -> dict[str, str]:
         known = {kind: [(catalog.name, catalog.digest) for catalog in found] for kind, found in self.inputs.catalogues.items()}
-        return {part: run.key(self, part, known) for part in run.common_parts(self.reads)}
+        footprint = self._footprint()
+        return {part: run.key(self, part, known, footprint) for part in run.common_parts(self.reads)}
 
     def due(self, run: Run, parts: list[str]) -> int:
         return run.rows(SPECTRA_READ.name, parts)
@@ -70,12 +85,16 @@ class Crossmatch(Stage):
     def compute(self, run: Run, parts: list[str]) -> Made:
         convert = partial(catalog_frame, run.spark, folder=run.store.catalogues)
         frames = {kind: [(c.name, convert(c)) for c in found] for kind, found in self.inputs.catalogues.items()}
+        searched = [(name, convert(one)) for name, one in self.inputs.searched.items()]
         spectra = mark_duplicates(run.usable(SPECTRA_READ, parts)).persist()
-        hits = find_sightlines(spectra, frames["quasars"], frames["absorbers"], run.settings).persist()
+        hits = find_sightlines(spectra, frames["quasars"], frames["absorbers"], run.settings, searched).persist()
         for frame in (spectra, hits):
             run.after_wave.callback(frame.unpersist)
         names = {kind: [name for name, _ in found] for kind, found in frames.items()}
-        targets, matches = crossmatch(spectra, hits, names["quasars"], names["absorbers"], run.settings)
+        targets, matches = crossmatch(
+            spectra, hits, names["quasars"], names["absorbers"], run.settings, searched=list(self.inputs.searched),
+            footprints=footprints(frames["absorbers"], run.settings.crossmatch.footprint),
+        )  # fmt: skip
         # Narrow rows brought together by part: to make a file on a local disk Java starts three processes, for `chmod`.
         return {TARGETS.name: targets.repartition("part"), MATCHES.name: matches.repartition("part")}
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import pandas as pd
+
 from nalspark.absorption.chain import IMAGE_COLUMNS, SPECTRUM_COLUMNS, input_shapes
-from nalspark.errors import NalsparkError
+from nalspark.errors import CatalogError, NalsparkError, did_you_mean
 from nalspark.learning.models import PackedModel, read_model
 from nalspark.mocks.noise import sky_noise
 from nalspark.mocks.recipes import SkyNoise
+from nalspark.review.labels import read_labels
 from nalspark.settings import Settings
 from nalspark.spectra.grid import LATTICE, ZHAO_GRID
 from nalspark.surveys.catalogs import Catalog, equivalent_width_quantiles, open_catalog
+from nalspark.surveys.crossmatch.stages import FOOTPRINTS
+from nalspark.tables.manifest import digest
+from nalspark.teaching.labels import verdicts
 
 
 def example_inputs(settings: Settings) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -33,6 +39,24 @@ class Inputs:
             "quasars": [open_catalog(path, "quasars") for path in self.settings.quasars],
             "absorbers": [open_catalog(path, "absorbers", self.settings.species) for path in self.settings.absorbers],
         }
+
+    @cached_property
+    def searched(self) -> dict[str, Catalog]:
+        """Lists of quasars whose spectra were searched for an absorber catalogue, by its name.
+
+        Raises
+        ------
+        CatalogError
+            Where a footprint is that of a catalogue which the run does not have, or a list cannot be read.
+        """
+        footprint, names = self.settings.crossmatch.footprint, [catalogue.name for catalogue in self.catalogues["absorbers"]]
+        for name in footprint:
+            if name not in names:
+                raise CatalogError(
+                    f"crossmatch.footprint names '{name}', which is none of the run's absorber catalogues "
+                    f"({', '.join(names) or 'there are none'}).{did_you_mean(name, names)}"
+                )
+        return {name: open_catalog(how, "quasars") for name, how in footprint.items() if how not in FOOTPRINTS}
 
     @cached_property
     def model(self) -> PackedModel:
@@ -68,3 +92,22 @@ class Inputs:
         if not chosen.catalogue:
             raise NalsparkError("simulate.population = 'empirical' takes equivalent widths from a catalogue: set simulate.catalogue.")
         return equivalent_width_quantiles(open_catalog(chosen.catalogue, "absorbers", self.settings.species))
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """What people say of systems: see :func:`nalspark.teaching.labels.verdicts`; no rows where the settings name no labels.
+
+        Raises
+        ------
+        NalsparkError
+            Where labels cannot be read.
+        """
+        chosen, species = self.settings.labels, self.settings.line_species
+        looks = read_labels(*chosen.people) if chosen.people else pd.DataFrame()
+        agree = chosen.agree if chosen.source == "people" else 1
+        return verdicts(looks, species.name, species.primary.wavelength, agree)
+
+    @cached_property
+    def verdicts_digest(self) -> str:
+        """Digest of these; empty where there are none."""
+        return digest(self.verdicts.to_dict("list")) if len(self.verdicts) else ""

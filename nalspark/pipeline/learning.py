@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from pyspark.sql import functions as F
 from nalspark.absorption.stages import normalize
 from nalspark.errors import ModelError, NalsparkError
 from nalspark.learning.examples import Examples
+from nalspark.learning.models import PackedModel, read_model
 from nalspark.mocks import stages as mocks
 from nalspark.pipeline.inputs import Inputs, example_inputs
 from nalspark.pipeline.run import ALL, Run
@@ -127,6 +129,11 @@ class Train(Stage):
     def __init__(self, settings: Settings, made_by: tuple[Stage, ...]) -> None:
         self.settings, self.made_by = settings, made_by
 
+    @property
+    def species(self) -> str:
+        """What the network is of."""
+        return self.settings.line_species.name
+
     def examples(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Give the columns of an example, one a channel of the network, and the shape of one."""
         return example_inputs(self.settings)
@@ -137,9 +144,15 @@ class Train(Stage):
         from nalspark.learning.networks import NETWORKS, build
 
         columns, shape = self.examples()
-        network = self.settings.train.network
+        start, chosen = start_of(self.settings, self.species), started(self.settings, self.species).train
+        if start and (start.card.inputs, start.card.shape) != (columns, shape):
+            raise ModelError(
+                f"train.start_from: the model '{start.where}' reads {', '.join(start.card.inputs)} of shape {start.card.shape}; expected "
+                f"{', '.join(columns)} of shape {shape}. Start from another model, or set simulate.examples."
+            )
+        network = chosen.network
         try:
-            build(network, (*shape, len(columns)), self.settings.train.options)
+            build(network, (*shape, len(columns)), chosen.options)
         except ModelError as error:
             axes = len(NETWORKS[network][1]) if network in NETWORKS else 0
             remedy = self.remedies.get(axes) if axes != len(shape) + 1 else None
@@ -147,7 +160,8 @@ class Train(Stage):
         require_petastorm()
 
     def wanted(self, run: Run) -> dict[str, str]:
-        return {ALL: run.key_of_all(self, VERSION)}
+        start = start_of(self.settings, self.species)
+        return {ALL: run.key_of_all(self, VERSION, *((start.digest,) if start else ()))}
 
     def present(self, run: Run, part: str) -> bool:
         return run.store.published(MODEL.name).is_dir()
@@ -156,9 +170,13 @@ class Train(Stage):
         columns, shape = self.examples()
         keys = run.manifest.contents(TRAINING.name)
         revisions = {stage.name: stage.revision for stage in self.made_by}
-        files, species = split_files(run, TRAINING.name), run.settings.line_species.name
-        rarer = mocks.overrepresentation(run.settings)
-        examples = Examples(files, columns, shape, ZHAO_GRID.fingerprint, species, digest(keys), revisions, rarer)
+        files = split_files(run, TRAINING.name)
+        examples = Examples(files, columns, shape, ZHAO_GRID.fingerprint, self.species, digest(keys), revisions)
+        if run.settings.labels.source == "mocks":
+            examples = replace(examples, overrepresented=mocks.overrepresentation(run.settings))
+        else:  # real ones are few: what stops the training also calibrates
+            files = {**files, "calibration": files.get("validation", ())}
+            examples = replace(examples, files=files, sections=("labels", "crossmatch", *examples.sections))
         return {MODEL.name: {ALL: Part("", MODEL.name, fit_model(run, examples))}}
 
     def finish(self, run: Run) -> None:
@@ -174,6 +192,32 @@ def split_files(run: Run, table: str) -> dict[str, tuple[str, ...]]:
     return {split: tuple(found) for split, found in files.items()}
 
 
+def start_of(settings: Settings, species: str) -> PackedModel | None:
+    """Read the model whose weights are the first ones; None where they are random.
+
+    Raises
+    ------
+    ModelError
+        Where there is none, or it is of another species.
+    """
+    place = settings.train.start_from
+    if not place:
+        return None
+    start = read_model("" if place == "shipped" else place, species)
+    if start.card.species != species:
+        raise ModelError(f"train.start_from: the model '{start.where}' was trained for {start.card.species}, not for {species}.")
+    return start
+
+
+def started(settings: Settings, species: str) -> Settings:
+    """Take the network, and its options, of the model that is started from."""
+    start = start_of(settings, species)
+    if start is None:
+        return settings
+    chosen = {"network": start.card.network, "options": start.card.options, "start_from": str(Path(start.where).absolute())}
+    return settings.model_copy(update={"train": settings.train.model_copy(update=chosen)})
+
+
 def fit_model(run: Run, examples: Examples) -> int:
     """Train on the examples and put the model, with its pictures, in its place; give how many were trained on."""
     # TensorFlow takes seconds and half a gigabyte: only who trains waits for it.
@@ -181,7 +225,8 @@ def fit_model(run: Run, examples: Examples) -> int:
     from nalspark.learning.feed import Feed
     from nalspark.learning.training import Fitted, fit_on_spark, train_members
 
-    how, checkpoints, say = run.settings.train, str(run.store.checkpoints), run.progress.say
+    settings = started(run.settings, examples.species)
+    how, checkpoints, say = settings.train, str(run.store.checkpoints), run.progress.say
 
     def fit(train: Feed, validation: Feed) -> list[Fitted]:
         if how.workers > 1:
@@ -189,7 +234,7 @@ def fit_model(run: Run, examples: Examples) -> int:
         return train_members(train, validation, how, checkpoints=checkpoints, progress=say)
 
     folder = Path(run.store.published(MODEL.name))
-    built = build_model(examples, run.settings, folder, fit, say)
+    built = build_model(examples, settings, folder, fit, say)
     for name, figure in training_figures(built.histories, built.labels, built.scores).items():
         figure.savefig(folder / f"{name}.png", dpi=110)
     return built.n_train

@@ -79,11 +79,15 @@ def of_each_species(settings: Settings) -> list[Settings]:
     CatalogError
         Where a catalogue cannot be read, or lists a species that is not searched.
     """
-    listed = {path: open_catalog(path, "absorbers", settings.species).species for path in settings.absorbers}
+    listed = {path: open_catalog(path, "absorbers", settings.species) for path in settings.absorbers}
     each = []
     for name in settings.species:
-        own = tuple(path for path, species in listed.items() if species in ("", name))
-        each.append(settings.model_copy(update={"species": (name,), "out": f"{settings.out}/{name}", "absorbers": own}))
+        own = {path: catalogue for path, catalogue in listed.items() if catalogue.species in ("", name)}
+        names = [catalogue.name for catalogue in own.values()]
+        footprint = {catalogue: how for catalogue, how in settings.crossmatch.footprint.items() if catalogue in names}
+        matching = settings.crossmatch.model_copy(update={"footprint": footprint})
+        values = {"species": (name,), "out": f"{settings.out}/{name}", "absorbers": tuple(own), "crossmatch": matching}
+        each.append(settings.model_copy(update=values))
     return each
 
 

@@ -149,6 +149,7 @@ MATCHES = Table(
         Column(
             "ew_primary", "list<double>", "Their rest equivalent widths in the first line of the doublet", "Angstrom", "spect.line.eqWidth"
         ),
+        Column("strong", "list<bool>", "Whether each is strong; null where an earlier version matched", ucd="meta.code"),
     ),
 )
 
@@ -172,10 +173,11 @@ TARGETS = Table(
         Column(
             "label",
             "int",
-            "1: a catalogue has a strong system here; 0: it has none; null: excluded, or no catalogue given",
+            "1: a catalogue has a strong system here; 0: one covers this spectrum, and none has any; null: not covered, or excluded",
             ucd="meta.code",
         ),
         Column("catalogues", "list<string>", "The absorber catalogues in which this sightline is found", ucd="meta.ref"),
+        Column("covered", "list<string>", "The absorber catalogues that cover this spectrum, listed there or not", ucd="meta.ref"),
     ),
 ).rejectable()
 
@@ -712,20 +714,20 @@ _EXAMPLE = (
     Column("split", "string", "train, validation, calibration or test", ucd="meta.code"),
     Column("label", "float", "1: an absorber of the species; 0: none", ucd="meta.code"),
     Column("draw", "double", "Uniform in [0, 1), a function of example_id: bootstrap draws choose negatives by it"),
-    Column("kind", "string", "The interloper that the spectrum holds; empty for none", ucd="meta.code"),
+    Column("kind", "string", "The interloper that the spectrum holds, or what people say it is; empty for none", ucd="meta.code"),
     _Z_QSO,
     Column("snr", "float", "Median signal-to-noise ratio per pixel in the search window", ucd="stat.snr"),
-    Column("z_abs", "double", "Redshift of the nearest absorber put in; null where there is none", ucd="src.redshift"),
+    Column("z_abs", "double", "Redshift of the nearest known absorber; null where there is none", ucd="src.redshift"),
     Column("ew_primary", "double", "Its rest equivalent width in the first line of the doublet", "Angstrom", "spect.line.eqWidth"),
 )
 TRAINING = Table(
     "training",
-    "One row per candidate found in artificial spectra whose absorbers are known.",
+    "One row per candidate found in spectra whose absorbers are known: artificial ones, or real ones with labels.",
     (*_EXAMPLE, *CANDIDATES.select("significance", "image_residual", "image_inverse_error")),
 )
 TRAINING_SPECTRA = Table(
     "training_spectra",
-    "One row per artificial spectrum as whole-spectrum networks see it.",
+    "One row per spectrum whose absorbers are known, as whole-spectrum networks see it.",
     (*_EXAMPLE, Column("flux", "pixels<f4>", "Rescaled flux in the search window, 0 outside and where masked")),
 )
 SCORES = Table(

@@ -11,7 +11,18 @@ import pytest
 
 from nalspark.errors import ModelError
 from nalspark.learning import networks
-from nalspark.learning.models import CARD, STEP, Calibration, Detector, ModelCard, PackedModel, fit_calibration, read_model, save_model
+from nalspark.learning.models import (
+    CARD,
+    STEP,
+    Calibration,
+    Detector,
+    ModelCard,
+    PackedModel,
+    fit_calibration,
+    read_model,
+    save_model,
+    table_2,
+)
 
 OPTIONS = {"filters": [4, 6, 8], "dense": 8}
 
@@ -244,6 +255,8 @@ def test_a_model_that_finds_little_says_so(trained):
     card, _ = trained
     assert card.model_copy(update={"metrics": {"recall": 0.9, "precision": 0.9, "auc": 0.3}}).doubt == ""
     assert card.model_copy(update={"metrics": {}}).doubt == "", "a card that does not say"
+    nothing = card.model_copy(update={"metrics": {"recall": 0.0, "precision": None}})
+    assert "only recall 0.00." in nothing.doubt and table_2(nothing) == "precision undefined, recall 0.000"
     poor = card.model_copy(update={"metrics": {"recall": 0.08, "precision": 0.6}}).doubt
     assert poor.startswith("on its own test it reached only recall 0.08 and precision 0.60.") and "train.epochs" in poor
     assert read_model().card.doubt == "", "the one that ships"

@@ -63,6 +63,8 @@ def rows(section: str, *redoes: str, why: str = "", **values: Any) -> dict[str, 
 
 _EMPIRICAL = (("simulate.population", "empirical"), ("simulate.catalogue", "{files}/absorbers.fits"))
 _OF_SPECTRA = (("simulate.examples", "spectra"),)
+_LISTED = (("crossmatch.footprint", {"absorbers.fits": "{files}/quasars.fits"}),)
+_REAL = (("labels.source", "catalogues"),)
 _ANY_SPECIES = "which spectra there are, and how far they are away, does not depend on what is searched"
 _THROUGH_THE_SEARCH = "artificial spectra are searched like real ones"
 
@@ -90,6 +92,20 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     ),
     **rows("ingest", "ingest", plates_per_part=7),
     **rows("crossmatch", "crossmatch", match_radius_arcsec=2.0, label_significance=4.0, weak="negative", z_min=0.1, z_max=5.0),
+    "crossmatch.footprint": (
+        Row({"absorbers.fits": "everywhere"}, ("crossmatch",)),
+        Row({"absorbers.fits": "{files}/moved/quasars.fits"}, (), "the same list in another place", _LISTED),
+        Row({"absorbers.fits": "{files}/other/quasars.fits"}, ("crossmatch",), "", _LISTED),
+    ),
+    "labels.source": (Row("catalogues", ("label_examples",), "real examples take the place of artificial ones"),),
+    "labels.people": (Row(["{files}/labels"], (), "artificial spectra are labelled by nobody"),),
+    **{
+        f"labels.{name}": (
+            Row(value, (), "artificial spectra are labelled by nobody"),
+            Row(value, ("label_examples",), "", (*_REAL, ("absorbers", ["{files}/absorbers.fits", "{files}/renamed_absorbers.fits"]))),
+        )
+        for name, value in {"agree": 2, "fold": 1, "share": 0.5, "seed": 2}.items()
+    },
     **rows(
         "preprocess", "search", "balnicity", "simulate", why="artificial spectra are prepared like real ones",
         min_good_pixels=300, min_snr=1.0, continuum_scale_pixels=20.0, continuum_scale_between=40.0, continuum_iterations=4,
@@ -143,7 +159,7 @@ PROMISE: dict[str, tuple[Row, ...]] = {
     **rows(
         "train", "train",
         network="zhao2019", options={"dense": 32}, members=1, negatives_per_positive=2.0, epochs=5, batch_size=64, optimizer="sgd",
-        learning_rate=0.01, schedule="constant", patience=2, mixed_precision=True, workers=2, seed=2,
+        learning_rate=0.01, schedule="constant", patience=2, mixed_precision=True, workers=2, seed=2, start_from="shipped",
     ),
     **rows(
         "second_stage", why="only the emission programme has one",
@@ -183,6 +199,7 @@ def write_inputs(folder: Path) -> Path:
         shutil.copy(folder / name, folder / "moved" / name)
     shutil.copytree(folder / "sky", folder / "moved" / "sky")
     shutil.copy(folder / "quasars.fits", folder / "renamed.fits")
+    shutil.copy(folder / "absorbers.fits", folder / "renamed_absorbers.fits")
     return folder
 
 
@@ -233,7 +250,9 @@ def bring_up(run: Run, stages: tuple[Stage, ...], content: Callable[[str], str])
 def finished(settings: Settings, content: Callable[[str], str] = str) -> Run:
     """A result in which all tables have parts."""
     run = Run(MagicMock(), settings, Progress(None))
-    assert bring_up(run, stages_with(settings), content) == set(ALL_STAGES)
+    stages = stages_with(settings)
+    assert {stage.name for stage in stages} | {"simulate", "label_examples"} == set(ALL_STAGES)
+    assert bring_up(run, stages, content) == {stage.name for stage in stages}
     run.store.published("model").mkdir(parents=True)
     run.store.commit(run.manifest)
     return run
@@ -261,7 +280,8 @@ def test_a_setting_redoes_what_it_changes_and_what_reads_that_and_nothing_else(k
     if key == "out":
         shutil.move(run.store.root, changed.out)
     stages = stages_with(changed)
-    plan = Engine(MagicMock(), changed, Progress(None), stages, CATALOGUE).run(ALL_STAGES, dry_run=True, allow_removals=True)
+    all_of_them = [stage.name for stage in stages]
+    plan = Engine(MagicMock(), changed, Progress(None), stages, CATALOGUE).run(all_of_them, dry_run=True, allow_removals=True)
     assert {summary.stage for summary in plan if summary.parts_done} == downstream(stages, row.redoes), row.why
     assert bring_up(under(run, changed), stages, str) == downstream(stages, row.redoes)
 

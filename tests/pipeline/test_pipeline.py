@@ -259,12 +259,15 @@ def test_a_new_absorber_catalogue_changes_labels_but_no_spectrum_is_worked_on_ag
     table = AstropyTable.from_pandas(truth[columns])
     table["ew_2796_err"] = table["ew_2803_err"] = 0.01
     table.write(result.parent / "known.fits")
-    done = run(spark, settings_of(survey, result, absorbers=[str(result.parent / "known.fits")]))
+    everywhere = "crossmatch.footprint={'known.fits' = 'everywhere'}"
+    done = run(spark, settings_of(survey, result, everywhere, absorbers=[str(result.parent / "known.fits")]))
     assert done == NOTHING | {"crossmatch": 5, "publish": 1}
     sightlines = published(result)["sightlines"].set_index("spectrum_id")
     known = sightlines.index.isin(truth["spectrum_id"])
     assert 5 < known.sum() < len(known)
-    assert (sightlines["label"] == known).all()
+    assert (sightlines["label"][known] == 1).all()
+    # Nearer than all the absorbers that it lists, the catalogue says nothing of a quasar.
+    assert (sightlines["label"][~known].isna() == (sightlines["z_qso"][~known] < truth["z_abs"].min())).all()
     assert sightlines["matches"].notna().tolist() == known.tolist()
     first = sightlines[known].iloc[0]
     expected = sorted(truth["z_abs"][truth["spectrum_id"] == first.name])

@@ -316,19 +316,21 @@ SYSTEMS = [
 OTHERS = [(0, 1, 50_000, 18, None, None, 2.0, 0.7, 0.5, 0.1, 0.4, 0.1)]
 
 
-def matched_tables(spectra: Any, quasars: Any, absorbers: Any, **choices: Any) -> tuple[Any, Any]:
+def matched_tables(spectra: Any, quasars: Any, absorbers: Any, searched: Any = (), **choices: Any) -> tuple[Any, Any]:
     """Targets and matches, from hits that are found once for both, as the stage has it."""
     from pyspark.sql import functions as F
 
-    from nalspark.surveys.crossmatch.stages import crossmatch, find_sightlines, mark_duplicates
+    from nalspark.surveys.crossmatch.stages import crossmatch, find_sightlines, footprints, mark_duplicates
 
     none = {name: F.lit(None).cast("long") for name in ("targetid", "catalogid")}
-    quasars, absorbers = ([(name, frame.withColumns(none)) for name, frame in catalogues] for catalogues in (quasars, absorbers))
+    known = ([(name, frame.withColumns(none)) for name, frame in catalogues] for catalogues in (quasars, absorbers, searched))
+    quasars, absorbers, searched = known
     settings = nalspark_settings.load(crossmatch=choices)
     marked = mark_duplicates(spectra).persist()
-    hits = find_sightlines(marked, quasars, absorbers, settings).persist()
+    hits = find_sightlines(marked, quasars, absorbers, settings, searched).persist()
     names = [[name for name, _ in catalogues] for catalogues in (quasars, absorbers)]
-    return crossmatch(marked, hits, *names, settings)
+    where = footprints(absorbers, settings.crossmatch.footprint)
+    return crossmatch(marked, hits, *names, settings, searched=[name for name, _ in searched], footprints=where)
 
 
 def staged(spark: Any, partitions: int, absorbers: bool = True, **choices: Any) -> tuple[Any, Any]:
@@ -466,13 +468,66 @@ def labels(targets: pd.DataFrame) -> dict[str, float | None]:
 def test_labels(spark: Any, matched: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     found = labels(matched[0])
     strong = {"by_id", "epoch_1", "epoch_2", "weak"}
-    assert found == {name: None if name == "no_error" else int(name in strong) for name in found}
+    # All systems are of quasars of redshift 2: of nearer and farther ones the catalogues say nothing.
+    at_2 = {"star_but_known": None, "no_error": None}
+    assert found == {name: 1 if name in strong else at_2.get(name) for name in found}
     known = matched[0].set_index("path")["catalogues"]
     assert list(known["/weak.fits"]) == ["others", "systems"] and list(known["/alone.fits"]) == []
     demanding = labels(staged(spark, 2, weak="negative", label_significance=4.5)[0].toPandas())
     assert {name for name, label in demanding.items() if label} == {"by_id"} and demanding["no_error"] == 0
     targets, matches = staged(spark, 2, absorbers=False)
     assert set(labels(targets.toPandas()).values()) == {None} and set(matches.toPandas()["kind"]) == {"quasars"}
+
+
+#: Listed by "a": two quasars of plate 1, their absorbers between 0.8 and 1.5; by "b", without redshifts of quasars or plates, one.
+LISTED_BY_A = [
+    (0, 1, 50_000, 1, 10.0, 10.0, 1.0, 0.8, 1.0, 0.1, 0.8, 0.1),
+    (1, 1, 50_000, 2, 20.0, 10.0, 3.0, 1.5, 1.0, 0.1, 0.1, 0.1),
+]
+LISTED_BY_B = [(0, None, None, None, 10.0, 50.0, None, 0.9, 1.0, 0.1, 0.8, 0.1)]
+COVERAGE = [
+    spectrum("strong", 1, 10.0, z_pipeline=1.0),
+    spectrum("weak", 2, 20.0, z_pipeline=3.0),
+    spectrum("on_the_plate", 3, 30.0, z_pipeline=2.0),
+    spectrum("too_near", 4, 40.0, z_pipeline=0.9),
+    spectrum("too_far", 5, 50.0, z_pipeline=3.1),
+    spectrum("other_plate", 6, 9.9, 10.1, plate=2, z_pipeline=2.0),
+    spectrum("other_sky", 7, 30.0, 60.0, plate=2, z_pipeline=2.0),
+    spectrum("cell_of_b", 8, 10.1, 50.3, plate=2, z_pipeline=2.0),
+    spectrum("cell_of_b_too_near", 9, 10.2, 50.3, plate=2, z_pipeline=0.85),
+]
+#: How the footprints are told → the spectra labelled 0, and who covers each of them.
+FOOTPRINT_CASES: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {
+    "as usual": ({}, {"on_the_plate": ["a"], "cell_of_b": ["b"]}),
+    "plates": ({"a": "plates", "b": "plates"}, {"on_the_plate": ["a"], "cell_of_b": ["b"]}),
+    "sky": ({"a": "sky"}, {"other_plate": ["a"], "cell_of_b": ["b"]}),
+    "everywhere": (
+        {"b": "everywhere"},
+        {
+            **{name: ["b"] for name in ("too_far", "other_plate", "other_sky", "cell_of_b")},
+            "on_the_plate": ["a", "b"],
+            "too_near": ["b"],
+        },
+    ),
+    "list": ({"a": "/list.csv"}, {"other_sky": ["a"], "cell_of_b": ["b"]}),
+}
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("case", FOOTPRINT_CASES)
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_silence_is_a_label_where_the_catalogue_was_searched(spark: Any, case: str, partitions: int) -> None:
+    how, silent = FOOTPRINT_CASES[case]
+    absorbers = [(name, spark.createDataFrame(rows, ABSORBERS_SCHEMA)) for name, rows in (("a", LISTED_BY_A), ("b", LISTED_BY_B))]
+    listed = [(0, 2, 50_000, 7, None, None, None), (1, 1, 50_000, 5, None, None, None)]
+    searched = [("a", spark.createDataFrame(listed, QUASARS_SCHEMA))] if case == "list" else []
+    frame = spark.createDataFrame(COVERAGE, SPECTRA_SCHEMA).repartition(partitions)
+    targets, matches = gathered(*matched_tables(frame, [], absorbers, searched, footprint=how))
+    assert labels(targets) == {row["spectrum_id"]: None for row in COVERAGE} | {"strong": 1} | dict.fromkeys(silent, 0)
+    covered = {row.spectrum_id: list(row.covered) for row in targets.itertuples()}
+    assert {name: covered[name] for name in silent} == silent
+    assert "a" in covered["strong"] and "a" in covered["weak"], "what a catalogue lists it covers"
+    assert set(matches["catalogue"]) == {"a"} and [list(some) for some in matches["strong"]] == [[True], [False]]
 
 
 @pytest.mark.spark

@@ -8,7 +8,7 @@ depends neither on the order nor on the partitioning of any frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ _METADATA = [column.name for column in SPECTRA.columns if not column.pixel_dtype
 _CHAIN = 4
 #: Stands for "no catalogue: a row to be matched".
 _OURS = -1
+#: Width of the cells of sky that tell where a catalogue without plates was searched, deg.
+_CELL = 2
+#: How a catalogue's footprint can be told but by a list of quasars, the usual way first.
+FOOTPRINTS = ("plates", "sky", "everywhere")
 
 
 # --- catalogues as frames ------------------------------------------------------------------------------------------------------------
@@ -391,6 +395,71 @@ def mark_duplicates(spectra: DataFrame) -> DataFrame:
     return ranked.withColumn("kept_path", F.when(F.col("rank") > 1, F.col("first_path"))).drop("rank", "first_path")
 
 
+# --- which spectra a catalogue covers ------------------------------------------------------------------------------------------------
+
+
+def _cell() -> Column:
+    """Name of the cell of sky that a position lies in; null without one. Cells are about as wide as high."""
+    low = F.floor(F.col("dec") / _CELL) * _CELL
+    along = F.floor(F.col("ra") * F.cos(F.radians(low + _CELL / 2)) / _CELL)
+    return F.when(_is_position(), F.concat_ws(" ", F.lit("cell"), low.cast("string"), along.cast("string")))
+
+
+def _plate() -> Column:
+    """Name of the plate; null without one."""
+    return F.when(F.col("plate").isNotNull(), F.concat(F.lit("plate "), F.col("plate").cast("string")))
+
+
+def _list_of(name: Column | str) -> Column:
+    """Name of the place that the list of a catalogue's searched quasars is."""
+    return F.concat(F.lit("list of "), F.lit(name) if isinstance(name, str) else name)
+
+
+def footprints(absorbers: Named, how: Mapping[str, str]) -> DataFrame | None:
+    """Tell where absorber catalogues were searched: the places that occur in them, and their ranges of redshift.
+
+    A plate, or a cell of sky, of which a catalogue lists any absorber was searched by its authors; one of which it lists none may not have
+    been. Nothing is said of a quasar nearer or farther than all that it lists, or nearer than all its absorbers.
+
+    Parameters
+    ----------
+    absorbers : sequence of (str, DataFrame)
+        Names and frames of :func:`catalog_frame`.
+    how : mapping
+        Name → one of :data:`FOOTPRINTS`, or the path of a list of the quasars that were searched.
+
+    Returns
+    -------
+    DataFrame
+        ``covering``, the catalogue's name, ``place``, ``z_abs_min``, ``z_qso_min`` and ``z_qso_max``, the last two null where it has no
+        redshifts of quasars; None without catalogues.
+    """
+    frames = []
+    for name, frame in absorbers:
+        rows = frame.where(_finite("z_abs"))
+        kinds = {"plates": F.coalesce(_plate(), _cell()), "sky": _cell(), "everywhere": F.lit("everywhere")}
+        places = rows.select(kinds.get(how.get(name, FOOTPRINTS[0]), _list_of(name)).alias("place")).where("place IS NOT NULL").distinct()
+        z_qso = F.when(_finite("z_qso") & (F.col("z_qso") > 0), F.col("z_qso"))
+        ranges = rows.agg(F.min("z_abs").alias("z_abs_min"), F.min(z_qso).alias("z_qso_min"), F.max(z_qso).alias("z_qso_max"))
+        frames.append(places.crossJoin(F.broadcast(ranges)).withColumn("covering", F.lit(name)))
+    return reduce(DataFrame.unionByName, frames) if frames else None
+
+
+def _covered(known: DataFrame, lists: DataFrame, footprints: DataFrame) -> DataFrame:
+    """The names of the catalogues that cover each spectrum: ``spectrum_id``, ``covering`` (a list).
+
+    `lists` has ``spectrum_id`` and ``place`` of those that are in a list of searched quasars.
+    """
+    own = known.where(F.col("kept_path").isNull()).select("spectrum_id", "z_qso", "ra", "dec", "plate")
+    anywhere = own.select("spectrum_id", "z_qso", F.explode(F.array(_plate(), _cell(), F.lit("everywhere"))).alias("place"))
+    listed = lists.join(own.select("spectrum_id", "z_qso"), "spectrum_id")
+    places = anywhere.unionByName(listed).join(F.broadcast(footprints), "place")
+    inside = F.coalesce(F.col("z_qso").between(F.col("z_qso_min"), F.col("z_qso_max")), F.lit(True)) & (
+        F.col("z_qso") >= F.col("z_abs_min")
+    )
+    return places.where(inside).groupBy("spectrum_id").agg(F.collect_set("covering").alias("covering"))
+
+
 def _known(hits: DataFrame, n_quasars: int) -> DataFrame:
     """One row per spectrum that any catalogue knows: the quasar of the first that has its redshift, and what there is of absorbers."""
     is_quasar = F.col("catalogue") < n_quasars
@@ -460,12 +529,12 @@ def _verdict(settings: Crossmatch) -> tuple[Column, Column]:
     return reason, detail
 
 
-def _label(any_absorbers: bool, weak: str) -> Column:
-    """1 where a catalogue has a strong system, 0 where none has any, and what the settings say where all systems are weak."""
-    if not any_absorbers:
-        return F.lit(None).cast("int")
+def _label(weak: str) -> Column:
+    """1 where a catalogue has a strong system, and what the settings say where all systems are weak; where none has any, 0 if one covers
+    the spectrum."""
     of_weak = F.lit(0 if weak == "negative" else None).cast("int")
-    return F.when(F.col("most_strong").isNull(), 0).when(F.col("most_strong") > 0, 1).otherwise(of_weak)
+    unlisted = F.when(F.size("covered") > 0, 0)
+    return F.when(F.col("most_strong").isNull(), unlisted).when(F.col("most_strong") > 0, 1).otherwise(of_weak)
 
 
 def _names(catalogues: Sequence[str]) -> Column:
@@ -474,7 +543,7 @@ def _names(catalogues: Sequence[str]) -> Column:
     return F.create_map(*[F.lit(piece) for pair in numbered for piece in pair])
 
 
-def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings) -> DataFrame:
+def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settings: Settings, searched: Named = ()) -> DataFrame:
     """Find the spectra that each catalogue knows: the costly part of the crossmatch, which its results share.
 
     Parameters
@@ -484,11 +553,13 @@ def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settin
     quasars, absorbers : sequence of (str, DataFrame)
         Names and frames of :func:`catalog_frame`.
     settings : Settings
+    searched : sequence of (str, DataFrame)
+        Lists of quasars whose spectra were searched for an absorber catalogue: its name, and the frame of the list.
 
     Returns
     -------
     DataFrame
-        What :func:`crossmatch` takes as `hits`. ``catalogue`` counts the catalogues, quasars first.
+        What :func:`crossmatch` takes as `hits`. ``catalogue`` counts the catalogues: quasars, lists, absorbers.
 
     Raises
     ------
@@ -498,12 +569,20 @@ def find_sightlines(spectra: DataFrame, quasars: Named, absorbers: Named, settin
     _check_names(quasars, absorbers)
     if not quasars and not absorbers:
         quasars = [("none", spectra.sparkSession.createDataFrame([], _spark_schema("quasars")))]
-    sightlines = _sightlines(_all_rows(quasars, absorbers, settings.crossmatch.label_significance), len(quasars))
+    n_quasars = len(quasars) + len(searched)
+    sightlines = _sightlines(_all_rows([*quasars, *searched], absorbers, settings.crossmatch.label_significance), n_quasars)
     return _hits(spectra.where(F.col("kept_path").isNull()), sightlines, settings.crossmatch.match_radius_arcsec)
 
 
 def crossmatch(
-    spectra: DataFrame, hits: DataFrame, quasars: Sequence[str], absorbers: Sequence[str], settings: Settings
+    spectra: DataFrame,
+    hits: DataFrame,
+    quasars: Sequence[str],
+    absorbers: Sequence[str],
+    settings: Settings,
+    *,
+    searched: Sequence[str] = (),
+    footprints: DataFrame | None = None,
 ) -> tuple[DataFrame, DataFrame]:
     """Tell of every spectrum whose it is, at which redshift, and what the catalogues know of it.
 
@@ -516,6 +595,10 @@ def crossmatch(
     quasars, absorbers : sequence of str
         Names of the catalogues. The first quasar catalogue that has a redshift of a spectrum gives it, else the spectrum's own pipeline.
     settings : Settings
+    searched : sequence of str
+        Names of the absorber catalogues that have a list of searched quasars, as :func:`find_sightlines` had them.
+    footprints : DataFrame, optional
+        Of :func:`footprints`; without it a catalogue covers what it lists, and nothing else.
 
     Returns
     -------
@@ -525,22 +608,31 @@ def crossmatch(
         `MATCHES`: one row per spectrum and catalogue that has it.
     """
     rules = settings.crossmatch
-    n_quasars = len(quasars)
-    names = _names([*quasars, *absorbers])
+    n_quasars, first = len(quasars), len(quasars) + len(searched)
+    names = _names([*quasars, *searched, *absorbers])
+    is_list = (F.col("catalogue") >= n_quasars) & (F.col("catalogue") < first)
+    lists, hits = hits.where(is_list).select("spectrum_id", _list_of(names[F.col("catalogue")]).alias("place")), hits.where(~is_list)
     known = spectra.join(_known(hits, n_quasars), "spectrum_id", "left")
     source = F.coalesce(names[F.col("quasar_catalogue")], F.lit("pipeline"))
     by_pipeline = F.col("quasar_catalogue").isNull()
     # The error of the redshift that is taken, never another's: a catalogue that states none has none.
     redshift = {f"z_qso{end}": F.when(by_pipeline, F.col(f"z_pipeline{end}")).otherwise(F.col(f"z_catalogue{end}")) for end in ("", "_err")}
     listed = F.sort_array(F.transform(F.coalesce("absorber_catalogues", F.array().cast("array<int>")), lambda number: names[number]))
-    known = known.withColumns({"z_source": source, **redshift, "label": _label(bool(absorbers), rules.weak), "catalogues": listed})
+    known = known.withColumns({"z_source": source, **redshift, "catalogues": listed})
     # Some files do not say where their objects are: then the quasar catalogue does.
     placed = _is_position() | F.col("catalogue_ra").isNull()
     known = known.withColumns({name: F.when(placed, F.col(name)).otherwise(F.col(f"catalogue_{name}")) for name in ("ra", "dec")})
+    nothing = F.array().cast("array<string>")
+    known = (
+        known.withColumn("covering", nothing)
+        if footprints is None
+        else known.join(_covered(known, lists, footprints), "spectrum_id", "left")
+    )
+    known = known.withColumn("covered", F.array_sort(F.array_union("catalogues", F.coalesce("covering", nothing))))
     reason, detail = _verdict(rules)
-    targets = _shaped(known.withColumns({"reason": reason, "detail": detail}), TARGETS)
-    is_absorbers = F.col("catalogue") >= n_quasars
-    of_systems = {"n_systems": F.size("systems"), "z_abs": F.col("systems.z_abs"), "ew_primary": F.col("systems.ew_primary")}
+    targets = _shaped(known.withColumns({"label": _label(rules.weak), "reason": reason, "detail": detail}), TARGETS)
+    is_absorbers = F.col("catalogue") >= first
+    of_systems = {"n_systems": F.size("systems")} | {name: F.col(f"systems.{name}") for name in ("z_abs", "ew_primary", "strong")}
     matches = hits.withColumns({name: F.when(is_absorbers, value) for name, value in of_systems.items()}).withColumns(
         {"kind": F.when(is_absorbers, "absorbers").otherwise("quasars"), "catalogue": names[F.col("catalogue")]}
     )
