@@ -16,6 +16,7 @@ from nalspark.learning.examples import Examples
 from nalspark.learning.feed import PADDING, Feed, told
 from nalspark.learning.models import (
     TABLE_2,
+    Calibration,
     Detector,
     ModelCard,
     PackedModel,
@@ -69,17 +70,18 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
         species=examples.species,
     )
     detector, rows = Detector(card, models), {split: feed.rows() for split, feed in feeds.items()}
-    calibration = fit_calibration(*_outputs(detector, calibrating))
+    start = read_model(settings.train.start_from) if settings.train.start_from else None
+    calibration, how = _calibration(*_outputs(detector, calibrating), examples.least_to_calibrate, start)
     logits, labels = _outputs(detector, testing)
     scores = calibration.score(mean_logit(logits))
     # The test's metrics are of its examples as they are.
     rare = {"overrepresented": examples.overrepresented} if examples.overrepresented != 1.0 else {}
-    start = {"start_from": read_model(settings.train.start_from).digest} if settings.train.start_from else {}
+    from_start = {"start_from": start.digest} if start else {}
     errors = errors_by_quasar(labels, scores, testing.names("quasar_id"))
     test = {"test": errors} if errors else {}
     learned = {
         "calibration": calibration.where_rarer(examples.overrepresented),
-        "data": {"table": examples.digest, "examples": rows, "revisions": dict(examples.revisions)} | rare | start | test,
+        "data": {"table": examples.digest, "examples": rows, "revisions": dict(examples.revisions)} | rare | from_start | how | test,
         "settings": settings.model_dump(mode="json", include=set(examples.sections)),
         "metrics": metrics(labels, scores),
         "versions": package_versions(),
@@ -88,6 +90,16 @@ def build_model(examples: Examples, settings: Settings, folder: Path, fit: Fit, 
     packed = save_model(folder, card.model_copy(update=learned), models)
     progress("train       " + ", ".join(f"{name} {value:.4f}" for name, value in packed.card.metrics.items()))
     return Built(packed, [history for _, history in fitted], labels, scores, train.rows())
+
+
+def _calibration(
+    logits: NDArray[np.float32], labels: NDArray[np.float32], least: int, start: PackedModel | None
+) -> tuple[Calibration, dict[str, str]]:
+    """The calibration, and what the card says of one that was not fitted: some labels cannot tell a probability."""
+    if min((labels == 1).sum(), (labels == 0).sum()) >= least:
+        return fit_calibration(logits, labels), {}
+    of_start = "that of the model it was started from"
+    return (start.card.calibration, {"calibration": of_start}) if start else (Calibration(), {"calibration": "none"})
 
 
 def _feed(examples: Examples, split: str) -> Feed:

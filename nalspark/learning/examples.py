@@ -26,6 +26,9 @@ class Examples:
         Stage → its revision, of every stage that the examples went through.
     overrepresented : float
         How many times as frequent as in what is to be scored positives are among the examples to calibrate and test with.
+    least_to_calibrate : int
+        Positives, and negatives, that the examples to calibrate with must have. With fewer the calibration is that of the model that was
+        started from, else none.
     sections : tuple of str
         Settings that the examples and the model come from: what its card says of them.
     """
@@ -38,4 +41,5 @@ class Examples:
     digest: str
     revisions: Mapping[str, int] = field(default_factory=dict)
     overrepresented: float = 1.0
+    least_to_calibrate: int = 0
     sections: tuple[str, ...] = ("simulate", "train", "search", "preprocess")

@@ -33,6 +33,8 @@ from nalspark.version import VERSION
 
 #: Making a mock spectrum takes some times as long as searching a real one: waves hold so many fewer.
 _MOCK_WEIGHT = 5
+#: Real examples of either label from which a calibration is fitted: its level is then known to 0.2 in the logit.
+_LEAST_TO_CALIBRATE = 50
 #: The files of a model, beside the tables.
 MODEL = Table("model", "The files of a trained model.", ())
 
@@ -176,7 +178,8 @@ class Train(Stage):
             examples = replace(examples, overrepresented=mocks.overrepresentation(run.settings))
         else:  # real ones are few: what stops the training also calibrates
             files = {**files, "calibration": files.get("validation", ())}
-            examples = replace(examples, files=files, sections=("labels", "crossmatch", *examples.sections))
+            sections = ("labels", "crossmatch", *examples.sections)
+            examples = replace(examples, files=files, least_to_calibrate=_LEAST_TO_CALIBRATE, sections=sections)
         return {MODEL.name: {ALL: Part("", MODEL.name, fit_model(run, examples))}}
 
     def finish(self, run: Run) -> None:

@@ -16,7 +16,7 @@ from runs import add_part, make_survey, run, settings_of
 
 from nalspark.cli import main
 from nalspark.errors import ModelError, NalsparkError
-from nalspark.learning.models import read_model, shipped_model, table_2
+from nalspark.learning.models import Calibration, read_model, shipped_model, table_2
 from nalspark.pipeline.catalogue import TAUGHT
 from nalspark.pipeline.learning import Train
 from nalspark.settings import Settings, load
@@ -231,6 +231,7 @@ def test_a_network_is_trained_on_them_from_nothing_and_from_a_model(
     assert run(spark, taught(survey, result, *small), *TAUGHT)["train"] == 1
     card = read_model(result / "model").card
     assert card.settings["labels"]["source"] == "catalogues" and "start_from" not in card.data
+    assert card.calibration == Calibration() and card.data["calibration"] == "none", "a handful of labels tells no probability"
     counted = rows_of(spark, result, TRAINING).groupby("split").size().to_dict()
     assert card.data["examples"] == {**counted, "calibration": counted["validation"]}
     assert {"accuracy", "precision", "recall", "f1", "auc"} < card.metrics.keys()
@@ -239,6 +240,7 @@ def test_a_network_is_trained_on_them_from_nothing_and_from_a_model(
     still = ("train.start_from=shipped", "train.learning_rate=1e-12", "train.members=1", "train.epochs=1", "train.batch_size=8")
     assert run(spark, taught(survey, result, *still), *TAUGHT) == dict.fromkeys(BEFORE, 0) | {"train": 1}
     tuned, start = read_model(result / "model"), read_model(shipped_model("MgII"))
+    assert tuned.card.calibration == start.card.calibration
     assert tuned.card.options == start.card.options and tuned.card.data["start_from"] == start.digest
     images = np.random.default_rng(1).normal(0, 1, (20, *start.card.example_shape)).astype(np.float32)
     np.testing.assert_allclose(tuned.load().logits(images), start.load().logits(images), atol=0.01)
