@@ -168,7 +168,7 @@ CA_II = LineSpecies(
     companions=(FE_II_2382, FE_II_2586, FE_II_2600, MG_II_2796, MG_II_2803, MG_I_2852, NA_I_5891, NA_I_5897),
     window_rest=(1550.0, 3935.0),  # red side of C IV to the line itself: no broad emission
     frequency=(0.021, 0.55),  # Sardane et al. 2014: 0.012 above 0.3 Å
-    bare=0.1,  # as Na I: where Mg II is on the grid, it is strong
+    bare=0.3,
 )
 NA_I = LineSpecies(
     name="NaI",

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: Seconds after which what is waited for is taken for lost: on a busy machine everything takes many times what it needs.
-PATIENCE_S = 400
+PATIENCE_S = 120
 
 
 class Server:
