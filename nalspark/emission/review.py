@@ -36,14 +36,14 @@ CHOICES = tuple(
 )
 
 
-def detection_exhibits(folder: str | Path, select: str = "", sample: int | None = None) -> Exhibits:
+def detection_exhibits(folder: str | Path, select: str = "", sample: int | None = None, by_score: bool = False) -> Exhibits:
     """Open the detections of a result for a review.
 
     Parameters
     ----------
     folder : path
         The output directory of ``nalspark emission run``, ``train`` or ``demo``.
-    select, sample
+    select, sample, by_score
         As :func:`nalspark.review.choose.choose` takes them; columns are those of CLASSIFIED.
 
     Raises
@@ -66,7 +66,7 @@ def detection_exhibits(folder: str | Path, select: str = "", sample: int | None 
         programme="emission",
         title=f"detections of {store.root.name}",
         classes=CHOICES,
-        rows=choose(dataset, CLASSIFIED, ("detection_id",), select, sample),
+        rows=choose(dataset, CLASSIFIED, ("detection_id",), select, sample, "score" if by_score else ""),
         columns=present(dataset, CLASSIFIED),
         first=("wavelength", "frame", "fiber", "snr", "score", "band", "accepted", "class", "kind"),
         hidden=HIDDEN,

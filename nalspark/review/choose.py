@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nalspark.errors import NalsparkError
 from nalspark.judging.composites.selection import Selection, parse_selection
+from nalspark.sampling import strata_of
 from nalspark.tables.table import Column, Table
 
 #: A page of more systems than this helps nobody.
@@ -22,7 +23,9 @@ _ORDER = "review_order"
 _BATCH_ROWS = 65_536
 
 
-def choose(dataset: ds.Dataset, table: Table, name: Sequence[str], select: str = "", sample: int | None = None) -> pa.Table:
+def choose(
+    dataset: ds.Dataset, table: Table, name: Sequence[str], select: str = "", sample: int | None = None, evenly: str = ""
+) -> pa.Table:
     """Read the rows of a catalogue that are to be looked at, in an order that says nothing of them.
 
     The order is that of a digest of a row's name: the same for every reviewer and after every start, and the first n of it are a random
@@ -39,6 +42,9 @@ def choose(dataset: ds.Dataset, table: Table, name: Sequence[str], select: str =
         A condition on columns as ``nalspark stack`` takes it; a row of which it cannot be said, because of a null, is left out.
     sample : int, optional
         How many rows at most; all by default.
+    evenly : str
+        A column of scores of which the rows have equally many in each stratum (:data:`nalspark.sampling.STRATA`), as far as there are so
+        many. They come round by round, one of each stratum: whoever stops early has seen equally many of each.
 
     Raises
     ------
@@ -53,18 +59,32 @@ def choose(dataset: ds.Dataset, table: Table, name: Sequence[str], select: str =
     selection = parse_selection(select, {column.name: column.kind for column in columns})
     names = [column.name for column in columns]
     kept = pa.schema([dataset.schema.field(one) for one in names]).append(pa.field(_ORDER, pa.uint64())).empty_table()
+    if evenly and evenly not in names:
+        raise NalsparkError(f"The catalogue has no column '{evenly}' by which a sample could be drawn.")
     n_selected = 0
     for batch in dataset.to_batches(columns=names, batch_size=_BATCH_ROWS):
         rows = pa.Table.from_batches([batch])
         rows = rows.filter(pa.array(_selected(rows, selection)))
         n_selected += len(rows)
         rows = rows.append_column(_ORDER, pa.array(_digests(rows, name), pa.uint64()))
-        kept = pa.concat_tables([kept, rows]).sort_by([(_ORDER, "ascending")]).slice(0, min(sample or MOST, MOST)).combine_chunks()
+        kept = _first(pa.concat_tables([kept, rows]), min(sample or MOST, MOST), evenly)
     if not n_selected:
         raise NalsparkError(f"No row of the catalogue fulfils '{select}'." if select else "The catalogue has no rows.")
     if sample is None and n_selected > MOST:
         raise NalsparkError(f"{n_selected} systems are too many to be looked at: narrow them with --select, or take a --sample.")
     return kept.drop_columns([_ORDER])
+
+
+def _first(rows: pa.Table, n: int, evenly: str) -> pa.Table:
+    """The first rows in their order: of any part of a table, so many that the first of the whole are among them."""
+    order, place = rows[_ORDER].to_numpy(), np.zeros(len(rows), dtype=np.int64)
+    if evenly:
+        stratum = strata_of(rows[evenly].to_numpy())
+        by_stratum = np.lexsort((order, stratum))
+        ends, number = np.unique(stratum[by_stratum], return_index=True)
+        place[by_stratum] = np.arange(len(rows)) - number[np.searchsorted(ends, stratum[by_stratum])]
+        place[stratum < 0] = len(rows)  # without a score, last
+    return rows.take(np.lexsort((order, place))[:n]).combine_chunks()
 
 
 def present(dataset: ds.Dataset, table: Table) -> tuple[Column, ...]:

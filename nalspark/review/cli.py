@@ -31,6 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--select", default="", metavar="CONDITION", help='which systems, by their columns: "score < 0.9 and z_abs > 1.5" (default all)'
     )
     parser.add_argument("--sample", type=int, metavar="N", help="N of them, drawn by chance, the same for every reviewer")
+    parser.add_argument(
+        "--by-score", action="store_true", help="equally many of every stratum of score: `nalspark evaluate --labels` weighs them back"
+    )
     parser.add_argument("--reviewer", metavar="NAME", help="who looks (default the name of this user); the page can change it")
     parser.add_argument("--blind", action="store_true", help="keep the score, the flags and all else that the network says from the page")
     parser.add_argument("--second-look", action="store_true", help="look once more at what one has labelled, without seeing what one said")
@@ -38,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--open", action=argparse.BooleanOptionalAction, default=True, help="open the browser (default yes)")
 
 
-def serve_review(options: argparse.Namespace, open_exhibits: Callable[[str, str, int | None], Exhibits]) -> None:
+def serve_review(options: argparse.Namespace, open_exhibits: Callable[[str, str, int | None, bool], Exhibits]) -> None:
     """Serve a review until the command is stopped.
 
     Parameters
@@ -46,14 +49,14 @@ def serve_review(options: argparse.Namespace, open_exhibits: Callable[[str, str,
     options : Namespace
         Those of :func:`add_options`, and ``result``.
     open_exhibits : callable
-        Folder, condition and size of the sample → what is looked at.
+        Folder, condition, size of the sample, and whether it is drawn evenly by score → what is looked at.
 
     Raises
     ------
     NalsparkError
         Where there is nothing to look at, labels cannot be kept, or the port is not free.
     """
-    exhibits = open_exhibits(options.result, options.select, options.sample)
+    exhibits = open_exhibits(options.result, options.select, options.sample, options.by_score)
     journal = Journal(Path(options.result) / FOLDER, exhibits.programme)
     review = Review(exhibits, journal, options.reviewer or _user(), options.blind, 2 if options.second_look else 1)
     server, access = open_server(review, options.port)

@@ -41,14 +41,14 @@ _SCRIPT = Path(__file__).parent / "static" / "absorption.js"
 _FINE = 160
 
 
-def absorber_exhibits(folder: str | Path, select: str = "", sample: int | None = None) -> Exhibits:
+def absorber_exhibits(folder: str | Path, select: str = "", sample: int | None = None, by_score: bool = False) -> Exhibits:
     """Open the absorbers of a result for a review.
 
     Parameters
     ----------
     folder : path
         A result of ``nalspark find``, of one species or of several.
-    select, sample
+    select, sample, by_score
         As :func:`nalspark.review.choose.choose` takes them.
 
     Raises
@@ -69,7 +69,7 @@ def absorber_exhibits(folder: str | Path, select: str = "", sample: int | None =
         title=f"{', '.join(one.name for one in species)} absorbers of {result.root.name}",
         classes=CLASSES,
         reasons=REASONS,
-        rows=choose(dataset, table, ("absorber_id", "species"), select, sample),
+        rows=choose(dataset, table, ("absorber_id", "species"), select, sample, "score" if by_score else ""),
         columns=present(dataset, table),
         first=_in_sight(species),
         hidden=HIDDEN,

@@ -12,6 +12,7 @@ import pytest
 from nalspark.errors import NalsparkError, SettingsError
 from nalspark.review import choose as choosing
 from nalspark.review.choose import choose
+from nalspark.sampling import strata_of
 from nalspark.tables.result import open_parquet
 from nalspark.tables.table import Column, Table
 
@@ -87,3 +88,19 @@ def test_too_many_systems_are_refused_but_not_a_sample_of_them(file: Path, monke
     with pytest.raises(NalsparkError, match="1000 systems are too many"):
         names(file)
     assert len(names(file, sample=20)) == 20
+
+
+def test_an_even_sample_has_equally_many_of_every_stratum_whatever_the_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(n: int) -> list[str]:
+        return choose(open_parquet(file), TABLE, ("name",), sample=n, evenly="x")["name"].to_pylist()
+
+    first = drawn(120)
+    strata = strata_of([int(name[1:]) / N for name in first])
+    counts = np.bincount(strata).tolist()
+    assert sorted(counts) == [9] + [10] * 10 + [11] and counts[-1] == 9, "the last stratum, 0.99 to 1, has nine rows with a number"
+    assert all(len(set(strata[start : start + 12])) == 12 for start in range(0, 108, 12)), "round by round"
+    assert drawn(60) == first[:60] and not {f"n{row}" for row in range(0, N, 10)} & set(first)
+    monkeypatch.setattr(choosing, "_BATCH_ROWS", 7)
+    assert drawn(120) == first
+    with pytest.raises(NalsparkError, match="no column 'score'"):
+        choose(open_parquet(file), TABLE, ("name",), sample=3, evenly="score")
