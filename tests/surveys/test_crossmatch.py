@@ -519,7 +519,7 @@ FOOTPRINT_CASES: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {
 def test_silence_is_a_label_where_the_catalogue_was_searched(spark: Any, case: str, partitions: int) -> None:
     how, silent = FOOTPRINT_CASES[case]
     absorbers = [(name, spark.createDataFrame(rows, ABSORBERS_SCHEMA)) for name, rows in (("a", LISTED_BY_A), ("b", LISTED_BY_B))]
-    listed = [(0, 2, 50_000, 7, None, None, None), (1, 1, 50_000, 5, None, None, None)]
+    listed = [(0, 2, 50_000, 7, None, None, None, None), (1, 1, 50_000, 5, None, None, None, None)]
     searched = [("a", spark.createDataFrame(listed, QUASARS_SCHEMA))] if case == "list" else []
     frame = spark.createDataFrame(COVERAGE, SPECTRA_SCHEMA).repartition(partitions)
     targets, matches = gathered(*matched_tables(frame, [], absorbers, searched, footprint=how))
