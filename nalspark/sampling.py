@@ -55,13 +55,26 @@ def stratified_sample(scores: ArrayLike, n: int, rng: np.random.Generator, edges
     if n < 1:
         raise ValueError(f"a sample has at least one row, not {n}")
     stratum = strata_of(scores, edges)
-    shuffled = rng.permutation(np.flatnonzero(stratum >= 0))
-    order = shuffled[np.argsort(stratum[shuffled], kind="stable")]  # stratum by stratum, at random within each
-    counts = np.bincount(stratum[order], minlength=1)
-    place = np.arange(len(order)) - (np.cumsum(counts) - counts)[stratum[order]]
-    rows = order[np.lexsort((rng.random(len(order)), place))][:n]
-    drawn = np.bincount(stratum[rows], minlength=len(counts))
+    some = np.flatnonzero(stratum >= 0)
+    rows = some[round_by_round(stratum[some], rng.random(len(some)))][:n]
+    counts, drawn = (np.bincount(stratum[these], minlength=1 + stratum.max(initial=0)) for these in (some, rows))
     return rows, (counts / np.maximum(drawn, 1))[stratum[rows]]
+
+
+def round_by_round(stratum: NDArray[np.int64], order: ArrayLike) -> NDArray[np.int64]:
+    """Order rows so that one of every stratum comes in turn, shape (m,).
+
+    Parameters
+    ----------
+    stratum : ndarray of int, shape (m,)
+    order : array, shape (m,)
+        Numbers as good as random, by which rows of one stratum, and those of one round, follow each other.
+    """
+    order, place = np.asarray(order), np.zeros(len(stratum), dtype=np.int64)
+    by_stratum = np.lexsort((order, stratum))
+    _, first, which = np.unique(stratum[by_stratum], return_index=True, return_inverse=True)
+    place[by_stratum] = np.arange(len(stratum)) - first[which]
+    return np.lexsort((order, place))
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ class Simulate(Section):
     """Fraction of the training spectra that hold an interloper: another ion, a chance pair, a sky residual, a broad trough."""
     contaminated_realistic: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The same for calibration and test. Real spectra have fewer interlopers, so a score errs on the low side."""
-    families: Annotated[float, Field(ge=0, le=5)] = 0.0
+    families: Annotated[float, Field(ge=0, le=2)] = 0.0
     """How many times as frequent as in nature absorbers of other species are in the training spectra, with all their lines; once at most
     in those for calibration and test."""
     sky: str = ""

@@ -79,7 +79,7 @@ def test_find_gives_the_rows_of_the_command_line(catalogue: dict[str, pd.DataFra
     """All real quasars as arrays, with the redshifts that the command line has: bit for bit, the searched path included."""
     sightlines, absorbers = catalogue["sightlines"], catalogue["absorbers"].sort_values(["spectrum_id", "z_abs"])
     spectra = [nalspark.read_spectrum(*named) for named in zip(sightlines["path"], sightlines["spectrum_id"], strict=True)]
-    arrays = nalspark.find(spectra, z=sightlines["z_qso"].to_numpy())
+    arrays = nalspark.find(spectra, z=sightlines["z_qso"].to_numpy(), z_err=sightlines["z_qso_err"].to_numpy())
     ours = arrays.absorbers.to_pandas()
     assert sightlines["spectrum_id"].to_numpy()[ours["spectrum"]].tolist() == absorbers["spectrum_id"].tolist()
     names = [name for name in ours if name != "spectrum"]

@@ -77,8 +77,8 @@ def label_numbers(
     -------
     dict
         ``systems`` labelled and how they were joined, see :func:`join_labels`; ``absorber``, ``not``, ``unsure``: rows so labelled;
-        ``purity``: see :func:`purity_of`; ``by_score``: see :func:`by_score`; ``reliability``: of the sure ones; ``mean_score`` of the
-        whole catalogue.
+        ``covered``: the part of the rows in strata of score that have labels; ``purity``, of these: see :func:`purity_of`; ``by_score``:
+        see :func:`by_score`; ``reliability``: of the sure ones; ``mean_score`` of the whole catalogue.
 
     Raises
     ------
@@ -98,6 +98,7 @@ def label_numbers(
     curve = metrics.reliability(said[ABSORBER][sure], labelled[sure], _BINS)
     return {
         "systems": len(labels), **counts, **{name: int(rows.sum()) for name, rows in said.items()},
+        "covered": float(_strata(scores)[_strata(labelled) > 0].sum() / max(len(scores), 1)),
         "purity": purity_of(scores, labelled, said[ABSORBER], said["unsure"], errors),
         "by_score": by_score(scores, labelled, said[ABSORBER], said["unsure"]),
         "reliability": {**vars(curve), "expected_calibration_error": curve.expected_calibration_error},
@@ -127,7 +128,7 @@ def purity_of(
     Parameters
     ----------
     scores : ndarray, shape (m,)
-        Of all rows.
+        Of all rows. Strata without any label are left out: of them nothing is known.
     labelled : ndarray, shape (n,)
         Of the labelled ones.
     absorber, unsure : ndarray of bool, shape (n,)
@@ -142,7 +143,7 @@ def purity_of(
         absorbers; with `errors` also ``corrected``, the sure ones after :func:`nalspark.metrics.rogan_gladen`. Each has ``fraction
         error lower upper`` of the whole, and ``successes``, ``trials`` of the labelled rows as they are.
     """
-    sizes = _strata(scores)
+    sizes = np.where(_strata(labelled) > 0, _strata(scores), 0)
     cases = {"sure": (absorber, ~unsure), "least": (absorber, None), "most": (absorber | unsure, None)}
     purity: dict[str, dict[str, float]] = {}
     for name, (success, among) in cases.items():

@@ -194,7 +194,9 @@ def _people_say(labels: Mapping[str, Any]) -> list[Sheet]:
         f"redshift, {labels['unmatched']} match no row, {labels['other_species']} are of another species. "
     )
     whole = joined + (
-        "Absorbers and labelled are counts of labels; the purity is that of the whole catalogue: each stratum of score weighs as many rows "
+        "Absorbers and labelled are counts of labels; the purity is that of the "
+        f"{'whole catalogue' if labels['covered'] == 1.0 else format(labels['covered'], '.1%') + ' of the rows whose stratum has labels'}: "
+        "each stratum of score weighs as many rows "
         f"as it has. The mean score foretells {_number(labels['mean_score'])}. Intervals of 68 %."
     )
     sheets = [Sheet("Purity, as people say", ["", "#absorbers", "#labelled", "#purity", "#+-", "#68 %"], rows, whole)]

@@ -37,6 +37,12 @@ class Search(Stage):
     sections = ("preprocess", "search", "species")
     revision = 6
 
+    def wanted(self, run: Run) -> dict[str, str]:
+        # Rows that images have beyond the species' own lines; a species without keeps the key that it had before there were any.
+        shown = [[str(line) for pair in one.line_species.alternatives for line in pair] for one in self.each or [run.settings]]
+        more = [shown] if any(shown) else []
+        return {part: run.key(self, part, *more) for part in run.common_parts(self.reads)}
+
     def due(self, run: Run, parts: list[str]) -> int:
         return run.rows(TARGETS.name, parts)
 

@@ -101,7 +101,7 @@ class Crossmatch(Stage):
     def finish(self, run: Run) -> None:
         named = [(kind, catalogue.name, catalogue.n_rows) for kind, found in self.inputs.catalogues.items() for catalogue in found]
         run.manifest.catalogues = match_counts(run.whole(TARGETS), run.whole(MATCHES), named) if named else []
-        for name in [name for name in run.manifest.inputs if name.partition(" ")[0] in self.inputs.catalogues]:
+        for name in [name for name in run.manifest.inputs if name.partition(" ")[0] in (*self.inputs.catalogues, "footprint")]:
             del run.manifest.inputs[name]  # those of this run are told by `given`
         for counts in run.manifest.catalogues:
             run.progress.say(

@@ -103,7 +103,7 @@ class Inputs:
             Where labels cannot be read.
         """
         chosen, species = self.settings.labels, self.settings.line_species
-        looks = read_labels(*chosen.people) if chosen.people else pd.DataFrame()
+        looks = read_labels(*chosen.people, programme="absorption") if chosen.people else pd.DataFrame()
         agree = chosen.agree if chosen.source == "people" else 1
         return verdicts(looks, species.name, species.primary.wavelength, agree)
 

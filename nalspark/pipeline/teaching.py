@@ -55,7 +55,11 @@ class LabelExamples(Stage):
                 f"labels.source = 'catalogues' labels spectra by {settings.labels.agree} absorber catalogue(s) at least, and the run has "
                 f"{n}: name them in `absorbers`."
             )
-        _ = self.inputs.verdicts
+        if settings.labels.people and self.inputs.verdicts.empty:
+            raise NalsparkError(
+                f"None of the labels in {', '.join(settings.labels.people)} decides about a system of {settings.line_species.name}: they "
+                "are of other species, unsure, or fewer than labels.agree."
+            )
 
     def given(self, run: Run) -> dict[str, str]:
         return {"labels of people": self.inputs.verdicts_digest} if self.inputs.settings.labels.people else {}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nalspark.errors import NalsparkError
 from nalspark.judging.composites.selection import Selection, parse_selection
-from nalspark.sampling import strata_of
+from nalspark.sampling import round_by_round, strata_of
 from nalspark.tables.table import Column, Table
 
 #: A page of more systems than this helps nobody.
@@ -55,6 +55,8 @@ def choose(
     """
     if sample is not None and sample < 1:
         raise NalsparkError(f"A sample of {sample} systems cannot be looked at: --sample must be 1 or more.")
+    if sample is not None and sample > MOST:
+        raise NalsparkError(f"A sample of {sample} systems is more than a page can show: --sample must be {MOST} or less.")
     columns = present(dataset, table)
     selection = parse_selection(select, {column.name: column.kind for column in columns})
     names = [column.name for column in columns]
@@ -77,14 +79,11 @@ def choose(
 
 def _first(rows: pa.Table, n: int, evenly: str) -> pa.Table:
     """The first rows in their order: of any part of a table, so many that the first of the whole are among them."""
-    order, place = rows[_ORDER].to_numpy(), np.zeros(len(rows), dtype=np.int64)
-    if evenly:
-        stratum = strata_of(rows[evenly].to_numpy())
-        by_stratum = np.lexsort((order, stratum))
-        ends, number = np.unique(stratum[by_stratum], return_index=True)
-        place[by_stratum] = np.arange(len(rows)) - number[np.searchsorted(ends, stratum[by_stratum])]
-        place[stratum < 0] = len(rows)  # without a score, last
-    return rows.take(np.lexsort((order, place))[:n]).combine_chunks()
+    if not evenly:
+        return rows.sort_by([(_ORDER, "ascending")]).slice(0, n).combine_chunks()
+    stratum = strata_of(rows[evenly].to_numpy())
+    rows = rows.filter(pa.array(stratum >= 0))  # what has no score is in no stratum
+    return rows.take(round_by_round(stratum[stratum >= 0], rows[_ORDER].to_numpy())[:n]).combine_chunks()
 
 
 def present(dataset: ds.Dataset, table: Table) -> tuple[Column, ...]:

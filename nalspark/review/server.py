@@ -102,6 +102,11 @@ class Review:
         """The number of each system by its key."""
         return {subject.key: number for number, subject in enumerate(self.exhibits.subjects)}
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the systems and their numbers, by which a page and a server started anew see that they differ."""
+        return hashlib.sha256(repr([subject.key for subject in self.exhibits.subjects]).encode()).hexdigest()[:16]
+
     def facts(self) -> dict[str, Any]:
         """Give what the page must know before it shows a system."""
         exhibits = self.exhibits
@@ -117,8 +122,7 @@ class Review:
             "columns": columns,
             "script": f"/programme/{exhibits.script.name}",
             "warnings": self.journal.torn(),
-            # By this the page sees that a server started anew shows other systems.
-            "systems": hashlib.sha256(repr([subject.key for subject in exhibits.subjects]).encode()).hexdigest()[:16],
+            "systems": self.fingerprint,
         }
 
     def systems(self, reviewer: str, show: str, sort: str, *, descending: bool) -> dict[str, Any]:
@@ -186,11 +190,11 @@ class Review:
     def label(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Keep what a reviewer says of a system."""
         number, reviewer, chosen, reason = asked["number"], asked["reviewer"], asked["class"], asked["reason"]
+        if (asked["systems"], asked["blind"], asked["look"]) != (self.fingerprint, self.blind, self.look):
+            raise NalsparkError("The server was started anew, with other systems or another way to look at them. Load the page again.")
         if not 0 <= number < len(self.exhibits):
-            raise NalsparkError(f"There is no system {number}: the server was started anew with others. Load the page again.")
+            raise NalsparkError(f"There is no system {number}.")
         subject = self.exhibits.subjects[number]
-        if subject.system != asked["system"]:
-            raise NalsparkError(f"System {number} is not '{asked['system']}' here: the server was started anew. Load the page again.")
         if chosen not in {choice.value for choice in self.exhibits.classes}:
             raise NalsparkError(f"'{chosen}' is no class of {self.exhibits.programme}.")
         if reason and reason not in {choice.value for choice in self.exhibits.reasons.get(chosen, ())}:
@@ -200,7 +204,10 @@ class Review:
 
 
 #: What a request to change something has, and of which type.
-_LABEL = {"label_id": str, "number": int, "system": str, "reviewer": str, "class": str, "reason": str, "note": str}
+_LABEL = {
+    "label_id": str, "number": int, "systems": str, "blind": bool, "look": int,
+    "reviewer": str, "class": str, "reason": str, "note": str,
+}  # fmt: skip
 _UNDO = {"label_id": str, "undoes": str, "reviewer": str}
 
 

@@ -35,7 +35,7 @@ REASONS = {
     "unsure": tuple(Choice(reason, key.upper(), reason) for reason, key in _REASONS.items()),
 }
 #: Columns that the network made or had a hand in, and remarks that speak for or against a system.
-HIDDEN = frozenset({"score", "flags", "completeness", "weight"})
+HIDDEN = frozenset({"score", "flags", "completeness", "weight", "n_ions", "system_id"})
 _SCRIPT = Path(__file__).parent / "static" / "absorption.js"
 #: Points at which a panel's fitted profile is drawn.
 _FINE = 160

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from nalspark.absorption.systems import in_path, same_system, separation_pixels
+from nalspark.errors import CatalogError
 from nalspark.judging.match import rounding_of
 from nalspark.mocks.examples import FLANK_PIXELS
 from nalspark.mocks.inject import seeded_generator
@@ -175,33 +176,56 @@ def verdicts(labels: pd.DataFrame, species: str, rest_wavelength: float, agree: 
     ----------
     labels : DataFrame
         As `nalspark.review.labels.read_labels` gives them: at least ``system``, ``reviewer``, ``class``, ``time``. Of a reviewer who looked
-        again, the last look counts.
+        again, the last look counts, as in :func:`nalspark.review.labels.votes`.
     species : str
         Labels of other species, and those of another programme, are left out.
     rest_wavelength : float, Å
         Of the species' first line: where no redshift is given, the system's name has its pixel.
     agree : int
-        Votes that the majority needs. Where it has fewer, or there is none, the system is left out.
+        Votes that the majority needs. Where it has fewer, is for `unsure`, or there is none, the system is left out.
 
     Returns
     -------
     DataFrame
         ``spectrum_id``, ``z``, ``label`` (1 or 0), ``reason``: what most of those who say `not` take it for; empty for an absorber.
+
+    Raises
+    ------
+    CatalogError
+        Where a label has no redshift, and its system's name no pixel of the lattice.
     """
-    own = labels.reindex(columns=["system", "spectrum_id", "species", "z", "reviewer", "class", "reason", "time", "programme"])
+    own = labels.reindex(columns=["system", "spectrum_id", "species", "z", "reviewer", "class", "reason", "time", "programme", "look"])
     for name, wanted in (("programme", "absorption"), ("species", species)):
         own = own[own[name].isna() | own[name].eq(wanted)]
-    last = own.sort_values("time", kind="stable").drop_duplicates(["system", "reviewer"], keep="last")
+    if len(own):
+        places = [_place(*row, rest_wavelength) for row in own[["system", "spectrum_id", "z"]].itertuples(index=False)]
+        own = own.assign(spectrum_id=[name for name, _ in places], z=[z for _, z in places]).sort_values(["look", "time"], kind="stable")
     rows = []
-    for system, looks in last.groupby("system"):
-        votes = looks["class"].map(_VERDICTS).dropna()
-        for_it, against = int((votes == 1).sum()), int((votes == 0).sum())
-        if for_it == against or max(for_it, against) < agree:
-            continue
-        name, _, pixel = str(system).rpartition("-")
-        spectrum, z = (looks[column].dropna() for column in ("spectrum_id", "z"))
-        place = float(z.iloc[0]) if len(z) else 10.0 ** (int(pixel) * LATTICE.step) / rest_wavelength - 1.0
-        reasons = looks.loc[looks["class"].eq("not"), "reason"].fillna("").mode()
-        reason = reasons.iloc[0] if against > for_it else ""
-        rows.append((spectrum.iloc[0] if len(spectrum) else name, place, float(for_it > against), reason))
+    for spectrum, looks in own.groupby("spectrum_id"):
+        ordered = looks.sort_values("z", kind="stable")
+        z = ordered["z"].to_numpy(dtype=float)
+        # A catalogue made anew may name a system by the pixel beside: what is one system is told by redshift.
+        ordered = ordered.assign(group=np.concatenate([[0], np.cumsum(~same_system(z[1:], z[:-1], np.nan))]))
+        for _, system in ordered.groupby("group"):
+            votes = system.sort_values(["look", "time"], kind="stable").drop_duplicates("reviewer", keep="last")
+            counts = votes["class"].value_counts()
+            most = counts.index[counts == counts.max()]
+            if len(most) == 1 and most[0] in _VERDICTS and counts.max() >= agree:
+                reasons = votes.loc[votes["class"].eq("not"), "reason"].fillna("").mode()
+                reason = reasons.iloc[0] if most[0] == "not" else ""
+                rows.append((spectrum, float(votes["z"].iloc[-1]), _VERDICTS[most[0]], reason))
     return pd.DataFrame(rows, columns=["spectrum_id", "z", "label", "reason"])
+
+
+def _place(system: str, spectrum_id: str | None, z: float, rest_wavelength: float) -> tuple[str, float]:
+    """The spectrum and redshift of a label; where it does not say them, they are in the system's name."""
+    name, _, pixel = str(system).rpartition("-")
+    spectrum = name if spectrum_id is None or pd.isna(spectrum_id) else str(spectrum_id)
+    if np.isfinite(float("nan") if z is None else z):
+        return spectrum, float(z)
+    if not (name and pixel.isdecimal() and 0 <= int(pixel) - LATTICE.first < LATTICE.n_pixels):
+        raise CatalogError(
+            f"The label of system '{system}' has no redshift z, and its name does not end with a pixel as those of nalspark do: give the "
+            "table of labels columns spectrum_id and z."
+        )
+    return spectrum, 10.0 ** (int(pixel) * LATTICE.step) / rest_wavelength - 1.0

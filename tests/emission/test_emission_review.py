@@ -51,8 +51,17 @@ def test_every_class_has_a_key_of_its_own_and_is_kept_as_the_labels_have_it(star
     assert len({choice.key for choice in CHOICES} | set("zeoscbx")) == len(CHOICES) + 7
     review = start()
     for number, choice in enumerate(CHOICES):
-        name = review.exhibits.subjects[number].system
-        asked = {"label_id": new_id(), "number": number, "system": name, "reviewer": "ann", "class": choice.value, "reason": "", "note": ""}
+        asked = {
+            "label_id": new_id(),
+            "number": number,
+            "systems": review.fingerprint,
+            "blind": False,
+            "look": 1,
+            "reviewer": "ann",
+            "class": choice.value,
+            "reason": "",
+            "note": "",
+        }
         review.label(asked)
         with pytest.raises(NalsparkError, match="no reason"):
             review.label({**asked, "label_id": new_id(), "reason": "sky"})

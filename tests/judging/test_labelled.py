@@ -61,6 +61,16 @@ def test_unsure_ones_are_left_out_and_bound_the_purity():
     assert purity["corrected"]["fraction"] == pytest.approx(0.75 / 0.9) and purity["corrected"]["upper"] <= 1.0
 
 
+def test_of_strata_that_nobody_looked_at_nothing_is_said():
+    """9,000 rows above 0.99, and labels of the others alone."""
+    scores = np.repeat([0.995, 0.85], [9000, 1000])
+    purity = purity_of(scores, np.full(100, 0.85), np.arange(100) < 50, np.zeros(100, dtype=bool))
+    assert purity["sure"]["fraction"] == 0.5 and purity["sure"]["strata"] == 1
+    rows = pd.DataFrame({"absorber_id": [f"a-{k}" for k in range(10_000)], "spectrum_id": "a", "z_abs": 1.0, "score": scores})
+    labels = pd.DataFrame({"system": rows["absorber_id"][9000:9100], "spectrum_id": "a", "species": "MgII", "z": 1.0, "class": "not"})
+    assert label_numbers(rows, labels, MG_II)["covered"] == 0.1
+
+
 def labels_of(*rows):
     return pd.DataFrame(rows, columns=["system", "spectrum_id", "species", "z", "class"])
 

@@ -27,7 +27,8 @@ def folder(small_result: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "result"
     copy.mkdir()
     for path in small_result.iterdir():
-        (copy / path.name).symlink_to(path)
+        if path.name != FOLDER:
+            (copy / path.name).symlink_to(path)
     return copy
 
 
@@ -53,9 +54,14 @@ def get(client: FlaskClient, path: str, **query: Any) -> Any:
     return response.get_json() | {"status": response.status_code}
 
 
+def seen(client: FlaskClient) -> dict[str, Any]:
+    """What a page says of the systems that it shows."""
+    facts = get(client, "/api/review")
+    return {name: facts[name] for name in ("systems", "blind", "look")}
+
+
 def label(client: FlaskClient, number: int, cls: str = "absorber", **more: Any) -> Any:
-    system = get(client, f"/api/system/{number}")["system"]
-    tree = {"label_id": new_id(), "number": number, "system": system, "reviewer": "ann", "class": cls, "reason": "", "note": ""} | more
+    tree = seen(client) | {"label_id": new_id(), "number": number, "reviewer": "ann", "class": cls, "reason": "", "note": ""} | more
     response = client.post("/api/label", base_url=BASE, json=tree, headers=ORIGIN)
     return response.get_json() | {"status": response.status_code}
 
@@ -212,10 +218,11 @@ def test_a_selection_and_a_sample_are_the_same_after_a_new_start(start: Callable
 def test_a_blind_review_gives_nothing_away_that_is_hidden(start: Callable[..., FlaskClient], folder: Path) -> None:
     sighted, blind = start(), start(blind=True, select="score < 0.95")
     table = absorber_exhibits(folder).rows
-    assert table.num_rows == 60 and set(table.column_names) >= HIDDEN
+    hidden = HIDDEN - {"n_ions"}  # that of several species alone
+    assert table.num_rows == 60 and set(table.column_names) >= hidden
     facts = get(blind, "/api/review")
     assert facts["blind"] and not {column["name"] for column in facts["columns"]} & HIDDEN
-    for name in HIDDEN:
+    for name in hidden:
         assert get(blind, "/api/systems", sort=name)["status"] == 400
         assert get(sighted, "/api/systems", sort=name)["status"] == 200
     remarks = 0
@@ -264,14 +271,14 @@ def test_the_same_label_asked_for_twice_is_kept_once_also_by_a_new_server(start:
     "wrong",
     [
         {"class": "perhaps"}, {"class": ""}, {"class": "absorber", "reason": "sky"}, {"class": "not", "reason": "rain"}, {"number": 60},
-        {"number": -1}, {"number": "0"}, {"number": True}, {"system": "another"}, {"note": None}, {"note": "x" * 3000}, {"reviewer": ""},
-        {"label_id": "../x"},
+        {"number": -1}, {"number": "0"}, {"number": True}, {"systems": "others"}, {"blind": True}, {"look": 2}, {"note": None},
+        {"note": "x" * 3000}, {"note": "\ud83d"}, {"reviewer": ""}, {"label_id": "../x"},
     ],
 )  # fmt: skip
 def test_what_is_no_label_is_refused_in_a_sentence(start: Callable[..., FlaskClient], folder: Path, wrong: dict[str, Any]) -> None:
     tree = {"label_id": new_id(), "number": 0, "reviewer": "ann", "class": "not", "reason": "", "note": ""}
     client = start()
-    tree |= {"system": get(client, "/api/system/0")["system"]} | wrong
+    tree |= seen(client) | wrong
     response = client.post("/api/label", base_url=BASE, json=tree, headers=ORIGIN)
     assert response.status_code == 400 and response.get_json()["error"].endswith(".")
     assert list((folder / FOLDER).iterdir()) == []

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nalspark.errors import CatalogError
 from nalspark.lines import MG_II
 from nalspark.settings import load
 from nalspark.spectra.grid import LATTICE
@@ -152,13 +153,39 @@ def test_what_most_people_say_counts() -> None:
     assert decided(looks(*one)) == {"s": (0.0, "sky")}
     assert decided(looks(*one[:2])) == {}, "one against one"
     assert decided(looks(*one), agree=3) == {}, "two votes are not three"
-    assert decided(looks(*one[:1], ("s-1", "ben", "unsure", "noise", 2))) == {"s": (1.0, "")}
+    assert decided(looks(*one[:1], ("s-1", "ben", "unsure", "noise", 2))) == {}, "one against one that is unsure"
+    assert decided(looks(*one[:1], ("s-1", "ben", "absorber", "", 2), ("s-1", "cat", "unsure", "noise", 3))) == {"s": (1.0, "")}
     assert decided(looks(("s-1", "ben", "unsure", "", 2))) == {}
 
 
 def test_of_one_person_the_last_look_counts() -> None:
     twice = [("s-1", "ann", "absorber", "", 5), ("s-1", "ann", "not", "other ion", 7)]
     assert decided(looks(*twice)) == decided(looks(*twice[::-1])) == {"s": (0.0, "other ion")}
+
+
+def test_a_second_look_counts_more_than_a_first_that_was_given_later() -> None:
+    rows = looks(("s-1", "ann", "not", "", 5), ("s-1", "ann", "absorber", "", 7))
+    assert decided(rows.assign(look=[2, 1])) == {"s": (0.0, "")}
+
+
+def test_votes_for_one_system_add_up_whatever_its_name() -> None:
+    """A new search named it by the pixel beside."""
+    rows = looks(
+        ("s-100", "ann", "absorber", "", 1),
+        ("s-101", "ann", "not", "", 2),
+        ("s-101", "ben", "not", "", 3),
+        ("s-9", "cat", "absorber", "", 4),
+    )
+    rows = rows.assign(z=[1.0, 1.0001, 1.0001, 1.5])
+    found = verdicts(rows, "MgII", MG_II.primary.wavelength, 2)
+    assert found[["z", "label"]].to_numpy().tolist() == [[1.0001, 0.0]]
+
+
+@pytest.mark.parametrize("system", ["J1234", "J1234-5", "-36000"])
+def test_a_label_without_a_place_is_told(system: str) -> None:
+    table = looks((system, "ann", "absorber", "", 1))[["system", "reviewer", "class", "time"]]
+    with pytest.raises(CatalogError, match=f"'{system}' has no redshift z"):
+        verdicts(table, "MgII", MG_II.primary.wavelength)
 
 
 def test_labels_of_other_species_and_programmes_are_left_out() -> None:

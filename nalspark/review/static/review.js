@@ -6,7 +6,7 @@ const AHEAD = 3, KEPT = 40, RETRY_MS = 1000;
 
 let facts, draw, reviewer;
 let list = [], at = -1, shownAt = -1, progress = {};
-let saving = false, asked = 0;
+let saving = false, reloading = false, asked = 0;
 const pictures = new Map();  // number of a system → promise of all that is shown of it
 const drafts = new Map();  // number → a note that no label has yet
 
@@ -169,15 +169,19 @@ async function whileSaving(work) {
   } finally {
     saving = false;
     document.body.dataset.saving = "";
+    if (reloading) reload();
   }
 }
+
+// By this a server that was started anew with other systems, or blind, refuses a label of what was seen before.
+const shared = () => ({ systems: facts.systems, blind: facts.blind, look: facts.look });
 
 function say(cls, reason = "", { stay = false } = {}) {
   if (at < 0 || shownAt !== at) return;  // what is not on the screen is not labelled
   return whileSaving(async () => {
     const entry = list[at], note = $("note").value.trim(), label_id = newId();
     const system = await picture(entry.number);
-    took(await keep("/api/label", { label_id, number: entry.number, system: entry.name, reviewer, class: cls, reason, note }));
+    took(await keep("/api/label", { label_id, number: entry.number, ...shared(), reviewer, class: cls, reason, note }));
     entry.class = cls;
     system.label = { label_id, class: cls, reason, note };
     drafts.delete(entry.number);
@@ -246,6 +250,11 @@ async function load(number = null) {
   const same = number === null ? -1 : list.findIndex((entry) => entry.number === number);
   const open = list.findIndex((entry) => entry.class === null);
   await show(same >= 0 ? same : Math.max(open, 0));
+}
+
+function reload() {
+  reloading = saving;  // what is being kept belongs to the list as it was
+  if (!saving) load().catch((error) => notice(error.message));
 }
 
 function nothing() {
@@ -320,10 +329,9 @@ function turn(down) {
 }
 
 function listen() {
-  const reload = () => !saving && load().catch((error) => notice(error.message));
   document.addEventListener("keydown", key);
   $("note").addEventListener("keydown", noteKey);
-  $("note").addEventListener("input", () => at >= 0 && drafts.set(list[at].number, $("note").value));
+  $("note").addEventListener("input", () => at >= 0 && shownAt === at && drafts.set(list[at].number, $("note").value));
   $("previous").addEventListener("click", () => move(-1));
   $("next").addEventListener("click", () => move(1));
   $("undo").addEventListener("click", undo);
