@@ -198,7 +198,8 @@ def verdicts(labels: pd.DataFrame, species: str, rest_wavelength: float, agree: 
     for name, wanted in (("programme", "absorption"), ("species", species)):
         own = own[own[name].isna() | own[name].eq(wanted)]
     if len(own):
-        places = [_place(*row, rest_wavelength) for row in own[["system", "spectrum_id", "z"]].itertuples(index=False)]
+        named = zip(own["system"], own["spectrum_id"], own["z"], strict=True)
+        places = [_place(system, spectrum, z, rest_wavelength) for system, spectrum, z in named]
         own = own.assign(spectrum_id=[name for name, _ in places], z=[z for _, z in places]).sort_values(["look", "time"], kind="stable")
     rows = []
     for spectrum, looks in own.groupby("spectrum_id"):

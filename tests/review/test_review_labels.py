@@ -92,6 +92,11 @@ def test_what_was_undone_is_left_out(tmp_path):
     assert read_labels(folder)["class"].tolist() == ["absorber"], "an undo can be undone"
 
 
+def test_what_stands_later_in_a_journal_counts_also_where_a_clock_went_back(tmp_path):
+    folder = write(tmp_path, label(9, "a", "ann", "absorber"), label(2, "a", "ann", "not"))
+    assert read_labels(folder)["class"].tolist() == ["not"]
+
+
 def test_two_ions_at_one_pixel_are_two_systems(tmp_path):
     looks = (label(1, "a", "ann", "not"), label(2, "a", "ann", "absorber", species="CIV"), label(3, "a", "bob", "not", species="CIV"))
     labels = read_labels(write(tmp_path, *looks, label(4, "b", "ann", "not")))
