@@ -3,6 +3,8 @@
 
 const $ = (id) => document.getElementById(id);
 const AHEAD = 3, KEPT = 40, RETRY_MS = 1000;
+// A label that is not answered by then is sent again; the same one twice is kept once.
+const ANSWER_MS = 10_000;
 
 let facts, draw, reviewer;
 let list = [], at = -1, shownAt = -1, progress = {};
@@ -37,7 +39,7 @@ async function answer(response) {
 const get = async (path, query = {}) => answer(await fetch(`${path}?${new URLSearchParams({ reviewer, ...query })}`));
 
 const post = async (path, tree) =>
-  answer(await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(tree) }));
+  answer(await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(tree), signal: AbortSignal.timeout(ANSWER_MS) }));
 
 // Ask until it is answered: the same label twice is kept once, so nothing is lost and nothing doubled by a server that was killed.
 async function keep(path, tree) {
