@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,10 @@ _LONGEST = (
 )
 
 
+#: Spark partitions, and rows of a batch within one.
+_CUTS = [(1, 256), (3, 256), (7, 4)]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; all others keep their order."""
     items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
@@ -46,6 +51,16 @@ def spark() -> Iterator[object]:
     session = spark_session("local[2]", "nalspark-tests", _SHORT_QUERIES)
     yield session
     session.stop()
+
+
+@pytest.fixture(params=_CUTS, ids=lambda cut: f"{cut[0]} partitions")
+def cut(spark: Any, request: pytest.FixtureRequest) -> Iterator[int]:
+    """The number of partitions; batches are as short as the parameter says."""
+    key = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(key)
+    spark.conf.set(key, str(request.param[1]))
+    yield request.param[0]
+    spark.conf.set(key, before)
 
 
 @pytest.fixture(scope="session")

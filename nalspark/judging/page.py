@@ -193,11 +193,10 @@ def _people_say(labels: Mapping[str, Any]) -> list[Sheet]:
         f"{labels['systems']} systems were labelled: {labels['by_id']} are rows by their id, {labels['by_match']} by spectrum and "
         f"redshift, {labels['unmatched']} match no row, {labels['other_species']} are of another species. "
     )
+    of = "whole catalogue" if labels["covered"] == 1.0 else f"{labels['covered']:.1%} of the rows whose stratum has labels"
     whole = joined + (
-        "Absorbers and labelled are counts of labels; the purity is that of the "
-        f"{'whole catalogue' if labels['covered'] == 1.0 else format(labels['covered'], '.1%') + ' of the rows whose stratum has labels'}: "
-        "each stratum of score weighs as many rows "
-        f"as it has. The mean score foretells {_number(labels['mean_score'])}. Intervals of 68 %."
+        f"Absorbers and labelled are counts of labels; the purity is that of the {of}: each stratum of score weighs as many rows as it "
+        f"has. The mean score foretells {_number(labels['mean_score'])}. Intervals of 68 %."
     )
     sheets = [Sheet("Purity, as people say", ["", "#absorbers", "#labelled", "#purity", "#+-", "#68 %"], rows, whole)]
     rows = []

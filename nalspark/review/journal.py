@@ -134,7 +134,7 @@ class Journal:
         """
         if len(said["note"]) > _LONGEST_NOTE:
             raise LabelError(f"The note has {len(said['note'])} characters; at most {_LONGEST_NOTE} are kept.")
-        if not said["note"].isascii() and said["note"].encode("utf-8", "ignore").decode() != said["note"]:
+        if said["note"].encode("utf-8", "ignore").decode() != said["note"]:
             raise LabelError("The note has half a character: half of an emoji, perhaps. Take it away and say it again.")
         about = {"programme": self.programme, **asdict(subject)}
         return self._append(check_reviewer(reviewer), {**about, **said, "undoes": ""}, label_id)

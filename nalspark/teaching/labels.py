@@ -200,22 +200,27 @@ def verdicts(labels: pd.DataFrame, species: str, rest_wavelength: float, agree: 
     if len(own):
         named = zip(own["system"], own["spectrum_id"], own["z"], strict=True)
         places = [_place(system, spectrum, z, rest_wavelength) for system, spectrum, z in named]
-        own = own.assign(spectrum_id=[name for name, _ in places], z=[z for _, z in places]).sort_values(["look", "time"], kind="stable")
+        own = own.assign(spectrum_id=[name for name, _ in places], z=[z for _, z in places])
     rows = []
     for spectrum, looks in own.groupby("spectrum_id"):
         ordered = looks.sort_values("z", kind="stable")
         z = ordered["z"].to_numpy(dtype=float)
         # A catalogue made anew may name a system by the pixel beside: what is one system is told by redshift.
         ordered = ordered.assign(group=np.concatenate([[0], np.cumsum(~same_system(z[1:], z[:-1], np.nan))]))
-        for _, system in ordered.groupby("group"):
-            votes = system.sort_values(["look", "time"], kind="stable").drop_duplicates("reviewer", keep="last")
-            counts = votes["class"].value_counts()
-            most = counts.index[counts == counts.max()]
-            if len(most) == 1 and most[0] in _VERDICTS and counts.max() >= agree:
-                reasons = votes.loc[votes["class"].eq("not"), "reason"].fillna("").mode()
-                reason = reasons.iloc[0] if most[0] == "not" else ""
-                rows.append((spectrum, float(votes["z"].iloc[-1]), _VERDICTS[most[0]], reason))
+        decided = (_verdict(system, agree) for _, system in ordered.groupby("group"))
+        rows += [(spectrum, *one) for one in decided if one is not None]
     return pd.DataFrame(rows, columns=["spectrum_id", "z", "label", "reason"])
+
+
+def _verdict(looks: pd.DataFrame, agree: int) -> tuple[float, float, str] | None:
+    """Redshift, label and reason of one system; None where people do not agree so far."""
+    votes = looks.sort_values(["look", "time"], kind="stable").drop_duplicates("reviewer", keep="last")
+    counts = votes["class"].value_counts()
+    most = counts.index[counts == counts.max()]
+    if len(most) > 1 or most[0] not in _VERDICTS or counts.max() < agree:
+        return None
+    reasons = votes.loc[votes["class"].eq("not"), "reason"].fillna("").mode()
+    return float(votes["z"].iloc[-1]), _VERDICTS[most[0]], reasons.iloc[0] if most[0] == "not" else ""
 
 
 def _place(system: str, spectrum_id: str | None, z: float, rest_wavelength: float) -> tuple[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,6 @@ from nalspark.tables.table import Table
 
 pytestmark = pytest.mark.spark
 
-#: Spark partitions, and rows of a batch within one.
-CUTS = [(1, 256), (3, 256), (7, 4)]
-
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,16 +35,6 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def settings(survey: Path) -> Settings:
     return settings_of(survey, survey / "out")
-
-
-@pytest.fixture(params=CUTS, ids=lambda cut: f"{cut[0]} partitions")
-def cut(spark: Any, request: pytest.FixtureRequest) -> Iterator[int]:
-    """The number of partitions; batches are as short as the parameter says."""
-    key = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(key)
-    spark.conf.set(key, str(request.param[1]))
-    yield request.param[0]
-    spark.conf.set(key, before)
 
 
 def as_columns(batch: pa.RecordBatch, table: Table) -> Columns:

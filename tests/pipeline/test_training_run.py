@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,16 +211,6 @@ def test_no_quasar_is_on_two_sides(spark: Any, settings: Settings) -> None:
     assert set(examples["label"]) == {0.0, 1.0}
     assert examples["draw"].between(0, 1, inclusive="left").all() and examples["draw"].nunique() == len(examples)
     assert examples["ew_primary"][examples["label"] == 1].notna().all()
-
-
-@pytest.fixture(params=[(1, 256), (3, 256), (7, 9)], ids=lambda cut: f"{cut[0]} partitions")
-def cut(spark: Any, request: pytest.FixtureRequest) -> Iterator[int]:
-    """The number of partitions; batches are as short as the parameter says."""
-    key = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(key)
-    spark.conf.set(key, str(request.param[1]))
-    yield request.param[0]
-    spark.conf.set(key, before)
 
 
 def test_examples_are_the_same_however_they_are_cut_up(spark: Any, settings: Settings, cut: int) -> None:

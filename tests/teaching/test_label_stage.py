@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +96,6 @@ def test_no_quasar_is_on_two_sides_though_it_has_several_epochs(spark: Any, fini
     assert (examples.groupby("quasar_id")["spectrum_id"].nunique() > 1).any(), "no epochs: the test says nothing"
     assert set(examples["split"]) == {"train", "validation", "test"}
     assert (examples["part"] == examples["split"] + "-00000").all()
-
-
-@pytest.fixture(params=[(1, 256), (3, 256), (7, 9)], ids=lambda cut: f"{cut[0]} partitions")
-def cut(spark: Any, request: pytest.FixtureRequest) -> Iterator[int]:
-    """The number of partitions; batches are as short as the parameter says."""
-    key = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(key)
-    spark.conf.set(key, str(request.param[1]))
-    yield request.param[0]
-    spark.conf.set(key, before)
 
 
 @spark_test

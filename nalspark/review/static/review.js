@@ -39,7 +39,12 @@ async function answer(response) {
 const get = async (path, query = {}) => answer(await fetch(`${path}?${new URLSearchParams({ reviewer, ...query })}`));
 
 const post = async (path, tree) =>
-  answer(await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(tree), signal: AbortSignal.timeout(ANSWER_MS) }));
+  answer(await fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(tree),
+    signal: AbortSignal.timeout(ANSWER_MS),
+  }));
 
 // Ask until it is answered: the same label twice is kept once, so nothing is lost and nothing doubled by a server that was killed.
 async function keep(path, tree) {
@@ -176,14 +181,14 @@ async function whileSaving(work) {
 }
 
 // By this a server that was started anew with other systems, or blind, refuses a label of what was seen before.
-const shared = () => ({ systems: facts.systems, blind: facts.blind, look: facts.look });
+const seenWith = () => ({ systems: facts.systems, blind: facts.blind, look: facts.look });
 
 function say(cls, reason = "", { stay = false } = {}) {
   if (at < 0 || shownAt !== at) return;  // what is not on the screen is not labelled
   return whileSaving(async () => {
     const entry = list[at], note = $("note").value.trim(), label_id = newId();
     const system = await picture(entry.number);
-    took(await keep("/api/label", { label_id, number: entry.number, ...shared(), reviewer, class: cls, reason, note }));
+    took(await keep("/api/label", { label_id, number: entry.number, ...seenWith(), reviewer, class: cls, reason, note }));
     entry.class = cls;
     system.label = { label_id, class: cls, reason, note };
     drafts.delete(entry.number);
