@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -35,6 +36,8 @@ from nalspark.absorption.systems import count_in_path
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.completeness import CompletenessFunction
 from nalspark.judging.decoys import N_SEPARATIONS
+from nalspark.judging.gallery import MOST_SYSTEMS, Gallery, make_gallery, shown_columns
+from nalspark.judging.inputs import Catalogue
 from nalspark.judging.worth import Purity, completeness_tables
 from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
@@ -53,6 +56,7 @@ from nalspark.tables.changes import flat
 from nalspark.tables.data_model import bit_meanings
 from nalspark.tables.fits import write_fits
 from nalspark.tables.manifest import Manifest, Part
+from nalspark.tables.result import Result
 from nalspark.tables.schemas import (
     BALNICITY,
     CANDIDATES,
@@ -110,7 +114,7 @@ class Publish(Stage):
     name, table, in_place, tolerant = "publish", PUBLISHED, True, True
     reads = (SPECTRA_READ.name, TARGETS.name, MATCHES.name, SEARCHED.name, CANDIDATES.name, SCORES.name, "measured")
     sections = ("publish", "species", "crossmatch.match_radius_arcsec")
-    revision = 3
+    revision = 4
 
     def __init__(self, settings: Settings, worth: tuple[Stage, ...], broad: Stage) -> None:
         """Publish with what the stages `worth` say of the catalogue, and `broad` of its quasars, where they have run on it as it is."""
@@ -173,9 +177,13 @@ def _write_catalogue(run: Run, known: tuple[Table, ...]) -> dict[str, int]:
         found["sensitivity"]["worth"] = WorthData(**of, **told, n_decoys=round(purity.n_decoys), n_separations=N_SEPARATIONS)
     files, place = store.unpublished_files(catalogue), store.unpublished("absorbers.fits")
     rows["absorbers.fits"] = write_fits(files, catalogue, place, {"flags": AbsorberFlag}, cards=cards)
-    report = render_report(_report_data(manifest, settings, rows, found))
-    store.unpublished("report.html").write_text(report, encoding="utf-8")
-    rows["report.html"] = 1
+    gallery = _gallery(run, rows)
+    shown = {"outcomes": gallery.outcomes, "has_gallery": True} if gallery else {}
+    pages = {"report.html": render_report(_report_data(manifest, settings, rows, {**found, "gallery": shown}))}
+    pages |= {"gallery.html": gallery.page} if gallery else {}
+    for name, page in pages.items():
+        store.unpublished(name).write_text(page, encoding="utf-8")
+        rows[name] = 1
     for name in rows:  # all are whole: only now the old ones go
         store.replace(name)
     return rows
@@ -424,6 +432,33 @@ def gallery_items(store: Store, manifest: Manifest, settings: Settings, absorber
             )
         items.append(gallery_item(absorber, spectrum, candidate, settings))
     return items
+
+
+def _gallery(run: Run, rows: Mapping[str, int]) -> Gallery | None:
+    """The page of all systems, of tables that are not published yet; none where there are none, or too many."""
+    if not 0 < rows["absorbers.parquet"] <= MOST_SYSTEMS:
+        return None
+    store, species = run.store, run.settings.line_species
+    others = _listed_systems(run)
+    if sum(map(len, others.values())) > MOST_SYSTEMS:
+        return None
+    table = absorbers_table(species)
+    columns = table.select("spectrum_id", "flags", *shown_columns(species))
+    absorbers = pa.Table.from_batches(read_batches(store.unpublished_files(table), columns)).to_pandas()
+    concerned = pa.array({*absorbers["spectrum_id"], *(name for theirs in others.values() for name in theirs["spectrum_id"])}, pa.string())
+    columns = SIGHTLINES.select("spectrum_id", "part", "path", "z_qso", "snr", "z_start", "z_stop")
+    batches = read_batches(store.unpublished_files(SIGHTLINES), columns)
+    sightlines = pa.Table.from_batches(batch.filter(pc.is_in(batch["spectrum_id"], concerned)) for batch in batches).to_pandas()
+    result = Result(Path(store.root), run.manifest, run.settings)
+    return make_gallery(Catalogue(result, absorbers, sightlines.drop_duplicates("spectrum_id", ignore_index=True)), others)
+
+
+def _listed_systems(run: Run) -> dict[str, pd.DataFrame]:
+    """The systems of each absorber catalogue in the spectra; of more than a gallery may have, some."""
+    known = run.whole(MATCHES).where("n_systems > 0").select("spectrum_id", "catalogue", "z_abs").limit(MOST_SYSTEMS + 1)
+    rows = pd.DataFrame([row.asDict() for row in known.collect()], columns=["spectrum_id", "catalogue", "z_abs"])
+    systems = rows.explode("z_abs").dropna(subset="z_abs").astype({"z_abs": float})
+    return {str(name): theirs.reset_index(drop=True) for name, theirs in systems.groupby("catalogue")}
 
 
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")

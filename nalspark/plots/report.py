@@ -63,6 +63,15 @@ class CatalogueMatch(NamedTuple):
     spectra_unmatched: int
 
 
+class CatalogueOutcome(NamedTuple):
+    """The systems of another catalogue in the searched spectra: found, missed in the searched path, and rows that only ours has."""
+
+    catalogue: str
+    recovered: int
+    missed: int
+    new: int
+
+
 class Picture(NamedTuple):
     """An embedded picture: its address, its size in pixels, what it shows in words, and the width in which it is shown."""
 
@@ -141,6 +150,10 @@ class ReportData:
         W (Å) → the number of sightlines, at the redshifts of `path`, in which an absorber of W would be seen.
     worth : WorthData, optional
     catalogue_matches : sequence of CatalogueMatch
+    outcomes : sequence of CatalogueOutcome
+        In the same result, where it is small enough for a gallery of all systems.
+    has_gallery : bool
+        Whether ``gallery.html`` lies beside the report.
     gallery_strongest, gallery_doubtful : sequence of GalleryItem
     doublet_ratios : RatioSample, optional
     """
@@ -158,6 +171,8 @@ class ReportData:
     seen: Mapping[float, ArrayLike] = field(default_factory=dict)
     worth: WorthData | None = None
     catalogue_matches: Sequence[CatalogueMatch] = ()
+    outcomes: Sequence[CatalogueOutcome] = ()
+    has_gallery: bool = False
     gallery_strongest: Sequence[GalleryItem] = ()
     gallery_doubtful: Sequence[GalleryItem] = ()
     doublet_ratios: RatioSample | None = None

@@ -91,6 +91,7 @@ def test_two_reviewers_on_one_server_and_one_on_another(folder: Path, browser: A
         pages = {name: Page(browser.new_context(**WINDOW), server.url) for name in ("ann", "bob")}
         pages["bob"].page.fill("#reviewer", "bob")
         pages["bob"].page.keyboard.press("Enter")
+        pages["bob"].shown()
         pages["cat"] = Page(browser.new_context(**WINDOW), other.url)
         said: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in pages}
         for key in "anosxu":
@@ -116,7 +117,6 @@ def opened(browser: Any, url: str, reviewer: str, window: dict[str, Any]) -> Pag
     page = Page(browser.new_context(**window), url)
     page.page.fill("#reviewer", reviewer)
     page.page.keyboard.press("Enter")
-    page.labelled(0)
     page.shown()
     return page
 
@@ -143,6 +143,7 @@ def test_a_note_a_move_and_a_sort_by_keys(shared: tuple[Path, str], browser: Any
     assert page.page.input_value("#note") == "a note, no z" and page.page.text_content("#given") == "not"
     assert [label["note"] for label in lines(shared[0], "dee")] == ["a note, no z"]
     page.page.select_option("#sort", "z_abs")
+    page.shown()
     page.page.fill("#jump", "1")
     page.page.keyboard.press("Enter")
     page.page.wait_for_selector("#place:text('1 of 59')")

@@ -249,10 +249,13 @@ const toNote = () => $("note").focus();
 async function load(number = null) {
   const query = { show: $("show").value, sort: $("sort").value, descending: $("direction").dataset.down ? "1" : "0" };
   for (const [name, value] of Object.entries(query)) sessionStorage.setItem(name, value);
+  delete document.body.dataset.shown;  // what is on the screen is of the list before, and keys say nothing of it
+  at = shownAt = -1;
+  asked++;  // nor is a picture of it that is on its way shown
+  $("picture").classList.add("waiting");
   const found = await get("/api/systems", query);
   list = found.systems.map(([number, name, cls, value]) => ({ number, name, class: cls, value }));
   took(found);
-  at = shownAt = -1;
   if (!list.length) return nothing();
   const same = number === null ? -1 : list.findIndex((entry) => entry.number === number);
   const open = list.findIndex((entry) => entry.class === null);
@@ -265,13 +268,12 @@ function reload() {
 }
 
 function nothing() {
-  asked++;
   for (const id of ["name", "place"]) $(id).textContent = "";
   for (const id of ["remarks", "first", "all", "picture"]) $(id).replaceChildren();
+  $("picture").classList.remove("waiting");
   renderLabel(null);
   const why = facts.look > 1 && !progress.total ? "You have not labelled any of these systems yet." : "No system is left in this list.";
   $("name").textContent = why;
-  delete document.body.dataset.shown;
 }
 
 // "12": the twelfth; ">1.5", "<1.5": the next with such a value of what the list is sorted by; else part of a name.
