@@ -81,7 +81,9 @@ def test_the_pictures_are_the_pixels_about_each_line(gallery: Gallery, catalogue
         if np.round(exact) != candidate["pixel"]:
             continue
         compared += 1
-        residual, inverse = (np.frombuffer(candidate[name], "<f4").reshape(-1, columns) for name in ("image_residual", "image_inverse_error"))
+        residual, inverse = (
+            np.frombuffer(candidate[name], "<f4").reshape(-1, columns) for name in ("image_residual", "image_inverse_error")
+        )
         shown = np.frombuffer(base64.b64decode(facts["pictures"][row]), np.uint8).reshape(len(facts["lines"]), 2, columns)
         used = inverse > 0
         assert ((shown != facts["coding"]["unused"]) == used[:, None]).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from nalspark.absorption import stages as absorption
 from nalspark.absorption.measure import AbsorberFlag, velocity_error
 from nalspark.absorption.stages import measured_table
 from nalspark.errors import NalsparkError, StoreError
+from nalspark.judging.match import compare
 from nalspark.lines import MG_II
 from nalspark.pipeline import publish as publishing
 from nalspark.pipeline.catalogue import CATALOGUE
@@ -273,6 +275,12 @@ def test_a_new_absorber_catalogue_changes_labels_but_no_spectrum_is_worked_on_ag
     expected = sorted(truth["z_abs"][truth["spectrum_id"] == first.name])
     (match,) = json.loads(first["matches"])
     assert match["catalogue"] == "known.fits" and match["match"] == "id" and sorted(match["z_abs"]) == expected
+    compared = compare(published(result)["absorbers"], sightlines.reset_index(), truth)
+    outcome = len(compared.in_common), len(compared.missed), len(compared.absorbers) - len(compared.in_common)
+    report = (result / "report.html").read_text()
+    links = [rf'<a href="gallery.html#show={kind}\+0">{n}</a>' for kind, n in zip(("recovered", "missed", "new"), outcome, strict=True)]
+    assert outcome[0] > 5 and all(re.search(link, report) for link in links)
+    assert (result / "gallery.html").read_text().count('"known.fits"') == 1
 
 
 def test_errors_of_redshifts_are_published_and_no_spectrum_is_worked_on_again(
@@ -397,8 +405,16 @@ def test_a_catalogue_that_would_not_add_up_is_not_published(spark: Any, survey: 
 def test_a_report_shows_the_strongest_and_the_most_doubtful(spark: Any, survey: Path, result: Path) -> None:
     assert run(spark, settings_of(survey, result, "publish.gallery=2"), "publish")["publish"] == 1
     report = (result / "report.html").read_text()
+    assert (result / "gallery.html").exists() and '<a href="gallery.html">All systems</a>' in report
     assert report.count('<div class="card">') == 4
     assert '<section id="strongest">' in report and '<section id="doubtful">' in report
+
+
+def test_a_catalogue_of_very_many_systems_has_no_gallery(spark: Any, survey: Path, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "MOST_SYSTEMS", len(published(result)["absorbers"]) - 1)
+    run(spark, settings_of(survey, result), "publish", force=True)
+    assert not (result / "gallery.html").exists() and "gallery.html" not in read_manifest(result / "manifest.json").published
+    assert "gallery.html" not in (result / "report.html").read_text()
 
 
 def test_no_stage_builds_on_parts_that_are_out_of_date(spark: Any, survey: Path, result: Path) -> None:
