@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nalspark.absorption.images import ImageGeometry, cut_images
+from nalspark.absorption.images import HALF_WIDTH, ImageGeometry, cut_images
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.normalize import residuals
-from nalspark.judging.evaluate import measure_systems
 from nalspark.judging.inputs import Catalogue, pixels
 from nalspark.judging.match import compare, rounding_of
+from nalspark.judging.strength import measure_at
 from nalspark.lines import LineSpecies
 from nalspark.plots.pages import render_scripted
 from nalspark.plots.report import CatalogueOutcome
@@ -27,8 +27,8 @@ from nalspark.spectra.grid import LATTICE
 from nalspark.tables.data_model import bit_words
 from nalspark.tables.schemas import absorbers_table
 
-#: A catalogue of more systems has no gallery; nor has one where other catalogues have more.
-MOST_SYSTEMS = 3000
+#: A catalogue of more systems has no gallery, nor has one where other catalogues have more, or all these lie in more parts.
+MOST_SYSTEMS, MOST_PARTS = 3000, 300
 #: Columns that a card shows, behind the redshift and the equivalent width of the first line.
 _SHOWN = ("significance", "score", "fwhm_kms", "doublet_ratio", "z_qso", "velocity_kms")
 #: The flux over the continuum, and its error, as bytes: one unit, the least flux; 255 where a pixel is not used.
@@ -37,7 +37,7 @@ _UNIT, _LEAST, _UNUSED = 0.01, -0.5, 255
 
 @dataclass(frozen=True)
 class Gallery:
-    """The page, and how many systems of each other catalogue the catalogue has.
+    """The page, and what became of the systems of other catalogues.
 
     Attributes
     ----------
@@ -61,7 +61,8 @@ def make_gallery(catalogue: Catalogue, others: Mapping[str, pd.DataFrame]) -> Ga
     Parameters
     ----------
     catalogue : Catalogue
-        Its absorbers with ``spectrum_id``, ``flags`` and :func:`shown_columns`. Of the sightlines those of the systems are enough.
+        Its absorbers with ``spectrum_id``, ``flags`` and :func:`shown_columns`, its sightlines with ``covered`` too. Of these those of the
+        systems are enough.
     others : mapping of DataFrame
         Other catalogue → ``spectrum_id``, ``z_abs`` of its systems.
 
@@ -74,36 +75,34 @@ def make_gallery(catalogue: Catalogue, others: Mapping[str, pd.DataFrame]) -> Ga
     StoreError
         Where the spectra cannot be read.
     """
-    absorbers, listed, missed, outcomes = catalogue.absorbers, [], [], []
+    absorbers, sightlines = catalogue.absorbers, catalogue.sightlines
+    covered_by = sightlines.set_index("spectrum_id")["covered"].reindex(absorbers["spectrum_id"])
+    verdicts, missed, outcomes = [], [], []
     for number, (name, theirs) in enumerate(others.items()):
-        compared = compare(absorbers, catalogue.sightlines, theirs, rounding_of(theirs["z_abs"]))
-        listed.append(compared.absorbers["true"].to_numpy(bool))
+        compared = compare(absorbers, sightlines, theirs, rounding_of(theirs["z_abs"]))
+        recovered = compared.absorbers["true"].to_numpy(bool)
+        covered = np.array([isinstance(names, np.ndarray | list) and name in names for names in covered_by], dtype=bool)
+        verdicts.append(np.where(recovered, "recovered", np.where(covered, "new", "")))
         missed.append(compared.missed[["spectrum_id", "z_abs"]].assign(catalogue=number))
-        recovered = int(listed[-1].sum())
-        outcomes.append(CatalogueOutcome(name, recovered, len(missed[-1]), len(absorbers) - recovered))
-    lost = [_measured(catalogue, rows) for rows in missed if len(rows)]
+        outcomes.append(CatalogueOutcome(name, int(recovered.sum()), len(missed[-1]), int((covered & ~recovered).sum())))
+    z_qso = sightlines.set_index("spectrum_id")["z_qso"]
+    lost = [rows.assign(z_qso=z_qso.reindex(rows["spectrum_id"]).to_numpy()) for rows in missed if len(rows)]
     systems = pd.concat([absorbers, *lost], ignore_index=True)
-    known_to = [[int(number) for number in np.flatnonzero(row)] for row in np.transpose(listed)] if listed else [[]] * len(absorbers)
+    pictures, widths = _looked_at(catalogue, systems, len(absorbers))
     facts = {
-        **_pictures(catalogue, systems),
+        **_geometry(catalogue.species, systems),
+        "pictures": pictures,
         "catalogues": list(others),
         "n_found": len(absorbers),
-        "columns": _columns(catalogue.species, systems),
+        "columns": _columns(catalogue.species, systems.assign(**widths)),
         "spectrum_id": systems["spectrum_id"].tolist(),
-        # Of a system that was found the catalogues that have it too; of one that was missed the one that has it.
-        "known_to": known_to + [[int(number)] for rows in lost for number in rows["catalogue"]],
+        # Of a system that was found one for each catalogue; of one that was missed the number of the catalogue that has it.
+        "verdicts": [list(row) for row in zip(*verdicts, strict=True)] if verdicts else [[]] * len(absorbers),
+        "missed_of": [int(number) for rows in lost for number in rows["catalogue"]],
         "flags": [bit_words(value, AbsorberFlag) for value in absorbers["flags"]],
     }
-    title = f"All {catalogue.species.name} systems"
-    return Gallery(render_scripted("gallery.html", "gallery.js", facts, title=title, outcomes=outcomes), outcomes)
-
-
-def _measured(catalogue: Catalogue, missed: pd.DataFrame) -> pd.DataFrame:
-    """Systems that were missed, with what a fit at their redshift says of them."""
-    label = catalogue.species.primary.label
-    measured = measure_systems(catalogue, missed)[[f"ew_{label}", f"ew_{label}_err"]].astype(float)
-    z_qso = catalogue.sightlines.set_index("spectrum_id")["z_qso"].reindex(missed["spectrum_id"]).to_numpy()
-    return pd.concat([missed.assign(z_qso=z_qso), measured], axis=1)
+    title, within = f"All {catalogue.species.name} systems", round((HALF_WIDTH + 0.5) * LATTICE.pixel_kms, -1)
+    return Gallery(render_scripted("gallery.html", "gallery.js", facts, title=title, outcomes=outcomes, within_kms=within), outcomes)
 
 
 def _columns(species: LineSpecies, systems: pd.DataFrame) -> list[dict[str, Any]]:
@@ -117,16 +116,32 @@ def _columns(species: LineSpecies, systems: pd.DataFrame) -> list[dict[str, Any]
     return shown
 
 
-def _pictures(catalogue: Catalogue, systems: pd.DataFrame) -> dict[str, Any]:
-    """The flux over the continuum and its error about every line of every system, as text, and how it is to be read.
+def _geometry(species: LineSpecies, systems: pd.DataFrame) -> dict[str, Any]:
+    """How the pictures are read: their lines, their bytes, and where a line lies with respect to the middle of its row, in pixels.
 
-    Of a picture the bytes are those of shape (lines, 2, columns), in base64; ``shift`` is where the first line lies with respect to the
-    middle of its row, in pixels, ``fractions`` what is added of the other lines.
+    That is ``shift``, of the first line of every system, and what is added for each of the lines.
     """
-    species = catalogue.species
     geometry, lines = ImageGeometry.of(species, LATTICE.step), len(species.transitions)
     exact = LATTICE.pixel(species.primary.wavelength * (1.0 + systems["z_abs"].to_numpy(float)))
-    pixel, texts = np.round(exact).astype(np.int64), [""] * len(systems)
+    return {
+        "lines": [str(line) for line in species.transitions],
+        "doublet": [geometry.primary, geometry.secondary],
+        "coding": {"unit": _UNIT, "least": _LEAST, "unused": _UNUSED, "columns": geometry.shape[1]},
+        "fractions": np.round(geometry.fractions[:lines], 2).tolist(),
+        "shift": np.round(exact - np.round(exact), 2).tolist(),
+    }
+
+
+def _looked_at(catalogue: Catalogue, systems: pd.DataFrame, n_found: int) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
+    """The picture of every system, and the equivalent width of the first line with its error, in one pass over the spectra.
+
+    A picture is the flux over the continuum and its error about every line: bytes of shape (lines, 2, columns), in base64; empty where the
+    spectrum is not there. The widths of the first `n_found` are those of the catalogue, of the others what a fit at their redshift gives.
+    """
+    species = catalogue.species
+    geometry, lines, z_abs = ImageGeometry.of(species, LATTICE.step), len(species.transitions), systems["z_abs"].to_numpy(float)
+    pixel, texts = np.round(LATTICE.pixel(species.primary.wavelength * (1.0 + z_abs))).astype(np.int64), [""] * len(systems)
+    widths = {name: systems[name].to_numpy(float, copy=True) for name in shown_columns(species)[1:3]}
     rows_of = {str(name): rows for name, rows in systems.groupby("spectrum_id").indices.items()}
     for names, ready in pixels(catalogue, list(rows_of)):
         residual, weight = residuals(ready.spectra.flux, ready.spectra.ivar, ready.continuum, ready.spectra.mask)
@@ -135,15 +150,12 @@ def _pictures(catalogue: Catalogue, systems: pd.DataFrame) -> dict[str, Any]:
         images = [cut_images(values, spectrum, pixel[rows], geometry)[:, :lines] for values in (residual, np.sqrt(weight))]
         for row, coded in zip(rows, _coded(*images), strict=True):
             texts[row] = base64.b64encode(coded.tobytes()).decode("ascii")
-    return {
-        "lines": [str(line) for line in species.transitions],
-        "doublet": [geometry.primary, geometry.secondary],
-        "pixel_kms": LATTICE.pixel_kms,
-        "coding": {"unit": _UNIT, "least": _LEAST, "unused": _UNUSED, "columns": geometry.shape[1]},
-        "fractions": np.round(geometry.fractions[:lines], 2).tolist(),
-        "shift": np.round(exact - pixel, 2).tolist(),
-        "pictures": texts,
-    }
+        lost = rows >= n_found
+        if lost.any():
+            fitted = measure_at(ready.spectra.take(spectrum[lost]), ready.continuum[spectrum[lost]], z_abs[rows[lost]], species)
+            for name, values in widths.items():
+                values[rows[lost]] = fitted[name]
+    return texts, widths
 
 
 def _coded(residual: NDArray[np.float32], inverse_error: NDArray[np.float32]) -> NDArray[np.uint8]:

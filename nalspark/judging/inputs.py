@@ -171,8 +171,20 @@ def other_catalogues(catalogue: Catalogue, paths: Sequence[str | Path]) -> dict[
         return {key: read_catalogue(path, catalogue) for key, path in zip(keys, paths, strict=True)}
     if not catalogue.result.has(MATCHES.name):
         return {}
-    rows = catalogue.result.table(MATCHES.name, ["spectrum_id", "catalogue", "z_abs"]).to_pandas()
-    systems = rows.explode("z_abs").dropna(subset="z_abs").astype({"z_abs": float})
+    return listed_systems(catalogue.result.table(MATCHES.name, LISTED).to_pandas())
+
+
+#: Columns of the matches that say which systems a catalogue has in a spectrum.
+LISTED = ("spectrum_id", "catalogue", "z_abs", "ew_primary")
+
+
+def listed_systems(matches: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Give name → systems, one a row and sorted, of rows of the matches with the columns :data:`LISTED`."""
+    rows = matches[matches["z_abs"].map(np.size, na_action="ignore") > 0]
+    unknown = [[None] * len(z) for z in rows["z_abs"]]
+    rows = rows.assign(ew_primary=rows["ew_primary"].where(rows["ew_primary"].notna(), pd.Series(unknown, rows.index, dtype=object)))
+    systems = rows.explode(["z_abs", "ew_primary"]).dropna(subset="z_abs").astype({"z_abs": float, "ew_primary": float})
+    systems = systems.sort_values(["catalogue", "spectrum_id", "z_abs"])
     return {str(name): group.reset_index(drop=True) for name, group in systems.groupby("catalogue")}
 
 

@@ -1,4 +1,7 @@
-"""Publishing: the catalogue's files, and the report's numbers gathered in Spark. Only counts and a handful of rows reach the driver."""
+"""Publishing: the catalogue's files, and the report's numbers gathered in Spark.
+
+Only counts and a handful of rows reach the driver, and of a small result what its gallery shows.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ from nalspark.absorption.systems import count_in_path
 from nalspark.errors import NalsparkError, StoreError
 from nalspark.judging.completeness import CompletenessFunction
 from nalspark.judging.decoys import N_SEPARATIONS
-from nalspark.judging.gallery import MOST_SYSTEMS, Gallery, make_gallery, shown_columns
-from nalspark.judging.inputs import Catalogue
+from nalspark.judging.gallery import MOST_PARTS, MOST_SYSTEMS, Gallery, make_gallery, shown_columns
+from nalspark.judging.inputs import LISTED, Catalogue, listed_systems
 from nalspark.judging.worth import Purity, completeness_tables
 from nalspark.lines import LineSpecies
 from nalspark.pipeline.run import ALL, Run
@@ -74,7 +77,7 @@ from nalspark.tables.schemas import (
     absorbers_table,
 )  # fmt: skip
 from nalspark.tables.store import Store
-from nalspark.tables.table import Table
+from nalspark.tables.table import Column, Table
 from nalspark.tables.versions import keep_version
 from nalspark.version import VERSION
 
@@ -178,6 +181,11 @@ def _write_catalogue(run: Run, known: tuple[Table, ...]) -> dict[str, int]:
     files, place = store.unpublished_files(catalogue), store.unpublished("absorbers.fits")
     rows["absorbers.fits"] = write_fits(files, catalogue, place, {"flags": AbsorberFlag}, cards=cards)
     gallery = _gallery(run, rows)
+    if gallery is None:
+        run.progress.say(
+            f"note: no gallery.html: it shows up to {MOST_SYSTEMS} systems in up to {MOST_PARTS} parts, and here are none, or more. "
+            "`nalspark review` shows any of them."
+        )
     shown = {"outcomes": gallery.outcomes, "has_gallery": True} if gallery else {}
     pages = {"report.html": render_report(_report_data(manifest, settings, rows, {**found, "gallery": shown}))}
     pages |= {"gallery.html": gallery.page} if gallery else {}
@@ -436,29 +444,32 @@ def gallery_items(store: Store, manifest: Manifest, settings: Settings, absorber
 
 def _gallery(run: Run, rows: Mapping[str, int]) -> Gallery | None:
     """The page of all systems, of tables that are not published yet; none where there are none, or too many."""
-    if not 0 < rows["absorbers.parquet"] <= MOST_SYSTEMS:
+    store, table = run.store, absorbers_table(run.settings.line_species)
+    others, n = _listed_systems(run), rows["absorbers.parquet"]
+    n_listed = sum(map(len, others.values()))
+    if max(n, n_listed) > MOST_SYSTEMS:
         return None
-    store, species = run.store, run.settings.line_species
-    others = _listed_systems(run)
-    if sum(map(len, others.values())) > MOST_SYSTEMS:
-        return None
-    table = absorbers_table(species)
-    columns = table.select("spectrum_id", "flags", *shown_columns(species))
-    absorbers = pa.Table.from_batches(read_batches(store.unpublished_files(table), columns)).to_pandas()
+    columns = table.select("spectrum_id", "flags", *shown_columns(run.settings.line_species))
+    absorbers = pa.Table.from_batches(read_batches(store.unpublished_files(table), columns), _schema(columns)).to_pandas()
     concerned = pa.array({*absorbers["spectrum_id"], *(name for theirs in others.values() for name in theirs["spectrum_id"])}, pa.string())
-    columns = SIGHTLINES.select("spectrum_id", "part", "path", "z_qso", "snr", "z_start", "z_stop")
-    batches = read_batches(store.unpublished_files(SIGHTLINES), columns)
-    sightlines = pa.Table.from_batches(batch.filter(pc.is_in(batch["spectrum_id"], concerned)) for batch in batches).to_pandas()
-    result = Result(Path(store.root), run.manifest, run.settings)
-    return make_gallery(Catalogue(result, absorbers, sightlines.drop_duplicates("spectrum_id", ignore_index=True)), others)
+    columns = SIGHTLINES.select("spectrum_id", "part", "path", "z_qso", "snr", "z_start", "z_stop", "covered")
+    batches = (
+        batch.filter(pc.is_in(batch["spectrum_id"], concerned)) for batch in read_batches(store.unpublished_files(SIGHTLINES), columns)
+    )
+    sightlines = pa.Table.from_batches(batches, _schema(columns)).to_pandas().drop_duplicates("spectrum_id", ignore_index=True)
+    if not len(sightlines) or sightlines["part"].nunique() > MOST_PARTS:
+        return None
+    return make_gallery(Catalogue(Result(Path(store.root), run.manifest, run.settings), absorbers, sightlines), others)
+
+
+def _schema(columns: Sequence[Column]) -> pa.Schema:
+    return pa.schema([(column.name, column.arrow_type) for column in columns])
 
 
 def _listed_systems(run: Run) -> dict[str, pd.DataFrame]:
     """The systems of each absorber catalogue in the spectra; of more than a gallery may have, some."""
-    known = run.whole(MATCHES).where("n_systems > 0").select("spectrum_id", "catalogue", "z_abs").limit(MOST_SYSTEMS + 1)
-    rows = pd.DataFrame([row.asDict() for row in known.collect()], columns=["spectrum_id", "catalogue", "z_abs"])
-    systems = rows.explode("z_abs").dropna(subset="z_abs").astype({"z_abs": float})
-    return {str(name): theirs.reset_index(drop=True) for name, theirs in systems.groupby("catalogue")}
+    known = run.whole(MATCHES).where("n_systems > 0").select(*LISTED).limit(MOST_SYSTEMS + 1)
+    return listed_systems(pd.DataFrame([row.asDict() for row in known.collect()], columns=list(LISTED)))
 
 
 _COUNTED = ("catalogue", "rows", "rows_matched", "rows_unmatched", "spectra_by_id", "spectra_on_sky", "spectra_unmatched")

@@ -44,7 +44,7 @@ def render_scripted(template: str, script: str, facts: Mapping[str, Any], **valu
     """
     text = files("nalspark.plots").joinpath("templates", script).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     # Without "<" nothing in the facts ends the element that holds them.
     plain = json.dumps(facts, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return render(template, policy=policy, facts=Markup(plain), script=Markup(text), **values)

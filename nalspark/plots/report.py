@@ -64,7 +64,7 @@ class CatalogueMatch(NamedTuple):
 
 
 class CatalogueOutcome(NamedTuple):
-    """The systems of another catalogue in the searched spectra: found, missed in the searched path, and rows that only ours has."""
+    """Systems of another catalogue that ours has, or lacks in the searched path; ours that it lacks, in spectra that it covers."""
 
     catalogue: str
     recovered: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nalspark.spectra.grid import LATTICE
 from nalspark.tables.result import open_result
 
 N = 70
+LISTED = '<b>"listed"</b>'
 NAMES = [*HOSTILE, *(f"0001-52000-{number:05d}" for number in range(N - len(HOSTILE)))]
 
 
@@ -32,6 +34,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     paths = result.table("targets", ["spectrum_id", "path"]).to_pandas()
     ends = {"z_start": [np.array([0.5])] * N, "z_stop": [np.array([2.4])] * N, "snr": 12.0}
     lines = absorbers[["spectrum_id", "part", "z_qso"]].merge(paths, on="spectrum_id").assign(**ends)
+    lines["covered"] = [[LISTED] if row < 40 else [] for row in range(N)]
     return Catalogue(result, absorbers, lines)
 
 
@@ -41,7 +44,7 @@ def others(catalogue: Catalogue) -> dict[str, pd.DataFrame]:
     found = catalogue.absorbers[["spectrum_id", "z_abs"]]
     lacked = found.iloc[20:23].assign(z_abs=found["z_abs"] + 0.05)
     outside = found.iloc[30:32].assign(z_abs=2.5)
-    return {'<b>"listed"</b>': pd.concat([found.iloc[:11], lacked, outside], ignore_index=True), "other": lacked.iloc[1:]}
+    return {LISTED: pd.concat([found.iloc[:11], lacked, outside], ignore_index=True), "other": lacked.iloc[1:]}
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +58,11 @@ def facts_of(page: str) -> dict[str, Any]:
 
 
 def test_catalogues_are_compared_system_by_system(gallery: Gallery, catalogue: Catalogue) -> None:
-    assert [tuple(row) for row in gallery.outcomes] == [('<b>"listed"</b>', 11, 3, N - 11), ("other", 0, 2, N)]
+    assert [tuple(row) for row in gallery.outcomes] == [(LISTED, 11, 3, 40 - 11), ("other", 0, 2, 0)]
     facts = facts_of(gallery.page)
     assert facts["n_found"] == N and len(facts["spectrum_id"]) == N + 5
-    assert facts["known_to"] == [[0]] * 11 + [[]] * (N - 11) + [[0]] * 3 + [[1]] * 2
+    assert facts["verdicts"] == [["recovered", ""]] * 11 + [["new", ""]] * 29 + [["", ""]] * (N - 40)
+    assert facts["missed_of"] == [0, 0, 0, 1, 1]
     assert facts["spectrum_id"][:N] == list(catalogue.absorbers["spectrum_id"])
     columns = {column["name"]: column["values"] for column in facts["columns"]}
     assert columns["z_abs"][:N] == pytest.approx(catalogue.absorbers["z_abs"], rel=1e-5)
@@ -96,12 +100,29 @@ def test_the_pictures_are_the_pixels_about_each_line(gallery: Gallery, catalogue
 def test_without_other_catalogues_all_is_shown_and_none_is_new(catalogue: Catalogue) -> None:
     gallery = make_gallery(catalogue, {})
     facts = facts_of(gallery.page)
-    assert gallery.outcomes == [] and facts["catalogues"] == [] and facts["known_to"] == [[]] * N
+    assert gallery.outcomes == [] and facts["catalogues"] == [] and facts["verdicts"] == [[]] * N
+
+
+def test_a_system_whose_spectrum_is_gone_is_told_without_a_picture(catalogue: Catalogue) -> None:
+    lines = catalogue.sightlines.assign(part=["elsewhere"] * 5 + list(catalogue.sightlines["part"][5:]))
+    theirs = catalogue.absorbers[["spectrum_id", "z_abs"]].iloc[:2].assign(z_abs=lambda rows: rows["z_abs"] + 0.05)
+    facts = facts_of(make_gallery(replace(catalogue, sightlines=lines), {"theirs": theirs}).page)
+    assert [not picture for picture in facts["pictures"]] == [True] * 5 + [False] * (N - 5) + [True] * 2
+    (ew,) = (column["values"] for column in facts["columns"] if column["name"] == "ew_2796")
+    assert ew[N:] == [None, None] and ew[:N] == pytest.approx(catalogue.absorbers["ew_2796"], rel=1e-5)
+
+
+def test_a_catalogue_of_which_nothing_was_found_has_what_was_missed(catalogue: Catalogue, others: dict[str, pd.DataFrame]) -> None:
+    gallery = make_gallery(replace(catalogue, absorbers=catalogue.absorbers.iloc[:0]), {LISTED: others[LISTED]})
+    facts = facts_of(gallery.page)
+    assert [tuple(row) for row in gallery.outcomes] == [(LISTED, 0, 14, 0)] and facts["n_found"] == 0 and len(facts["pictures"]) == 14
 
 
 def test_nothing_from_a_catalogue_is_more_than_text(gallery: Gallery) -> None:
     assert set(HOSTILE) <= set(facts_of(gallery.page)["spectrum_id"])
     assert gallery.page.count("<script") == 2 and "<img" not in gallery.page and "<b>" not in gallery.page
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', gallery.page)
+    assert policy.startswith("default-src &#39;none&#39;; base-uri &#39;none&#39;; form-action &#39;none&#39;; ")
 
 
 def test_it_is_filtered_and_sorted_in_a_browser(gallery: Gallery, catalogue: Catalogue, tmp_path: Path) -> None:
@@ -124,7 +145,7 @@ def test_it_is_filtered_and_sorted_in_a_browser(gallery: Gallery, catalogue: Cat
         assert count() == N and len(titles()) == 60
         page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
         page.wait_for_function(f"document.querySelectorAll('#cards h3').length === {N}")
-        for kind, n in (("recovered 0", 11), ("new 0", N - 11), ("missed 0", 3), ("missed 1", 2)):
+        for kind, n in (("recovered 0", 11), ("new 0", 29), ("missed 0", 3), ("missed 1", 2)):
             page.select_option('select[aria-label="catalogue"]', kind)
             assert count() == n == len(titles())
             assert page.locator(f"#cards .{kind.split()[0]}").count() >= n
@@ -144,5 +165,8 @@ def test_it_is_filtered_and_sorted_in_a_browser(gallery: Gallery, catalogue: Cat
         assert titles() == [HOSTILE[0]]
         dark = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((v, k) => k % 4 === 0 && v < 60).length"
         page.wait_for_function(f"({dark})(document.querySelector('#cards canvas')) > 100")
-        assert page.evaluate("window.hacked ?? null") is None
+        assert page.evaluate("window.hacked ?? null") is None and said == []
+        # Even a script that got into the page would not run.
+        page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = 1'}))")
+        assert page.evaluate("window.hacked ?? null") is None and "Content Security Policy" in said.pop()
         assert said == [] and all(url.startswith(place.as_uri()) for url in asked)

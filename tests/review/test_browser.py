@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Page, chromium, served
+from browser import Page, chromium, served, wait_until
 
 from nalspark.review.journal import FOLDER, Journal
 
@@ -164,3 +164,36 @@ def test_a_phone_labels_by_buttons(shared: tuple[Path, str], browser: Any) -> No
         assert standing(shared[0], "eve")[name] == choice
     page.page.locator("#undo").tap()
     page.labelled(2)
+
+
+def test_while_a_list_is_loaded_nothing_is_labelled_and_one_that_fails_changes_nothing(shared: tuple[Path, str], browser: Any) -> None:
+    page = opened(browser, shared[1], "fay", WINDOW)
+    number, held = page.number, []
+
+    def asked(n: int) -> list[Any]:
+        wait_until(lambda: page.page.wait_for_timeout(50) or len(held) == n)
+        return [held.pop() for _ in range(n)]
+
+    page.page.route("**/api/systems?*", lambda route: held.append(route))
+    page.page.select_option("#sort", "z_abs")
+    page.page.keyboard.press("e")
+    page.page.keyboard.type("seen meanwhile")
+    page.page.keyboard.press("Escape")
+    for key in ("n", "ArrowRight", "a", "z"):
+        page.page.keyboard.press(key)
+    assert page.number is None and not (shared[0] / FOLDER / "fay.jsonl").exists()
+    asked(1)[0].abort()
+    page.page.wait_for_selector("#notice:not([hidden])")
+    page.shown()
+    assert page.number == number and page.page.input_value("#note") == "seen meanwhile"
+    first = page.press("n")
+    assert standing(shared[0], "fay") == {first: KEYS["n"]}
+    # Of two lists that are asked for, the one that was asked for last is shown, whichever comes first.
+    page.page.select_option("#show", "all")
+    page.page.select_option("#show", "not")
+    last, before = asked(2)
+    last.continue_()
+    page.shown()
+    before.continue_()
+    page.page.wait_for_timeout(500)
+    assert page.page.text_content("#place") == "1 of 1" and page.page.text_content("#name") == first

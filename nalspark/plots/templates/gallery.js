@@ -71,7 +71,9 @@ function readAddress() {
 function writeAddress() {
   const asked = Object.entries(inputs).filter(([name, input]) => input.value && !(name === "order" && input.value === "up"));
   const text = new URLSearchParams(asked.map(([name, input]) => [name, input.value])).toString();
-  history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+  try {
+    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+  } catch { /* a page within another has no address of its own */ }
 }
 
 // ---- what is shown of it
@@ -84,9 +86,9 @@ function chosen() {
     return { values: column.values, low: low === "" ? null : Number(low), high: high === "" ? null : Number(high) };
   }).filter(({ low, high }) => low !== null || high !== null);
   const fits = (k) => {
-    const found = k < facts.n_found, known = facts.known_to[k].includes(Number(number));
-    if (kind === "missed" ? found || !known : !found) return false;
-    if ((kind === "recovered" && !known) || (kind === "new" && known)) return false;
+    const found = k < facts.n_found;
+    if (kind === "missed" ? found || facts.missed_of[k - facts.n_found] !== Number(number) : !found) return false;
+    if ((kind === "recovered" || kind === "new") && facts.verdicts[k][Number(number)] !== kind) return false;
     if (part && !facts.spectrum_id[k].toLowerCase().includes(part)) return false;
     const words = facts.flags[k] ?? [];
     if (flags === "none" ? words.length : flags && !words.includes(flags.slice(4))) return false;
@@ -110,11 +112,11 @@ function show() {
   rows = chosen();
   shown = 0;
   cards.replaceChildren();
-  const total = inputs.show?.value.startsWith("missed") ? facts.known_to.slice(facts.n_found).filter((known) => known.includes(Number(inputs.show.value.split(" ")[1]))).length : facts.n_found;
-  document.getElementById("count").textContent = `${rows.length.toLocaleString("en")} of ${total.toLocaleString("en")} systems`;
+  const systems = rows.length === 1 ? "system" : "systems", all = facts.n_found.toLocaleString("en");
+  document.getElementById("count").textContent = `${rows.length.toLocaleString("en")} ${systems}; the catalogue has ${all}`;
   document.body.dataset.count = String(rows.length);
-  writeAddress();
   more();
+  writeAddress();
 }
 
 function more() {
@@ -144,17 +146,14 @@ function card(k) {
   const text = others.filter(([name]) => at(name) !== null).map(([name, digits, put]) => put(written(at(name), digits))).join(" · ");
   if (text) made.append(make("p", text));
   if (facts.flags[k]?.length) made.append(make("p", `flags: ${facts.flags[k].join(", ")}`));
-  const verdicts = make("p");
+  const found = k < facts.n_found;
   facts.catalogues.forEach((name, number) => {
-    const known = facts.known_to[k].includes(number), found = k < facts.n_found;
-    if (!found && !known) return;
-    const word = !found ? "missed" : known ? "recovered" : "new";
-    verdicts.append(make("span", word, { className: word }), ` ${word === "new" ? "to" : word === "missed" ? "of" : "from"} ${name}; `);
+    const verdict = found ? facts.verdicts[k][number] : facts.missed_of[k - facts.n_found] === number ? "missed" : "";
+    if (!verdict) return;
+    const line = make("p");
+    line.append(make("span", verdict, { className: verdict }), ` · ${name}`);
+    made.append(line);
   });
-  if (verdicts.lastChild) {
-    verdicts.lastChild.textContent = verdicts.lastChild.textContent.slice(0, -2);
-    made.append(verdicts);
-  }
   seen.observe(canvas);
   return made;
 }

@@ -8,7 +8,7 @@ const ANSWER_MS = 10_000;
 
 let facts, draw, reviewer;
 let list = [], at = -1, shownAt = -1, progress = {};
-let saving = false, reloading = false, asked = 0;
+let saving = false, reloading = false, loading = false, asked = 0, lists = 0;
 const pictures = new Map();  // number of a system → promise of all that is shown of it
 const drafts = new Map();  // number → a note that no label has yet
 
@@ -184,7 +184,7 @@ async function whileSaving(work) {
 const seenWith = () => ({ systems: facts.systems, blind: facts.blind, look: facts.look });
 
 function say(cls, reason = "", { stay = false } = {}) {
-  if (at < 0 || shownAt !== at) return;  // what is not on the screen is not labelled
+  if (loading || at < 0 || shownAt !== at) return;  // what is not on the screen is not labelled
   return whileSaving(async () => {
     const entry = list[at], note = $("note").value.trim(), label_id = newId();
     const system = await picture(entry.number);
@@ -200,6 +200,7 @@ function say(cls, reason = "", { stay = false } = {}) {
 }
 
 function undo() {
+  if (loading) return;
   return whileSaving(async () => {
     if (!progress.last) return;
     const gone = await keep("/api/undo", { label_id: newId(), undoes: progress.last.label_id, reviewer });
@@ -218,7 +219,7 @@ function undo() {
 }
 
 function move(step) {
-  if (!saving && at + step >= 0 && at + step < list.length) show(at + step);
+  if (!saving && !loading && at + step >= 0 && at + step < list.length) show(at + step);
 }
 
 function noteKey(event) {
@@ -249,13 +250,26 @@ const toNote = () => $("note").focus();
 async function load(number = null) {
   const query = { show: $("show").value, sort: $("sort").value, descending: $("direction").dataset.down ? "1" : "0" };
   for (const [name, value] of Object.entries(query)) sessionStorage.setItem(name, value);
-  delete document.body.dataset.shown;  // what is on the screen is of the list before, and keys say nothing of it
-  at = shownAt = -1;
-  asked++;  // nor is a picture of it that is on its way shown
+  const turn = ++lists;
+  loading = true;  // until it is here, what is on the screen is of the list before, and keys say nothing of it
+  asked++;  // nor is a picture of that list shown which is on its way
+  delete document.body.dataset.shown;
   $("picture").classList.add("waiting");
-  const found = await get("/api/systems", query);
+  let found;
+  try {
+    found = await get("/api/systems", query);
+  } catch (error) {
+    if (turn === lists) {
+      loading = false;
+      await show(at);
+    }
+    throw error;
+  }
+  if (turn !== lists) return;  // another one was asked for since
+  loading = false;
   list = found.systems.map(([number, name, cls, value]) => ({ number, name, class: cls, value }));
   took(found);
+  at = shownAt = -1;
   if (!list.length) return nothing();
   const same = number === null ? -1 : list.findIndex((entry) => entry.number === number);
   const open = list.findIndex((entry) => entry.class === null);
@@ -278,6 +292,7 @@ function nothing() {
 
 // "12": the twelfth; ">1.5", "<1.5": the next with such a value of what the list is sorted by; else part of a name.
 function jump(text) {
+  if (loading) return;
   text = text.trim();
   const bound = /^([<>])=?\s*(-?[\d.]+(?:e-?\d+)?)$/i.exec(text);
   const after = [...list.keys()].map((k) => (at + 1 + k) % list.length);
