@@ -150,7 +150,9 @@ SI_IV = LineSpecies(
     companions=(C_IV_1548, C_IV_1550, SI_II_1526, AL_II_1670, FE_II_1608),
     window_rest=(1250.0, 1394.0),  # as C IV, to Si IV emission
     frequency=(1.5, 0.35),  # a fraction of C IV's (Cooksey et al. 2011); a round number
-    bare=0.2,
+    bare=0.1,  # gas that shows it shows C IV
+    clustered=0.3,
+    alternatives=((MG_II_2796, FE_II_2600), (AL_III_1854, MG_II_2796), (FE_II_2600, MG_II_2796)),
 )
 AL_III = LineSpecies(
     name="AlIII",

@@ -64,11 +64,12 @@ class CatalogueMatch(NamedTuple):
 
 
 class CatalogueOutcome(NamedTuple):
-    """Systems of another catalogue that ours has, or lacks in the searched path; ours that it lacks, in spectra that it covers."""
+    """Systems of another catalogue that ours has, lacks in the searched path, and lacks outside; ours that it lacks where it covers."""
 
     catalogue: str
     recovered: int
     missed: int
+    outside: int
     new: int
 
 

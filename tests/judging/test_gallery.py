@@ -58,7 +58,7 @@ def facts_of(page: str) -> dict[str, Any]:
 
 
 def test_catalogues_are_compared_system_by_system(gallery: Gallery, catalogue: Catalogue) -> None:
-    assert [tuple(row) for row in gallery.outcomes] == [(LISTED, 11, 3, 40 - 11), ("other", 0, 2, 0)]
+    assert [tuple(row) for row in gallery.outcomes] == [(LISTED, 11, 3, 2, 40 - 11), ("other", 0, 2, 0, 0)]
     facts = facts_of(gallery.page)
     assert facts["n_found"] == N and len(facts["spectrum_id"]) == N + 5
     assert facts["verdicts"] == [["recovered", ""]] * 11 + [["new", ""]] * 29 + [["", ""]] * (N - 40)
@@ -115,7 +115,7 @@ def test_a_system_whose_spectrum_is_gone_is_told_without_a_picture(catalogue: Ca
 def test_a_catalogue_of_which_nothing_was_found_has_what_was_missed(catalogue: Catalogue, others: dict[str, pd.DataFrame]) -> None:
     gallery = make_gallery(replace(catalogue, absorbers=catalogue.absorbers.iloc[:0]), {LISTED: others[LISTED]})
     facts = facts_of(gallery.page)
-    assert [tuple(row) for row in gallery.outcomes] == [(LISTED, 0, 14, 0)] and facts["n_found"] == 0 and len(facts["pictures"]) == 14
+    assert [tuple(row) for row in gallery.outcomes] == [(LISTED, 0, 14, 2, 0)] and facts["n_found"] == 0 and len(facts["pictures"]) == 14
 
 
 def test_nothing_from_a_catalogue_is_more_than_text(gallery: Gallery) -> None:
