@@ -85,7 +85,8 @@ def make_gallery(catalogue: Catalogue, others: Mapping[str, pd.DataFrame]) -> Ga
         verdicts.append(np.where(recovered, "recovered", np.where(covered, "new", "")))
         missed.append(compared.missed[["spectrum_id", "z_abs"]].assign(catalogue=number))
         n_recovered, n_missed = int(recovered.sum()), len(missed[-1])
-        outcomes.append(CatalogueOutcome(name, n_recovered, n_missed, len(theirs) - n_recovered - n_missed, int((covered & ~recovered).sum())))
+        n_outside, n_new = len(theirs) - n_recovered - n_missed, int((covered & ~recovered).sum())
+        outcomes.append(CatalogueOutcome(name, n_recovered, n_missed, n_outside, n_new))
     z_qso = sightlines.set_index("spectrum_id")["z_qso"]
     lost = [rows.assign(z_qso=z_qso.reindex(rows["spectrum_id"]).to_numpy()) for rows in missed if len(rows)]
     systems = pd.concat([absorbers, *lost], ignore_index=True)
