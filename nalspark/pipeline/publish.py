@@ -468,6 +468,8 @@ def _schema(columns: Sequence[Column]) -> pa.Schema:
 
 def _listed_systems(run: Run) -> dict[str, pd.DataFrame]:
     """The systems of each absorber catalogue in the spectra; of more than a gallery may have, some."""
+    if not any(counted["kind"] == "absorbers" for counted in run.manifest.catalogues):
+        return {}
     known = run.whole(MATCHES).where("n_systems > 0").select(*LISTED).limit(MOST_SYSTEMS + 1)
     return listed_systems(pd.DataFrame([row.asDict() for row in known.collect()], columns=list(LISTED)))
 
