@@ -27,7 +27,10 @@ _SHORT_QUERIES = {
 _LONGEST = (
     "test_elsewhere.py",
     "test_pipeline.py",
+    "test_docs.py",
+    "test_several.py",
     "test_reprocess.py",
+    "test_worth.py",
     "test_broken_survey.py",
     "test_jobs.py",
     "test_crossmatch.py",
