@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from browser import chromium
+from browser import PATIENCE_S, chromium, wait_until
 from make_review import HOSTILE, write_absorbers
 
 from nalspark.judging.gallery import Gallery, make_gallery, shown_columns
@@ -130,6 +130,7 @@ def test_it_is_filtered_and_sorted_in_a_browser(gallery: Gallery, catalogue: Cat
     place.write_text(gallery.page, encoding="utf-8")
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1300, "height": 900})
+        page.set_default_timeout(PATIENCE_S * 1000)
         said = list[str]()
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
@@ -168,5 +169,6 @@ def test_it_is_filtered_and_sorted_in_a_browser(gallery: Gallery, catalogue: Cat
         assert page.evaluate("window.hacked ?? null") is None and said == []
         # Even a script that got into the page would not run.
         page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = 1'}))")
+        wait_until(lambda: page.wait_for_timeout(50) or said)
         assert page.evaluate("window.hacked ?? null") is None and "Content Security Policy" in said.pop()
         assert said == [] and all(url.startswith(place.as_uri()) for url in asked)
