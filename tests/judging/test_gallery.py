@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,12 +141,16 @@ def test_it_is_filtered_and_sorted_in_a_browser(gallery: Gallery, catalogue: Cat
         def count() -> int:
             return int(page.get_attribute("body", "data-count"))
 
+        def until(condition: Callable[[], Any]) -> None:
+            """Wait, without `wait_for_function`: what that puts into the page is no script of the page's own, and does not run."""
+            wait_until(lambda: page.wait_for_timeout(50) or condition())
+
         def titles() -> list[str]:
             return page.locator("#cards h3").all_text_contents()
 
         assert count() == N and len(titles()) == 60
         page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-        page.wait_for_function(f"document.querySelectorAll('#cards h3').length === {N}")
+        until(lambda: len(titles()) == N)
         for kind, n in (("recovered 0", 11), ("new 0", 29), ("missed 0", 3), ("missed 1", 2)):
             page.select_option('select[aria-label="catalogue"]', kind)
             assert count() == n == len(titles())
@@ -165,10 +170,10 @@ def test_it_is_filtered_and_sorted_in_a_browser(gallery: Gallery, catalogue: Cat
         page.fill('input[aria-label="spectrum"]', "<SCRIPT>")
         assert titles() == [HOSTILE[0]]
         dark = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((v, k) => k % 4 === 0 && v < 60).length"
-        page.wait_for_function(f"({dark})(document.querySelector('#cards canvas')) > 100")
+        until(lambda: page.evaluate(f"({dark})(document.querySelector('#cards canvas'))") > 100)
         assert page.evaluate("window.hacked ?? null") is None and said == []
         # Even a script that got into the page would not run.
         page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = 1'}))")
-        wait_until(lambda: page.wait_for_timeout(50) or said)
+        until(lambda: said)
         assert page.evaluate("window.hacked ?? null") is None and "Content Security Policy" in said.pop()
         assert said == [] and all(url.startswith(place.as_uri()) for url in asked)
