@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nalspark import metrics
 from nalspark.errors import NalsparkError
-from nalspark.judging.inputs import Catalogue, other_catalogues, pixels, read_result, read_truth
+from nalspark.judging.inputs import Catalogue, other_catalogues, pixels_of, read_result, read_truth
 from nalspark.judging.labelled import label_numbers
 from nalspark.judging.match import Comparison, by_species, compare, disagreements, rounding_of, species_outcomes
 from nalspark.judging.strength import ERRORS, FWHM_PER_SIGMA, error_factor, estimate_errors, is_strong, measure_at, passes
@@ -134,11 +134,8 @@ def measure_systems(catalogue: Catalogue, systems: pd.DataFrame) -> pd.DataFrame
     DataFrame, one row per system in its order
         Columns of :func:`nalspark.absorption.measure.measure_candidates`; NaN where the spectrum is not there.
     """
-    rows_of = {str(name): rows for name, rows in systems.reset_index(drop=True).groupby("spectrum_id").indices.items()}
     redshift, pieces = systems["z_abs"].to_numpy(dtype=float), []
-    for names, ready in pixels(catalogue, list(rows_of)):
-        taken = [rows_of[name] for name in names]
-        rows, spectrum = np.concatenate(taken), np.repeat(np.arange(len(taken)), [len(some) for some in taken])
+    for rows, spectrum, ready in pixels_of(catalogue, systems["spectrum_id"]):
         measured = measure_at(ready.spectra.take(spectrum), ready.continuum[spectrum], redshift[rows], catalogue.species)
         pieces.append(pd.DataFrame(measured, index=rows))
     lines = (catalogue.species.primary.label, catalogue.species.secondary.label)

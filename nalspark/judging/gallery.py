@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nalspark.absorption.images import HALF_WIDTH, ImageGeometry, cut_images
 from nalspark.absorption.measure import AbsorberFlag
 from nalspark.absorption.normalize import residuals
-from nalspark.judging.inputs import Catalogue, pixels
+from nalspark.judging.inputs import Catalogue, pixels_of
 from nalspark.judging.match import compare, rounding_of
 from nalspark.judging.strength import measure_at
 from nalspark.lines import LineSpecies
@@ -52,7 +52,12 @@ class Gallery:
 
 def shown_columns(species: LineSpecies) -> list[str]:
     """Give the columns of the absorbers table of which a card shows the value, and may be filtered and sorted by."""
-    return ["z_abs", f"ew_{species.primary.label}", f"ew_{species.primary.label}_err", *_SHOWN]
+    return ["z_abs", *_widths(species), *_SHOWN]
+
+
+def _widths(species: LineSpecies) -> tuple[str, str]:
+    """The columns of the first line's equivalent width and of its error."""
+    return f"ew_{species.primary.label}", f"ew_{species.primary.label}_err"
 
 
 def make_gallery(catalogue: Catalogue, others: Mapping[str, pd.DataFrame]) -> Gallery:
@@ -126,6 +131,7 @@ def _geometry(species: LineSpecies, systems: pd.DataFrame) -> dict[str, Any]:
     geometry, lines = ImageGeometry.of(species, LATTICE.step), len(species.transitions)
     exact = LATTICE.pixel(species.primary.wavelength * (1.0 + systems["z_abs"].to_numpy(float)))
     return {
+        "width": _widths(species)[0],
         "lines": [str(line) for line in species.transitions],
         "doublet": [geometry.primary, geometry.secondary],
         "coding": {"unit": _UNIT, "least": _LEAST, "unused": _UNUSED, "columns": geometry.shape[1]},
@@ -143,12 +149,9 @@ def _looked_at(catalogue: Catalogue, systems: pd.DataFrame, n_found: int) -> tup
     species = catalogue.species
     geometry, lines, z_abs = ImageGeometry.of(species, LATTICE.step), len(species.transitions), systems["z_abs"].to_numpy(float)
     pixel, texts = np.round(LATTICE.pixel(species.primary.wavelength * (1.0 + z_abs))).astype(np.int64), [""] * len(systems)
-    widths = {name: systems[name].to_numpy(float, copy=True) for name in shown_columns(species)[1:3]}
-    rows_of = {str(name): rows for name, rows in systems.groupby("spectrum_id").indices.items()}
-    for names, ready in pixels(catalogue, list(rows_of)):
+    widths = {name: systems[name].to_numpy(float, copy=True) for name in _widths(species)}
+    for rows, spectrum, ready in pixels_of(catalogue, systems["spectrum_id"]):
         residual, weight = residuals(ready.spectra.flux, ready.spectra.ivar, ready.continuum, ready.spectra.mask)
-        taken = [rows_of[str(name)] for name in names]
-        rows, spectrum = np.concatenate(taken), np.repeat(np.arange(len(taken)), [len(some) for some in taken])
         images = [cut_images(values, spectrum, pixel[rows], geometry)[:, :lines] for values in (residual, np.sqrt(weight))]
         for row, coded in zip(rows, _coded(*images), strict=True):
             texts[row] = base64.b64encode(coded.tobytes()).decode("ascii")

@@ -188,6 +188,33 @@ def listed_systems(matches: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name): group.reset_index(drop=True) for name, group in systems.groupby("catalogue")}
 
 
+def pixels_of(catalogue: Catalogue, spectrum_id: pd.Series) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Normalized]]:
+    """Read the spectra of some systems in batches, each spectrum once, however many systems it has.
+
+    Parameters
+    ----------
+    catalogue : Catalogue
+    spectrum_id : Series
+        One a system.
+
+    Yields
+    ------
+    row, spectrum : ndarray of int, shape (m,)
+        Systems, counted from 0, and the spectrum of each in the batch. A system whose spectrum is not there comes in none.
+    normalized : Normalized
+        The batch, as :func:`pixels` gives it.
+
+    Raises
+    ------
+    StoreError
+        Where they cannot be read.
+    """
+    rows_of = {str(name): rows for name, rows in spectrum_id.reset_index(drop=True).groupby(spectrum_id.to_numpy()).indices.items()}
+    for names, ready in pixels(catalogue, list(rows_of)):
+        taken = [rows_of[str(name)] for name in names]
+        yield np.concatenate(taken), np.repeat(np.arange(len(taken)), [len(some) for some in taken]), ready
+
+
 def pixels(catalogue: Catalogue, spectra: Sequence[str]) -> Iterator[tuple[NDArray[Any], Normalized]]:
     """Read some spectra in batches and normalise them as the run did; only the parts that hold one of them are opened.
 

@@ -64,7 +64,11 @@ class CatalogueMatch(NamedTuple):
 
 
 class CatalogueOutcome(NamedTuple):
-    """Systems of another catalogue that ours has, lacks in the searched path, and lacks outside; ours that it lacks where it covers."""
+    """What became of another catalogue's systems, and how many of ours are new to it.
+
+    Recovered: ours has it. Missed: ours lacks it in the searched path; outside: where nothing was searched. New: in a spectrum that the
+    other catalogue covers, only ours has it.
+    """
 
     catalogue: str
     recovered: int

@@ -6,7 +6,7 @@ const INK = "#222", MUTED = "#5f6670", BLUE = "rgba(0, 114, 178, 0.25)", ORANGE 
 // Cards that are made at once; others follow when one comes near the end of the page.
 const AT_ONCE = 60;
 const columnOf = Object.fromEntries(facts.columns.map((column) => [column.name, column]));
-const width = facts.columns[1];
+const width = columnOf[facts.width];
 
 function make(tag, text = "", attributes = {}) {
   const made = document.createElement(tag);
